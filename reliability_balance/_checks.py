@@ -1,0 +1,132 @@
+"""Preconditions, one function each.
+
+Shape and type checks cost nothing and always run. Checks of values read the tensor back, which
+waits for an accelerator; the callers run them only when ``validate_args`` is true, and never
+while a graph is being captured.
+"""
+
+import torch
+from torch import Tensor
+
+
+def can_read_values() -> bool:
+    """Whether values may be read now: not while ``torch.compile`` or ``torch.export`` trace."""
+    return not torch.compiler.is_compiling()
+
+
+def floating(name: str, tensor: Tensor) -> None:
+    """Require a tensor of a floating dtype."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"`{name}` must be a torch.Tensor; got {type(tensor).__name__}")
+    if not tensor.is_floating_point():
+        raise TypeError(f"`{name}` must have a floating dtype; got {tensor.dtype}")
+
+
+def rank(name: str, tensor: Tensor, expected: str, *allowed: int) -> None:
+    """Require one of the allowed numbers of dimensions; `expected` spells the shape."""
+    if tensor.ndim not in allowed:
+        raise ValueError(f"`{name}` must have shape {expected}; got {tuple(tensor.shape)}")
+
+
+def distributions(name: str, probs: Tensor) -> None:
+    """Require a (..., C) tensor with at least two classes."""
+    floating(name, probs)
+    if probs.ndim == 0 or probs.shape[-1] < 2:
+        raise ValueError(
+            f"`{name}` must have shape (..., C) with C >= 2 classes; got {tuple(probs.shape)}"
+        )
+
+
+def anchor_set(anchors: Tensor) -> None:
+    """Require anchors of shape (C, K, D) with C >= 2 and K >= 1."""
+    floating("anchors", anchors)
+    rank("anchors", anchors, "(C, K, D)", 3)
+    if anchors.shape[0] < 2 or anchors.shape[1] < 1 or anchors.shape[2] < 1:
+        raise ValueError(
+            "`anchors` must have shape (C, K, D) with C >= 2, K >= 1 and D >= 1; "
+            f"got {tuple(anchors.shape)}"
+        )
+
+
+def width(name: str, tensor: Tensor, dim: int) -> None:
+    """Require a last dimension of `dim`."""
+    if tensor.ndim == 0 or tensor.shape[-1] != dim:
+        raise ValueError(f"`{name}` must have last dimension {dim}; got {tuple(tensor.shape)}")
+
+
+def finite(name: str, tensor: Tensor) -> None:
+    """Require that no value is NaN or infinite."""
+    if can_read_values() and not bool(torch.isfinite(tensor).all()):
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise ValueError(
+            f"`{name}` must be finite; got {bad} NaN or infinite values of {tensor.numel()}"
+        )
+
+
+def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
+    """Require hard int64 labels of the batch's shape, or soft floating ones with a class axis."""
+    if not isinstance(labels, Tensor):
+        raise TypeError(f"`labels` must be a torch.Tensor; got {type(labels).__name__}")
+    hard_shape, soft_shape = tuple(batch_shape), (*batch_shape, num_classes)
+    if labels.dtype == torch.int64:
+        if tuple(labels.shape) != hard_shape:
+            raise ValueError(
+                f"`labels` of dtype int64 must have shape {hard_shape}; got {tuple(labels.shape)}"
+            )
+    elif labels.is_floating_point():
+        if tuple(labels.shape) != soft_shape:
+            raise ValueError(
+                f"soft `labels` must have shape {soft_shape}; got {tuple(labels.shape)}"
+            )
+    else:
+        raise TypeError(
+            "`labels` must be int64 class indices or floating class probabilities; "
+            f"got {labels.dtype}"
+        )
+
+
+def label_values(labels: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Require indices in [0, C), or non-negative rows that sum to one."""
+    if not can_read_values() or labels.numel() == 0:
+        return
+    if labels.is_floating_point():
+        sums = labels.sum(-1)
+        if not bool((labels >= 0).all()) or not bool(((sums - 1).abs() < 1e-3).all()):
+            raise ValueError(
+                "soft `labels` must be non-negative and sum to 1; got values from "
+                f"{float(labels.min()):g} and sums from {float(sums.min()):g} "
+                f"to {float(sums.max()):g}"
+            )
+        return
+    used = labels[labels != ignore_index]
+    if used.numel() and (int(used.min()) < 0 or int(used.max()) >= num_classes):
+        raise ValueError(
+            f"`labels` must lie in [0, {num_classes}) or equal ignore_index={ignore_index}; "
+            f"got values from {int(used.min())} to {int(used.max())}"
+        )
+
+
+def positive(name: str, value: float) -> None:
+    """Require a number greater than zero."""
+    if not value > 0:
+        raise ValueError(f"`{name}` must be greater than 0; got {value}")
+
+
+def non_negative(name: str, value: float) -> None:
+    """Require a number of at least zero."""
+    if not value >= 0:
+        raise ValueError(f"`{name}` must be at least 0; got {value}")
+
+
+def at_least(name: str, value: int, minimum: int) -> None:
+    """Require an integer of at least `minimum`."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int; got {type(value).__name__}")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}; got {value}")
+
+
+def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """Require one of a few names."""
+    if value not in allowed:
+        raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}; got {value!r}")

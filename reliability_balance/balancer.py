@@ -1,0 +1,295 @@
+"""The reliability balancer: from an embedding to a corrected label distribution."""
+
+import warnings
+from collections.abc import Callable
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self, Unpack
+
+from reliability_balance import _checks, clustering, fitting
+from reliability_balance import functional as RF
+from reliability_balance.attention import AttentiveCorrection, pool_tokens
+from reliability_balance.heads import MLPHead
+from reliability_balance.output import BalancerOutput
+from reliability_balance.recipes import ATTENTION_MODES, AttentionMode, RecipeName, get_recipe
+
+Head = Literal["mlp", "linear"] | nn.Module | None
+
+
+class BalancerOptions(TypedDict, total=False):
+    """The keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
+
+    num_anchors: int
+    recipe: RecipeName
+    head: Head
+    metric: RF.Metric | None
+    delta: float | None
+    attention: AttentionMode | None
+    num_heads: int
+    head_dim: int
+    correction_weight: float
+    validate_args: bool
+
+
+class ReliabilityBalancer(nn.Module):
+    r"""Correct a classifier's label distribution by anchors and attention (Eq. 9-19).
+
+    .. code-block:: text
+
+        embedding --+-- head ------------ primary l (9) ---------------------+
+                    +-- anchors --------- anchor t_g (12-14) ----+           +-- corrected (19)
+                    +-- self-attention -- attentive t_a (15-17) -+- t (18) --+
+
+    Both joins are means weighted by confidence (Eq. 10-11), so an unsure branch stands back.
+
+    Args:
+        embedding_dim: D, the width of the embedding.
+        num_classes: C, at least 2.
+        num_anchors: K anchors for each class; 0 switches the anchors off. The paper uses 8 to 10.
+        recipe: defaults for the arguments below that are None: "robust" is our best, "paper" the
+            paper to the letter.
+        head: the primary branch where the caller brings no logits: "mlp" is the paper's (two
+            hidden layers of 64), "linear" one layer, or a module from (B, D) to (B, C). None for
+            no head: then each call must bring `primary_logits`.
+        metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
+        delta: softness of Eq. 13, > 0; 1 in the paper.
+        attention: "tokens", "single" (paper), "batch" or "off", see
+            :class:`attention.AttentiveCorrection`.
+        num_heads: heads of the self-attention.
+        head_dim: width of each head.
+        correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
+            0 leaves the primary distribution as it is, bit for bit.
+        validate_args: whether to look for non-finite embeddings, which waits for the device.
+
+    Shape:
+        - embedding: (B, D) or tokens (B, T, D) floating; primary_logits: (B, C) floating or None;
+          returns a :class:`BalancerOutput`.
+
+    State:
+        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
+        parameters, so ranks merge them as gradients. No buffers but the head's batch norm.
+
+    Raises:
+        TypeError: if an argument has a wrong type, or an input is not floating.
+        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings, missing
+            logits without a head, or a batch of one in training with batch norm.
+
+    Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
+    function; the paper leaves the anchors' start open, ours is random with unit expected length.
+
+    Example:
+        >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
+        >>> output = balancer(torch.randn(4, 16))
+        >>> output.corrected.shape, output.changed.dtype
+        (torch.Size([4, 3]), torch.bool)
+    """
+
+    anchors: nn.Parameter | None
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        num_anchors: int = 8,
+        recipe: RecipeName = "robust",
+        head: Head = "mlp",
+        metric: RF.Metric | None = None,
+        delta: float | None = None,
+        attention: AttentionMode | None = None,
+        num_heads: int = 4,
+        head_dim: int = 32,
+        correction_weight: float = 1.0,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        _checks.at_least("embedding_dim", embedding_dim, 1)
+        _checks.at_least("num_classes", num_classes, 2)
+        _checks.at_least("num_anchors", num_anchors, 0)
+        _checks.non_negative("correction_weight", correction_weight)
+        defaults = get_recipe(recipe)
+        attention = defaults.attention if attention is None else attention
+        _checks.one_of("attention", attention, ATTENTION_MODES)
+        self.metric: RF.Metric = defaults.metric if metric is None else metric
+        _checks.one_of("metric", self.metric, RF.METRICS)
+        self.delta = defaults.delta if delta is None else delta
+        _checks.positive("delta", self.delta)
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self.num_anchors = num_anchors
+        self.recipe: RecipeName = recipe
+        self.correction_weight = correction_weight
+        self.validate_args = validate_args
+
+        self.head = _make_head(head, embedding_dim, num_classes)
+        self.attention = (
+            None
+            if attention == "off"
+            else AttentiveCorrection(
+                embedding_dim, num_classes, mode=attention, num_heads=num_heads, head_dim=head_dim
+            )
+        )
+        if num_anchors == 0:
+            self.register_parameter("anchors", None)
+        else:
+            self.anchors = nn.Parameter(
+                torch.randn(num_classes, num_anchors, embedding_dim) * embedding_dim**-0.5
+            )
+
+    def forward(self, embedding: Tensor, primary_logits: Tensor | None = None) -> BalancerOutput:
+        """Correct one batch."""
+        self._check(embedding, primary_logits)
+        pooled = pool_tokens(embedding)
+        logits = self._logits(pooled) if primary_logits is None else primary_logits
+
+        anchors = self._anchor_points()
+        distances = anchor_log_probs = attentive_log_probs = None
+        if anchors is not None:
+            distances = RF.anchor_distances(
+                pooled, anchors, metric=self.metric, validate_args=False
+            )
+            anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
+        if self.attention is not None:
+            attentive_log_probs = RF.widen(self.attention(embedding)).log_softmax(-1)
+        correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
+
+        wide_logits = RF.widen(logits)
+        primary_log_probs, primary = wide_logits.log_softmax(-1), wide_logits.softmax(-1)
+        if correction_log_probs is None or self.correction_weight == 0:
+            log_probs, corrected = primary_log_probs, primary
+        else:
+            log_probs = RF.log_fuse(
+                primary_log_probs, correction_log_probs, second_weight=self.correction_weight
+            )
+            corrected = log_probs.exp()
+
+        anchor = _apply(torch.exp, anchor_log_probs)
+        attentive = _apply(torch.exp, attentive_log_probs)
+        correction = _apply(torch.exp, correction_log_probs)
+        return BalancerOutput(
+            corrected=corrected,
+            log_probs=log_probs,
+            primary=primary,
+            logits=logits,
+            confidence=RF.confidence(corrected),
+            primary_confidence=RF.confidence(primary),
+            changed=corrected.argmax(-1) != primary.argmax(-1),
+            embedding=pooled,
+            anchor=anchor,
+            anchor_log_probs=anchor_log_probs,
+            anchor_confidence=_apply(RF.confidence, anchor),
+            attentive=attentive,
+            attentive_log_probs=attentive_log_probs,
+            attentive_confidence=_apply(RF.confidence, attentive),
+            correction=correction,
+            correction_confidence=_apply(RF.confidence, correction),
+            distances=distances,
+            anchors=anchors,
+        )
+
+    @torch.no_grad()
+    def initialize_anchors(self, embedding: Tensor, labels: Tensor) -> Self:
+        """Start each class's anchors at its own embeddings: the mean, or k-means for K > 1.
+
+        Args:
+            embedding: embeddings of a part of the training set.
+            labels: their classes. The anchors of a class that does not occur stay as they are.
+
+        Shape:
+            - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C).
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values, or if the balancer has no anchors.
+
+        Example:
+            >>> balancer = ReliabilityBalancer(2, 2, num_anchors=1, metric="euclidean")
+            >>> points = torch.tensor([[1.0, 1.0], [3.0, 3.0], [9.0, 9.0]])
+            >>> balancer.initialize_anchors(points, torch.tensor([0, 0, 1])).anchors.flatten()
+            tensor([2., 2., 9., 9.], grad_fn=<...>)
+        """
+        if self.anchors is None:
+            raise ValueError("`initialize_anchors` needs num_anchors > 0; got num_anchors=0")
+        self._check(embedding, None)
+        _checks.labels(labels, embedding.shape[:1], self.num_classes)
+        _checks.label_values(labels, self.num_classes, ignore_index=-100)
+        points = RF.widen(pool_tokens(embedding)).to(self.anchors.device)
+        if self.metric == "cosine":
+            points = RF.unit_length(points)
+        for index in range(self.num_classes):
+            members = points[labels.to(points.device) == index]
+            if len(members):
+                self.anchors[index] = clustering.k_means(members, self.num_anchors)
+        return self
+
+    def fit_head(
+        self, features: Tensor, labels: Tensor, **options: Unpack[fitting.FitOptions]
+    ) -> list[float]:
+        """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`."""
+        return fitting.fit_head(self, features, labels, **options)
+
+    def extra_repr(self) -> str:
+        """Name what the submodules do not show."""
+        return (
+            f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, "
+            f"num_anchors={self.num_anchors}, recipe={self.recipe!r}, metric={self.metric!r}, "
+            f"delta={self.delta}, correction_weight={self.correction_weight}"
+        )
+
+    def _anchor_points(self) -> Tensor | None:
+        """The anchors where Eq. 12 sees them: on the unit sphere for the cosine metric."""
+        if self.anchors is None or self.metric == "euclidean":
+            return self.anchors
+        return RF.unit_length(self.anchors)
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        if self.head is None:
+            raise ValueError(
+                "`primary_logits` must be given, since the balancer was built with head=None; "
+                "got None"
+            )
+        logits: Tensor = self.head(pooled)
+        return logits
+
+    def _check(self, embedding: Tensor, primary_logits: Tensor | None) -> None:
+        _checks.floating("embedding", embedding)
+        _checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
+        _checks.width("embedding", embedding, self.embedding_dim)
+        if self.validate_args:
+            _checks.finite("embedding", embedding)
+        if primary_logits is not None:
+            _checks.floating("primary_logits", primary_logits)
+            if primary_logits.shape != (embedding.shape[0], self.num_classes):
+                raise ValueError(
+                    f"`primary_logits` must have shape (B, C) = "
+                    f"({embedding.shape[0]}, {self.num_classes}); "
+                    f"got {tuple(primary_logits.shape)}"
+                )
+        if self.attention is not None and self.attention.mode == "batch" and not self.training:
+            warnings.warn(
+                "attention='batch' makes each prediction depend on the rest of its batch; "
+                "use 'tokens' or 'single' to predict",
+                stacklevel=3,
+            )
+
+
+def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:
+    if head is None or isinstance(head, nn.Module):
+        return head
+    _checks.one_of("head", head, ("mlp", "linear"))
+    if head == "linear":
+        return nn.Linear(embedding_dim, num_classes)
+    return MLPHead(embedding_dim, num_classes)
+
+
+def _combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Eq. 18 of the branches that there are."""
+    if first is None or second is None:
+        return second if first is None else first
+    return RF.log_fuse(first, second)
+
+
+def _apply(function: Callable[[Tensor], Tensor], value: Tensor | None) -> Tensor | None:
+    return None if value is None else function(value)

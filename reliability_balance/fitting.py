@@ -1,0 +1,125 @@
+"""Train a balancer on stored embeddings: the frozen-feature mode."""
+
+from typing import TYPE_CHECKING, TypedDict
+
+import torch
+from torch import Tensor
+
+from reliability_balance import _checks
+from reliability_balance.losses import ReliabilityLoss
+
+if TYPE_CHECKING:
+    from reliability_balance.balancer import ReliabilityBalancer
+
+
+class FitOptions(TypedDict, total=False):
+    """The keyword arguments of :func:`fit_head`, for methods that pass them on."""
+
+    primary_logits: Tensor | None
+    criterion: ReliabilityLoss | None
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    weight_decay: float
+    initialize: bool
+
+
+def fit_head(
+    balancer: "ReliabilityBalancer",
+    features: Tensor,
+    labels: Tensor,
+    *,
+    primary_logits: Tensor | None = None,
+    criterion: ReliabilityLoss | None = None,
+    epochs: int = 20,
+    batch_size: int = 256,
+    learning_rate: float = 1e-3,
+    weight_decay: float = 1e-4,
+    initialize: bool = True,
+) -> list[float]:
+    """Train the balancer, and nothing else, on embeddings that are stored.
+
+    The order of the samples comes from torch's generator: ``torch.manual_seed`` repeats a run.
+    The features stay where they are and travel to the balancer's device batch by batch.
+
+    Args:
+        balancer: the module to train, in place; left in eval mode.
+        features: embeddings.
+        labels: class indices or class probabilities.
+        primary_logits: an existing head's answers, where the balancer has no head of its own.
+        criterion: the loss; None for the balancer's recipe.
+        epochs: passes over the features, >= 1.
+        batch_size: samples a step, >= 2. A last batch of one joins the one before it.
+        learning_rate: of AdamW, > 0, with a cosine decay to zero.
+        weight_decay: of AdamW, >= 0.
+        initialize: whether anchors start from the classes' own embeddings; index labels only.
+
+    Shape:
+        - features: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating;
+          primary_logits: (N, C).
+
+    Returns:
+        The mean total loss of each epoch.
+
+    Raises:
+        TypeError: on wrong dtypes.
+        ValueError: on wrong shapes or values; nothing has been trained then.
+
+    Example:
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> features = torch.randn(64, 8)
+        >>> labels = (features[:, 0] > 0).long()
+        >>> history = fit_head(ReliabilityBalancer(8, 2), features, labels, epochs=5)
+        >>> history[-1] < history[0]
+        True
+    """
+    _checks.floating("features", features)
+    _checks.rank("features", features, "(N, D) or (N, T, D)", 2, 3)
+    _checks.width("features", features, balancer.embedding_dim)
+    _checks.finite("features", features)
+    _checks.labels(labels, features.shape[:1], balancer.num_classes)
+    _checks.at_least("epochs", epochs, 1)
+    _checks.at_least("batch_size", batch_size, 2)
+    _checks.positive("learning_rate", learning_rate)
+    if len(features) < 2:
+        raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
+    criterion = ReliabilityLoss(recipe=balancer.recipe) if criterion is None else criterion
+    _checks.label_values(labels, balancer.num_classes, criterion.ignore_index)
+    if initialize and balancer.anchors is not None and not labels.is_floating_point():
+        used = labels != criterion.ignore_index
+        balancer.initialize_anchors(features[used], labels[used])
+
+    parameter = next(balancer.parameters())
+    criterion = criterion.to(parameter.device)
+    optimizer = torch.optim.AdamW(
+        balancer.parameters(), lr=learning_rate, weight_decay=weight_decay
+    )
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    history = []
+    balancer.train()
+    try:
+        for _ in range(epochs):
+            total = 0.0
+            for batch in _batches(len(features), batch_size):
+                embedding = features[batch].to(parameter.device, parameter.dtype)
+                logits = None if primary_logits is None else primary_logits[batch]
+                if logits is not None:
+                    logits = logits.to(parameter.device)
+                loss = criterion(balancer(embedding, logits), labels[batch].to(parameter.device))
+                optimizer.zero_grad()
+                loss.total.backward()
+                optimizer.step()
+                total += loss.total.item() * len(batch)
+            scheduler.step()
+            history.append(total / len(features))
+    finally:
+        balancer.eval()
+    return history
+
+
+def _batches(count: int, batch_size: int) -> list[Tensor]:
+    """Indices 0 to count in random order, cut so that no batch has a single sample."""
+    batches = list(torch.randperm(count).split(batch_size))
+    if len(batches[-1]) == 1 and len(batches) > 1:
+        batches[-2:] = [torch.cat(batches[-2:])]
+    return batches

@@ -1,0 +1,513 @@
+r"""The mathematics of reliability balancing: one pure function per equation.
+
+Symbols: ``...`` any leading dimensions, C classes, K anchors per class, D embedding width.
+Equation numbers are those of ARBEx (Wasi et al., 2023, https://arxiv.org/abs/2305.01486).
+
+Every function takes any floating dtype. Half precision is widened to float32 before anything is
+computed, inside autocast too, and the result stays wide; float32 and float64 stay as they are.
+"""
+
+import contextlib
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from reliability_balance import _checks
+
+Metric = Literal["euclidean", "cosine"]
+Reduction = Literal["mean", "sum", "none"]
+
+METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
+
+
+def widen(tensor: Tensor, *others: Tensor) -> Tensor:
+    """Return `tensor` in the common dtype of all arguments, float32 at least."""
+    dtype = torch.float32
+    for each in (tensor, *others):
+        dtype = torch.promote_types(dtype, each.dtype)
+    return tensor.to(dtype)
+
+
+def unit_length(vectors: Tensor) -> Tensor:
+    """Scale (..., D) vectors to unit length; a zero vector stays zero, with a finite gradient."""
+    return F.normalize(widen(vectors), dim=-1, eps=1e-6)
+
+
+def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+    """Keep autocast from narrowing a matmul; enters nothing where autocast is off."""
+    device = tensor.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return contextlib.nullcontext()
+
+
+def normalized_entropy(probs: Tensor) -> Tensor:
+    r"""Entropy of each distribution, as a share of the largest possible one (Eq. 11).
+
+    .. math:: H(l) = -\frac{1}{\log C} \sum_i l^i \log l^i
+
+    Args:
+        probs: probabilities over the last dimension.
+
+    Shape:
+        - probs: (..., C) floating, C >= 2; returns (...) in [0, 1].
+
+    Raises:
+        TypeError: if `probs` is not a floating tensor.
+        ValueError: if it has fewer than two classes.
+
+    Differs from paper: the divisor is log C, not the printed N, since the text wants 1 for a
+    uniform distribution. 0 log 0 is 0, and its gradient is finite.
+
+    Example:
+        >>> normalized_entropy(torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
+        tensor([1.0000, 0.8113])
+    """
+    _checks.distributions("probs", probs)
+    probs = widen(probs)
+    log_probs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    entropy = -(probs * log_probs).sum(-1) / math.log(probs.shape[-1])
+    return entropy.clamp(0.0, 1.0)
+
+
+def confidence(probs: Tensor) -> Tensor:
+    """How far each distribution is from uniform: one minus its normalised entropy (Eq. 10).
+
+    Args:
+        probs: probabilities over the last dimension.
+
+    Shape:
+        - probs: (..., C) floating, C >= 2; returns (...) in [0, 1], 0 at uniform, 1 at one-hot.
+
+    Raises:
+        TypeError: if `probs` is not a floating tensor.
+        ValueError: if it has fewer than two classes.
+
+    Example:
+        >>> confidence(torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0]]))
+        tensor([0., 1.])
+    """
+    return 1.0 - normalized_entropy(probs)
+
+
+def anchor_distances(
+    embedding: Tensor,
+    anchors: Tensor,
+    *,
+    metric: Metric = "euclidean",
+    validate_args: bool = True,
+) -> Tensor:
+    r"""Distance of each embedding to each anchor (Eq. 12).
+
+    .. math:: d(e, a) = \sqrt{\sum_{dim} |a - e|^2}
+
+    Args:
+        embedding: the points.
+        anchors: K anchors of each class.
+        metric: "euclidean" is the paper; "cosine" first scales both to unit length, so that
+            distances are chords of the unit sphere, in [0, 2].
+        validate_args: whether to look for non-finite values, which waits for the device.
+
+    Shape:
+        - embedding: (..., D) floating; anchors: (C, K, D) floating; returns (..., C, K), >= 0.
+
+    Raises:
+        TypeError: if an argument is not a floating tensor.
+        ValueError: on a wrong rank or width, an unknown metric, or non-finite embeddings.
+
+    Differs from paper: the root is smooth at zero distance, where its value is 0 and its
+    gradient 0. One matrix product of points centred on the anchors' mean; never (B, C, K, D).
+
+    Example:
+        >>> anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
+        >>> anchor_distances(torch.tensor([[0.0, 0.0]]), anchors).flatten()
+        tensor([0., 5.])
+    """
+    _checks.floating("embedding", embedding)
+    _checks.anchor_set(anchors)
+    _checks.width("embedding", embedding, anchors.shape[-1])
+    _checks.one_of("metric", metric, METRICS)
+    if validate_args:
+        _checks.finite("embedding", embedding)
+    points, flat_anchors = widen(embedding, anchors), widen(anchors, embedding).flatten(0, 1)
+    if metric == "cosine":
+        points, flat_anchors = unit_length(points), unit_length(flat_anchors)
+    # Distances do not change when both move together; small coordinates cancel less.
+    center = flat_anchors.detach().mean(0)
+    squared = _squared_distances(points - center, flat_anchors - center)
+    return _smooth_sqrt(squared).reshape(*embedding.shape[:-1], *anchors.shape[:2])
+
+
+def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
+    """Squared distances of (..., D) to (M, D), shape (..., M), by |x|^2 + |y|^2 - 2 x.y."""
+    rows = points.reshape(-1, points.shape[-1])
+    with _without_autocast(rows):
+        squared = torch.addmm(others.square().sum(-1), rows, others.T, alpha=-2)
+    squared = squared + rows.square().sum(-1, keepdim=True)
+    return squared.clamp_min(0.0).reshape(*points.shape[:-1], others.shape[0])
+
+
+def _smooth_sqrt(squared: Tensor) -> Tensor:
+    """Square root with a finite slope at zero; off by at most the dtype's epsilon."""
+    epsilon = torch.finfo(squared.dtype).eps
+    return (squared + epsilon**2).sqrt() - epsilon
+
+
+def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
+    r"""Share of each anchor in the softmax of the negative distances (Eq. 13).
+
+    .. math:: s^{ij}(e) = \frac{\exp(-d^{ij} / \delta)}{\sum_{kl} \exp(-d^{kl} / \delta)}
+
+    where d^{ij} is the distance of e to anchor j of class i.
+
+    Args:
+        distances: distances to every anchor.
+        delta: softness, in the distances' unit, > 0; small is steep.
+
+    Shape:
+        - distances: (..., C, K) floating; returns (..., C, K), summing to 1 over C and K.
+
+    Raises:
+        TypeError: if `distances` is not a floating tensor.
+        ValueError: if it has fewer than two dimensions, or delta <= 0.
+
+    Example:
+        >>> anchor_similarities(torch.zeros(1, 2, 2))
+        tensor([[[0.2500, 0.2500],
+                 [0.2500, 0.2500]]])
+    """
+    _check_distances(distances)
+    _checks.positive("delta", delta)
+    scaled = widen(distances) / -delta
+    return scaled.flatten(-2).softmax(-1).reshape(distances.shape)
+
+
+def anchor_correction(similarities: Tensor) -> Tensor:
+    r"""Label distribution told by the anchors (Eq. 14): each anchor votes for its own class.
+
+    .. math:: t_g(e) = \sum_{ij} s^{ij}(e) \, m^{ij}
+
+    where m^{ij} is one-hot at class i.
+
+    Args:
+        similarities: share of each anchor, from :func:`anchor_similarities`.
+
+    Shape:
+        - similarities: (..., C, K) floating; returns (..., C).
+
+    Raises:
+        TypeError: if `similarities` is not a floating tensor.
+        ValueError: if it has fewer than two dimensions.
+
+    Example:
+        >>> anchor_correction(torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]))
+        tensor([[0.3000, 0.7000]])
+    """
+    _check_distances(similarities, "similarities")
+    return widen(similarities).sum(-1)
+
+
+def anchor_log_correction(distances: Tensor, delta: float = 1.0) -> Tensor:
+    """Logarithm of Eq. 13 and 14 together, exact where the probabilities underflow.
+
+    Args:
+        distances: distances to every anchor.
+        delta: softness, in the distances' unit, > 0.
+
+    Shape:
+        - distances: (..., C, K) floating; returns (..., C), log-probabilities.
+
+    Raises:
+        TypeError: if `distances` is not a floating tensor.
+        ValueError: if it has fewer than two dimensions, or delta <= 0.
+
+    Example:
+        >>> anchor_log_correction(torch.zeros(1, 2, 3)).exp()
+        tensor([[0.5000, 0.5000]])
+    """
+    _check_distances(distances)
+    _checks.positive("delta", delta)
+    return (widen(distances) / -delta).logsumexp(-1).log_softmax(-1)
+
+
+def _check_distances(distances: Tensor, name: str = "distances") -> None:
+    _checks.floating(name, distances)
+    if distances.ndim < 2:
+        raise ValueError(f"`{name}` must have shape (..., C, K); got {tuple(distances.shape)}")
+
+
+def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
+    r"""Weight of the first distribution in Eq. 18 and 19; the second has the rest.
+
+    .. math:: w = \frac{c_1}{c_1 + \lambda c_2}
+
+    where c are the confidences of the two and lambda is `second_weight`.
+
+    Args:
+        first: probabilities.
+        second: probabilities.
+        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+
+    Shape:
+        - first, second: (..., C) floating, C >= 2; returns (...) in [0, 1].
+
+    Raises:
+        TypeError: if an argument is not a floating tensor.
+        ValueError: on fewer than two classes, or second_weight < 0.
+
+    Differs from paper: 0/0, where both are uniform, gives equal weights and a finite gradient.
+
+    Example:
+        >>> uniform, one_hot = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
+        >>> fusion_weight(one_hot, one_hot), fusion_weight(uniform, uniform)
+        (tensor(0.5000), tensor(0.5000))
+        >>> fusion_weight(one_hot, uniform)
+        tensor(1.0000)
+    """
+    _checks.non_negative("second_weight", second_weight)
+    first_confidence = confidence(first)
+    second_confidence = confidence(second) * second_weight
+    epsilon = torch.finfo(first_confidence.dtype).eps
+    return (first_confidence + epsilon) / (first_confidence + second_confidence + 2 * epsilon)
+
+
+def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
+    r"""Confidence-weighted mean of two label distributions (Eq. 18, and again Eq. 19).
+
+    .. math:: t = \frac{c_g}{c_g + c_a} t_g + \frac{c_a}{c_g + c_a} t_a
+
+    Args:
+        first: probabilities.
+        second: probabilities.
+        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+
+    Shape:
+        - first, second: (..., C) floating, C >= 2; returns (..., C).
+
+    Raises:
+        TypeError: if an argument is not a floating tensor.
+        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
+
+    Example:
+        >>> fuse(torch.tensor([0.8, 0.2]), torch.tensor([0.2, 0.8]))
+        tensor([0.5000, 0.5000])
+    """
+    _check_pair(first, second)
+    first, second = widen(first, second), widen(second, first)
+    weight = fusion_weight(first, second, second_weight=second_weight).unsqueeze(-1)
+    return weight * first + (1.0 - weight) * second
+
+
+def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
+    """Logarithm of :func:`fuse` from log-probabilities, exact where probabilities underflow.
+
+    Args:
+        first: log-probabilities.
+        second: log-probabilities.
+        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+
+    Shape:
+        - first, second: (..., C) floating, C >= 2; returns (..., C), log-probabilities.
+
+    Raises:
+        TypeError: if an argument is not a floating tensor.
+        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
+
+    Example:
+        >>> far = torch.tensor([0.0, -20000.0])
+        >>> log_fuse(far, far)
+        tensor([     0., -20000.])
+    """
+    _check_pair(first, second)
+    first, second = widen(first, second), widen(second, first)
+    weight = fusion_weight(first.exp(), second.exp(), second_weight=second_weight).unsqueeze(-1)
+    tiny = torch.finfo(weight.dtype).tiny
+    log_weight = weight.clamp_min(tiny).log()
+    log_rest = (1.0 - weight).clamp_min(tiny).log()
+    return torch.logaddexp(log_weight + first, log_rest + second)
+
+
+def _check_pair(first: Tensor, second: Tensor) -> None:
+    _checks.distributions("first", first)
+    _checks.distributions("second", second)
+    if first.shape != second.shape:
+        raise ValueError(
+            f"`second` must have the shape of `first`, {tuple(first.shape)}; "
+            f"got {tuple(second.shape)}"
+        )
+
+
+def anchor_loss(
+    anchors: Tensor,
+    *,
+    margin: float | None = None,
+    same_class: bool = True,
+    reduction: Literal["mean", "sum"] = "mean",
+) -> Tensor:
+    r"""Push the anchors apart: minus their squared distances over all pairs (Eq. 21).
+
+    .. math:: L_a = -\sum_{ij} \sum_{kl} |a^{ij} - a^{kl}|_2^2 = -2M \sum_{ij} |a^{ij} - \bar a|^2
+
+    where M = C K and the mean anchor is subtracted: the right side takes O(C K D), not O(M^2 D).
+
+    Args:
+        anchors: K anchors of each class.
+        margin: None is the paper, without a lower bound. Otherwise a distance > 0: the loss
+            is max(0, margin^2 - mean squared distance), and rests once anchors are that far apart.
+        same_class: whether pairs of one class count too; True is the paper.
+        reduction: "sum" is the printed equation, "mean" divides it by the number of its pairs.
+
+    Shape:
+        - anchors: (C, K, D) floating; returns ().
+
+    Raises:
+        TypeError: if `anchors` is not a floating tensor.
+        ValueError: on a wrong shape, margin <= 0, a margin with reduction="sum", or an unknown
+            reduction.
+
+    Differs from paper: none with reduction="sum"; the paper normalises without saying how.
+
+    Example:
+        >>> anchor_loss(torch.tensor([[[0.0]], [[3.0]]]), reduction="sum")
+        tensor(-18.)
+    """
+    _checks.anchor_set(anchors)
+    _checks.one_of("reduction", reduction, ("mean", "sum"))
+    if margin is not None:
+        _checks.positive("margin", margin)
+        if reduction != "mean":
+            raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
+    num_classes, num_anchors, _ = anchors.shape
+    anchors = widen(anchors)
+    pairs = (num_classes * num_anchors) ** 2
+    total = _sum_of_squared_distances(anchors.flatten(0, 1))
+    if not same_class:
+        pairs -= num_classes * num_anchors**2
+        total = total - _sum_of_squared_distances(anchors).sum()
+    if reduction == "sum":
+        return -total
+    if margin is None:
+        return -total / pairs
+    return (margin**2 - total / pairs).clamp_min(0.0)
+
+
+def _sum_of_squared_distances(points: Tensor) -> Tensor:
+    """Sum over all ordered pairs of (..., M, D): 2M times the scatter around the mean."""
+    scatter = (points - points.mean(-2, keepdim=True)).square().sum((-2, -1))
+    return 2 * points.shape[-2] * scatter
+
+
+def center_loss(
+    embedding: Tensor,
+    anchors: Tensor,
+    labels: Tensor,
+    *,
+    metric: Metric = "euclidean",
+    softmin_temperature: float | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    validate_args: bool = True,
+) -> Tensor:
+    r"""Pull each embedding and the nearest anchor of its class together (Eq. 22).
+
+    .. math:: L_c = \min_k |x^i - a^{y^i k}|_2^2
+
+    Args:
+        embedding: the points.
+        anchors: K anchors of each class.
+        labels: class indices, or class probabilities, which weigh the classes' minima.
+        metric: as in :func:`anchor_distances`.
+        softmin_temperature: None is the paper's minimum, whose gradient moves one anchor only.
+            Otherwise > 0, in squared distance: a soft minimum that moves all, nearer ones more.
+        ignore_index: index labels of this value count for nothing.
+        reduction: "mean" over the samples that count, "sum", or "none".
+        validate_args: whether to check values, which waits for the device.
+
+    Shape:
+        - embedding: (..., D) floating; anchors: (C, K, D); labels: (...) int64 in [0, C) or
+          (..., C) floating; returns () or, with "none", (...).
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes, labels out of range, non-finite embeddings, an unknown
+            metric or reduction, or softmin_temperature <= 0.
+
+    Differs from paper: none with the defaults; the paper leaves the mean over samples implicit.
+
+    Example:
+        >>> anchors = torch.tensor([[[0.0], [1.0]], [[5.0], [6.0]]])
+        >>> center_loss(torch.tensor([[3.0]]), anchors, torch.tensor([0])).round(decimals=4)
+        tensor(4.)
+    """
+    distances = anchor_distances(embedding, anchors, metric=metric, validate_args=validate_args)
+    return nearest_anchor_loss(
+        distances,
+        labels,
+        softmin_temperature=softmin_temperature,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        validate_args=validate_args,
+    )
+
+
+def nearest_anchor_loss(
+    distances: Tensor,
+    labels: Tensor,
+    *,
+    softmin_temperature: float | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    validate_args: bool = True,
+) -> Tensor:
+    """Eq. 22 from distances that are known already; see :func:`center_loss`.
+
+    Args:
+        distances: distances to every anchor, from :func:`anchor_distances`.
+        labels: class indices or class probabilities.
+        softmin_temperature: None for the minimum, or > 0 for a soft one.
+        ignore_index: index labels of this value count for nothing.
+        reduction: "mean", "sum" or "none".
+        validate_args: whether to check the labels' values.
+
+    Shape:
+        - distances: (..., C, K) floating; labels: (...) int64 or (..., C) floating; returns () or
+          (...).
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> nearest_anchor_loss(torch.tensor([[[3.0, 2.0], [9.0, 9.0]]]), torch.tensor([0]))
+        tensor(4.)
+    """
+    _check_distances(distances)
+    _checks.one_of("reduction", reduction, ("mean", "sum", "none"))
+    if softmin_temperature is not None:
+        _checks.positive("softmin_temperature", softmin_temperature)
+    *batch_shape, num_classes, num_anchors = distances.shape
+    _checks.labels(labels, torch.Size(batch_shape), num_classes)
+    if validate_args:
+        _checks.label_values(labels, num_classes, ignore_index)
+    squared = widen(distances).square()
+    if softmin_temperature is None:
+        nearest = squared.amin(-1)
+    else:
+        soft = (squared / -softmin_temperature).logsumexp(-1) - math.log(num_anchors)
+        nearest = soft * -softmin_temperature
+    if labels.is_floating_point():
+        counted = torch.ones(batch_shape, dtype=nearest.dtype, device=nearest.device)
+        per_sample = (nearest * labels.to(nearest.dtype)).sum(-1)
+    else:
+        counted = (labels != ignore_index).to(nearest.dtype)
+        safe = labels.where(labels != ignore_index, 0).unsqueeze(-1)
+        per_sample = nearest.gather(-1, safe).squeeze(-1) * counted
+    if reduction == "none":
+        return per_sample
+    if reduction == "sum":
+        return per_sample.sum()
+    # An empty or fully ignored batch gives 0, not 0/0.
+    return per_sample.sum() / counted.sum().clamp_min(1.0)

@@ -1,0 +1,43 @@
+"""What the balancer says of a batch."""
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class BalancerOutput(NamedTuple):
+    """All that the balancer knows of a batch; a branch that is switched off is None.
+
+    Probabilities and confidences are float32 or wider.
+
+    Shape:
+        - corrected, primary, anchor, attentive, correction: (B, C) probabilities (Eq. 19, 9, 14,
+          17, 18)
+        - log_probs, anchor_log_probs, attentive_log_probs: (B, C), log of corrected and of the two
+          branches, exact where the probability underflows
+        - logits: (B, C), the primary branch before its softmax, untouched
+        - confidence and the four ``*_confidence``: (B,) in [0, 1] (Eq. 10)
+        - changed: (B,) bool, the corrected class is not the primary one
+        - embedding: (B, D), tokens averaged
+        - distances: (B, C, K), to every anchor (Eq. 12)
+        - anchors: (C, K, D), as they enter Eq. 12, on the unit sphere for the cosine metric
+    """
+
+    corrected: Tensor
+    log_probs: Tensor
+    primary: Tensor
+    logits: Tensor
+    confidence: Tensor
+    primary_confidence: Tensor
+    changed: Tensor
+    embedding: Tensor
+    anchor: Tensor | None = None
+    anchor_log_probs: Tensor | None = None
+    anchor_confidence: Tensor | None = None
+    attentive: Tensor | None = None
+    attentive_log_probs: Tensor | None = None
+    attentive_confidence: Tensor | None = None
+    correction: Tensor | None = None
+    correction_confidence: Tensor | None = None
+    distances: Tensor | None = None
+    anchors: Tensor | None = None
