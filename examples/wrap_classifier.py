@@ -124,7 +124,7 @@ def main(
     rate: Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")] = 0.4,
     recipe: Annotated[RecipeName, typer.Option(help="Defaults of balancer and loss.")] = "robust",
     num_anchors: Annotated[int, typer.Option(min=0, help="Anchors of each class.")] = 8,
-    epochs: Annotated[int, typer.Option(min=1)] = 6,
+    epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
     learning_rate: Annotated[float, typer.Option(min=0)] = 2e-3,
     image_size: Annotated[int, typer.Option(min=8, help="For a folder of images.")] = 64,
