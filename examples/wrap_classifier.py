@@ -29,6 +29,7 @@ from tqdm import tqdm
 from reliability_balance import BalancerOutput, ReliabilityLoss, __version__, wrap
 from reliability_balance.label_noise import pair_noise, symmetric_noise
 from reliability_balance.recipes import RecipeName
+from reliability_balance.targets import RefurbishedTargets
 from reliability_balance.wrapping import WrappedClassifier
 
 Noise = Literal["none", "symmetric", "pair"]
@@ -65,6 +66,7 @@ def corrupt(labels: Tensor, noise: Noise, rate: float, num_classes: int, seed: i
 def train(
     model: WrappedClassifier,
     criterion: ReliabilityLoss,
+    targets: RefurbishedTargets | None,
     data: LabelledImages,
     *,
     epochs: int,
@@ -73,8 +75,9 @@ def train(
     device: torch.device,
 ) -> None:
     """Train on a plain loop; the balancer needs nothing special."""
+    index = torch.arange(len(data.labels))
     loader = DataLoader(
-        TensorDataset(data.images, data.labels), batch_size, shuffle=True, drop_last=True
+        TensorDataset(data.images, data.labels, index), batch_size, shuffle=True, drop_last=True
     )
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3)
@@ -84,9 +87,12 @@ def train(
     model.train()
     for epoch in range(epochs):
         with tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", unit="batch") as progress:
-            for images, labels in progress:
-                output = model(scale(images.to(device)))
-                loss = criterion(output, labels.to(device))
+            for images, labels, index in progress:
+                images, labels, index = images.to(device), labels.to(device), index.to(device)
+                output = model(scale(images))
+                if targets is not None:
+                    labels = targets(index, labels, output.corrected)
+                loss = criterion(output, labels)
                 optimizer.zero_grad()
                 loss.total.backward()
                 optimizer.step()
@@ -123,6 +129,10 @@ def main(
     noise: Annotated[Noise, typer.Option(help="Kind of wrong training labels.")] = "symmetric",
     rate: Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")] = 0.4,
     recipe: Annotated[RecipeName, typer.Option(help="Defaults of balancer and loss.")] = "robust",
+    refurbish: Annotated[
+        bool,
+        typer.Option(help="Train on targets that trust a label as far as history bears it out."),
+    ] = True,
     num_anchors: Annotated[int, typer.Option(min=0, help="Anchors of each class.")] = 8,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
     batch_size: Annotated[int, typer.Option(min=2)] = 128,
@@ -150,10 +160,12 @@ def main(
     classifier = small_cnn(images.train.images.shape[1], num_classes)
     model = wrap(classifier, num_classes, recipe=recipe, num_anchors=num_anchors).to(target)
     criterion = ReliabilityLoss(recipe=recipe).to(target)
+    targets = RefurbishedTargets(len(true_labels), num_classes).to(target) if refurbish else None
     start = time.perf_counter()
     train(
         model,
         criterion,
+        targets,
         LabelledImages(images.train.images, noisy_labels),
         epochs=epochs,
         batch_size=batch_size,
@@ -182,6 +194,7 @@ def main(
             "noise": noise,
             "realised_rate": realised,
             "recipe": recipe,
+            "refurbish": refurbish,
             "num_anchors": num_anchors,
             "epochs": epochs,
             "seed": seed,

@@ -85,12 +85,25 @@ def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
         )
 
 
-def hard_labels(labels: Tensor) -> None:
-    """Require int64 labels of shape (N,)."""
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
-        raise TypeError(f"`labels` must be an int64 tensor; got {got}")
-    rank("labels", labels, "(N,)", 1)
+def indices(name: str, tensor: Tensor) -> None:
+    """Require an int64 tensor of shape (N,)."""
+    if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
+        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+        raise TypeError(f"`{name}` must be an int64 tensor; got {got}")
+    rank(name, tensor, "(N,)", 1)
+
+
+def index_values(name: str, tensor: Tensor, size: int) -> None:
+    """Require indices in [0, size)."""
+    if (
+        can_read_values()
+        and tensor.numel()
+        and (int(tensor.min()) < 0 or int(tensor.max()) >= size)
+    ):
+        raise ValueError(
+            f"`{name}` must lie in [0, {size}); "
+            f"got values from {int(tensor.min())} to {int(tensor.max())}"
+        )
 
 
 def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:

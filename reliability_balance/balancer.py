@@ -213,7 +213,7 @@ class ReliabilityBalancer(nn.Module):
         if self.anchors is None:
             raise ValueError("`initialize_anchors` needs num_anchors > 0; got num_anchors=0")
         self._check(embedding, None)
-        _checks.hard_labels(labels)
+        _checks.indices("labels", labels)
         _checks.labels(labels, embedding.shape[:1], self.num_classes)
         _checks.label_values(labels, self.num_classes)
         points = RF.widen(pool_tokens(embedding)).to(self.anchors.device)

@@ -66,7 +66,7 @@ def pair_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int) -> T
 
 def _check(labels: Tensor, rate: float, num_classes: int) -> None:
     _checks.at_least("num_classes", num_classes, 2)
-    _checks.hard_labels(labels)
+    _checks.indices("labels", labels)
     _checks.label_values(labels, num_classes)
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"`rate` must lie in [0, 1]; got {rate}")
