@@ -95,7 +95,7 @@ def load_weights(
 
     Example:
         >>> layer = nn.Linear(2, 1)
-        >>> weights = {"weight": torch.ones(1, 2), "bias": torch.ones(1), "head.bias": torch.ones(3)}
+        >>> weights = {**nn.Linear(2, 1).state_dict(), "head.bias": torch.ones(3)}
         >>> load_weights(layer, weights, source="example").unused
         ('head.bias',)
     """

@@ -55,7 +55,7 @@ def load_poster_v2(
             message names what.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save({"state_dict": poster_v2_base(num_classes=8).state_dict()}, file.name)
         ...     encoder, report = load_poster_v2(file.name)
@@ -88,7 +88,7 @@ def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:
         ValueError: if the file is no weight file, or lacks a unit, or a shape is another.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> branch = IRBranch()
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save(branch.state_dict(), file.name)
@@ -112,7 +112,7 @@ def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
         ValueError: if the file is no weight file, or lacks a part, or a shape is another.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> branch = MobileFaceNet()
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save({"state_dict": branch.state_dict()}, file.name)
