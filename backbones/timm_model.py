@@ -1,5 +1,6 @@
 """Any model of timm as a backbone."""
 
+import difflib
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -51,8 +52,10 @@ class TimmBackbone(nn.Module):
         super().__init__()
         timm = require("timm", extra="timm")
         if not timm.is_model(name):
-            near = ", ".join(timm.list_models(f"*{name[:6]}*")[:8]) or "see timm.list_models()"
-            raise ValueError(f"`name` must be a model of timm; got {name!r}. Near: {near}")
+            near = difflib.get_close_matches(name, timm.list_models()) or ["see timm.list_models()"]
+            raise ValueError(
+                f"`name` must be a model of timm; got {name!r}. Close: {', '.join(near)}"
+            )
         self.model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=0, in_chans=image_channels
         )

@@ -1,5 +1,7 @@
 """Any classification model of torchvision as a backbone."""
 
+from collections import OrderedDict
+from itertools import takewhile
 from pathlib import Path
 
 import torch
@@ -7,6 +9,8 @@ from torch import Tensor, nn
 
 from reliability_balance.backbones.extras import require
 from reliability_balance.backbones.weights import LoadReport, load_weights, read_weights
+
+HEAD_NAMES = ("classifier", "fc", "head", "heads")
 
 
 class TorchvisionBackbone(nn.Module):
@@ -17,13 +21,12 @@ class TorchvisionBackbone(nn.Module):
             linear layer and gives one output.
         weights: a local file with the model's weights, as torchvision saves them; see
             :func:`weights.read_weights`. None starts at random. Nothing is ever downloaded.
-        tokens: None gives the embedding, what enters the last linear layer; otherwise the layer,
-            or node of the traced graph, that gives (B, D, H, W) or (B, T, D): ``"layer4"`` of a
-            ResNet, ``"features"`` of a ConvNeXt, ``"encoder.ln"`` of a ViT.
+        tokens: False gives the embedding, what enters the last linear layer; True the positions
+            of the last feature map, where the model has one: the transformers do not.
 
     Shape:
         - images: (B, 3, H, W) floating, of a size that the model takes; returns (B, D), or tokens
-          (B, T, D), where a feature map becomes its H*W positions.
+          (B, T, D).
 
     State:
         ``load_report`` tells what became of the weight file; None without one.
@@ -31,8 +34,8 @@ class TorchvisionBackbone(nn.Module):
     Raises:
         ImportError: without torchvision.
         FileNotFoundError: if there is no such weight file.
-        ValueError: if torchvision has no such model, it ends in no linear layer or gives more
-            than one output, no such layer gives tokens, or the weights do not fit.
+        ValueError: if torchvision has no such model, it ends in no linear layer, gives more than
+            one output or has no feature map for tokens, or the weights do not fit.
 
     Example:
         >>> import torch
@@ -44,7 +47,7 @@ class TorchvisionBackbone(nn.Module):
     load_report: LoadReport | None = None
 
     def __init__(
-        self, name: str, *, weights: str | Path | None = None, tokens: str | None = None
+        self, name: str, *, weights: str | Path | None = None, tokens: bool = False
     ) -> None:
         super().__init__()
         models = require("torchvision.models", extra="torchvision")
@@ -54,49 +57,45 @@ class TorchvisionBackbone(nn.Module):
                 f"torchvision.models.list_models(); got {name!r}"
             )
         model: nn.Module = models.get_model(name, weights=None)
-        layers = [
-            (path, layer) for path, layer in model.named_modules() if isinstance(layer, nn.Linear)
-        ]
-        if not layers:
-            raise ValueError(f"`name` must be a model that ends in a linear layer; got {name!r}")
-        if getattr(model, "aux_logits", False):
-            raise ValueError(f"`name` must be a model with one output; got {name!r}")
-        path, classifier = layers[-1]
+        linear = [(path, m) for path, m in model.named_modules() if isinstance(m, nn.Linear)]
+        if not linear or getattr(model, "aux_logits", False):
+            raise ValueError(
+                f"`name` must be a model with one output, from a linear layer; got {name!r}"
+            )
+        path, classifier = linear[-1]
         model.set_submodule(path, nn.Identity())
+        self.embedding_dim = classifier.in_features
         if weights is not None:
             self.load_report = load_weights(model, read_weights(weights), source=weights)
-        self.embedding_dim = classifier.in_features
         self.tokens = tokens
         self.model = model
-        if tokens is not None:
-            self.model = _cut_at(model, tokens)
-            self.embedding_dim = _token_width(self, tokens)
+        if tokens:
+            self.model = _without_pooling(model)
+            self.embedding_dim = _map_width(self.model, name)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the embedding or the tokens."""
-        output = self.model(images)
-        features: Tensor = output if self.tokens is None else output[self.tokens]
-        return features.flatten(2).transpose(1, 2) if features.ndim == 4 else features
+        features: Tensor = self.model(images)
+        return features.flatten(2).transpose(1, 2) if self.tokens else features
 
 
-def _cut_at(model: nn.Module, layer: str) -> nn.Module:
-    """Trace the model up to a layer."""
-    tracing = require("torchvision.models.feature_extraction", extra="torchvision")
+def _without_pooling(model: nn.Module) -> nn.Sequential:
+    """The children that come before pooling and head; these models run them in order."""
+
+    def is_tail(child: tuple[str, nn.Module]) -> bool:
+        return child[0] in HEAD_NAMES or isinstance(child[1], nn.AdaptiveAvgPool2d)
+
+    return nn.Sequential(
+        OrderedDict(takewhile(lambda child: not is_tail(child), model.named_children()))
+    )
+
+
+def _map_width(features: nn.Module, name: str) -> int:
+    """Run the children once, to see whether they give a feature map."""
     try:
-        cut: nn.Module = tracing.create_feature_extractor(model, [layer])
-    except ValueError as error:
-        raise ValueError(f"`tokens` must name a layer of the model; got {layer!r}") from error
-    return cut
-
-
-@torch.no_grad()
-def _token_width(backbone: nn.Module, layer: str) -> int:
-    """Run the model once, on an image of the usual size."""
-    output = backbone.eval()(torch.zeros(1, 3, 224, 224))
-    backbone.train()
-    if output.ndim != 3:
-        raise ValueError(
-            f"`tokens` must name a layer that gives (B, D, H, W) or (B, T, D); got {layer!r}, "
-            f"which gives {tuple(output.shape)}"
-        )
-    return int(output.shape[-1])
+        with torch.no_grad():
+            feature_map: Tensor = features.eval()(torch.zeros(1, 3, 224, 224))
+    except (AssertionError, NotImplementedError) as error:
+        raise ValueError(f"`tokens` needs a model with a feature map; got {name!r}") from error
+    features.train()
+    return feature_map.shape[1]
