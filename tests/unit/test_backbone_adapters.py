@@ -37,9 +37,7 @@ class TestTimm:
         torch.save(source.state_dict(), tmp_path / "weights.pt")
         backbone = TimmBackbone("test_resnet", weights=tmp_path / "weights.pt").eval()
         assert backbone.load_report is not None
-        assert set(backbone.load_report.unused) == {"head.fc.weight", "head.fc.bias"} or set(
-            backbone.load_report.unused
-        ) == {"fc.weight", "fc.bias"}
+        assert {name.split(".")[-2] for name in backbone.load_report.unused} == {"fc"}
         images = torch.randn(2, 3, 64, 64)
         source.reset_classifier(0)
         with torch.no_grad():
@@ -48,9 +46,7 @@ class TestTimm:
             TimmBackbone("test_vit", weights=tmp_path / "weights.pt")
 
     def test_unknown_name(self) -> None:
-        with pytest.raises(
-            ValueError, match="`name` must be a model of timm; got 'resnet1'.*resnet18"
-        ):
+        with pytest.raises(ValueError, match=r"a model of timm; got 'resnet1'.*resnet1"):
             TimmBackbone("resnet1")
 
 
@@ -73,7 +69,7 @@ class TestTorchvision:
         backbone = TorchvisionBackbone("resnet18").eval()
         other = TorchvisionBackbone("resnet18", tokens=True)
         assert other.training
-        own = {name: value for name, value in backbone.model.state_dict().items()}
+        own = backbone.model.state_dict()
         other.model.load_state_dict(own)
         images = torch.randn(2, 3, 64, 64)
         with torch.no_grad():

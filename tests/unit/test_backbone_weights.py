@@ -105,7 +105,7 @@ class TestReading:
     @pytest.mark.parametrize("content", [b"", b"plain text\n", b"\x89PNG\r\n\x1a\n", b"PK\x03\x04"])
     def test_no_weight_file(self, tmp_path: Path, content: bytes) -> None:
         (tmp_path / "other.pt").write_bytes(content)
-        with pytest.raises(ValueError, match="`path` must be a weight file that torch.save wrote"):
+        with pytest.raises(ValueError, match="`path` must be a weight file that torch"):
             read_weights(tmp_path / "other.pt")
 
     def test_cut_short(self, tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ class TestLoading:
         assert set(report.loaded) == set(weights)
         assert report.unused == ("head.weight",)
         assert report.untouched == ("1.num_batches_tracked",)
-        assert float(model[0].weight[0, 0]) == 2
+        assert model[0].weight.unique().tolist() == [2]
 
     def test_nothing_is_half_loaded(self) -> None:
         model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 2))
