@@ -2,8 +2,9 @@
 
     python benchmarks/backbones.py
 
-Each model runs in a process of its own, so that the peak of memory is its own. Writes
-`backbones.json` and `backbones.md` into `benchmarks/results/`.
+Each model runs in a process of its own, so that the peak of memory is its own, on one thread, and
+processor time is counted, so that other load on the machine is not. Writes `backbones.json` and
+`backbones.md` into `benchmarks/results/`.
 """
 
 import json
@@ -50,7 +51,7 @@ WINDOW_COUNTS = (1, 4, 16, 64, 256)
 
 @dataclass(frozen=True)
 class Cost:
-    """One model at one batch size; rates are medians over the repetitions."""
+    """One model at one batch size; rates are medians, in images per second of one thread."""
 
     model: str
     image_size: int
@@ -95,9 +96,9 @@ def _status_mib(field: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
-def measure(name: str, batch_size: int, seed: int, seconds: float, threads: int) -> Cost:
+def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
     """Time a model; called in a fresh process."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     build, image_size = MODELS[name]
     model = build()
@@ -140,15 +141,15 @@ def measure(name: str, batch_size: int, seed: int, seconds: float, threads: int)
 def _median_seconds(run: Callable[[], None], budget: float) -> float:
     times: list[float] = []
     while len(times) < 3 or (sum(times) < budget and len(times) < 50):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return statistics.median(times)
 
 
-def window_growth(seed: int, repetitions: int, threads: int) -> list[Growth]:
+def window_growth(seed: int, repetitions: int) -> list[Growth]:
     """Fit how W-MCSA's cost grows with the number of windows, and beside it full attention."""
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     windowed = WindowCrossAttention(WINDOW_WIDTH, WINDOW_HEADS, WINDOW_SIZE).eval()
     positions = WINDOW_SIZE**2
@@ -203,7 +204,7 @@ def _growth(quantity: str, exponents: list[float]) -> Growth:
     return Growth(quantity, mean, mean - margin, mean + margin)
 
 
-def describe_machine(threads: int) -> dict[str, str]:
+def describe_machine() -> dict[str, str]:
     """The machine and the versions, for the report."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
@@ -214,7 +215,7 @@ def describe_machine(threads: int) -> dict[str, str]:
     return {
         "processor": cpu,
         "cores": str(os.cpu_count()),
-        "threads used": str(threads),
+        "threads used": "1",
         "load before the run": load,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -236,8 +237,9 @@ def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growt
         "`python benchmarks/backbones.py`; " + ", ".join(f"{k} {v}" for k, v in machine.items()),
         "",
         "G multiply-adds: of one image, forward, by torch's counter (half its FLOPs). Images/s: "
-        "median. Peak: resident memory of the process above what it had with the model built, "
-        "largest during one call; a first call, so that it includes what libraries set up.",
+        "median, of one thread's processor time. Peak: resident memory of the process above what "
+        "it had with the model built, during the first call, so that it includes what libraries "
+        "set up.",
         "",
         "| model | image | batch | M parameters | G multiply-adds | images/s predict "
         "| images/s train | peak MiB predict | peak MiB train |",
@@ -271,23 +273,22 @@ def write(path: Path, text: str) -> None:
 
 
 def main(
-    seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 5.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 4.0,
     repetitions: Annotated[int, typer.Option(min=2, help="Of the fit over windows.")] = 5,
-    threads: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),
 ) -> None:
     """Measure all backbones beside two others of the same libraries."""
-    machine = {**describe_machine(threads), "seed": str(seed)}
+    machine = {**describe_machine(), "seed": str(seed)}
     print(machine, flush=True)
     costs = []
     for name in MODELS:
         for batch_size in BATCH_SIZES:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-                cost = pool.submit(measure, name, batch_size, seed, seconds, threads).result()
+                cost = pool.submit(measure, name, batch_size, seed, seconds).result()
             print(cost, flush=True)
             costs.append(cost)
-    growth = window_growth(seed, repetitions, threads)
+    growth = window_growth(seed, repetitions)
     report = format_report(machine, costs, growth)
     results = {
         "machine": machine,
