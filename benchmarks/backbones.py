@@ -1,4 +1,4 @@
-"""What the backbones cost: parameters, operations, images per second and memory.
+"""What predicting with the backbones costs: parameters, operations, images a second and memory.
 
     python benchmarks/backbones.py
 
@@ -59,10 +59,8 @@ class Cost:
     parameters: int
     trainable_parameters: int
     giga_multiply_adds: float  # of one image, forward
-    predict_images_per_second: float
-    train_images_per_second: float
-    predict_peak_mib: float | None
-    train_peak_mib: float | None
+    images_per_second: float
+    peak_mib: float | None
 
 
 @dataclass(frozen=True)
@@ -111,19 +109,8 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
         with torch.inference_mode():
             model(images)
 
-    def train() -> None:
-        model(images).square().mean().backward()
-        model.zero_grad()
-
-    with PeakMemory() as predict_peak:
+    with PeakMemory() as peak:
         predict()
-    predict_rate = batch_size / _median_seconds(predict, seconds)
-    # Batch norm over a map of one position needs two samples, so a batch of one is trained in
-    # eval mode: the same operations.
-    model.train(batch_size > 1)
-    with PeakMemory() as train_peak:
-        train()
-    train_rate = batch_size / _median_seconds(train, seconds)
     return Cost(
         model=name,
         image_size=image_size,
@@ -131,10 +118,8 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
         parameters=sum(p.numel() for p in model.parameters()),
         trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
         giga_multiply_adds=counter.get_total_flops() / 2e9,
-        predict_images_per_second=predict_rate,
-        train_images_per_second=train_rate,
-        predict_peak_mib=predict_peak.mib,
-        train_peak_mib=train_peak.mib,
+        images_per_second=batch_size / _median_seconds(predict, seconds),
+        peak_mib=peak.mib,
     )
 
 
@@ -241,14 +226,12 @@ def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growt
         "it had with the model built, during the first call, so that it includes what libraries "
         "set up.",
         "",
-        "| model | image | batch | M parameters | G multiply-adds | images/s predict "
-        "| images/s train | peak MiB predict | peak MiB train |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| model | image | batch | M parameters | G multiply-adds | images/s | peak MiB |",
+        "|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {c.model} | {c.image_size} | {c.batch_size} | {c.parameters / 1e6:.1f} "
-        f"| {c.giga_multiply_adds:.3f} | {c.predict_images_per_second:.1f} "
-        f"| {c.train_images_per_second:.1f} | {mib(c.predict_peak_mib)} | {mib(c.train_peak_mib)} |"
+        f"| {c.giga_multiply_adds:.3f} | {c.images_per_second:.1f} | {mib(c.peak_mib)} |"
         for c in costs
     ]
     lines += [

@@ -57,7 +57,7 @@ def load_poster_v2(
     head = weights.get(HEAD_WEIGHT)
     num_classes = 7 if head is None else head.shape[0]
     encoder = poster_v2_base(num_classes=num_classes, reduction_dim=reduction_dim, **options)
-    may_lack = (*PUBLISHED_REST, "reduction.")
+    may_lack: tuple[str, ...] = (*PUBLISHED_REST, "reduction.")
     if options.get("landmark_branch") is not None:
         weights = {n: t for n, t in weights.items() if not n.startswith("face_landback.")}
         may_lack += ("face_landback.",)
