@@ -1,9 +1,5 @@
 """Compare the primary and the corrected predictions on a test set: figures, table, picture."""
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -11,6 +7,7 @@ import matplotlib as mpl
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from result_files import atomic_path
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -78,24 +75,6 @@ def format_table(primary: Scores, corrected: Scores) -> str:
         label = f"{name.replace('_', ' ')} ({units.get(name, '%')})"
         lines.append(f"{label:24}{before:10.3f}{after:11.3f}")
     return "\n".join(lines)
-
-
-def save_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_picture(

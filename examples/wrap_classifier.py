@@ -14,14 +14,8 @@ from typing import Annotated, Any, Literal
 import torch
 import typer
 from image_data import LabelledImages, load_images
-from prediction_report import (
-    atomic_path,
-    count_changes,
-    format_table,
-    save_json,
-    save_picture,
-    score,
-)
+from prediction_report import count_changes, format_table, save_picture, score
+from result_files import atomic_path, save_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
