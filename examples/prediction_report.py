@@ -1,7 +1,9 @@
 """Compare the primary and the corrected predictions on a test set: figures, table, picture."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import torch
@@ -54,6 +56,18 @@ def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
     )
 
 
+def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
+    """Join the outputs of all batches, on the CPU."""
+
+    def join(name: str) -> Any:
+        values = [getattr(output, name) for output in outputs]
+        if values[0] is None or name == "anchors":
+            return None if values[0] is None else values[0].cpu()
+        return torch.cat(values).cpu()
+
+    return BalancerOutput(**{name: join(name) for name in BalancerOutput._fields})
+
+
 def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
     """Count the changed predictions that became right, became wrong, or stayed wrong."""
     was_right = output.primary.argmax(-1) == labels
@@ -102,7 +116,7 @@ def save_picture(
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         figure.suptitle(title, fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]
-        _draw_reliability(left.subplots(), output, labels)
+        draw_reliability(left.subplots(), output, labels)
         surest = output.confidence.where(output.changed, -1.0).argsort(descending=True)
         shown = surest[: min(num_examples, int(output.changed.sum()))]
         right.suptitle("Changed predictions that the correction is surest of", fontsize=9)
@@ -118,7 +132,8 @@ def save_picture(
             figure.savefig(temporary, dpi=130, format="png")
 
 
-def _draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
+def draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
+    """Draw accuracy over confidence, for primary and corrected; on the diagonal is calibrated."""
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     for name, probs, color in (
         ("primary", output.primary, PRIMARY_COLOR),

@@ -35,7 +35,7 @@ class Data:
         root: the data set's folder; None for what is rendered.
         options: of the reader, such as the difficulty of the rendered faces.
         image_size: pixels a side that the encoder sees.
-        augmentation: strength, where 0 is none and 1 what the paper has.
+        augmentation: strength, from 0 for the random crop alone to 2.
         per_group: images of each video or face that an epoch draws from; None for all.
         per_class: images of each class in an epoch; None for no refinement at all.
         soft_labels: whether to train on the data set's votes rather than its labels.
@@ -46,7 +46,7 @@ class Data:
     root: Path | None = None
     options: dict[str, Any] = Field(default_factory=dict)
     image_size: Annotated[int, Field(ge=16)] = 64
-    augmentation: Weight = 1.0
+    augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
     per_group: Count | None = 512
     per_class: Count | None = 500
     soft_labels: bool = False
