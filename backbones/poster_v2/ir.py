@@ -1,0 +1,109 @@
+"""The image branch: an improved residual network, of which IR50's first three stages are one."""
+
+from torch import Tensor, nn
+
+from reliability_balance.backbones.poster_v2.recompute import run_segment
+
+
+class IRUnit(nn.Module):
+    """Improved residual unit: norm, convolution, PReLU, strided convolution, norm.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        stride: of the second convolution and of the shortcut.
+
+    Shape:
+        - features: (B, inputs, H, W) floating; returns (B, outputs, H / stride, W / stride).
+
+    Reference: Deng et al., ArcFace, 2019.
+
+    Example:
+        >>> import torch
+        >>> IRUnit(4, 8, stride=2)(torch.randn(1, 4, 6, 6)).shape
+        torch.Size([1, 8, 3, 3])
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.shortcut_layer: nn.Module = (
+            nn.MaxPool2d(1, stride)
+            if inputs == outputs
+            else nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+        )
+        self.res_layer = nn.Sequential(
+            nn.BatchNorm2d(inputs),
+            nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+            nn.PReLU(outputs),
+            nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False),
+            nn.BatchNorm2d(outputs),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return shortcut plus residual."""
+        output: Tensor = self.shortcut_layer(features) + self.res_layer(features)
+        return output
+
+
+class IRBranch(nn.Module):
+    """Three maps of an image, each half as wide and high as the one before.
+
+    Args:
+        image_channels: channels of the image.
+        widths: channels of the three maps.
+        units: residual units before each map; (3, 4, 14) are IR50's.
+        input_stride: of the first convolution, 1 in IR50.
+        recompute: whether to keep no activations inside the units, see :func:`run_segment`.
+
+    Shape:
+        - images: (B, image_channels, S, S) floating; returns three maps (B, widths[i], S_i, S_i)
+          with S_i = S / input_stride / 2, / 4 and / 8.
+
+    Example:
+        >>> import torch
+        >>> branch = IRBranch(widths=(4, 8, 16), units=(1, 1, 1))
+        >>> [tuple(features.shape) for features in branch(torch.randn(1, 3, 16, 16))]
+        [(1, 4, 8, 8), (1, 8, 4, 4), (1, 16, 2, 2)]
+    """
+
+    def __init__(
+        self,
+        *,
+        image_channels: int = 3,
+        widths: tuple[int, int, int] = (64, 128, 256),
+        units: tuple[int, int, int] = (3, 4, 14),
+        input_stride: int = 1,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.input_layer = nn.Sequential(
+            nn.Conv2d(image_channels, widths[0], 3, input_stride, padding=1, bias=False),
+            nn.BatchNorm2d(widths[0]),
+            nn.PReLU(widths[0]),
+        )
+        self.body1 = _stage(widths[0], widths[0], units[0])
+        self.body2 = _stage(widths[0], widths[1], units[1])
+        self.body3 = _stage(widths[1], widths[2], units[2])
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the maps, the largest first."""
+        features = run_segment(self.input_layer, images, recompute=self.recompute)
+        first = self._run(self.body1, features)
+        second = self._run(self.body2, first)
+        return first, second, self._run(self.body3, second)
+
+    def _run(self, stage: nn.Sequential, features: Tensor) -> Tensor:
+        for unit in stage:
+            features = run_segment(unit, features, recompute=self.recompute)
+        return features
+
+
+def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
+    """The first unit halves the map."""
+    return nn.Sequential(
+        IRUnit(inputs, outputs, stride=2),
+        *(IRUnit(outputs, outputs, stride=1) for _ in range(units - 1)),
+    )

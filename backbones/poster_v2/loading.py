@@ -1,0 +1,136 @@
+"""Loading published weights: the whole encoder, or its IR50 or MobileFaceNet alone."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from typing_extensions import Unpack
+
+from reliability_balance.backbones.poster_v2.encoder import EncoderOptions, PosterV2
+from reliability_balance.backbones.poster_v2.ir import IRBranch
+from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet
+from reliability_balance.backbones.poster_v2.sizes import poster_v2_base
+from reliability_balance.backbones.weights import LoadReport, load_weights, read_weights
+
+HEAD_WEIGHT = "VIT.head.linear.weight"
+# What the encoder does without, and a file may therefore lack.
+OPTIONAL_PARTS = (
+    "VIT.head.",
+    "VIT.patch_embed.",
+    "VIT.CON1.",
+    "VIT.IRLinear1.",
+    "VIT.IRLinear2.",
+    "VIT.eca_block.",
+    *(f"VIT.blocks.{index}.conv." for index in range(2)),
+    "ir_back.output_layer.",
+    "face_landback.output_layer.",
+    "reduction.",
+)
+
+
+class LoadedPosterV2(NamedTuple):
+    """An encoder with weights from a file, and what became of the file."""
+
+    encoder: PosterV2
+    report: LoadReport
+
+
+def load_poster_v2(
+    path: str | Path, *, reduction_dim: int | None = None, **options: Unpack[EncoderOptions]
+) -> LoadedPosterV2:
+    """Build ``poster_v2_base`` with the weights of a published POSTER++ file.
+
+    Args:
+        path: a file of the POSTER_V2 repository, or a state_dict with its names; see
+            :func:`read_weights`. The number of classes is read from its head.
+        reduction_dim: width of a linear reduction behind the encoder, which no published file
+            has, so that it starts at random; None for none.
+        **options: go to :class:`PosterV2`. The file's landmark weights are unused where another
+            `landmark_branch` is given.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no weight file, or lacks a part, or a shape is another; the
+            message names what.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     torch.save({"state_dict": poster_v2_base(num_classes=8).state_dict()}, file.name)
+        ...     encoder, report = load_poster_v2(file.name)
+        >>> encoder.VIT.head.linear.out_features, report.unused
+        (8, ())
+    """
+    weights = read_weights(path)
+    head = weights.get(HEAD_WEIGHT)
+    num_classes = 7 if head is None else head.shape[0]
+    encoder = poster_v2_base(num_classes=num_classes, reduction_dim=reduction_dim, **options)
+    may_lack = OPTIONAL_PARTS
+    if options.get("landmark_branch") is not None:
+        weights = {n: t for n, t in weights.items() if not n.startswith("face_landback.")}
+        may_lack += ("face_landback.",)
+    report = load_weights(encoder, weights, source=path, may_lack=may_lack)
+    return LoadedPosterV2(encoder, report)
+
+
+def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:
+    """Fill an image branch from an IR50 file.
+
+    Args:
+        branch: ``encoder.ir_back`` of ``poster_v2_base``.
+        path: a file with stages ``body1``, ``body2``, ``body3`` (POSTER, POSTER++), or with all
+            units in one ``body`` (face.evoLVe, ArcFace). What belongs to a fourth stage or to
+            the face recognition head is reported as unused.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no weight file, or lacks a unit, or a shape is another.
+
+    Example:
+        >>> import tempfile
+        >>> branch = IRBranch()
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     torch.save(branch.state_dict(), file.name)
+        ...     load_ir50(branch, file.name).unused
+        ()
+    """
+    units = [len(branch.body1), len(branch.body2), len(branch.body3)]
+    weights = _split_body(read_weights(path), units)
+    return load_weights(branch, weights, source=path, may_lack=("output_layer.",))
+
+
+def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
+    """Fill a landmark branch from a MobileFaceNet file.
+
+    Args:
+        branch: ``encoder.face_landback`` of ``poster_v2_base``.
+        path: a file such as ``mobilefacenet_model_best.pth.tar``.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no weight file, or lacks a part, or a shape is another.
+
+    Example:
+        >>> import tempfile
+        >>> branch = MobileFaceNet()
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     torch.save({"state_dict": branch.state_dict()}, file.name)
+        ...     load_mobilefacenet(branch, file.name).untouched
+        ()
+    """
+    return load_weights(branch, read_weights(path), source=path, may_lack=("output_layer.",))
+
+
+def _split_body(weights: dict[str, Tensor], units: list[int]) -> dict[str, Tensor]:
+    """Rename units that are numbered through, ``body.9.``, to ours, ``body3.2.``."""
+
+    def rename(match: re.Match[str]) -> str:
+        index = int(match[1])
+        for stage, length in enumerate(units, start=1):
+            if index < length:
+                return f"body{stage}.{index}."
+            index -= length
+        return match[0]
+
+    return {re.sub(r"^body\.(\d+)\.", rename, name): value for name, value in weights.items()}

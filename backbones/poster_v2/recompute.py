@@ -1,0 +1,45 @@
+"""Gradient checkpointing that leaves batch norm's running statistics right."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def run_segment(segment: nn.Module, *inputs: Any, recompute: bool) -> Any:
+    """Call a module; with `recompute` keep only its inputs, and run it again in the backward pass.
+
+    Nothing is recomputed in eval mode, nor under ``torch.compile``, which decides by itself what
+    to keep.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> run_segment(layer, torch.randn(4, 2), recompute=True).shape
+        torch.Size([4, 3])
+    """
+    if not (recompute and segment.training) or torch.compiler.is_compiling():
+        return segment(*inputs)
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _running_statistics_kept(segment)
+
+    return checkpoint(segment, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _running_statistics_kept(segment: nn.Module) -> Iterator[None]:
+    """Keep the second pass over a batch from counting it twice."""
+    norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
+    tracking = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        # In eval mode batch norm reads its statistics and does not touch them.
+        norm.track_running_stats = norm.track_running_stats and not norm.training
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, tracking, strict=True):
+            norm.track_running_stats = tracked

@@ -1,0 +1,156 @@
+"""The transformer over the tokens of all scales (Eq. 6-8)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reliability_balance.backbones.poster_v2.layers import mlp
+from reliability_balance.backbones.poster_v2.recompute import run_segment
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention over tokens.
+
+    Args:
+        width: D, a multiple of `num_heads`.
+        num_heads: number of heads.
+
+    Shape:
+        - tokens: (B, T, D) floating; returns (B, T, D).
+
+    Example:
+        >>> SelfAttention(8, num_heads=2)(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return the attended tokens."""
+        query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
+        heads = F.scaled_dot_product_attention(
+            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        )
+        output: Tensor = self.proj(heads.transpose(1, 2).flatten(-2))
+        return output
+
+
+class TransformerBlock(nn.Module):
+    r"""One encoder block, normalised before each part (Eq. 7-8).
+
+    .. math:: X_{o'} = MHSA(Norm(X_o)) + X_o, \quad X_{o,out} = MLP(Norm(X_{o'})) + X_{o'}
+
+    Args:
+        width: D.
+        num_heads: heads of the self-attention.
+        mlp_ratio: hidden width of the MLP, as a multiple of D.
+
+    Shape:
+        - tokens: (B, T, D) floating; returns (B, T, D).
+
+    Differs from paper: Eq. 7 prints no norm and Eq. 8 Norm(X_o); the published weights are those
+    of the usual block above.
+
+    Example:
+        >>> TransformerBlock(8, num_heads=2)(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 5, 8])
+    """
+
+    def __init__(self, width: int, num_heads: int, mlp_ratio: float = 4.0) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=1e-6)
+        self.attn = SelfAttention(width, num_heads)
+        self.norm2 = nn.LayerNorm(width, eps=1e-6)
+        self.mlp = mlp(width, int(width * mlp_ratio))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return X_o,out of Eq. 8."""
+        tokens = tokens + self.attn(self.norm1(tokens))
+        output: Tensor = tokens + self.mlp(self.norm2(tokens))
+        return output
+
+
+class ChannelGate(nn.Module):
+    """Squeeze and excitation of a vector: scale each channel by a gate that sees all of them.
+
+    Args:
+        width: D.
+
+    Shape:
+        - embedding: (..., D) floating; returns (..., D).
+
+    Example:
+        >>> ChannelGate(8)(torch.randn(2, 8)).shape
+        torch.Size([2, 8])
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, width)
+        self.linear2 = nn.Linear(width, width)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        """Return the gated embedding."""
+        return embedding * self.linear2(self.linear1(embedding).relu()).sigmoid()
+
+
+class TokenTransformer(nn.Module):
+    """A class token before the tokens of all scales, positions, and encoder blocks (Eq. 6-8).
+
+    Args:
+        num_tokens: T, without the class token.
+        width: D.
+        depth: number of blocks.
+        num_heads: heads of each block.
+        mlp_ratio: hidden width of each MLP, as a multiple of D.
+        recompute: whether to keep no activations inside the blocks, see :func:`run_segment`.
+
+    Shape:
+        - tokens: (B, T, D) floating; returns (B, 1 + T, D), the class token first, normalised.
+
+    State:
+        ``se_block`` belongs here by its published name, and is applied by the encoder.
+
+    Example:
+        >>> TokenTransformer(5, width=8, depth=1, num_heads=2)(torch.randn(2, 5, 8)).shape
+        torch.Size([2, 6, 8])
+    """
+
+    def __init__(
+        self,
+        num_tokens: int,
+        *,
+        width: int,
+        depth: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.recompute = recompute
+        self.cls_token = nn.Parameter(torch.empty(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.empty(1, 1 + num_tokens, width))
+        self.blocks = nn.Sequential(
+            *(TransformerBlock(width, num_heads, mlp_ratio) for _ in range(depth))
+        )
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.se_block = ChannelGate(width)
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.01)
+                nn.init.zeros_(module.bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return all tokens, of which the first has seen the others."""
+        class_token = self.cls_token.expand(tokens.shape[0], -1, -1)
+        tokens = torch.cat([class_token, tokens], dim=1) + self.pos_embed
+        for block in self.blocks:
+            tokens = run_segment(block, tokens, recompute=self.recompute)
+        normalised: Tensor = self.norm(tokens)
+        return normalised

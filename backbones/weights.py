@@ -1,0 +1,191 @@
+"""Reading weight files, and loading them whole or not at all."""
+
+import pickle
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+# Keys under which training scripts keep the weights beside epoch, optimizer and the like.
+NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
+WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and torch.compile
+
+
+class LoadReport(NamedTuple):
+    """What became of a weight file.
+
+    ``loaded`` are the model's names that were filled, ``unused`` the file's names that the model
+    has no place for (a head, mostly), ``untouched`` the model's names that the file lacks and
+    that may be lacking.
+    """
+
+    loaded: tuple[str, ...]
+    unused: tuple[str, ...]
+    untouched: tuple[str, ...]
+
+
+class _Inert:
+    """Stands for an object that is not a tensor, in a file that holds more than weights."""
+
+    def __new__(cls, *args: object) -> "_Inert":
+        return super().__new__(cls)
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the tensors of a weight file, on the CPU, under their plain names.
+
+    Nothing in the file is executed: it is read with ``weights_only``, and where a training script
+    pickled its own objects beside the weights, as the published POSTER++ files do, these are
+    replaced by inert ones.
+
+    Args:
+        path: a ``.safetensors`` file, or one written by ``torch.save`` that holds a state_dict,
+            or a dictionary with one at ``state_dict``, ``model_state_dict``, ``model``, ``net``
+            or ``weights``. Prefixes of DataParallel and ``torch.compile`` are taken off.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: for a ``.safetensors`` file without the package safetensors.
+        ValueError: if the file is not a weight file, or holds no tensors by name.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     torch.save({"epoch": 3, "state_dict": {"module.bias": torch.ones(2)}}, file.name)
+        ...     read_weights(file.name)
+        {'bias': tensor([1., 1.])}
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"`path` must be an existing weight file; got {path}")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    weights = _find_weights(content)
+    if not weights:
+        raise ValueError(
+            f"`path` must hold tensors by name, alone or at one of {', '.join(NESTED_KEYS)}; "
+            f"got {_describe(content)} in {path}"
+        )
+    return {_plain_name(name): tensor for name, tensor in weights.items()}
+
+
+@torch.no_grad()
+def load_weights(
+    module: nn.Module,
+    weights: Mapping[str, Tensor],
+    *,
+    source: str | Path,
+    may_lack: Collection[str] = (),
+) -> LoadReport:
+    """Copy weights into a module by name, after all of them were found to fit.
+
+    Args:
+        module: what to fill; it is not touched if anything does not fit.
+        weights: tensors by name.
+        source: where they come from, for messages.
+        may_lack: names, or beginnings of names, that the weights need not have. Counters of batch
+            norm, which old files lack, are always among them.
+
+    Raises:
+        ValueError: if weights are missing or have other shapes; the message names them.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> weights = {"weight": torch.ones(1, 2), "bias": torch.ones(1), "head.bias": torch.ones(3)}
+        >>> load_weights(layer, weights, source="example").unused
+        ('head.bias',)
+    """
+    own = module.state_dict()
+    missing = [name for name in own if name not in weights]
+    needed = [name for name in missing if not _may_lack(name, may_lack)]
+    misshapen = [
+        f"{name} {tuple(weights[name].shape)} in place of {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights and weights[name].shape != tensor.shape
+    ]
+    problems = []
+    if needed:
+        problems.append(f"missing: {_shorten(needed)}")
+    if misshapen:
+        problems.append(f"of another shape: {_shorten(misshapen)}")
+    if problems:
+        raise ValueError(
+            f"{source} must have the weights of {type(module).__name__}, and nothing was loaded; "
+            + "; ".join(problems)
+        )
+    loaded = [name for name in own if name in weights]
+    module.load_state_dict({name: weights[name] for name in loaded}, strict=False)
+    unused = [name for name in weights if name not in own]
+    return LoadReport(tuple(loaded), tuple(unused), tuple(missing))
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(_inert_globals(path)):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`path` must be a weight file that torch.save wrote; got {path}: {reason}"
+        ) from error
+
+
+def _inert_globals(path: Path) -> list[Any]:
+    """Pair each class that ``weights_only`` would refuse with the inert one."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # not a zip archive: an old file, which holds its weights alone, or none
+        return []
+    return [(_Inert, name) for name in names]
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(
+            f"reading {path.name} needs safetensors: pip install 'reliability-balance[timm]'"
+        ) from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"`path` must be a safetensors file; got {path}: {error}") from error
+
+
+def _find_weights(content: Any) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        return {}
+    for key in NESTED_KEYS:
+        if isinstance(content.get(key), Mapping):
+            return _find_weights(content[key])
+    return {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
+
+
+def _plain_name(name: str) -> str:
+    while name.startswith(WRAPPER_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _may_lack(name: str, allowed: Collection[str]) -> bool:
+    return name.endswith("num_batches_tracked") or name.startswith(tuple(allowed))
+
+
+def _describe(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return f"a dictionary with {_shorten([str(key) for key in content]) or 'nothing'}"
+    return type(content).__name__
+
+
+def _shorten(names: list[str], limit: int = 8) -> str:
+    more = f", … and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more

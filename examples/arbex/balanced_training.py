@@ -1,0 +1,126 @@
+"""One training step and one validation step, in Lightning's terms."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import lightning
+import torch
+from configuration import Optimization
+from epoch_batches import Position, derive_seed
+from face_dataset import FaceSample
+from face_model import FaceModel
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from reliability_balance import ReliabilityLoss
+from reliability_balance.targets import RefurbishedTargets
+
+LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
+TRAIN_METRICS = (*LOSS_TERMS, "accuracy", "learning_rate")
+VALIDATION_METRICS = ("loss", "accuracy", "primary_accuracy")
+
+
+class BalancedTraining(lightning.LightningModule):
+    """Train a model by the reliability loss, on the labels or on refurbished targets.
+
+    Epoch means are kept in the state, so that a continued epoch reports what a whole one would.
+
+    Args:
+        model: what is trained.
+        criterion: the loss.
+        targets: what becomes of the labels; None trains on them as they are.
+        optimization: rates and limits.
+        seed: of dropout; each step draws from its own generator state, see :mod:`epoch_batches`.
+        soft_labels: whether to train on distributions rather than labels.
+    """
+
+    def __init__(
+        self,
+        model: FaceModel,
+        criterion: ReliabilityLoss,
+        targets: RefurbishedTargets | None,
+        optimization: Optimization,
+        *,
+        seed: int,
+        soft_labels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.targets = targets
+        self.optimization = optimization
+        self.seed = seed
+        self.soft_labels = soft_labels
+        self.train_means = _means(TRAIN_METRICS)
+        self.validation_means = _means(VALIDATION_METRICS)
+
+    def position(self) -> Position:
+        """The batch that comes next."""
+        loop = self.trainer.fit_loop
+        batch = loop.epoch_loop.batch_progress.current.processed
+        at_end = batch >= self.trainer.num_training_batches
+        return Position(loop.epoch_progress.current.processed, 0 if at_end else batch)
+
+    def on_train_batch_start(self, batch: FaceSample, batch_idx: int) -> None:
+        """Make this step's dropout a function of where we are, not of how we came here."""
+        torch.manual_seed(
+            derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx)
+        )
+
+    def training_step(self, batch: FaceSample, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        output = self.model(batch.image)
+        labels: Tensor = batch.distribution if self.soft_labels else batch.label
+        if self.targets is not None:
+            labels = self.targets(batch.index, labels, output.corrected)
+        terms = self.criterion(output, labels)
+        for name, value in zip(LOSS_TERMS, terms, strict=True):
+            self.train_means[name].update(value.detach())
+        self.train_means["accuracy"].update(_hits(output.corrected, batch.label))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.train_means["learning_rate"].update(rate)
+        loss: Tensor = terms.total
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Report the means of the epoch."""
+        for name, value in _take(self.train_means):
+            self.log(f"train_{name}", value)
+
+    def validation_step(self, batch: FaceSample, batch_idx: int) -> None:
+        """Judge one batch by its given labels."""
+        output = self.model(batch.image)
+        count = len(batch.label)
+        loss = nn.functional.nll_loss(output.log_probs, batch.label)
+        self.validation_means["loss"].update(loss, count)
+        self.validation_means["accuracy"].update(_hits(output.corrected, batch.label))
+        self.validation_means["primary_accuracy"].update(_hits(output.primary, batch.label))
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the means of the validation set."""
+        for name, value in _take(self.validation_means):
+            self.log(f"validation_{name}", value)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a rate that decays by a factor each epoch (4.3)."""
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.optimization.learning_rate)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.optimization.decay)
+        return [optimizer], [scheduler]
+
+
+def _means(names: tuple[str, ...]) -> nn.ModuleDict:
+    means = nn.ModuleDict({name: MeanMetric() for name in names})
+    for mean in means.values():
+        mean.persistent(True)  # type: ignore[operator]
+    return means
+
+
+def _take(means: nn.ModuleDict) -> Iterator[tuple[str, Tensor]]:
+    for name, mean in means.items():
+        value = mean.compute()  # type: ignore[operator]
+        mean.reset()  # type: ignore[operator]
+        yield name, value
+
+
+def _hits(probs: Tensor, labels: Tensor) -> Tensor:
+    return (probs.argmax(-1) == labels).float()
