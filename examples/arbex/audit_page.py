@@ -8,7 +8,7 @@ from pathlib import Path
 from audit import AuditReport
 from face_table import SPLIT_NAMES
 from PIL import Image
-from rendering_cache import atomic_path
+from result_files import save_text
 from torch import Tensor
 
 MAX_ROWS = 200  # of a table; the rest is counted
@@ -48,8 +48,7 @@ def write_html(report: AuditReport, path: Path) -> None:
         + "\n".join(section for section in sections if section)
         + "\n</body></html>\n"
     )
-    with atomic_path(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+    save_text(path, page)
 
 
 def _summary(report: AuditReport) -> str:
