@@ -101,8 +101,10 @@ def _draw_head(canvas: Canvas, faces: Faces, view: View) -> Tensor:
     )
     rosy = (faces.skin * torch.tensor([1.04, 0.74, 0.72])).clamp_max(1.0)
     _tint(canvas, rosy, 0.45 * blush * head)
-    jaw = ((-view.v - 0.22 + 0.5 * (view.u.abs() - 0.35)) / 0.12).clamp(0.0, 1.0)
-    _tint(canvas, faces.hair, per_picture(faces.beard) * jaw * head)
+    # Along the jaw, leaving cheeks and mouth free.
+    around_mouth = ellipse(view.u, view.v + 0.34, 0.46, 0.34)
+    beard = ((0.02 - torch.maximum(view.v + 0.16, -around_mouth)) / 0.06).clamp(0.0, 1.0)
+    _tint(canvas, faces.hair, per_picture(faces.beard) * beard * head)
     return head
 
 
@@ -207,7 +209,7 @@ def _draw_mouth(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
     teeth = _action(faces, "teeth").clamp(0.0, 1.0)
     rim = upper - 0.085
     canvas.fill(rim - middle, WHITE, within=inside, opacity=teeth)
-    corner = capsule(view.u.abs() - half, middle - 0.15 * 0.0, 0.02, 0.0, 0.016)
+    corner = capsule(view.u.abs() - half, middle, 0.02, 0.0, 0.016)
     canvas.fill(corner, 0.45 * faces.skin, within=head, opacity=0.8)
 
 
@@ -216,7 +218,9 @@ def _draw_hair(canvas: Canvas, faces: Faces, view: View) -> None:
     cap = ellipse(view.x, view.y - 0.06, per_picture(faces.width) + 0.07, 1.03)
     slope = per_picture(faces.parting) * view.u
     hairline = per_picture(faces.hairline) + slope - 0.9 * view.u.square() * view.u.abs()
-    canvas.fill(torch.maximum(cap, hairline - view.v), faces.hair)
+    hair = canvas.fill(torch.maximum(cap, hairline - view.v), faces.hair)
+    gloss = torch.exp(-((torch.hypot(view.x + 0.1, view.y - 0.1) - 0.74) / 0.07).square())
+    _tint(canvas, (faces.hair * 1.5 + 0.1).clamp_max(1.0), 0.4 * gloss * hair)
 
 
 def _shade(canvas: Canvas, faces: Faces, view: View) -> None:
@@ -247,10 +251,9 @@ def _draw_occluders(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> N
     canvas.fill(palm, 0.93 * faces.skin, opacity=shown)
     for finger in range(4):
         start = -0.195 + 0.13 * finger
-        stroke = capsule(
-            x - start, y + 0.2, 0.9 * start * 0.35, 0.44 - 0.08 * abs(finger - 1.5), 0.066
-        )
-        canvas.fill(stroke + 0.0, 0.78 * faces.skin, opacity=shown)
+        length = 0.44 - 0.08 * abs(finger - 1.5)
+        stroke = capsule(x - start, y + 0.2, 0.3 * start, length, 0.066)
+        canvas.fill(stroke, 0.78 * faces.skin, opacity=shown)
         canvas.fill(stroke + 0.018, 0.93 * faces.skin, opacity=shown)
 
     shown, blob_x, blob_y = (per_picture(each) for each in faces.blob.unbind(-1))
