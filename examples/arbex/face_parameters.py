@@ -74,7 +74,7 @@ class Faces(NamedTuple):
         return Faces(*(column[rows] for column in self))
 
 
-class Range:
+class Draws:
     """Draws for N faces, with one generator."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
@@ -102,7 +102,7 @@ class Range:
         return colors[below].lerp(colors[below + 1], share)
 
 
-def draw_faces_parameters(
+def draw_parameters(
     identity: Tensor,
     actions: Tensor,
     *,
@@ -127,7 +127,7 @@ def draw_faces_parameters(
         noise: 1 has strong grain and blur, 0 none.
         generator: of the draws.
     """
-    who, seen = Range(num_identities, generator), Range(len(identity), generator)
+    who, seen = Draws(num_identities, generator), Draws(len(identity), generator)
     resting = who.normal(0.22 * individuality, len(ACTION_NAMES))
     twitch = seen.normal(0.10 * individuality, len(ACTION_NAMES))
     bald, fringe = who.chance(0.12), who.uniform(0.42, 0.72)

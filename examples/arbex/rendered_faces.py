@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from face_drawing import draw_faces
 from face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
-from face_parameters import Faces, draw_faces_parameters
+from face_parameters import Faces, draw_parameters
 from face_table import TEST, TRAIN, VALIDATION, FaceTable
 from image_sources import ImageArray
 from rendering_cache import cached_images
@@ -176,7 +176,7 @@ def _draw(settings: RenderedFacesSettings) -> tuple[Tensor, Tensor, Blends, Face
     split_of[order[:num_test]] = TEST
     split_of[order[num_test : num_test + num_validation]] = VALIDATION
     blends = draw_blends(settings.num_faces, settings.imbalance, settings.ambiguity, generator)
-    faces = draw_faces_parameters(
+    faces = draw_parameters(
         identity,
         blends.weights @ ACTIONS,
         num_identities=people,

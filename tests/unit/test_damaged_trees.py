@@ -395,5 +395,8 @@ def test_wrong_arguments_are_named(tmp_path):
         read_faces("raf-db", tmp_path, corrupt="drop")
     with pytest.raises(ValueError, match="`root` must be the folder of raf-db; got None"):
         read_faces("raf-db", None)
+    official = face_trees.raf_db(tmp_path)
+    with pytest.raises(ValueError, match="`held_out` must be empty where the test set is official"):
+        read_faces("raf-db", official, splits=SplitOptions(held_out=("train_00001",)))
     with pytest.raises(ValueError, match=r"`test_share` must lie in \[0, 1\); got 1.5"):
         SplitOptions(test_share=1.5)
