@@ -154,6 +154,7 @@ def test_the_contact_sheet_is_a_picture(tmp_path):
         ({"image_size": 64.0}, TypeError, "`image_size` must be an int; got float"),
         ({"imbalance": 0.5}, ValueError, "`imbalance` must be at least 1; got 0.5"),
         ({"pose": 1.5}, ValueError, r"`pose` must lie in \[0, 1\]; got 1.5"),
+        ({"light": 2}, ValueError, r"`light` must lie in \[0, 1\]; got 2"),
         ({"noise_kind": "odd"}, ValueError, "`noise_kind` must be one of 'symmetric', 'pair'"),
         ({"test_share": 0.9}, ValueError, "must be less than 1; got 0.1 [+] 0.9"),
     ],
