@@ -103,7 +103,8 @@ class BalancedTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with a rate that decays by a factor each epoch (4.3)."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.optimization.learning_rate)
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.optimization.learning_rate)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.optimization.decay)
         return [optimizer], [scheduler]
 

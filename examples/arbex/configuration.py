@@ -5,7 +5,7 @@ wrong kind, is an error that names the file and the key.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -36,7 +36,7 @@ class Data:
         options: of the reader, such as the difficulty of the rendered faces.
         image_size: pixels a side that the encoder sees.
         augmentation: strength, from 0 for the random crop alone to 2.
-        per_group: images of each video or face that an epoch draws from; None for all.
+        per_group: images of each video or face that an epoch draws from, at most.
         per_class: images of each class in an epoch; None for no refinement at all.
         soft_labels: whether to train on the data set's votes rather than its labels.
         workers: processes that load images; 0 loads in the main process.
@@ -47,7 +47,7 @@ class Data:
     options: dict[str, Any] = Field(default_factory=dict)
     image_size: Annotated[int, Field(ge=16)] = 64
     augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
-    per_group: Count | None = 512
+    per_group: Count = 512
     per_class: Count | None = 500
     soft_labels: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
@@ -60,10 +60,14 @@ class Encoder:
     Args:
         name: as in :mod:`encoders`.
         options: keyword arguments of that encoder.
+        ir50: file of weights that the image branch starts from.
+        mobilefacenet: file of weights that the landmark branch starts from.
     """
 
     name: str = "poster_v2_tiny"
     options: dict[str, Any] = Field(default_factory=dict)
+    ir50: Path | None = None
+    mobilefacenet: Path | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -182,9 +186,7 @@ def dump_recipe(recipe: Recipe) -> str:
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Nested dictionaries of what JSON and YAML know."""
-    plain = asdict(recipe)
-    root = plain["data"]["root"]
-    plain["data"]["root"] = None if root is None else str(root)
+    plain: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
     return plain
 
 

@@ -10,6 +10,7 @@ import torch
 from augmentation import eval_transform, train_transform
 from balanced_training import BalancedTraining
 from configuration import Recipe, dump_recipe, load_recipe
+from encoders import load_published
 from epoch_batches import EpochBatches, EpochSampler
 from face_dataset import FaceDataset
 from face_model import build_model
@@ -193,8 +194,10 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         temperature=targets.temperature,
         warmup=targets.warmup,
     )
+    model = build_model(recipe, num_classes)
+    load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
     return BalancedTraining(
-        build_model(recipe, num_classes),
+        model,
         criterion,
         refurbished if targets.enabled else None,
         recipe.optimization,
@@ -214,5 +217,7 @@ def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: in
         train.groups,
         per_group=recipe.data.per_group,
         per_class=recipe.data.per_class,
+        num_replicas=world_size,
+        rank=rank,
         seed=recipe.seed,
     )
