@@ -2,13 +2,12 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from image_sources import ImageArray
+from result_files import atomic_path, save_json
 from torch import Tensor
 
 
@@ -32,9 +31,7 @@ def cached_images(
         images = render().numpy()
         with atomic_path(pixels) as temporary, temporary.open("wb") as file:
             np.save(file, images)
-        with atomic_path(note) as temporary:
-            content = {"settings": json.loads(text), "sha256": _digest(pixels)}
-            temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        save_json(note, {"settings": json.loads(text), "sha256": _digest(pixels)})
     return ImageArray(np.load(pixels, mmap_mode="r"))
 
 
@@ -54,15 +51,3 @@ def _digest(path: Path) -> str:
         while chunk := file.read(1 << 22):
             digest.update(chunk)
         return digest.hexdigest()
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
