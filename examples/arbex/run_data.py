@@ -5,9 +5,10 @@ from pathlib import Path
 
 from configuration import Data
 from face_table import FaceTable
-from rendered_faces import PRESETS, rendered_faces
+from reading import read_faces
+from readers.rows import SplitOptions
+from rendered_faces import PRESETS, RenderedFacesSettings
 
-RENDERED = "rendered"
 CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
 
 
@@ -16,16 +17,22 @@ def load_faces(data: Data) -> FaceTable:
 
     Raises:
         FileNotFoundError: if its folder does not exist.
-        ValueError: if the data set or an option is not known, or its files are not as expected.
+        ValueError: if an option is not known, or its files are not as expected.
     """
+    try:
+        if data.dataset == "rendered":
+            return read_faces("rendered", data.root or CACHE, rendered=_rendered(data))
+        splits = SplitOptions(**data.options)
+    except TypeError as error:
+        raise ValueError(f"`data.options` must fit {data.dataset}: {error}") from error
+    return read_faces(data.dataset, data.root, splits=splits, corrupt=data.corrupt)
+
+
+def _rendered(data: Data) -> RenderedFacesSettings:
     options = dict(data.options)
     difficulty = options.pop("difficulty", "medium")
     if difficulty not in PRESETS:
         raise ValueError(
             f"`data.options.difficulty` must be one of {', '.join(PRESETS)}; got {difficulty!r}"
         )
-    try:
-        settings = replace(PRESETS[difficulty], **options)
-    except TypeError as error:
-        raise ValueError(f"`data.options` must fit the rendered faces: {error}") from error
-    return rendered_faces(settings, data.root or CACHE)
+    return replace(PRESETS[difficulty], **options)
