@@ -14,10 +14,14 @@ SKIN = torch.tensor([
 ])
 HAIR = torch.tensor([
     [0.12, 0.10, 0.10], [0.26, 0.16, 0.11], [0.43, 0.27, 0.15],
-    [0.80, 0.62, 0.32], [0.62, 0.26, 0.12], [0.72, 0.72, 0.74],
+    [0.60, 0.28, 0.14], [0.82, 0.64, 0.34], [0.74, 0.73, 0.72],
 ])
 IRIS = torch.tensor([
     [0.30, 0.18, 0.10], [0.22, 0.40, 0.62], [0.26, 0.46, 0.28], [0.36, 0.38, 0.42],
+])
+BACKGROUND = torch.tensor([
+    [0.42, 0.50, 0.60], [0.60, 0.70, 0.76], [0.55, 0.62, 0.52],
+    [0.82, 0.76, 0.64], [0.80, 0.62, 0.56], [0.56, 0.46, 0.56],
 ])
 # fmt: on
 
@@ -70,7 +74,7 @@ class Faces(NamedTuple):
         return Faces(*(column[rows] for column in self))
 
 
-class Range:
+class Draws:
     """Draws for N faces, with one generator."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
@@ -98,7 +102,7 @@ class Range:
         return colors[below].lerp(colors[below + 1], share)
 
 
-def draw_faces_parameters(
+def draw_parameters(
     identity: Tensor,
     actions: Tensor,
     *,
@@ -123,7 +127,7 @@ def draw_faces_parameters(
         noise: 1 has strong grain and blur, 0 none.
         generator: of the draws.
     """
-    who, seen = Range(num_identities, generator), Range(len(identity), generator)
+    who, seen = Draws(num_identities, generator), Draws(len(identity), generator)
     resting = who.normal(0.22 * individuality, len(ACTION_NAMES))
     twitch = seen.normal(0.10 * individuality, len(ACTION_NAMES))
     bald, fringe = who.chance(0.12), who.uniform(0.42, 0.72)
@@ -170,7 +174,7 @@ def draw_faces_parameters(
         contrast=0.35 + 0.45 * light * seen.uniform(0.0, 1.0),
         exposure=1.0 + light * seen.uniform(-0.35, 0.25),
         tint=1.0 + 0.12 * light * seen.uniform(-1.0, 1.0, 3),
-        background=seen.uniform(0.25, 0.95, 2, 3),
+        background=torch.stack([seen.pick(BACKGROUND), 0.8 * seen.pick(BACKGROUND)], 1),
         glasses=torch.where(covered * (kind == 0) > 0, 2.0, spectacles),
         mask=covered * (kind == 1),
         hand=torch.stack([covered * (kind == 2), 0.5 * side, seen.uniform(-0.75, 0.0)], -1),

@@ -49,7 +49,7 @@ def read_faces(
     Args:
         dataset: its name.
         root: its folder (or the file of "csv"); of "rendered" the cache, or None for none.
-        splits: how to choose the splits that are not official.
+        splits: how to choose the splits that are not official, in data read from files.
         corrupt: "error" lets a damaged image stop the training with its name; "skip" decodes all
             images beforehand, leaves out the damaged ones, and reports them in ``problems``.
         rendered: what to render, for "rendered".

@@ -5,14 +5,14 @@ would give to the blend, so even a perfect model is wrong at times, and how ofte
 (:func:`best_accuracy`). Noise then replaces a known share of the training labels.
 """
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
 import torch
 from face_drawing import draw_faces
 from face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
-from face_parameters import Faces, draw_faces_parameters
+from face_parameters import Faces, draw_parameters
 from face_table import TEST, TRAIN, VALIDATION, FaceTable
 from image_sources import ImageArray
 from rendering_cache import cached_images
@@ -60,13 +60,13 @@ class RenderedFacesSettings:
     num_identities: int = 60
     validation_share: float = 0.1
     test_share: float = 0.25
-    imbalance: float = 5.0
+    imbalance: float = 4.0
     ambiguity: float = 0.6
-    individuality: float = 0.6
-    pose: float = 0.6
-    light: float = 0.6
-    occlusion: float = 0.15
-    camera_noise: float = 0.5
+    individuality: float = 0.5
+    pose: float = 0.45
+    light: float = 0.5
+    occlusion: float = 0.1
+    camera_noise: float = 0.25
     label_noise: float = 0.0
     noise_kind: RenderedNoise = "symmetric"
     seed: int = 0
@@ -78,9 +78,10 @@ class RenderedFacesSettings:
         _checks.one_of("noise_kind", self.noise_kind, ("symmetric", "pair"))
         if not self.imbalance >= 1.0:
             raise ValueError(f"`imbalance` must be at least 1; got {self.imbalance}")
-        for name, value in asdict(self).items():
-            if isinstance(value, float) and name != "imbalance" and not 0.0 <= value <= 1.0:
-                raise ValueError(f"`{name}` must lie in [0, 1]; got {value}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type is float and each.name != "imbalance" and not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{each.name}` must lie in [0, 1]; got {value}")
         if self.validation_share + self.test_share >= 1.0:
             raise ValueError(
                 "`validation_share` + `test_share` must be less than 1; "
@@ -176,7 +177,7 @@ def _draw(settings: RenderedFacesSettings) -> tuple[Tensor, Tensor, Blends, Face
     split_of[order[:num_test]] = TEST
     split_of[order[num_test : num_test + num_validation]] = VALIDATION
     blends = draw_blends(settings.num_faces, settings.imbalance, settings.ambiguity, generator)
-    faces = draw_faces_parameters(
+    faces = draw_parameters(
         identity,
         blends.weights @ ACTIONS,
         num_identities=people,

@@ -114,7 +114,8 @@ def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedF
     present: set[str] = set()
     for folder in FOLDERS.values():
         if (root / folder).is_dir():
-            present |= {f"{folder}/{image}" for image in list_images(root / folder, rows)}
+            images = list_images(root / folder, rows, known=("label.csv",))
+            present |= {f"{folder}/{image}" for image in images}
     kept = []
     for face in faces:
         if f"{FOLDERS[face.split]}/{face.image}" in present:

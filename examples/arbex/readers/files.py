@@ -1,7 +1,7 @@
 """List folders and read text as data sets have them: stray files, empty images, odd line ends."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from readers.rows import IMAGE_SUFFIXES, ReadingError, Rows
@@ -13,15 +13,15 @@ def list_folders(folder: Path) -> list[Path]:
     return sorted(path for path in entries if not path.name.startswith("."))
 
 
-def list_images(folder: Path, rows: Rows) -> list[str]:
+def list_images(folder: Path, rows: Rows, known: Collection[str] = ()) -> list[str]:
     """Names of the images in a folder, sorted.
 
-    Hidden files such as .DS_Store are passed over; empty images and files that are no images are
-    reported and left out.
+    Hidden files such as .DS_Store, and the `known` ones, are passed over; empty images and other
+    files that are no images are reported and left out.
     """
     names = []
     for entry in os.scandir(folder):
-        if entry.name.startswith(".") or entry.is_dir():
+        if entry.name.startswith(".") or entry.name in known or entry.is_dir():
             continue
         if not entry.name.lower().endswith(IMAGE_SUFFIXES):
             rows.report("stray file", entry.path, "it is no image, and was passed over")

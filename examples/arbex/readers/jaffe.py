@@ -54,7 +54,7 @@ def read_jaffe(root: Path, options: SplitOptions) -> FaceTable:
     folder = find_folder(root, "jaffe", "jaffedbase", ".", what="the pictures")
     rows = Rows()
     serials: list[tuple[str, int]] = []
-    for name in list_images(folder, rows):
+    for name in list_images(folder, rows, known=RATING_FILES):
         match = IMAGE.fullmatch(name)
         if match is None:
             rows.report("stray file", folder / name, "its name is not like KA.AN1.39.tiff")

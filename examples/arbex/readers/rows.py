@@ -119,23 +119,31 @@ def split_by_group(options: SplitOptions) -> Callable[[list[str], Tensor], Tenso
             )
         test = set(options.held_out) or _choose(set(groups), options.test_share, options.seed)
         splits = torch.tensor([TEST if group in test else TRAIN for group in groups]).byte()
-        return keep_official(options)(groups, splits)
+        return _take_validation(groups, splits, options)
 
     return split
 
 
 def keep_official(options: SplitOptions) -> Callable[[list[str], Tensor], Tensor]:
     """Keep the splits that are set; without any validation, take whole training groups for it."""
+    if options.held_out:
+        raise ValueError(
+            f"`held_out` must be empty where the test set is official; got {options.held_out}"
+        )
 
     def split(groups: list[str], splits: Tensor) -> Tensor:
         if bool((splits == VALIDATION).any()):
             return splits
-        training = {g for g, s in zip(groups, splits.tolist(), strict=True) if s == TRAIN}
-        chosen = _choose(training, options.validation_share, options.seed + 1)
-        moved = torch.tensor([group in chosen for group in groups])
-        return splits.masked_fill(moved & (splits == TRAIN), VALIDATION)
+        return _take_validation(groups, splits, options)
 
     return split
+
+
+def _take_validation(groups: list[str], splits: Tensor, options: SplitOptions) -> Tensor:
+    training = {g for g, s in zip(groups, splits.tolist(), strict=True) if s == TRAIN}
+    chosen = _choose(training, options.validation_share, options.seed + 1)
+    moved = torch.tensor([group in chosen for group in groups])
+    return splits.masked_fill(moved & (splits == TRAIN), VALIDATION)
 
 
 def _choose(groups: set[str], share: float, seed: int) -> set[str]:
