@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from arbex_runs import Interval, interval, intervals_as_plain, run_recipe, save_results
+from arbex_runs import RESULTS, Interval, interval, intervals_as_plain, run_recipe, save_results
 from configuration import Recipe, load_recipe, plain_cross_entropy
 
 SCORES = ("accuracy", "macro_f1", "kl", "total_variation", "nll", "ece", "aurc")
@@ -24,9 +24,7 @@ def main(
     recipe: Annotated[str, typer.Option(help="Recipe to compare with its baseline.")] = "quick",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/arbex_faces"),
-    results: Annotated[Path, typer.Option(help="Folder of the results.")] = (
-        Path(__file__).resolve().parent / "results"
-    ),
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Compare corrected, primary and cross-entropy over seeds."""
     base = load_recipe(recipe, overrides or ())
@@ -87,7 +85,9 @@ def format_markdown(
         "|---|---|---|---|---|---|",
     ]
     for score in SCORES:
-        cells = [str(means[f"{name} {score}"]) for name in ("cross_entropy", "primary", "corrected")]
+        cells = [
+            str(means[f"{name} {score}"]) for name in ("cross_entropy", "primary", "corrected")
+        ]
         cells += [
             str(differences[f"corrected - {name} {score}"]) for name in ("cross_entropy", "primary")
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from arbex_runs import run_recipe, save_results
+from arbex_runs import RESULTS, run_recipe, save_results
 from configuration import Recipe, load_recipe
 from training_figures import draw_setups, read_history
 
@@ -20,10 +20,10 @@ from reliability_balance.recipes import get_recipe
 def main(
     recipe: Annotated[str, typer.Option(help="Recipe whose losses are varied.")] = "quick",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/arbex_loss_setups"),
-    results: Annotated[Path, typer.Option(help="Folder of the results.")] = (
-        Path(__file__).resolve().parent / "results"
+    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path(
+        "runs/arbex_loss_setups"
     ),
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Train each set-up once and compare the validation accuracy over the epochs."""
     base = load_recipe(recipe, overrides or ())

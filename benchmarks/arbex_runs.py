@@ -11,7 +11,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+EXAMPLES = HERE.parent / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "arbex")]
 
 from configuration import Recipe, as_plain  # noqa: E402

@@ -8,7 +8,6 @@ import os
 import sys
 from pathlib import Path
 
-import torch
 from tiny_training import tiny_recipe, train_tiny
 
 from balanced_training import BalancedTraining  # isort: skip

@@ -1,7 +1,7 @@
 """ARBEx from faces to a report: train, evaluate, predict, inspect data, export.
 
-    python examples/arbex train
-    torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
+python examples/arbex train
+torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
 """
 
 import sys

@@ -198,7 +198,8 @@ def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML, with every default in it; :func:`load_recipe` reads it back."""
-    return yaml.safe_dump(as_plain(recipe), sort_keys=False)
+    text: str = yaml.safe_dump(as_plain(recipe), sort_keys=False)
+    return text
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Encoders by name: modules with an ``embedding_dim``, from (B, 3, H, W) to (B, D)."""
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,6 @@ from torch import Tensor, nn
 
 from reliability_balance.backbones import poster_v2
 from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2
-
 
 
 class SmallCNN(nn.Module):
@@ -25,7 +25,7 @@ class SmallCNN(nn.Module):
         super().__init__()
         channels = [3, width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
-        for inputs, outputs in zip(channels, channels[1:], strict=False):
+        for inputs, outputs in pairwise(channels):
             layers += [
                 nn.Conv2d(inputs, outputs, 3, stride=2, padding=1),
                 nn.GroupNorm(1, outputs),

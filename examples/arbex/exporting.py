@@ -72,9 +72,7 @@ def export_onnx(bundle: ModelBundle, path: Path) -> float:
         stored = onnx.load(str(temporary))
         onnx.helper.set_model_props(stored, _metadata(bundle))
         onnx.save(stored, str(temporary))
-        session = onnxruntime.InferenceSession(
-            str(temporary), providers=["CPUExecutionProvider"]
-        )
+        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
 
         def run(images: Tensor) -> list[Tensor]:
             return [torch.from_numpy(o) for o in session.run(None, {"images": images.numpy()})]

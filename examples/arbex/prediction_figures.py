@@ -24,9 +24,7 @@ def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns:
     chosen = choose_faces(output, table.labels, per_row=columns)
     rows = -(-len(chosen) // columns)
     with figure_file(path, width=2.35 * columns + 0.9, height=4.1 * rows) as figure:
-        axes = figure.subplots(
-            2 * rows, columns, squeeze=False, height_ratios=[1, 1.15] * rows
-        )
+        axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1, 1.15] * rows)
         for place in range(rows * columns):
             row, column = divmod(place, columns)
             picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
@@ -41,9 +39,7 @@ def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns:
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
-def choose_faces(
-    output: BalancerOutput, labels: Tensor, *, per_row: int
-) -> list[tuple[int, str]]:
+def choose_faces(output: BalancerOutput, labels: Tensor, *, per_row: int) -> list[tuple[int, str]]:
     """Index of each face to show, and what the correction did to it."""
     was_right = output.primary.argmax(-1) == labels
     is_right = output.corrected.argmax(-1) == labels
@@ -78,7 +74,9 @@ def draw_reliability_and_risk(path: Path, output: BalancerOutput, labels: Tensor
             few = len(wrong) // 50  # of which the rate jumps about
             coverage = (100 * kept / len(wrong))[few:].numpy()
             right.plot(coverage, risk[few:].numpy(), color=color, label=name)
-        right.set(xlim=(0, 100), xlabel="surest predictions kept (%)", ylabel="error among them (%)")
+        right.set(
+            xlim=(0, 100), xlabel="surest predictions kept (%)", ylabel="error among them (%)"
+        )
         right.set_ylim(bottom=0)
         right.set_title("Risk over coverage: lower is better")
         right.legend()
@@ -150,5 +148,5 @@ def _draw_bars(
     names = table.class_names if name_classes else [""] * len(positions)
     axes.set_yticks(positions, names)
     axes.tick_params(axis="y", length=0)
-    label = int(table.labels[index])
-    axes.axhspan(label - 0.45, label + 0.45, color=RIGHT_COLOR, alpha=0.13, linewidth=0)
+    row = int(table.labels[index])
+    axes.axhspan(row - 0.45, row + 0.45, color=RIGHT_COLOR, alpha=0.13, linewidth=0)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from configuration import Data
 from face_table import FaceTable
-from reading import read_faces
 from readers.rows import SplitOptions
+from reading import read_faces
 from rendered_faces import PRESETS, RenderedFacesSettings
 
 CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder

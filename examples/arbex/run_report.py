@@ -56,9 +56,7 @@ def report_on(
     """
     data = bundle.recipe.data
     known, unknown = in_classes_of(faces, bundle.class_names)
-    output = predict_table(
-        bundle.model, known, image_size=data.image_size, workers=data.workers
-    )
+    output = predict_table(bundle.model, known, image_size=data.image_size, workers=data.workers)
     evaluation = evaluate(output, known)
     notes = []
     if unknown:

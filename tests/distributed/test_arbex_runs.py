@@ -38,7 +38,9 @@ def test_two_processes_follow_one(tmp_path):
     script = str(TESTS / "loss_of_each_step.py")
     run(script, str(tmp_path / "one"))
     run("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, str(tmp_path / "two"))  # fmt: skip
-    one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
+    one, two = (
+        json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two")
+    )
     assert len(one) >= 20
     assert one[0] != pytest.approx(one[-1], abs=1e-2)  # it learned something in between
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), atol=1e-5, rtol=0)
