@@ -37,7 +37,8 @@ def test_a_run_that_is_killed_resumes_to_the_same_bits(tmp_path):
 def test_two_processes_follow_one(tmp_path):
     script = str(TESTS / "loss_of_each_step.py")
     run(script, str(tmp_path / "one"))
-    run("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone", script, str(tmp_path / "two"))  # fmt: skip
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    run(*torchrun, script, str(tmp_path / "two"))
     one, two = (
         json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two")
     )

@@ -67,7 +67,7 @@ def test_what_is_no_bundle_is_refused(tmp_path, bundle_file):
 
 
 def test_encoders_are_known_by_name():
-    with pytest.raises(ValueError, match="one of poster_v2_tiny.*got 'resnet'"):
+    with pytest.raises(ValueError, match=r"one of poster_v2_tiny.*got 'resnet'"):
         build_encoder("resnet", {})
     with pytest.raises(ValueError, match="must fit small_cnn"):
         build_encoder("small_cnn", {"depth": 3})
