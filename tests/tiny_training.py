@@ -4,7 +4,11 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent / "examples"), str(HERE.parent / "examples/arbex")]
+sys.path[:0] = [
+    str(HERE.parent),
+    str(HERE.parent / "examples"),
+    str(HERE.parent / "examples/arbex"),
+]
 
 import torch  # noqa: E402
 from configuration import Recipe, parse_recipe  # noqa: E402
@@ -20,8 +24,12 @@ def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:
             "balancer": {"num_anchors": 2},
             "targets": {"warmup": 1},
             "optimization": {
-                **{"epochs": epochs, "batch_size": 8, "checkpoint_steps": 3, "accumulate": 2},
-                **{"learning_rate": 0.003, "patience": 6},
+                "epochs": epochs,
+                "batch_size": 8,
+                "checkpoint_steps": 3,
+                "accumulate": 2,
+                "learning_rate": 0.003,
+                "patience": 6,
             },
             **sections,
         },

@@ -19,7 +19,8 @@ def partition_windows(features: Tensor, window_size: int) -> Tensor:
         tensor([0., 1., 2., 3.])
     """
     grid = features.unflatten(2, (-1, window_size)).unflatten(1, (-1, window_size))
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    windows: Tensor = grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return windows
 
 
 def merge_windows(windows: Tensor, window_size: int, num_columns: int) -> Tensor:
@@ -39,7 +40,8 @@ def merge_windows(windows: Tensor, window_size: int, num_columns: int) -> Tensor
         True
     """
     grid = windows.unflatten(1, (-1, num_columns)).unflatten(3, (window_size, window_size))
-    return grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    features: Tensor = grid.transpose(2, 3).flatten(3, 4).flatten(1, 2)
+    return features
 
 
 def relative_position_index(window_size: int) -> Tensor:
@@ -112,7 +114,9 @@ class WindowCrossAttention(nn.Module):
         key, value = self.qkv(windows).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
         # The same queries for all windows of a sample; (B, M) become one dimension, since the
         # fused kernels take four.
-        query = query.unflatten(-1, (self.num_heads, -1))[:, None].expand(-1, num_windows, -1, -1, -1)
+        query = query.unflatten(-1, (self.num_heads, -1))[:, None].expand(
+            -1, num_windows, -1, -1, -1
+        )
         heads = F.scaled_dot_product_attention(
             query.flatten(0, 1).transpose(1, 2),
             key.flatten(0, 1).transpose(1, 2),

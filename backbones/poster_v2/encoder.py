@@ -156,7 +156,7 @@ class PosterV2(nn.Module):
         else:
             self.reduction = nn.Linear(token_width, config.reduction_dim)
         if channels_last:
-            self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.to(memory_format=torch.channels_last)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -209,8 +209,7 @@ class PosterV2(nn.Module):
         _checks.floating("images", images)
         if images.ndim != 4 or images.shape[1] != channels or images.shape[2] != images.shape[3]:
             raise ValueError(
-                f"`images` must have shape (B, {channels}, H, H), square; "
-                f"got {tuple(images.shape)}"
+                f"`images` must have shape (B, {channels}, H, H), square; got {tuple(images.shape)}"
             )
         if images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size))
@@ -222,9 +221,7 @@ class PosterV2(nn.Module):
 def _landmark_widths(branch: nn.Module, config: PosterV2Config) -> tuple[int, int, int]:
     """The channels of the branch's maps, of which the first two are queries as they are."""
     if not isinstance(branch, nn.Module):
-        raise TypeError(
-            f"`landmark_branch` must be a torch.nn.Module; got {type(branch).__name__}"
-        )
+        raise TypeError(f"`landmark_branch` must be a torch.nn.Module; got {type(branch).__name__}")
     widths = getattr(branch, "widths", None)
     expected = f"{config.widths[0]}, {config.widths[1]} and any third"
     if not isinstance(widths, tuple) or len(widths) != 3 or widths[:2] != config.widths[:2]:

@@ -53,7 +53,8 @@ class FusionMLP(nn.Module):
     def forward(self, image: Tensor, attended: Tensor) -> Tensor:
         """Return X_O of Eq. 5."""
         image = image + self.drop_path(self.gamma1 * attended)
-        return image + self.drop_path(self.gamma2 * self.mlp(self.norm(image)))
+        fused: Tensor = image + self.drop_path(self.gamma2 * self.mlp(self.norm(image)))
+        return fused
 
 
 def cross_fuse(

@@ -13,7 +13,9 @@ def named(**modules: nn.Module) -> nn.Sequential:
 
 def mlp(width: int, hidden_width: int) -> nn.Sequential:
     """Two linear layers with a GELU between."""
-    return named(fc1=nn.Linear(width, hidden_width), act=nn.GELU(), fc2=nn.Linear(hidden_width, width))
+    return named(
+        fc1=nn.Linear(width, hidden_width), act=nn.GELU(), fc2=nn.Linear(hidden_width, width)
+    )
 
 
 class DropPath(nn.Module):

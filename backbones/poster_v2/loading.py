@@ -10,23 +10,11 @@ from typing_extensions import Unpack
 from reliability_balance.backbones.poster_v2.encoder import EncoderOptions, PosterV2
 from reliability_balance.backbones.poster_v2.ir import IRBranch
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet
+from reliability_balance.backbones.poster_v2.published import PUBLISHED_REST
 from reliability_balance.backbones.poster_v2.sizes import poster_v2_base
 from reliability_balance.backbones.weights import LoadReport, load_weights, read_weights
 
 HEAD_WEIGHT = "VIT.head.linear.weight"
-# What the encoder does without, and a file may therefore lack.
-OPTIONAL_PARTS = (
-    "VIT.head.",
-    "VIT.patch_embed.",
-    "VIT.CON1.",
-    "VIT.IRLinear1.",
-    "VIT.IRLinear2.",
-    "VIT.eca_block.",
-    *(f"VIT.blocks.{index}.conv." for index in range(2)),
-    "ir_back.output_layer.",
-    "face_landback.output_layer.",
-    "reduction.",
-)
 
 
 class LoadedPosterV2(NamedTuple):
@@ -40,6 +28,9 @@ def load_poster_v2(
     path: str | Path, *, reduction_dim: int | None = None, **options: Unpack[EncoderOptions]
 ) -> LoadedPosterV2:
     """Build ``poster_v2_base`` with the weights of a published POSTER++ file.
+
+    They were trained on RGB images in [0, 1], less ImageNet's mean (.485, .456, .406) and over its
+    standard deviation (.229, .224, .225).
 
     Args:
         path: a file of the POSTER_V2 repository, or a state_dict with its names; see
@@ -55,7 +46,7 @@ def load_poster_v2(
             message names what.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save({"state_dict": poster_v2_base(num_classes=8).state_dict()}, file.name)
         ...     encoder, report = load_poster_v2(file.name)
@@ -66,7 +57,7 @@ def load_poster_v2(
     head = weights.get(HEAD_WEIGHT)
     num_classes = 7 if head is None else head.shape[0]
     encoder = poster_v2_base(num_classes=num_classes, reduction_dim=reduction_dim, **options)
-    may_lack = OPTIONAL_PARTS
+    may_lack: tuple[str, ...] = (*PUBLISHED_REST, "reduction.")
     if options.get("landmark_branch") is not None:
         weights = {n: t for n, t in weights.items() if not n.startswith("face_landback.")}
         may_lack += ("face_landback.",)
@@ -88,7 +79,7 @@ def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:
         ValueError: if the file is no weight file, or lacks a unit, or a shape is another.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> branch = IRBranch()
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save(branch.state_dict(), file.name)
@@ -112,7 +103,7 @@ def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
         ValueError: if the file is no weight file, or lacks a part, or a shape is another.
 
     Example:
-        >>> import tempfile
+        >>> import tempfile, torch
         >>> branch = MobileFaceNet()
         >>> with tempfile.NamedTemporaryFile() as file:
         ...     torch.save({"state_dict": branch.state_dict()}, file.name)

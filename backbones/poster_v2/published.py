@@ -7,6 +7,19 @@ from reliability_balance.backbones.poster_v2.layers import named
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet, conv_norm
 
 NUM_LANDMARK_COORDINATES = 136  # 68 points
+# How the names begin that the encoder does without, so that a file may lack them.
+PUBLISHED_REST = (
+    "VIT.head.",
+    "VIT.patch_embed.",
+    "VIT.CON1.",
+    "VIT.IRLinear1.",
+    "VIT.IRLinear2.",
+    "VIT.eca_block.",
+    "VIT.blocks.0.conv.",
+    "VIT.blocks.1.conv.",
+    "ir_back.output_layer.",
+    "face_landback.output_layer.",
+)
 
 
 def add_published_rest(encoder: PosterV2, num_classes: int) -> None:

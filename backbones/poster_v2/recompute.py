@@ -34,12 +34,12 @@ def run_segment(segment: nn.Module, *inputs: Any, recompute: bool) -> Any:
 def _running_statistics_kept(segment: nn.Module) -> Iterator[None]:
     """Keep the second pass over a batch from counting it twice."""
     norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
-    tracking = [norm.track_running_stats for norm in norms]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        # In eval mode batch norm reads its statistics and does not touch them.
-        norm.track_running_stats = norm.track_running_stats and not norm.training
+        # Not by track_running_stats: the second pass must save the same tensors as the first.
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm, tracked in zip(norms, tracking, strict=True):
-            norm.track_running_stats = tracked
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count

@@ -24,11 +24,11 @@ SMALL = PosterV2Config(
 )
 TINY = PosterV2Config(
     image_size=64,
-    widths=(32, 64, 128),
+    widths=(16, 32, 64),
     heads=(1, 2, 4),
-    image_units=(1, 1, 1),
+    image_units=(1, 1, 2),
     input_stride=2,
-    landmark_width=32,
+    landmark_width=16,
     landmark_units=(1, 1, 1),
     token_width=128,
     token_heads=4,
@@ -67,6 +67,7 @@ def poster_v2_base(
             classes.
 
     Example:
+        >>> import torch
         >>> backbone = poster_v2_base().eval()
         >>> embedding = backbone(torch.randn(1, 3, 224, 224))
         >>> embedding.shape, backbone.VIT.head(embedding).shape
@@ -98,6 +99,7 @@ def poster_v2_small(
         ValueError: as :class:`PosterV2Config` and :class:`PosterV2` do.
 
     Example:
+        >>> import torch
         >>> poster_v2_small()(torch.randn(2, 3, 112, 112)).shape
         torch.Size([2, 384])
     """
@@ -127,6 +129,7 @@ def poster_v2_tiny(
         ValueError: as :class:`PosterV2Config` and :class:`PosterV2` do.
 
     Example:
+        >>> import torch
         >>> poster_v2_tiny(image_channels=1)(torch.randn(2, 1, 64, 64)).shape
         torch.Size([2, 128])
     """

@@ -95,7 +95,8 @@ class ChannelGate(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Return the gated embedding."""
-        return embedding * self.linear2(self.linear1(embedding).relu()).sigmoid()
+        gate: Tensor = self.linear2(self.linear1(embedding).relu()).sigmoid()
+        return embedding * gate
 
 
 class TokenTransformer(nn.Module):

@@ -1,13 +1,12 @@
 """One training step and one validation step, in Lightning's terms."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
 from configuration import Optimization
-from epoch_batches import Position, derive_seed
-from face_dataset import FaceSample
+from epoch_batches import FaceBatch, Position, derive_seed
 from face_model import FaceModel
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -57,28 +56,27 @@ class BalancedTraining(lightning.LightningModule):
     def position(self) -> Position:
         """The batch that comes next."""
         loop = self.trainer.fit_loop
-        batch = loop.epoch_loop.batch_progress.current.processed
-        at_end = batch >= self.trainer.num_training_batches
-        return Position(loop.epoch_progress.current.processed, 0 if at_end else batch)
+        # A checkpoint is written before Lightning calls the batch, or the epoch, completed.
+        epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        batch: int = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        return Position(epoch, 0 if batch >= self.trainer.num_training_batches else batch)
 
-    def on_train_batch_start(self, batch: FaceSample, batch_idx: int) -> None:
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Make this step's dropout a function of where we are, not of how we came here."""
-        torch.manual_seed(
-            derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx)
-        )
+        torch.manual_seed(derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
 
-    def training_step(self, batch: FaceSample, batch_idx: int) -> Tensor:
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         output = self.model(batch.image)
-        labels: Tensor = batch.distribution if self.soft_labels else batch.label
+        labels = batch.distribution if self.soft_labels else batch.label
         if self.targets is not None:
             labels = self.targets(batch.index, labels, output.corrected)
         terms = self.criterion(output, labels)
         for name, value in zip(LOSS_TERMS, terms, strict=True):
-            self.train_means[name].update(value.detach())
-        self.train_means["accuracy"].update(_hits(output.corrected, batch.label))
+            _update(self.train_means, name, value.detach())
+        _update(self.train_means, "accuracy", _hits(output.corrected, batch.label))
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.train_means["learning_rate"].update(rate)
+        _update(self.train_means, "learning_rate", rate)
         loss: Tensor = terms.total
         return loss
 
@@ -87,14 +85,14 @@ class BalancedTraining(lightning.LightningModule):
         for name, value in _take(self.train_means):
             self.log(f"train_{name}", value)
 
-    def validation_step(self, batch: FaceSample, batch_idx: int) -> None:
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
         """Judge one batch by its given labels."""
         output = self.model(batch.image)
         count = len(batch.label)
         loss = nn.functional.nll_loss(output.log_probs, batch.label)
-        self.validation_means["loss"].update(loss, count)
-        self.validation_means["accuracy"].update(_hits(output.corrected, batch.label))
-        self.validation_means["primary_accuracy"].update(_hits(output.primary, batch.label))
+        _update(self.validation_means, "loss", loss, count)
+        _update(self.validation_means, "accuracy", _hits(output.corrected, batch.label))
+        _update(self.validation_means, "primary_accuracy", _hits(output.primary, batch.label))
 
     def on_validation_epoch_end(self) -> None:
         """Report the means of the validation set."""
@@ -103,23 +101,29 @@ class BalancedTraining(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Adam with a rate that decays by a factor each epoch (4.3)."""
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=self.optimization.learning_rate)
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.optimization.learning_rate)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.optimization.decay)
         return [optimizer], [scheduler]
 
 
 def _means(names: tuple[str, ...]) -> nn.ModuleDict:
-    means = nn.ModuleDict({name: MeanMetric() for name in names})
+    means = {name: MeanMetric() for name in names}
     for mean in means.values():
-        mean.persistent(True)  # type: ignore[operator]
-    return means
+        mean.persistent(True)
+    return nn.ModuleDict(means)
+
+
+def _update(means: nn.ModuleDict, name: str, value: Tensor | float, weight: float = 1.0) -> None:
+    cast(MeanMetric, means[name]).update(value, weight)
 
 
 def _take(means: nn.ModuleDict) -> Iterator[tuple[str, Tensor]]:
+    """Give each mean, and begin anew."""
     for name, mean in means.items():
-        value = mean.compute()  # type: ignore[operator]
-        mean.reset()  # type: ignore[operator]
-        yield name, value
+        metric = cast(MeanMetric, mean)
+        yield name, metric.compute()
+        metric.reset()
 
 
 def _hits(probs: Tensor, labels: Tensor) -> Tensor:

@@ -5,13 +5,14 @@ wrong kind, is an error that names the file and the key.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from reading import CorruptPolicy, DatasetName
 
 from reliability_balance.recipes import AttentionMode, RecipeName
 
@@ -31,23 +32,26 @@ class Data:
     """What is trained on, and how it is changed on the way (4.2).
 
     Args:
-        dataset: name of a reader; `inspect-data --help` lists them.
-        root: the data set's folder; None for what is rendered.
-        options: of the reader, such as the difficulty of the rendered faces.
+        dataset: name of a data set, see :mod:`reading`.
+        root: its folder; of rendered faces the cache, which has a place where none is given.
+        options: for files those of :class:`SplitOptions`; for rendered faces their `difficulty`,
+            and what is to differ from it in :class:`RenderedFacesSettings`.
+        corrupt: whether a damaged image is an error, or left out and reported.
         image_size: pixels a side that the encoder sees.
         augmentation: strength, from 0 for the random crop alone to 2.
-        per_group: images of each video or face that an epoch draws from; None for all.
+        per_group: images of each video or face that an epoch draws from, at most.
         per_class: images of each class in an epoch; None for no refinement at all.
         soft_labels: whether to train on the data set's votes rather than its labels.
         workers: processes that load images; 0 loads in the main process.
     """
 
-    dataset: str = "rendered"
+    dataset: DatasetName = "rendered"
     root: Path | None = None
     options: dict[str, Any] = Field(default_factory=dict)
+    corrupt: CorruptPolicy = "error"
     image_size: Annotated[int, Field(ge=16)] = 64
     augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
-    per_group: Count | None = 512
+    per_group: Count = 512
     per_class: Count | None = 500
     soft_labels: bool = False
     workers: Annotated[int, Field(ge=0)] = 0
@@ -60,10 +64,14 @@ class Encoder:
     Args:
         name: as in :mod:`encoders`.
         options: keyword arguments of that encoder.
+        ir50: file of weights that the image branch starts from.
+        mobilefacenet: file of weights that the landmark branch starts from.
     """
 
     name: str = "poster_v2_tiny"
     options: dict[str, Any] = Field(default_factory=dict)
+    ir50: Path | None = None
+    mobilefacenet: Path | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -159,10 +167,23 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path}: must be YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold sections with keys; got {type(content).__name__}")
-    recipe = parse_recipe(content, where=str(path))
+    return override_recipe(parse_recipe(content, where=str(path)), overrides)
+
+
+def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Change single values of a recipe.
+
+    Args:
+        recipe: what to change.
+        overrides: ``section.key=value``, the value in YAML.
+
+    Raises:
+        ValueError: on an unknown key, or a value out of range; it names the key.
+    """
+    content = as_plain(recipe)
     for override in overrides:
         _override(content, override)
-    return parse_recipe(content, where=f"{path} with --set") if overrides else recipe
+    return parse_recipe(content, where="--set") if overrides else recipe
 
 
 def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
@@ -177,14 +198,13 @@ def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
 
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML, with every default in it; :func:`load_recipe` reads it back."""
-    return yaml.safe_dump(as_plain(recipe), sort_keys=False)
+    text: str = yaml.safe_dump(as_plain(recipe), sort_keys=False)
+    return text
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Nested dictionaries of what JSON and YAML know."""
-    plain = asdict(recipe)
-    root = plain["data"]["root"]
-    plain["data"]["root"] = None if root is None else str(root)
+    plain: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
     return plain
 
 

@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from face_dataset import FaceSample
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -23,6 +24,15 @@ class EpochSampler(Sized, Protocol):
     def __iter__(self) -> Iterator[int]:
         """Indices of this rank's samples."""
         ...
+
+
+class FaceBatch(Protocol):
+    """What the default collation makes of samples: their fields, as tensors of B rows."""
+
+    image: Tensor
+    label: Tensor
+    index: Tensor
+    distribution: Tensor
 
 
 class Position(NamedTuple):
@@ -72,12 +82,12 @@ class EpochBatches:
     def __len__(self) -> int:
         return len(self.sampler) // self.batch_size
 
-    def __iter__(self) -> Iterator[FaceSample]:
+    def __iter__(self) -> Iterator[FaceBatch]:
         epoch, first = self.position()
         self.sampler.set_epoch(epoch)
         order = list(self.sampler)
         draws = [
-            _Draw(index, derive_seed(self.seed, epoch, place)) for place, index in enumerate(order)
+            _Draw(row, derive_seed(self.seed, epoch, place)) for place, row in enumerate(order)
         ]
         batches = [
             draws[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -114,7 +124,7 @@ def derive_seed(*numbers: int) -> int:
 
 
 class _Draw(NamedTuple):
-    index: int
+    row: int
     seed: int
 
 
@@ -127,4 +137,4 @@ class _SeededDataset(Dataset[FaceSample]):
     def __getitem__(self, draw: _Draw) -> FaceSample:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(draw.seed)
-            return self.dataset[draw.index]
+            return self.dataset[draw.row]

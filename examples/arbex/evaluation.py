@@ -96,7 +96,9 @@ def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTab
         true_labels=None,
         distributions=distributions,
     )
-    unknown = [name for name, place in zip(table.class_names, targets, strict=True) if place is None]
+    unknown = [
+        name for name, place in zip(table.class_names, targets, strict=True) if place is None
+    ]
     return renamed, unknown
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -22,7 +23,7 @@ CLASS_COLORS = (
 @contextmanager
 def figure_file(path: Path, *, width: float, height: float) -> Iterator[Figure]:
     """Give a figure to draw on, in inches, and write it as PNG when all went well."""
-    style = {
+    style: dict[Any, Any] = {  # matplotlib's own type is a list of all its settings
         "font.size": 9,
         "axes.titlesize": 10,
         "axes.titleweight": "bold",

@@ -33,9 +33,7 @@ class ModelBundle:
     versions: dict[str, str]
 
 
-def save_bundle(
-    path: Path, model: FaceModel, recipe: Recipe, class_names: tuple[str, ...]
-) -> None:
+def save_bundle(path: Path, model: FaceModel, recipe: Recipe, class_names: tuple[str, ...]) -> None:
     """Write the model to one file, whole or not at all."""
     header = {
         "format": FORMAT,

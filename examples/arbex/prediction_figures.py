@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import torch
 from face_table import FaceTable
 from figure_style import MUTED_COLOR, RIGHT_COLOR, WRONG_COLOR, figure_file
@@ -23,9 +24,7 @@ def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns:
     chosen = choose_faces(output, table.labels, per_row=columns)
     rows = -(-len(chosen) // columns)
     with figure_file(path, width=2.35 * columns + 0.9, height=4.1 * rows) as figure:
-        axes = figure.subplots(
-            2 * rows, columns, squeeze=False, height_ratios=[1, 1.15] * rows
-        )
+        axes = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=[1, 1.15] * rows)
         for place in range(rows * columns):
             row, column = divmod(place, columns)
             picture, bars = axes[2 * row, column], axes[2 * row + 1, column]
@@ -40,9 +39,7 @@ def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns:
         figure.legend(handles, labels, loc="outside lower center", ncols=3)
 
 
-def choose_faces(
-    output: BalancerOutput, labels: Tensor, *, per_row: int
-) -> list[tuple[int, str]]:
+def choose_faces(output: BalancerOutput, labels: Tensor, *, per_row: int) -> list[tuple[int, str]]:
     """Index of each face to show, and what the correction did to it."""
     was_right = output.primary.argmax(-1) == labels
     is_right = output.corrected.argmax(-1) == labels
@@ -73,11 +70,16 @@ def draw_reliability_and_risk(path: Path, output: BalancerOutput, labels: Tensor
             top, predicted = probs.max(-1)
             wrong = (predicted != labels)[top.argsort(descending=True, stable=True)].double()
             kept = torch.arange(1, len(wrong) + 1)
-            right.plot(100 * kept / len(wrong), 100 * wrong.cumsum(0) / kept, color=color, label=name)
-        right.set(xlim=(0, 100), xlabel="surest predictions kept (%)", ylabel="error among them (%)")
+            risk = 100 * wrong.cumsum(0) / kept
+            few = len(wrong) // 50  # of which the rate jumps about
+            coverage = (100 * kept / len(wrong))[few:].numpy()
+            right.plot(coverage, risk[few:].numpy(), color=color, label=name)
+        right.set(
+            xlim=(0, 100), xlabel="surest predictions kept (%)", ylabel="error among them (%)"
+        )
         right.set_ylim(bottom=0)
         right.set_title("Risk over coverage: lower is better")
-        right.legend(loc="upper left")
+        right.legend()
 
 
 def draw_confusion(path: Path, confusion: list[list[int]], class_names: tuple[str, ...]) -> None:
@@ -87,7 +89,7 @@ def draw_confusion(path: Path, confusion: list[list[int]], class_names: tuple[st
     side = 0.62 * len(class_names) + 1.9
     with figure_file(path, width=side, height=side) as figure:
         axes = figure.subplots()
-        axes.imshow(shares, cmap="GnBu", vmin=0, vmax=1)
+        axes.imshow(shares.numpy(), cmap="GnBu", vmin=0, vmax=1)
         for row in range(len(counts)):
             for column in range(len(counts)):
                 color = "white" if shares[row, column] > 0.6 else "#1f2937"
@@ -128,23 +130,15 @@ def _draw_face(
 def _draw_bars(
     axes: Axes, table: FaceTable, output: BalancerOutput, index: int, *, name_classes: bool
 ) -> None:
-    positions = torch.arange(len(table.class_names))
-    axes.barh(
-        positions - 0.2, output.primary[index], 0.38, color=PRIMARY_COLOR, label="primary (PD)"
-    )
-    axes.barh(
-        positions + 0.2,
-        output.corrected[index],
-        0.38,
-        color=CORRECTED_COLOR,
-        label="corrected (CD)",
-    )
+    positions = np.arange(len(table.class_names))
+    for offset, probs, color, label in (
+        (-0.2, output.primary[index], PRIMARY_COLOR, "primary (PD)"),
+        (0.2, output.corrected[index], CORRECTED_COLOR, "corrected (CD)"),
+    ):
+        axes.barh(positions + offset, probs.numpy(), 0.38, color=color, label=label)
     if table.distributions is not None:
         axes.plot(
-            table.distributions[index],
-            positions,
-            linestyle="none",
-            marker="D",
+            *(table.distributions[index].numpy(), positions, "D"),
             markersize=3.5,
             color="#1f2937",
             label="true distribution",
@@ -154,5 +148,5 @@ def _draw_bars(
     names = table.class_names if name_classes else [""] * len(positions)
     axes.set_yticks(positions, names)
     axes.tick_params(axis="y", length=0)
-    label = int(table.labels[index])
-    axes.axhspan(label - 0.45, label + 0.45, color=RIGHT_COLOR, alpha=0.13, linewidth=0)
+    row = int(table.labels[index])
+    axes.axhspan(row - 0.45, row + 0.45, color=RIGHT_COLOR, alpha=0.13, linewidth=0)

@@ -74,9 +74,7 @@ def score_faces(
     )
 
 
-def score_classes(
-    probs: Tensor, labels: Tensor, class_names: tuple[str, ...]
-) -> list[ClassScores]:
+def score_classes(probs: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> list[ClassScores]:
     """Score each class alone."""
     columns = precision_recall_fscore_support(
         labels, probs.argmax(-1), labels=range(len(class_names)), zero_division=0
@@ -88,7 +86,7 @@ def score_classes(
 
 
 def score_clustering(embedding: Tensor, labels: Tensor) -> Clustering | None:
-    """Score (N, D) embeddings on the unit sphere, or tell None if they are of fewer than 2 classes."""
+    """Score (N, D) embeddings on the unit sphere; None where they are of fewer than 2 classes."""
     num_labels = len(labels.unique())
     if not 2 <= num_labels < len(labels):
         return None

@@ -10,6 +10,7 @@ import torch
 from augmentation import eval_transform, train_transform
 from balanced_training import BalancedTraining
 from configuration import Recipe, dump_recipe, load_recipe
+from encoders import load_published
 from epoch_batches import EpochBatches, EpochSampler
 from face_dataset import FaceDataset
 from face_model import build_model
@@ -108,7 +109,9 @@ def fit(
         TrainingInterrupted: after Ctrl-C.
     """
     settings = recipe.optimization
-    world_size, rank = (int(os.environ.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0)))
+    world_size, rank = (
+        int(os.environ.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0))
+    )
     if settings.batch_size % world_size:
         raise ValueError(
             f"`batch_size` must be a multiple of the {world_size} processes; "
@@ -122,9 +125,11 @@ def fit(
     torch.manual_seed(recipe.seed)
     num_classes = len(table.class_names)
     module = build_training(recipe, len(train), num_classes)
+    transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
+    dataset = FaceDataset(train, transform)
     batches = EpochBatches(
-        FaceDataset(train, train_transform(recipe.data.image_size, recipe.data.augmentation)),
-        epoch_sampler(recipe, train, rank=rank, world_size=world_size),
+        dataset,
+        epoch_sampler(recipe, dataset, rank=rank, world_size=world_size),
         settings.batch_size // world_size,
         seed=recipe.seed,
         position=module.position,
@@ -193,8 +198,10 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         temperature=targets.temperature,
         warmup=targets.warmup,
     )
+    model = build_model(recipe, num_classes)
+    load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
     return BalancedTraining(
-        build_model(recipe, num_classes),
+        model,
         criterion,
         refurbished if targets.enabled else None,
         recipe.optimization,
@@ -203,16 +210,18 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
     )
 
 
-def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: int) -> EpochSampler:
+def epoch_sampler(
+    recipe: Recipe, dataset: FaceDataset, *, rank: int, world_size: int
+) -> EpochSampler:
     """Refine each epoch as the paper does (4.2.2), or shuffle all of the training set."""
     if recipe.data.per_class is None:
-        return DistributedSampler(
-            range(len(train)), world_size, rank, seed=recipe.seed, drop_last=True
-        )
+        return DistributedSampler(dataset, world_size, rank, seed=recipe.seed, drop_last=True)
     return DataRefinementSampler(
-        train.labels,
-        train.groups,
+        dataset.table.labels,
+        dataset.table.groups,
         per_group=recipe.data.per_group,
         per_class=recipe.data.per_class,
+        num_replicas=world_size,
+        rank=rank,
         seed=recipe.seed,
     )

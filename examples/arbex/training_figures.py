@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from figure_style import MUTED_COLOR, class_color, figure_file
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 from scoring import Clustering
 from sklearn.decomposition import PCA
@@ -117,10 +118,12 @@ def draw_training(path: Path, history: History) -> None:
                 label = "total" if name == "loss" else name
                 color = "#111827" if name == "loss" else class_color(index)
                 loss.plot(epochs, values, color=color, linewidth=width, label=label)
-        loss.set(xlabel="epoch", ylabel="loss, each term unweighted", title="Training loss (Eq. 23)")
+        loss.set(
+            xlabel="epoch", ylabel="loss, each term unweighted", title="Training loss (Eq. 23)"
+        )
         loss.legend(fontsize=8)
         for axes in (accuracy, loss):
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def draw_setups(path: Path, histories: Mapping[str, History]) -> None:
@@ -134,7 +137,7 @@ def draw_setups(path: Path, histories: Mapping[str, History]) -> None:
                 history["epoch"], percent, color=class_color(index), linewidth=width, label=name
             )
         axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend()
 
 

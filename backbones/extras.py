@@ -1,0 +1,29 @@
+"""Libraries that are imported when a backbone needs them, and not before."""
+
+import importlib
+from typing import Any
+
+
+def require(module: str, extra: str) -> Any:
+    """Import a module, or say which extra brings it.
+
+    Args:
+        module: name of the module.
+        extra: the extra of this package that installs it.
+
+    Raises:
+        ImportError: if it is not installed; the message has the command.
+
+    Example:
+        >>> require("math", extra="none").tau > 6
+        True
+        >>> require("no_such_module", extra="timm")
+        Traceback (most recent call last):
+        ImportError: no_such_module is needed here: pip install 'reliability-balance[timm]'
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            f"{module} is needed here: pip install 'reliability-balance[{extra}]'"
+        ) from error

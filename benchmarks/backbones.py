@@ -1,0 +1,287 @@
+"""What predicting with the backbones costs: parameters, operations, images a second and memory.
+
+    python benchmarks/backbones.py
+
+Each model runs in a process of its own, so that the peak of memory is its own, on one thread, and
+processor time is counted, so that other load on the machine is not. Writes `backbones.json` and
+`backbones.md` into `benchmarks/results/`.
+"""
+
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated
+
+import timm
+import torch
+import torchvision
+import typer
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from reliability_balance import __version__
+from reliability_balance.backbones import (
+    TimmBackbone,
+    TorchvisionBackbone,
+    poster_v2_base,
+    poster_v2_small,
+    poster_v2_tiny,
+)
+from reliability_balance.backbones.poster_v2.attention import WindowCrossAttention
+
+MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
+    "poster_v2_base": (poster_v2_base, 224),
+    "poster_v2_small": (poster_v2_small, 112),
+    "poster_v2_tiny": (poster_v2_tiny, 64),
+    "timm ViT-S/16": (lambda: TimmBackbone("vit_small_patch16_224"), 224),
+    "torchvision ResNet-50": (lambda: TorchvisionBackbone("resnet50"), 224),
+}
+BATCH_SIZES = (1, 32)
+WINDOW_SIZE, WINDOW_WIDTH, WINDOW_HEADS = 7, 64, 2
+WINDOW_COUNTS = (1, 4, 16, 64, 256)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One model at one batch size; rates are medians, in images per second of one thread."""
+
+    model: str
+    image_size: int
+    batch_size: int
+    parameters: int
+    trainable_parameters: int
+    giga_multiply_adds: float  # of one image, forward
+    images_per_second: float
+    peak_mib: float | None
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Exponent b of cost = a * windows^b: mean over the repetitions and its 95 % interval."""
+
+    quantity: str
+    exponent: float
+    low: float
+    high: float
+
+
+class PeakMemory:
+    """Resident memory at its peak above the start, in MiB; Linux alone tells."""
+
+    def __enter__(self) -> "PeakMemory":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks
+        except OSError:
+            self.start = None
+        else:
+            self.start = _status_mib("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.mib = None if self.start is None else _status_mib("VmHWM") - self.start
+
+
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
+    """Time a model; called in a fresh process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    build, image_size = MODELS[name]
+    model = build()
+    images = torch.randn(batch_size, 3, image_size, image_size)
+
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model.eval()(images[:1])
+
+    def predict() -> None:
+        with torch.inference_mode():
+            model(images)
+
+    with PeakMemory() as peak:
+        predict()
+    return Cost(
+        model=name,
+        image_size=image_size,
+        batch_size=batch_size,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        giga_multiply_adds=counter.get_total_flops() / 2e9,
+        images_per_second=batch_size / _median_seconds(predict, seconds),
+        peak_mib=peak.mib,
+    )
+
+
+def _median_seconds(run: Callable[[], None], budget: float) -> float:
+    times: list[float] = []
+    while len(times) < 3 or (sum(times) < budget and len(times) < 50):
+        start = time.process_time()
+        run()
+        times.append(time.process_time() - start)
+    return statistics.median(times)
+
+
+def window_growth(seed: int, repetitions: int) -> list[Growth]:
+    """Fit how W-MCSA's cost grows with the number of windows, and beside it full attention."""
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    windowed = WindowCrossAttention(WINDOW_WIDTH, WINDOW_HEADS, WINDOW_SIZE).eval()
+    positions = WINDOW_SIZE**2
+    query = torch.randn(1, positions, WINDOW_WIDTH)
+    inputs = [torch.randn(1, count, positions, WINDOW_WIDTH) for count in WINDOW_COUNTS]
+
+    operations = []
+    for windows in inputs:
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            windowed(windows, query)
+        operations.append(float(counter.get_total_flops()))
+    # As one window, the same map needs every position to attend to every other.
+    full = [
+        3 * WINDOW_WIDTH**2 * 2 * positions * count + 4 * WINDOW_WIDTH * (positions * count) ** 2
+        for count in WINDOW_COUNTS
+    ]
+
+    seconds = []
+    for _ in range(repetitions):
+        row = []
+        for windows in inputs:
+
+            def run(windows: torch.Tensor = windows) -> None:
+                with torch.inference_mode():
+                    windowed(windows, query)
+
+            row.append(_median_seconds(run, 0.2))
+        seconds.append(row)
+    # Below 16 windows the time is that of the calls, not of the arithmetic.
+    large = [index for index, count in enumerate(WINDOW_COUNTS) if count >= 16]
+    times = [_exponent(row, large) for row in seconds]
+    everything = list(range(len(WINDOW_COUNTS)))
+    return [
+        _growth("operations, windows", [_exponent(operations, everything)]),
+        _growth("operations, one window over all", [_exponent(full, everything)]),
+        _growth("seconds, windows (16 to 256)", times),
+    ]
+
+
+def _exponent(costs: Sequence[float], indices: list[int]) -> float:
+    return statistics.linear_regression(
+        [math.log(WINDOW_COUNTS[index]) for index in indices],
+        [math.log(costs[index]) for index in indices],
+    ).slope
+
+
+def _growth(quantity: str, exponents: list[float]) -> Growth:
+    mean = statistics.fmean(exponents)
+    margin = 0.0
+    if len(exponents) > 1:
+        margin = 1.96 * statistics.stdev(exponents) / math.sqrt(len(exponents))
+    return Growth(quantity, mean, mean - margin, mean + margin)
+
+
+def describe_machine() -> dict[str, str]:
+    """The machine and the versions, for the report."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return {
+        "processor": cpu,
+        "cores": str(os.cpu_count()),
+        "threads used": "1",
+        "load before the run": load,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "torchvision": torchvision.__version__,
+        "reliability_balance": __version__,
+    }
+
+
+def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growth]) -> str:
+    """Lay everything out as Markdown."""
+
+    def mib(value: float | None) -> str:
+        return "-" if value is None else f"{value:.0f}"
+
+    lines = [
+        "# Backbones",
+        "",
+        "`python benchmarks/backbones.py`; " + ", ".join(f"{k} {v}" for k, v in machine.items()),
+        "",
+        "G multiply-adds: of one image, forward, by torch's counter (half its FLOPs). Images/s: "
+        "median, of one thread's processor time. Peak: resident memory of the process above what "
+        "it had with the model built, during the first call, so that it includes what libraries "
+        "set up.",
+        "",
+        "| model | image | batch | M parameters | G multiply-adds | images/s | peak MiB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {c.model} | {c.image_size} | {c.batch_size} | {c.parameters / 1e6:.1f} "
+        f"| {c.giga_multiply_adds:.3f} | {c.images_per_second:.1f} | {mib(c.peak_mib)} |"
+        for c in costs
+    ]
+    lines += [
+        "",
+        f"W-MCSA, windows of {WINDOW_SIZE} x {WINDOW_SIZE}, {WINDOW_WIDTH} channels, "
+        f"{WINDOW_HEADS} heads, {', '.join(map(str, WINDOW_COUNTS))} windows: exponent b of "
+        "cost = a windows^b (1 is linear).",
+        "",
+        "| cost | exponent | 95 % interval |",
+        "|---|---|---|",
+    ]
+    lines += [f"| {g.quantity} | {g.exponent:.3f} | {g.low:.3f} to {g.high:.3f} |" for g in growth]
+    return "\n".join(lines) + "\n"
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def main(
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 4.0,
+    repetitions: Annotated[int, typer.Option(min=2, help="Of the fit over windows.")] = 5,
+    seed: Annotated[int, typer.Option()] = 0,
+    out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),
+) -> None:
+    """Measure all backbones beside two others of the same libraries."""
+    machine = {**describe_machine(), "seed": str(seed)}
+    print(machine, flush=True)
+    costs = []
+    for name in MODELS:
+        for batch_size in BATCH_SIZES:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+                cost = pool.submit(measure, name, batch_size, seed, seconds).result()
+            print(cost, flush=True)
+            costs.append(cost)
+    growth = window_growth(seed, repetitions)
+    report = format_report(machine, costs, growth)
+    results = {
+        "machine": machine,
+        "costs": [asdict(cost) for cost in costs],
+        "window_growth": [asdict(each) for each in growth],
+    }
+    write(out / "backbones.json", json.dumps(results, indent=2) + "\n")
+    write(out / "backbones.md", report)
+    print(f"\n{report}\nwritten: {out}/backbones.json, backbones.md")
+
+
+if __name__ == "__main__":
+    typer.run(main)
