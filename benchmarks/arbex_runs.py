@@ -1,0 +1,92 @@
+"""Runs of the ARBEx application for benchmarks: resumed or skipped where done, then summed up."""
+
+import json
+import math
+import os
+import platform
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+EXAMPLES = HERE.parent / "examples"
+sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "arbex")]
+
+from configuration import Recipe, as_plain  # noqa: E402
+from face_table import TEST  # noqa: E402
+from model_bundle import load_bundle, versions  # noqa: E402
+from result_files import save_json, save_text  # noqa: E402
+from run_data import load_faces  # noqa: E402
+from run_report import report_on  # noqa: E402
+from scipy.stats import t as student  # noqa: E402
+from training import RunFolder, begin_run, fit, recipe_of  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Mean over the seeds and its 95 % interval by Student's t; NaN limits for a single seed."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Mean and interval of independent values."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Interval(mean, math.nan, math.nan)
+    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values)
+    half /= math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
+
+
+def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
+    """Train and evaluate, or go on where it was stopped; return the metrics.
+
+    Raises:
+        ValueError: if the folder holds a run of another recipe.
+    """
+    folder = RunFolder(root)
+    if not folder.recipe.exists():
+        begin_run(recipe, folder)
+    elif recipe_of(folder) != recipe:
+        raise ValueError(f"{root} holds a run of another recipe: give another --runs")
+    metrics = root / "metrics.json"
+    if not metrics.exists():
+        print(f"{root}", flush=True)
+        faces = load_faces(recipe.data)
+        fit(recipe, faces, folder)
+        report_on(load_bundle(root), faces.subset(TEST), root, history=folder.history)
+    content: dict[str, Any] = json.loads(metrics.read_text(encoding="utf-8"))
+    return content
+
+
+def save_results(
+    folder: Path, name: str, recipe: Recipe, results: dict[str, Any], text: str
+) -> None:
+    """Write JSON and Markdown, with all that one needs to judge or repeat them."""
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
+    content = {
+        "command": command,
+        "machine": machine,
+        "versions": versions(),
+        "recipe": as_plain(recipe),
+        **results,
+    }
+    save_json(folder / f"{name}.json", content)
+    used = ", ".join(f"{package} {number}" for package, number in versions().items())
+    save_text(folder / f"{name}.md", f"{text}\n\n`{command}`; {machine}; {used}.\n")
+
+
+def intervals_as_plain(intervals: dict[str, Interval]) -> dict[str, dict[str, float]]:
+    """Intervals as JSON knows them."""
+    return {name: asdict(each) for name, each in intervals.items()}

@@ -1,0 +1,229 @@
+"""ARBEx from faces to a report: train, evaluate, predict, inspect data, export.
+
+python examples/arbex train
+torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # what all examples share
+
+app = typer.Typer(
+    help="ARBEx, the reference application: facial expressions with reliability balancing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RecipeOption = Annotated[
+    str, typer.Option(help="quick, robust, paper, or the path of a YAML file of your own.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="Override the recipe: section.key=value; may be repeated."),
+]
+ModelOption = Annotated[
+    Path, typer.Option(help="A model.safetensors, or the folder of the run that made it.")
+]
+OutOption = Annotated[Path, typer.Option(help="Folder of the results.")]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
+
+
+@app.command()
+def train(
+    recipe: RecipeOption = "quick",
+    overrides: SetOption = None,
+    baseline: Annotated[
+        bool, typer.Option(help="Same encoder and budget, but an ordinary head and cross-entropy.")
+    ] = False,
+    out: OutOption = Path("runs/arbex"),
+    resume: Annotated[
+        bool, typer.Option(help="Go on with the run in --out, by its own recipe.")
+    ] = False,
+    accelerator: Annotated[
+        Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to train.")
+    ] = "auto",
+) -> None:
+    """Train a model, judge it on the test split, and write a report.
+
+    With no option at all it renders its own faces and needs some minutes on two cores. Ctrl-C
+    finishes the batch and leaves a checkpoint, which --resume goes on from; so does a run that was
+    killed. Under torchrun all processes share each batch.
+    """
+    import os
+
+    from configuration import load_recipe, plain_cross_entropy
+    from face_table import TEST
+    from model_bundle import load_bundle
+    from run_data import load_faces
+    from run_keeping import TrainingInterrupted
+    from run_report import report_on
+    from training import RunFolder, begin_run, fit, recipe_of
+
+    folder = RunFolder(out)
+    leads = int(os.environ.get("RANK", 0)) == 0
+    if resume:
+        chosen = recipe_of(folder)
+    else:
+        chosen = load_recipe(recipe, overrides or ())
+        chosen = plain_cross_entropy(chosen) if baseline else chosen
+        if leads:
+            begin_run(chosen, folder)
+    faces = load_faces(chosen.data)
+    try:
+        fit(chosen, faces, folder, accelerator=accelerator)
+    except TrainingInterrupted:
+        print(f"stopped; go on with: python examples/arbex train --resume --out {out}")
+        raise typer.Exit(130) from None
+    test = faces.subset(TEST)
+    if leads and len(test):
+        report_on(load_bundle(folder.model), test, out, history=folder.history)
+        print((out / "metrics.txt").read_text(encoding="utf-8"))
+        print(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+
+
+@app.command()
+def evaluate(
+    model: ModelOption = Path("runs/arbex"),
+    overrides: SetOption = None,
+    split: Annotated[
+        Literal["train", "validation", "test"], typer.Option(help="Which faces.")
+    ] = "test",
+    device: DeviceOption = "cpu",
+    out: OutOption = Path("runs/evaluation"),
+) -> None:
+    """Judge a trained model on its own data set, or on another one, and write a report.
+
+    Another data set is named by overrides, such as --set data.dataset=fer-plus --set
+    data.root=~/FERPlus. Its classes are matched to the model's by name; faces of classes that the
+    model does not know are left out and counted.
+    """
+    from dataclasses import replace
+
+    import torch
+    from configuration import override_recipe
+    from face_table import SPLIT_NAMES
+    from model_bundle import load_bundle
+    from run_data import load_faces
+    from run_report import report_on
+
+    bundle = load_bundle(model, torch.device(device))
+    recipe = override_recipe(bundle.recipe, overrides or ())
+    faces = load_faces(recipe.data).subset(SPLIT_NAMES.index(split))
+    report_on(replace(bundle, recipe=recipe), faces, out)
+    print((out / "metrics.txt").read_text(encoding="utf-8"))
+    print(f"written: {out}/report.html, metrics.json, figures/")
+
+
+@app.command()
+def predict(
+    source: Annotated[Path, typer.Argument(help="An image, a folder of images, or a video.")],
+    model: ModelOption = Path("runs/arbex"),
+    detect_faces: Annotated[
+        bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
+    ] = False,
+    every: Annotated[
+        float, typer.Option(min=0, help="Seconds between two frames of a video; 0 for all.")
+    ] = 1.0,
+    annotate: Annotated[
+        int, typer.Option(min=0, help="Pictures to write with the predictions beside them.")
+    ] = 20,
+    device: DeviceOption = "cpu",
+    out: OutOption = Path("runs/prediction"),
+) -> None:
+    """Predict the faces of pictures or videos: CSV, JSON, and annotated pictures.
+
+    Without --detect-faces each picture is taken as one cropped face. A damaged file has a row that
+    says so, and the exit status is then 1.
+    """
+    import torch
+    from annotation import draw_annotated
+    from face_detection import mtcnn_detector, whole_picture
+    from media import read_media
+    from model_bundle import load_bundle
+    from prediction import predict_frame, save_predictions
+
+    bundle = load_bundle(model, torch.device(device))
+    detect = mtcnn_detector() if detect_faces else whole_picture
+    predictions = []
+    drawn = 0
+    for frame in read_media(source, every_seconds=every):
+        found = predict_frame(bundle, frame, detect)
+        predictions += found
+        for each in found:
+            said = each.problem or (
+                f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
+                f"decided by {each.decided_by}"
+            )
+            print(f"{each.name}: {said}")
+        if frame.picture is not None and drawn < annotate:
+            drawn += 1
+            file = f"{drawn:04}-{Path(frame.name.split(' @ ')[0]).stem}.png"
+            draw_annotated(out / "annotated" / file, frame.picture, found)
+    save_predictions(out, predictions)
+    print(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
+    if any(each.problem is not None for each in predictions):
+        raise typer.Exit(1)
+
+
+@app.command()
+def inspect_data(
+    recipe: RecipeOption = "quick",
+    overrides: SetOption = None,
+    images: Annotated[
+        bool, typer.Option(help="Decode every image, to find damaged and equal ones.")
+    ] = True,
+    out: OutOption = Path("runs/inspection"),
+) -> None:
+    """Look a data set over: counts against the published ones, problems, duplicates, leaks.
+
+    The data set is the recipe's, or named by overrides: --set data.dataset=raf-db
+    --set data.root=~/RAF-DB. Known are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
+    affectnet, folders (of images, one a class) and csv.
+    """
+    from audit import audit, format_text
+    from audit_page import write_html
+    from configuration import load_recipe
+    from published_counts import PUBLISHED
+    from run_data import load_faces
+
+    data = load_recipe(recipe, overrides or ()).data
+    report = audit(load_faces(data), PUBLISHED.get(data.dataset), check_images=images)
+    print(format_text(report))
+    write_html(report, out / "inspection.html")
+    print(f"written: {out}/inspection.html")
+
+
+@app.command()
+def export(
+    model: ModelOption = Path("runs/arbex"),
+    out: OutOption = Path("runs/export"),
+) -> None:
+    """Write the model as ONNX and as a torch.export program, both for any batch size.
+
+    Each is run and compared with the model before it is written.
+    """
+    from exporting import export_onnx, export_program
+    from model_bundle import load_bundle
+
+    bundle = load_bundle(model)
+    for write, name in ((export_onnx, "model.onnx"), (export_program, "model.pt2")):
+        difference = write(bundle, out / name)
+        print(f"{out / name}: differs by at most {difference:.1e}")
+
+
+def main() -> None:
+    """Run a command; what is wrong with its input is told without a traceback."""
+    try:
+        app()
+    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,130 @@
+"""One training step and one validation step, in Lightning's terms."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import lightning
+import torch
+from configuration import Optimization
+from epoch_batches import FaceBatch, Position, derive_seed
+from face_model import FaceModel
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from reliability_balance import ReliabilityLoss
+from reliability_balance.targets import RefurbishedTargets
+
+LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
+TRAIN_METRICS = (*LOSS_TERMS, "accuracy", "learning_rate")
+VALIDATION_METRICS = ("loss", "accuracy", "primary_accuracy")
+
+
+class BalancedTraining(lightning.LightningModule):
+    """Train a model by the reliability loss, on the labels or on refurbished targets.
+
+    Epoch means are kept in the state, so that a continued epoch reports what a whole one would.
+
+    Args:
+        model: what is trained.
+        criterion: the loss.
+        targets: what becomes of the labels; None trains on them as they are.
+        optimization: rates and limits.
+        seed: of dropout; each step draws from its own generator state, see :mod:`epoch_batches`.
+        soft_labels: whether to train on distributions rather than labels.
+    """
+
+    def __init__(
+        self,
+        model: FaceModel,
+        criterion: ReliabilityLoss,
+        targets: RefurbishedTargets | None,
+        optimization: Optimization,
+        *,
+        seed: int,
+        soft_labels: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.criterion = criterion
+        self.targets = targets
+        self.optimization = optimization
+        self.seed = seed
+        self.soft_labels = soft_labels
+        self.train_means = _means(TRAIN_METRICS)
+        self.validation_means = _means(VALIDATION_METRICS)
+
+    def position(self) -> Position:
+        """The batch that comes next."""
+        loop = self.trainer.fit_loop
+        # A checkpoint is written before Lightning calls the batch, or the epoch, completed.
+        epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        batch: int = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
+        return Position(epoch, 0 if batch >= self.trainer.num_training_batches else batch)
+
+    def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Make this step's dropout a function of where we are, not of how we came here."""
+        torch.manual_seed(derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
+
+    def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        output = self.model(batch.image)
+        labels = batch.distribution if self.soft_labels else batch.label
+        if self.targets is not None:
+            labels = self.targets(batch.index, labels, output.corrected)
+        terms = self.criterion(output, labels)
+        for name, value in zip(LOSS_TERMS, terms, strict=True):
+            _update(self.train_means, name, value.detach())
+        _update(self.train_means, "accuracy", _hits(output.corrected, batch.label))
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        _update(self.train_means, "learning_rate", rate)
+        loss: Tensor = terms.total
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Report the means of the epoch."""
+        for name, value in _take(self.train_means):
+            self.log(f"train_{name}", value)
+
+    def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
+        """Judge one batch by its given labels."""
+        output = self.model(batch.image)
+        count = len(batch.label)
+        loss = nn.functional.nll_loss(output.log_probs, batch.label)
+        _update(self.validation_means, "loss", loss, count)
+        _update(self.validation_means, "accuracy", _hits(output.corrected, batch.label))
+        _update(self.validation_means, "primary_accuracy", _hits(output.primary, batch.label))
+
+    def on_validation_epoch_end(self) -> None:
+        """Report the means of the validation set."""
+        for name, value in _take(self.validation_means):
+            self.log(f"validation_{name}", value)
+
+    def configure_optimizers(self) -> Any:
+        """Adam with a rate that decays by a factor each epoch (4.3)."""
+        parameters = [each for each in self.model.parameters() if each.requires_grad]
+        optimizer = torch.optim.Adam(parameters, lr=self.optimization.learning_rate)
+        scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.optimization.decay)
+        return [optimizer], [scheduler]
+
+
+def _means(names: tuple[str, ...]) -> nn.ModuleDict:
+    means = {name: MeanMetric() for name in names}
+    for mean in means.values():
+        mean.persistent(True)
+    return nn.ModuleDict(means)
+
+
+def _update(means: nn.ModuleDict, name: str, value: Tensor | float, weight: float = 1.0) -> None:
+    cast(MeanMetric, means[name]).update(value, weight)
+
+
+def _take(means: nn.ModuleDict) -> Iterator[tuple[str, Tensor]]:
+    """Give each mean, and begin anew."""
+    for name, mean in means.items():
+        metric = cast(MeanMetric, mean)
+        yield name, metric.compute()
+        metric.reset()
+
+
+def _hits(probs: Tensor, labels: Tensor) -> Tensor:
+    return (probs.argmax(-1) == labels).float()

@@ -1,0 +1,57 @@
+"""A picture of a table: rows of faces of each class, with what people would call them."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import torch
+from face_table import FaceTable
+from matplotlib.figure import Figure
+from result_files import atomic_path
+
+
+def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int = 0) -> None:
+    """Draw some faces of each class; where distributions are known, the two likeliest beneath.
+
+    A row is of one class by the labels of the table. Where the labels before noise are known, a
+    face with a wrong label has its true one in red.
+
+    Args:
+        table: the faces.
+        path: a PNG file.
+        columns: faces of each class.
+        seed: of the choice.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    num_rows = len(table.class_names)
+    with mpl.rc_context({"font.size": 7}):
+        figure = Figure(figsize=(1.05 * columns + 0.9, 1.25 * num_rows), layout="constrained")
+        axes = figure.subplots(num_rows, columns, squeeze=False)
+        for label, class_name in enumerate(table.class_names):
+            rows = (table.labels == label).nonzero().squeeze(-1)
+            chosen = rows[torch.randperm(len(rows), generator=generator)[:columns]].tolist()
+            for cell in axes[label]:
+                cell.set(xticks=[], yticks=[])
+                cell.spines[:].set_visible(False)
+            axes[label, 0].set_ylabel(class_name, fontsize=9)
+            for cell, row in zip(axes[label], chosen, strict=False):
+                cell.imshow(table.images[row].permute(1, 2, 0).numpy())
+                text, color = _caption(table, row)
+                cell.set_xlabel(text, color=color, fontsize=5.5, labelpad=2)
+        with atomic_path(path) as temporary:
+            figure.savefig(temporary, dpi=130, format="png")
+
+
+def _caption(table: FaceTable, row: int) -> tuple[str, str]:
+    if table.true_labels is not None and table.true_labels[row] != table.labels[row]:
+        return f"is {table.class_names[int(table.true_labels[row])]}", "#c2453d"
+    if table.distributions is None:
+        return "", "black"
+    shares, classes = table.distributions[row].topk(2)
+    return (
+        "\n".join(
+            f"{share:.0%} {table.class_names[index]}"
+            for share, index in zip(shares.tolist(), classes.tolist(), strict=True)
+            if share > 0.005
+        ),
+        "0.3",
+    )

@@ -1,0 +1,174 @@
+"""Judge a trained model on a table of faces: primary and corrected predictions side by side."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from augmentation import eval_transform
+from face_dataset import FaceDataset
+from face_model import FaceModel
+from face_table import FaceTable
+from prediction_report import Changes, count_changes, join_outputs
+from scoring import (
+    ClassScores,
+    Clustering,
+    FaceScores,
+    score_classes,
+    score_clustering,
+    score_faces,
+)
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from reliability_balance import BalancerOutput
+
+UNITS = {"nll": "nats", "kl": "nats", "brier": "0..2"}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """All figures of one model on one data set; the confusion matrix has true classes as rows."""
+
+    dataset: str
+    num_faces: int
+    primary: FaceScores
+    corrected: FaceScores
+    changes: Changes
+    clustering: Clustering | None
+    classes: list[ClassScores]
+    confusion: list[list[int]]
+    attainable_accuracy: float | None  # of always naming the truly likeliest class
+
+
+@torch.inference_mode()
+def predict_table(
+    model: FaceModel, table: FaceTable, *, image_size: int, batch_size: int = 128, workers: int = 0
+) -> BalancerOutput:
+    """Predict every face of a table, in order.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if len(table) == 0:
+        raise ValueError(f"`table` must have faces to predict; got none of {table.name}")
+    device = next(model.parameters()).device
+    model.eval()
+    dataset = FaceDataset(table, eval_transform(image_size))
+    loader = DataLoader(dataset, batch_size, num_workers=workers)
+    return join_outputs([model(batch.image.to(device)) for batch in loader])
+
+
+def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTable, list[str]]:
+    """Bring a table's labels to the classes of a model, by name, whatever their order.
+
+    Args:
+        table: with its own classes.
+        class_names: the model's.
+
+    Returns:
+        The table with the model's classes, and the names of classes that the model does not know,
+        whose faces are left out.
+
+    Raises:
+        ValueError: if the two have no class in common.
+    """
+    places = {name.casefold(): place for place, name in enumerate(class_names)}
+    targets = [places.get(name.casefold()) for name in table.class_names]
+    known = [index for index, target in enumerate(targets) if target is not None]
+    if not known:
+        raise ValueError(
+            f"`table` must share classes with the model, which has {', '.join(class_names)}; "
+            f"got {', '.join(table.class_names)}"
+        )
+    target = torch.tensor([-1 if place is None else place for place in targets])
+    kept = table.select((target[table.labels] >= 0).nonzero().squeeze(-1))
+    distributions = kept.distributions
+    if distributions is not None:
+        moved = torch.zeros(len(kept), len(class_names))
+        moved[:, target[known]] = distributions[:, known]
+        # The share of classes that the model does not know goes to the others.
+        distributions = moved / moved.sum(-1, keepdim=True).clamp_min(1e-12)
+    renamed = replace(
+        kept,
+        class_names=tuple(class_names),
+        labels=target[kept.labels],
+        true_labels=None,
+        distributions=distributions,
+    )
+    unknown = [
+        name for name, place in zip(table.class_names, targets, strict=True) if place is None
+    ]
+    return renamed, unknown
+
+
+def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
+    """Score predictions of a table's faces."""
+    labels, distributions = table.labels, table.distributions
+    confusion: Tensor = multiclass_confusion_matrix(
+        output.corrected, labels, len(table.class_names)
+    )
+    return Evaluation(
+        dataset=table.name,
+        num_faces=len(table),
+        primary=score_faces(
+            output.primary, output.logits.float().log_softmax(-1), labels, distributions
+        ),
+        corrected=score_faces(output.corrected, output.log_probs, labels, distributions),
+        changes=count_changes(output, labels),
+        clustering=score_clustering(output.embedding.float(), labels),
+        classes=score_classes(output.corrected, labels, table.class_names),
+        confusion=confusion.tolist(),
+        attainable_accuracy=(
+            None if distributions is None else 100 * float(distributions.amax(-1).mean())
+        ),
+    )
+
+
+def format_evaluation(evaluation: Evaluation) -> str:
+    """Lay an evaluation out as text, for a terminal or a file."""
+    lines = [
+        f"{evaluation.num_faces} faces of {evaluation.dataset}",
+        "",
+        f"{'':28}{'primary':>10}{'corrected':>11}",
+    ]
+    for name, label in score_labels(evaluation):
+        before, after = (asdict(s)[name] for s in (evaluation.primary, evaluation.corrected))
+        lines.append(f"{label:28}{before:10.3f}{after:11.3f}")
+    if evaluation.attainable_accuracy is not None:
+        lines.append(f"attainable accuracy (%)     {'':10}{evaluation.attainable_accuracy:11.3f}")
+    lines += ["", describe_changes(evaluation.changes)]
+    if evaluation.clustering is not None:
+        lines.append(describe_clustering(evaluation.clustering))
+    width = max(len(each.name) for each in evaluation.classes) + 2
+    lines += ["", f"{'':{width}}{'faces':>7}{'precision':>11}{'recall':>9}{'F1':>8}"]
+    lines += [
+        f"{each.name:{width}}{each.support:7}{each.precision:11.1f}{each.recall:9.1f}{each.f1:8.1f}"
+        for each in evaluation.classes
+    ]
+    return "\n".join(lines)
+
+
+def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Name of each score that is known, and how to print it."""
+    return [
+        (name, f"{name.replace('_', ' ')} ({UNITS.get(name, '%')})")
+        for name, value in asdict(evaluation.primary).items()
+        if value is not None
+    ]
+
+
+def describe_changes(changes: Changes) -> str:
+    """Say in a sentence what the correction did."""
+    return (
+        f"{changes.changed} predictions changed: {changes.better} became right, "
+        f"{changes.worse} became wrong, {changes.still_wrong} stayed wrong"
+    )
+
+
+def describe_clustering(clustering: Clustering) -> str:
+    """Say in a sentence how the classes stand apart."""
+    return (
+        f"embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
+        f"Calinski-Harabasz {clustering.calinski_harabasz:.1f} (higher is better)"
+    )

@@ -1,0 +1,159 @@
+"""One table for every data set: images, labels, groups and splits, row by row.
+
+Columns are tensors, and names and images may be computed when asked for, so that the three
+million frames of Aff-Wild2 fit in little memory.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Generic, TypeVar, overload
+
+import torch
+from image_sources import ImageSource
+from torch import Tensor
+
+TRAIN, VALIDATION, TEST = 0, 1, 2
+SPLIT_NAMES = ("train", "validation", "test")
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something in the data that did not fit, and that was left out or set right."""
+
+    kind: str  # such as "missing image": problems are counted by kind
+    where: str  # a file, or file:line
+    detail: str  # what was expected, what came
+    count: int = 1  # rows or images concerned
+
+
+class Selection(Sequence[Item], Generic[Item]):
+    """Some items of a sequence, looked up when asked for."""
+
+    def __init__(self, items: Sequence[Item], indices: Tensor) -> None:
+        self.items = items
+        self.indices = indices.numpy()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Selection[Item]": ...
+    def __getitem__(self, index: int | slice) -> "Item | Selection[Item]":
+        if isinstance(index, slice):
+            return Selection(self.items, torch.from_numpy(self.indices[index]))
+        return self.items[int(self.indices[index])]
+
+
+class SelectedImages:
+    """Some images of a source."""
+
+    def __init__(self, images: ImageSource, indices: Tensor) -> None:
+        self.images = images
+        self.indices = indices.numpy()
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int, /) -> Tensor:
+        return self.images[int(self.indices[index])]
+
+
+@dataclass(frozen=True, eq=False)
+class FaceTable:
+    """Faces with labels; N rows, C classes.
+
+    Args:
+        name: of the data set, for titles.
+        class_names: C names; a label is a position in them.
+        images: N images.
+        names: N names for people to find an image by, such as the path within the data set.
+        labels: (N,) int64 in [0, C): the labels to train on, or to be judged by.
+        groups: (N,) int64: the video, subject, character or identity that a face belongs to.
+        splits: (N,) uint8: TRAIN, VALIDATION or TEST.
+        distributions: (N, C) float32 rows that sum to 1, or None: what people voted (FER+,
+            JAFFE), which may be trained on; or the true distribution (rendered faces), which may
+            not: it is there to judge predictions.
+        true_labels: (N,) int64 or None: the labels before noise was put in.
+        problems: what the reader left out or set right.
+
+    Raises:
+        TypeError: if a column has a wrong dtype.
+        ValueError: if a column has a wrong shape or a value out of range.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    images: ImageSource
+    names: Sequence[str]
+    labels: Tensor
+    groups: Tensor
+    splits: Tensor
+    distributions: Tensor | None = None
+    true_labels: Tensor | None = None
+    problems: tuple[Problem, ...] = ()
+
+    def __post_init__(self) -> None:
+        count, num_classes = len(self.names), len(self.class_names)
+        if len(self.images) != count:
+            raise ValueError(f"`images` must hold {count} images; got {len(self.images)}")
+        _check_column("labels", self.labels, torch.int64, (count,), num_classes)
+        _check_column("groups", self.groups, torch.int64, (count,))
+        _check_column("splits", self.splits, torch.uint8, (count,), len(SPLIT_NAMES))
+        if self.distributions is not None:
+            shape = (count, num_classes)
+            _check_column("distributions", self.distributions, torch.float32, shape)
+        if self.true_labels is not None:
+            _check_column("true_labels", self.true_labels, torch.int64, (count,), num_classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, split: int) -> "FaceTable":
+        """Rows of TRAIN, VALIDATION or TEST, in order."""
+        return self.select((self.splits == split).nonzero().squeeze(-1))
+
+    def select(self, indices: Tensor) -> "FaceTable":
+        """Rows at the (M,) int64 indices; problems stay those of the whole."""
+        columns = {
+            field.name: getattr(self, field.name)[indices]
+            for field in fields(self)
+            if isinstance(getattr(self, field.name), Tensor)
+        }
+        return replace(
+            self,
+            images=SelectedImages(self.images, indices),
+            names=Selection(self.names, indices),
+            **columns,
+        )
+
+    def counts(self) -> Tensor:
+        """Rows of each split and class, (3, C) int64."""
+        num_classes = len(self.class_names)
+        cells = self.splits.long() * num_classes + self.labels
+        return cells.bincount(minlength=len(SPLIT_NAMES) * num_classes).view(-1, num_classes)
+
+
+def _check_column(
+    name: str,
+    column: Tensor,
+    dtype: torch.dtype,
+    shape: tuple[int, ...],
+    size: int | None = None,
+) -> None:
+    if column.dtype != dtype:
+        raise TypeError(f"`{name}` must have dtype {dtype}; got {column.dtype}")
+    if tuple(column.shape) != shape:
+        raise ValueError(f"`{name}` must have shape {shape}; got {tuple(column.shape)}")
+    if (
+        size is not None
+        and column.numel()
+        and not 0 <= int(column.min()) <= int(column.max()) < size
+    ):
+        raise ValueError(
+            f"`{name}` must lie in [0, {size}); "
+            f"got values from {int(column.min())} to {int(column.max())}"
+        )

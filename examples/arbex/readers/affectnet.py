@@ -1,0 +1,93 @@
+"""AffectNet (Mollahosseini et al., 2017): class folders, or the authors' annotation files.
+
+The authors give ``train_set/images/N.jpg`` and ``train_set/annotations/N_exp.npy``; copies have
+``train/0`` … ``train/7``, or folders named by the expression. Codes are 0 neutral, 1 happiness,
+2 sadness, 3 surprise, 4 fear, 5 disgust, 6 anger, 7 contempt, whatever the folders' order.
+"""
+
+from pathlib import Path
+
+import numpy as np
+from face_table import TEST, TRAIN, FaceTable
+
+from readers.class_folders import read_named_folders, split_folders
+from readers.expressions import expression_name
+from readers.files import list_folders, list_images
+from readers.rows import ReadingError, Rows, SplitOptions, keep_official
+
+CLASS_NAMES = (
+    "neutral",
+    "happiness",
+    "sadness",
+    "surprise",
+    "fear",
+    "disgust",
+    "anger",
+    "contempt",
+)
+NOT_EXPRESSIONS = 10  # codes up to it stand for none, uncertain and no face
+
+
+def read_affectnet(root: Path, options: SplitOptions) -> FaceTable:
+    """Read any of the layouts; the official validation set is the test, as no test is published.
+
+    Contempt is a class only where it occurs, so the 7-class copies have 7.
+
+    Args:
+        root: the folder of the splits.
+        options: how to choose the validation set from training.
+
+    Raises:
+        FileNotFoundError: if the folder is not there.
+        ReadingError: if no image is there, or an annotation is not as it should be.
+    """
+    if (root / "train_set").is_dir():
+        return _read_annotated(root, options)
+    folders = split_folders(root)
+    found = {folder.name for part, _ in folders for folder in list_folders(part)}
+    class_of = {name: expression for name in found if (expression := _class_of(name)) is not None}
+    present = set(class_of.values())
+    class_names = tuple(name for name in CLASS_NAMES if name in present)
+    return read_named_folders(
+        "AffectNet", root, folders, dict(sorted(class_of.items())), class_names, options
+    )
+
+
+def _class_of(folder: str) -> str | None:
+    if folder.isdecimal() and int(folder) < len(CLASS_NAMES):
+        return CLASS_NAMES[int(folder)]
+    name = expression_name(folder)
+    return name if name in CLASS_NAMES else None
+
+
+def _read_annotated(root: Path, options: SplitOptions) -> FaceTable:
+    rows = Rows()
+    for part, split in (("train_set", TRAIN), ("val_set", TEST)):
+        images, annotations = root / part / "images", root / part / "annotations"
+        for folder in (images, annotations):
+            if not folder.is_dir():
+                raise FileNotFoundError(f"{folder}: expected a folder; it does not exist")
+        for image in list_images(images, rows):
+            path = annotations / f"{Path(image).stem}_exp.npy"
+            if not path.is_file():
+                rows.report("image without row", images / image, f"expected {path}")
+                continue
+            code = _read_code(path)
+            if code >= len(CLASS_NAMES):
+                rows.report("no expression", images / image, f"code {code} was left out")
+                continue
+            rows.add(f"{part}/images/{image}", code, f"{part}/{image}", split)
+    has_contempt = len(CLASS_NAMES) - 1 in rows.labels
+    class_names = CLASS_NAMES if has_contempt else CLASS_NAMES[:-1]
+    return rows.to_table("AffectNet", class_names, root, keep_official(options))
+
+
+def _read_code(path: Path) -> int:
+    expected = f"one code from 0 to {NOT_EXPRESSIONS}"
+    try:
+        code = int(np.load(path, allow_pickle=False).item())
+    except (ValueError, EOFError, OSError) as error:
+        raise ReadingError(path, expected, error) from error
+    if not 0 <= code <= NOT_EXPRESSIONS:
+        raise ReadingError(path, expected, code)
+    return code

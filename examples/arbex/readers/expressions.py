@@ -1,0 +1,29 @@
+"""One name for each expression, whatever a data set calls it."""
+
+ALIASES = {
+    "angry": "anger",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "afraid": "fear",
+    "happy": "happiness",
+    "joy": "happiness",
+    "sad": "sadness",
+    "surprised": "surprise",
+    "contemptuous": "contempt",
+}
+EXPRESSIONS = (
+    *("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise"),
+    *("contempt", "other"),
+)
+
+
+def expression_name(text: str) -> str | None:
+    """The name of the expression that `text` means, or None.
+
+    Example:
+        >>> expression_name("Happy"), expression_name("banana")
+        ('happiness', None)
+    """
+    name = text.strip().lower()
+    name = ALIASES.get(name, name)
+    return name if name in EXPRESSIONS else None

@@ -1,0 +1,197 @@
+"""FER+ (Barsoum et al., ICMI 2016): ten votes for each of the 35,887 faces of FER2013.
+
+Votes come from ``fer2013new.csv``, or from the ``label.csv`` of the folders ``FER2013Train``,
+``FER2013Valid`` and ``FER2013Test``; pictures from those folders, or from the pixels in
+``fer2013.csv``, whose rows are those of ``fer2013new.csv``.
+"""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from face_table import TEST, TRAIN, VALIDATION, FaceTable
+from image_sources import ImageArray
+from torch import Tensor
+
+from readers.files import list_images
+from readers.rows import ReadingError, Rows, SplitOptions, keep_official
+
+CLASS_NAMES = (
+    "neutral",
+    "happiness",
+    "surprise",
+    "sadness",
+    "anger",
+    "disgust",
+    "fear",
+    "contempt",
+)
+VOTES = (*CLASS_NAMES, "unknown", "nf")  # "nf": no face
+USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
+FOLDERS = {TRAIN: "FER2013Train", VALIDATION: "FER2013Valid", TEST: "FER2013Test"}
+SIZE = 48
+
+
+class VotedFace(NamedTuple):
+    """One row of votes."""
+
+    where: str
+    split: int
+    image: str  # empty where the authors give none
+    votes: Tensor  # (10,) float32
+
+
+def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
+    """Read the faces whose label more than half of the votes agree on, with votes as soft labels.
+
+    Left out, and counted in the problems: faces without a name (they are none), those most voted
+    unknown or no face, and those without a majority, as in the authors' majority mode. The soft
+    labels are the votes for the eight expressions.
+
+    Args:
+        root: the folder of the files above.
+        options: unused but for the shared form: all three splits are official.
+
+    Raises:
+        FileNotFoundError: if votes or pictures are not there.
+        ReadingError: if a row is not as it should be, naming its line.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: expected a folder; it does not exist")
+    new, pixels = root / "fer2013new.csv", root / "fer2013.csv"
+    has_folders = (root / FOLDERS[TRAIN]).is_dir()
+    if not has_folders and not (new.is_file() and pixels.is_file()):
+        raise FileNotFoundError(
+            f"{root}: expected the folders {', '.join(FOLDERS.values())}, "
+            "or the files fer2013new.csv and fer2013.csv"
+        )
+    faces = list(_read_new(new) if new.is_file() else _read_label_files(root))
+    rows = Rows()
+    kept = _keep_majorities(faces, rows)
+    if has_folders:
+        kept = _keep_present(kept, root, rows)
+    for face in kept:
+        name = f"{FOLDERS[face.split]}/{face.image}"
+        rows.add(name, int(face.votes[: len(CLASS_NAMES)].argmax()), name, face.split)
+    votes = torch.stack([face.votes for face in kept]) if kept else torch.zeros(0, len(VOTES))
+    votes = votes[:, : len(CLASS_NAMES)]
+    images = None
+    if not has_folders:
+        position = {face.where: index for index, face in enumerate(faces)}
+        images = _read_pixels(pixels, faces, [position[face.where] for face in kept])
+    return rows.to_table(
+        "FER+",
+        CLASS_NAMES,
+        root,
+        keep_official(options),
+        images=images,
+        distributions=votes / votes.sum(-1, keepdim=True),
+    )
+
+
+def _keep_majorities(faces: list[VotedFace], rows: Rows) -> list[VotedFace]:
+    kept: list[VotedFace] = []
+    left_out = {"row without image name": 0, "voted no expression": 0, "no majority": 0}
+    for face in faces:
+        if not face.image:
+            left_out["row without image name"] += 1
+        elif int(face.votes.argmax()) >= len(CLASS_NAMES):
+            left_out["voted no expression"] += 1
+        elif 2 * face.votes.max() <= face.votes.sum():
+            left_out["no majority"] += 1
+        else:
+            kept.append(face)
+    for kind, count in left_out.items():
+        if count:
+            rows.report(kind, faces[0].where.rpartition(":")[0], "rows left out", count)
+    return kept
+
+
+def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedFace]:
+    present: set[str] = set()
+    for folder in FOLDERS.values():
+        if (root / folder).is_dir():
+            images = list_images(root / folder, rows, known=("label.csv",))
+            present |= {f"{folder}/{image}" for image in images}
+    kept = []
+    for face in faces:
+        if f"{FOLDERS[face.split]}/{face.image}" in present:
+            kept.append(face)
+        else:
+            expected = root / FOLDERS[face.split] / face.image
+            rows.report("missing image", face.where, f"expected {expected}")
+    return kept
+
+
+def _read_new(path: Path) -> Iterator[VotedFace]:
+    """Rows of fer2013new.csv, also those without a name, so that positions stay true."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        header = [name.strip().lower() for name in next(reader, [])]
+        expected = ["usage", "image name", *VOTES]
+        if set(header) != set(expected):
+            raise ReadingError(f"{path}:1", f"a header of {','.join(expected)}", ",".join(header))
+        for cells in reader:
+            where = f"{path}:{reader.line_num}"
+            if len(cells) != len(header):
+                raise ReadingError(where, f"{len(header)} columns", len(cells))
+            row = dict(zip(header, cells, strict=True))
+            if row["usage"] not in USAGES:
+                raise ReadingError(where, f"a usage of {', '.join(USAGES)}", repr(row["usage"]))
+            votes = _parse_votes(where, [row[name] for name in VOTES])
+            yield VotedFace(where, USAGES[row["usage"]], row["image name"].strip(), votes)
+
+
+def _read_label_files(root: Path) -> Iterator[VotedFace]:
+    """Rows `fer0000000.png,"(0, 0, 48, 48)",4,0,0,1,3,2,0,0,0,0` of each folder's label.csv."""
+    for split, folder in FOLDERS.items():
+        path = root / folder / "label.csv"
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: expected the votes of {folder}; it does not exist")
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file)
+            for cells in reader:
+                where = f"{path}:{reader.line_num}"
+                if len(cells) != 2 + len(VOTES):
+                    raise ReadingError(where, "a name, a quoted box and 10 votes", cells)
+                yield VotedFace(where, split, cells[0].strip(), _parse_votes(where, cells[2:]))
+
+
+def _parse_votes(where: str, cells: list[str]) -> Tensor:
+    if not all(cell.strip().isdecimal() for cell in cells) or not any(map(int, cells)):
+        raise ReadingError(where, "10 counts of votes, not all 0", ",".join(cells))
+    return torch.tensor([float(cell) for cell in cells])
+
+
+def _read_pixels(path: Path, faces: list[VotedFace], wanted: list[int]) -> ImageArray:
+    """Pictures of the wanted rows; each row must be of the same split as that of the votes."""
+    row_of = {row: index for index, row in enumerate(wanted)}
+    pictures = np.zeros((len(wanted), 1, SIZE, SIZE), dtype=np.uint8)
+    count = 0
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        if not {"pixels", "Usage"} <= set(reader.fieldnames or ()):
+            raise ReadingError(f"{path}:1", "a header of emotion,pixels,Usage", reader.fieldnames)
+        for count, row in enumerate(reader, start=1):
+            where = f"{path}:{reader.line_num}"
+            if count > len(faces) or USAGES.get(row["Usage"]) != faces[count - 1].split:
+                other = faces[count - 1].where if count <= len(faces) else "no row of votes"
+                raise ReadingError(where, f"the split of {other}", repr(row["Usage"]))
+            if count - 1 in row_of:
+                pictures[row_of[count - 1], 0] = _parse_pixels(where, row["pixels"])
+    if count != len(faces):
+        raise ReadingError(path, f"{len(faces)} rows, one for each row of votes", count)
+    return ImageArray(pictures)
+
+
+def _parse_pixels(where: str, text: str) -> np.ndarray:
+    try:
+        values = np.array(text.split(), dtype=np.int64)
+    except ValueError:
+        values = np.array([-1])
+    if values.size != SIZE * SIZE or values.min() < 0 or values.max() > 255:
+        raise ReadingError(where, f"{SIZE * SIZE} pixels from 0 to 255", f"{len(text)} characters")
+    return values.reshape(SIZE, SIZE)

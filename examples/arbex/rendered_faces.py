@@ -1,0 +1,201 @@
+"""Stylised faces, rendered from a seed: the data of a first run, and of experiments with a truth.
+
+A face shows a blend of seven expressions. Its label is drawn from the distribution that people
+would give to the blend, so even a perfect model is wrong at times, and how often is known
+(:func:`best_accuracy`). Noise then replaces a known share of the training labels.
+"""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+from face_drawing import draw_faces
+from face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
+from face_parameters import Faces, draw_parameters
+from face_table import TEST, TRAIN, VALIDATION, FaceTable
+from image_sources import ImageArray
+from rendering_cache import cached_images
+from torch import Tensor
+
+from reliability_balance import _checks
+from reliability_balance.label_noise import pair_noise, symmetric_noise
+
+Difficulty = Literal["easy", "medium", "hard"]
+RenderedNoise = Literal["symmetric", "pair"]
+
+RENDERER_VERSION = 1  # count up when the same settings give other pictures
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class RenderedFacesSettings:
+    """What to render; the same settings give the same faces.
+
+    Args:
+        num_faces: N.
+        image_size: height and width in pixels.
+        num_identities: people; each is in one split only.
+        validation_share: share of the people kept for validation.
+        test_share: share of the people kept for the test.
+        imbalance: frequency of the most frequent class over that of the rarest, >= 1.
+        ambiguity: 0 shows pure and full expressions, 1 blends half and half and faint ones.
+        individuality: 0 has faces that rest and move alike, 1 has permanent frowns and grins.
+        pose: 1 turns heads by up to 40 degrees, nods and tilts by 25; 0 faces the camera.
+        light: 1 has harsh and coloured light from any side, 0 an even one.
+        occlusion: probability of dark glasses, a mask, a hand or a blob before the face.
+        camera_noise: 1 has strong grain and blur, 0 none.
+        label_noise: share of the training labels that are replaced by a wrong one. Validation
+            and test labels are never replaced.
+        noise_kind: "symmetric" takes any other class, "pair" the next one.
+        seed: of everything.
+
+    Raises:
+        TypeError: if a count is not an int.
+        ValueError: if a value is out of range.
+    """
+
+    num_faces: int = 6000
+    image_size: int = 72
+    num_identities: int = 60
+    validation_share: float = 0.1
+    test_share: float = 0.25
+    imbalance: float = 4.0
+    ambiguity: float = 0.6
+    individuality: float = 0.5
+    pose: float = 0.45
+    light: float = 0.5
+    occlusion: float = 0.1
+    camera_noise: float = 0.25
+    label_noise: float = 0.0
+    noise_kind: RenderedNoise = "symmetric"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _checks.at_least("num_faces", self.num_faces, 1)
+        _checks.at_least("image_size", self.image_size, 16)
+        _checks.at_least("num_identities", self.num_identities, 3)
+        _checks.one_of("noise_kind", self.noise_kind, ("symmetric", "pair"))
+        if not self.imbalance >= 1.0:
+            raise ValueError(f"`imbalance` must be at least 1; got {self.imbalance}")
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if each.type is float and each.name != "imbalance" and not 0.0 <= value <= 1.0:
+                raise ValueError(f"`{each.name}` must lie in [0, 1]; got {value}")
+        if self.validation_share + self.test_share >= 1.0:
+            raise ValueError(
+                "`validation_share` + `test_share` must be less than 1; "
+                f"got {self.validation_share} + {self.test_share}"
+            )
+
+
+PRESETS: dict[Difficulty, RenderedFacesSettings] = {
+    # Clear, nearly frontal portraits. A person names almost every expression at once.
+    "easy": RenderedFacesSettings(
+        imbalance=2.0,
+        ambiguity=0.25,
+        individuality=0.3,
+        pose=0.25,
+        light=0.3,
+        occlusion=0.0,
+        camera_noise=0.1,
+    ),
+    # Blends that people would argue about, turned heads, some glasses and masks, a fair camera.
+    "medium": RenderedFacesSettings(),
+    # Snapshots: faint and mixed expressions, odd light, every fourth face partly hidden, grain,
+    # and rare classes.
+    "hard": RenderedFacesSettings(
+        imbalance=8.0,
+        ambiguity=0.9,
+        individuality=0.7,
+        pose=0.7,
+        light=0.7,
+        occlusion=0.25,
+        camera_noise=0.5,
+    ),
+}
+
+
+def rendered_faces(settings: RenderedFacesSettings, cache: Path | None = None) -> FaceTable:
+    """Render the faces, or map them from the cache.
+
+    Args:
+        settings: what to render, such as ``replace(PRESETS["hard"], label_noise=0.4)``.
+        cache: a folder to keep the pictures in, or None to hold them in memory. Settings that
+            differ in label noise only share their pictures.
+
+    Returns:
+        The table: groups are identities, distributions are the true ones, true labels are those
+        before noise.
+    """
+    identity, splits, blends, faces = _draw(settings)
+
+    def render() -> Tensor:
+        grain = torch.Generator().manual_seed(settings.seed + 1)
+        return torch.cat(
+            [
+                draw_faces(faces.at(slice(start, start + BATCH)), settings.image_size, grain)
+                for start in range(0, settings.num_faces, BATCH)
+            ]
+        )
+
+    pictured = asdict(replace(settings, label_noise=0.0, noise_kind="symmetric"))
+    images = (
+        ImageArray(render().numpy())
+        if cache is None
+        else cached_images(cache, {"renderer": RENDERER_VERSION, **pictured}, render)
+    )
+    return FaceTable(
+        name="rendered faces",
+        class_names=CLASS_NAMES,
+        images=images,
+        names=[f"face {index:05d}" for index in range(settings.num_faces)],
+        labels=_add_noise(blends.labels, splits, settings),
+        groups=identity,
+        splits=splits,
+        distributions=blends.distributions,
+        true_labels=blends.labels,
+    )
+
+
+def best_accuracy(table: FaceTable) -> float:
+    """Accuracy that nobody can exceed on average: that of always naming the likeliest class."""
+    if table.distributions is None:
+        raise ValueError(f"`table` must have distributions; {table.name} has none")
+    return float(table.distributions.amax(-1).mean())
+
+
+def _draw(settings: RenderedFacesSettings) -> tuple[Tensor, Tensor, Blends, Faces]:
+    generator = torch.Generator().manual_seed(settings.seed)
+    people = settings.num_identities
+    popularity = 0.5 + torch.rand(people, generator=generator)
+    identity = popularity.multinomial(settings.num_faces, replacement=True, generator=generator)
+    split_of = torch.full((people,), TRAIN, dtype=torch.uint8)
+    order = torch.randperm(people, generator=generator)
+    num_test = max(1, round(settings.test_share * people))
+    num_validation = max(1, round(settings.validation_share * people))
+    split_of[order[:num_test]] = TEST
+    split_of[order[num_test : num_test + num_validation]] = VALIDATION
+    blends = draw_blends(settings.num_faces, settings.imbalance, settings.ambiguity, generator)
+    faces = draw_parameters(
+        identity,
+        blends.weights @ ACTIONS,
+        num_identities=people,
+        individuality=settings.individuality,
+        pose=settings.pose,
+        light=settings.light,
+        occlusion=settings.occlusion,
+        noise=settings.camera_noise,
+        generator=generator,
+    )
+    return identity, split_of[identity], blends, faces
+
+
+def _add_noise(labels: Tensor, splits: Tensor, settings: RenderedFacesSettings) -> Tensor:
+    training = splits == TRAIN
+    draw = symmetric_noise if settings.noise_kind == "symmetric" else pair_noise
+    noisy = labels.clone()
+    noisy[training] = draw(
+        labels[training], settings.label_noise, len(CLASS_NAMES), seed=settings.seed
+    )
+    return noisy

@@ -1,0 +1,53 @@
+"""Keep rendered pictures on disk: written whole or not at all, and checked when read."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from image_sources import ImageArray
+from result_files import atomic_path, save_json
+from torch import Tensor
+
+
+def cached_images(
+    folder: Path, settings: Mapping[str, object], render: Callable[[], Tensor]
+) -> ImageArray:
+    """Map the pictures of these settings from the disk, rendering them first if need be.
+
+    The pictures lie in ``HASH.npy``, their settings and digest in ``HASH.json``. If either is
+    missing, damaged, or does not fit the other, both are made anew.
+
+    Args:
+        folder: of the cache; made if it is not there.
+        settings: all that the pictures depend on, fit for JSON.
+        render: makes the (N, 3, H, W) uint8 pictures.
+    """
+    text = json.dumps(settings, sort_keys=True)
+    stem = hashlib.sha256(text.encode()).hexdigest()[:16]
+    pixels, note = folder / f"{stem}.npy", folder / f"{stem}.json"
+    if not _is_sound(pixels, note, text):
+        images = render().numpy()
+        with atomic_path(pixels) as temporary, temporary.open("wb") as file:
+            np.save(file, images)
+        save_json(note, {"settings": json.loads(text), "sha256": _digest(pixels)})
+    return ImageArray(np.load(pixels, mmap_mode="r"))
+
+
+def _is_sound(pixels: Path, note: Path, settings: str) -> bool:
+    try:
+        content = json.loads(note.read_text(encoding="utf-8"))
+        return bool(
+            content["settings"] == json.loads(settings) and content["sha256"] == _digest(pixels)
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+        return digest.hexdigest()

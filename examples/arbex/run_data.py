@@ -1,0 +1,38 @@
+"""The faces that a recipe names."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from configuration import Data
+from face_table import FaceTable
+from readers.rows import SplitOptions
+from reading import read_faces
+from rendered_faces import PRESETS, RenderedFacesSettings
+
+CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
+
+
+def load_faces(data: Data) -> FaceTable:
+    """Read the data set of a recipe, or render it.
+
+    Raises:
+        FileNotFoundError: if its folder does not exist.
+        ValueError: if an option is not known, or its files are not as expected.
+    """
+    try:
+        if data.dataset == "rendered":
+            return read_faces("rendered", data.root or CACHE, rendered=_rendered(data))
+        splits = SplitOptions(**data.options)
+    except TypeError as error:
+        raise ValueError(f"`data.options` must fit {data.dataset}: {error}") from error
+    return read_faces(data.dataset, data.root, splits=splits, corrupt=data.corrupt)
+
+
+def _rendered(data: Data) -> RenderedFacesSettings:
+    options = dict(data.options)
+    difficulty = options.pop("difficulty", "medium")
+    if difficulty not in PRESETS:
+        raise ValueError(
+            f"`data.options.difficulty` must be one of {', '.join(PRESETS)}; got {difficulty!r}"
+        )
+    return replace(PRESETS[difficulty], **options)

@@ -1,0 +1,188 @@
+"""What a run leaves behind while it goes on: resume point, best model, history, progress."""
+
+import csv
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning
+import torch
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch.callbacks import Callback, Checkpoint
+from result_files import atomic_path
+from tqdm import tqdm
+
+MONITORED = "validation_accuracy"
+
+
+class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
+    """Ctrl-C was pressed, and the resume point has been written."""
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Checkpoints that appear whole or not at all, and are read without running code in them."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
+    ) -> None:
+        """Write beside the file, then take its place."""
+        with atomic_path(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(
+        self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Read tensors and plain values, and refuse everything else."""
+        checkpoint: dict[str, Any] = torch.load(path, map_location or "cpu", weights_only=True)
+        return checkpoint
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Delete the file."""
+        Path(path).unlink(missing_ok=True)
+
+
+class RunKeeper(Checkpoint):
+    """Keep a run: a point to resume from, the best model so far, and one row for each epoch.
+
+    Args:
+        checkpoint: file of the resume point, written anew each epoch and every `every` batches.
+        history: CSV file of the epochs' metrics.
+        save_best: called when the validation accuracy is better than ever before.
+        every: batches between two resume points within an epoch.
+    """
+
+    def __init__(
+        self, checkpoint: Path, history: Path, save_best: Callable[[], None], *, every: int
+    ) -> None:
+        self.checkpoint = checkpoint
+        self.history = history
+        self.save_best = save_best
+        self.every = every
+        self.rows: list[dict[str, float]] = []
+        self.best = float("-inf")
+        self.stopped = False
+        self._stop_requested = False
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Know that an early stop, once decided, holds."""
+        trainer.should_stop = self.stopped
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Write a resume point within the epoch, where no gradient is being accumulated."""
+        done = batch_idx + 1
+        if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
+            return
+        if self._stop_requested or done % self.every < trainer.accumulate_grad_batches:
+            self._save(trainer)
+
+    def on_train_epoch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
+        """Write history, best model and resume point: the epoch is complete."""
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
+        self.stopped = trainer.should_stop
+        if metrics[MONITORED] > self.best:
+            self.best = metrics[MONITORED]
+            if trainer.is_global_zero:
+                self.save_best()
+        if trainer.is_global_zero:
+            self._write_history()
+        self._save(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        """History and best score so far."""
+        return {"rows": self.rows, "best": self.best, "stopped": self.stopped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there."""
+        self.rows = state_dict["rows"]
+        self.best = state_dict["best"]
+        self.stopped = state_dict["stopped"]
+
+    @contextmanager
+    def stopping_at_interrupt(self) -> Iterator[None]:
+        """Let Ctrl-C finish the batch and write a resume point first; a second one stops at once.
+
+        Raises:
+            TrainingInterrupted: when it is written.
+        """
+
+        def request_stop(number: int, frame: FrameType | None) -> None:
+            self._stop_requested = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        previous = signal.signal(signal.SIGINT, request_stop)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        trainer.save_checkpoint(self.checkpoint)
+        if self._stop_requested:
+            raise TrainingInterrupted
+
+    def _write_history(self) -> None:
+        with (
+            atomic_path(self.history) as temporary,
+            temporary.open("w", newline="", encoding="utf-8") as file,
+        ):
+            writer = csv.DictWriter(file, list(self.rows[0]))
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+
+class Progress(Callback):
+    """One bar for the whole run, with the time that is left."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        """Begin where the run stands."""
+        batches = int(trainer.num_training_batches)
+        epoch, batch = module.position()  # type: ignore[operator]
+        self._bar = tqdm(
+            total=(trainer.max_epochs or 0) * batches,
+            initial=epoch * batches + batch,
+            unit="batch",
+            disable=not trainer.is_global_zero,
+        )
+
+    def on_train_epoch_start(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule
+    ) -> None:
+        """Name the epoch."""
+        self._bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
+
+    def on_train_batch_end(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch."""
+        accuracy = trainer.callback_metrics.get(MONITORED)
+        shown = {} if accuracy is None else {"validation": f"{100 * float(accuracy):.1f} %"}
+        self._bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", **shown, refresh=False)
+        self._bar.update()
+
+    def teardown(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
+    ) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()

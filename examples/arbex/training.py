@@ -1,0 +1,227 @@
+"""Train a recipe on a table of faces, and keep the run in a folder."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightning
+import torch
+from augmentation import eval_transform, train_transform
+from balanced_training import BalancedTraining
+from configuration import Recipe, dump_recipe, load_recipe
+from encoders import load_published
+from epoch_batches import EpochBatches, EpochSampler
+from face_dataset import FaceDataset
+from face_model import build_model
+from face_table import TRAIN, VALIDATION, FaceTable
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy
+from model_bundle import save_bundle, versions
+from result_files import save_json, save_text
+from run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
+from torch.utils.data import DataLoader, DistributedSampler
+
+from reliability_balance import ReliabilityLoss
+from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.targets import RefurbishedTargets
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The whole configuration."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of the software."""
+        return self.root / "versions.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What `--resume` goes on from."""
+        return self.root / "checkpoint.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The model of the best epoch on the validation set."""
+        return self.root / "model.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """Metrics of each epoch."""
+        return self.root / "history.csv"
+
+
+def begin_run(recipe: Recipe, folder: RunFolder) -> None:
+    """Write down what is going to be run.
+
+    Raises:
+        FileExistsError: if the folder holds a run already.
+    """
+    if folder.recipe.exists():
+        raise FileExistsError(
+            f"{folder.root} holds a run already: continue it with --resume, or give another --out"
+        )
+    save_text(folder.recipe, dump_recipe(recipe))
+    save_json(folder.versions, versions())
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """Read what was run.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+    """
+    if not folder.recipe.is_file():
+        raise FileNotFoundError(f"`out` must be the folder of a run; got {folder.root}")
+    return load_recipe(str(folder.recipe))
+
+
+def fit(
+    recipe: Recipe,
+    table: FaceTable,
+    folder: RunFolder,
+    *,
+    accelerator: str = "auto",
+    show_progress: bool = True,
+) -> None:
+    """Train from the start, or from the resume point that the folder holds.
+
+    One process trains alone; under ``torchrun`` all of them share each batch.
+
+    Args:
+        recipe: what to do.
+        table: faces with a training and a validation split.
+        folder: where the run is kept.
+        accelerator: "auto", "cpu", "gpu" or "mps".
+        show_progress: whether to draw a progress bar.
+
+    Raises:
+        ValueError: if a split is empty, or the batch does not divide among the processes.
+        TrainingInterrupted: after Ctrl-C.
+    """
+    settings = recipe.optimization
+    world_size, rank = (
+        int(os.environ.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0))
+    )
+    if settings.batch_size % world_size:
+        raise ValueError(
+            f"`batch_size` must be a multiple of the {world_size} processes; "
+            f"got {settings.batch_size}"
+        )
+    train, validation = table.subset(TRAIN), table.subset(VALIDATION)
+    for name, part in (("training", train), ("validation", validation)):
+        if len(part) == 0:
+            raise ValueError(f"`table` must have a {name} split; got none in {table.name}")
+
+    torch.manual_seed(recipe.seed)
+    num_classes = len(table.class_names)
+    module = build_training(recipe, len(train), num_classes)
+    transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
+    dataset = FaceDataset(train, transform)
+    batches = EpochBatches(
+        dataset,
+        epoch_sampler(recipe, dataset, rank=rank, world_size=world_size),
+        settings.batch_size // world_size,
+        seed=recipe.seed,
+        position=module.position,
+        workers=recipe.data.workers,
+    )
+    shown = FaceDataset(validation, eval_transform(recipe.data.image_size))
+    validation_loader = DataLoader(
+        shown,
+        settings.batch_size,
+        sampler=range(rank, len(shown), world_size),
+        num_workers=recipe.data.workers,
+    )
+    keeper = RunKeeper(
+        folder.checkpoint,
+        folder.history,
+        lambda: save_bundle(folder.model, module.model, recipe, table.class_names),
+        every=settings.checkpoint_steps,
+    )
+    callbacks: list[Callback] = [keeper]
+    if settings.patience is not None:
+        callbacks.append(EarlyStopping(MONITORED, mode="max", patience=settings.patience))
+    if show_progress:
+        callbacks.append(Progress())
+    for leftover in folder.root.glob(f".*-{folder.checkpoint.name}"):
+        leftover.unlink()  # a killed process was writing it
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    trainer = lightning.Trainer(
+        accelerator=accelerator,
+        devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        num_nodes=world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
+        # Every rank holds the same refurbished targets, so there is nothing to broadcast.
+        strategy="auto" if world_size == 1 else DDPStrategy(broadcast_buffers=False),
+        precision=settings.precision,
+        max_epochs=settings.epochs,
+        accumulate_grad_batches=settings.accumulate,
+        gradient_clip_val=settings.gradient_clip,
+        callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()],
+        logger=TensorBoardLogger(folder.root, name="", version="tensorboard"),
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        log_every_n_steps=1,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+    )
+    resume_from = folder.checkpoint if folder.checkpoint.exists() else None
+    with keeper.stopping_at_interrupt():
+        trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
+
+
+def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> BalancedTraining:
+    """Put model, loss and targets of a recipe together."""
+    loss, targets = recipe.loss, recipe.targets
+    criterion = ReliabilityLoss(
+        recipe=recipe.balancer.recipe,
+        classification_weight=loss.classification_weight,
+        anchor_weight=loss.anchor_weight,
+        center_weight=loss.center_weight,
+        branch_weight=loss.branch_weight,
+        label_smoothing=loss.label_smoothing,
+    )
+    refurbished = RefurbishedTargets(
+        num_samples,
+        num_classes,
+        momentum=targets.momentum,
+        temperature=targets.temperature,
+        warmup=targets.warmup,
+    )
+    model = build_model(recipe, num_classes)
+    load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
+    return BalancedTraining(
+        model,
+        criterion,
+        refurbished if targets.enabled else None,
+        recipe.optimization,
+        seed=recipe.seed,
+        soft_labels=recipe.data.soft_labels,
+    )
+
+
+def epoch_sampler(
+    recipe: Recipe, dataset: FaceDataset, *, rank: int, world_size: int
+) -> EpochSampler:
+    """Refine each epoch as the paper does (4.2.2), or shuffle all of the training set."""
+    if recipe.data.per_class is None:
+        return DistributedSampler(dataset, world_size, rank, seed=recipe.seed, drop_last=True)
+    return DataRefinementSampler(
+        dataset.table.labels,
+        dataset.table.groups,
+        per_group=recipe.data.per_group,
+        per_class=recipe.data.per_class,
+        num_replicas=world_size,
+        rank=rank,
+        seed=recipe.seed,
+    )

@@ -1,0 +1,219 @@
+"""A trained model as a file: bundle, export, prediction, report."""
+
+import builtins
+import csv
+import json
+import re
+
+import av
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from encoders import build_encoder, load_published
+from exporting import export_onnx, export_program
+from face_detection import mtcnn_detector, square_around, whole_picture
+from face_model import build_model
+from media import Frame, read_media
+from model_bundle import load_bundle, save_bundle
+from PIL import Image
+from prediction import deciding_branches, predict_frame, save_predictions
+from run_report import report_on
+from safetensors.torch import save_file
+from synthetic_faces import synthetic_table
+from tiny_training import tiny_recipe
+
+NAMES = ("angry", "happy", "sad")
+
+
+@pytest.fixture(scope="module")
+def bundle_file(tmp_path_factory):
+    torch.manual_seed(0)
+    recipe = tiny_recipe()
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    save_bundle(path, build_model(recipe, 3), recipe, NAMES)
+    return path
+
+
+@pytest.fixture
+def bundle(bundle_file):
+    return load_bundle(bundle_file)
+
+
+def test_a_bundle_survives_being_written_and_read(bundle_file):
+    first, second = load_bundle(bundle_file), load_bundle(bundle_file.parent)
+    images = torch.randn(2, 3, 16, 16)
+    assert torch.equal(first.model(images).corrected, second.model(images).corrected)
+    assert first.class_names == NAMES
+    assert first.recipe == tiny_recipe()
+    assert torch.__version__.startswith(first.versions["torch"])
+
+
+def test_what_is_no_bundle_is_refused(tmp_path, bundle_file):
+    with pytest.raises(FileNotFoundError, match="folder of a run"):
+        load_bundle(tmp_path)
+    (tmp_path / "text.safetensors").write_text("hello")
+    with pytest.raises(ValueError, match=r"text\.safetensors must be a model that `train` wrote"):
+        load_bundle(tmp_path / "text.safetensors")
+    save_file({"a": torch.zeros(1)}, tmp_path / "bare.safetensors")
+    with pytest.raises(ValueError, match=r"bare\.safetensors must be a model"):
+        load_bundle(tmp_path / "bare.safetensors")
+    (tmp_path / "cut.safetensors").write_bytes(bundle_file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r"cut\.safetensors must be a model"):
+        load_bundle(tmp_path / "cut.safetensors")
+    save_bundle(tmp_path / "other.safetensors", build_model(tiny_recipe(), 4), tiny_recipe(), NAMES)
+    with pytest.raises(ValueError, match="weights must fit its configuration"):
+        load_bundle(tmp_path / "other.safetensors")
+
+
+def test_encoders_are_known_by_name():
+    with pytest.raises(ValueError, match=r"one of poster_v2_tiny.*got 'resnet'"):
+        build_encoder("resnet", {})
+    with pytest.raises(ValueError, match="must fit small_cnn"):
+        build_encoder("small_cnn", {"depth": 3})
+    with pytest.raises(ValueError, match=r"need a POSTER\+\+ encoder; got SmallCNN"):
+        load_published(build_encoder("small_cnn", {}), bundle_file, None)
+
+
+def test_exported_models_agree_at_any_batch_size(bundle, tmp_path):
+    assert export_onnx(bundle, tmp_path / "model.onnx") < 1e-5
+    assert export_program(bundle, tmp_path / "model.pt2") < 1e-5
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
+    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(NAMES)
+    corrected, primary, confidence = session.run(
+        None, {"images": np.random.rand(7, 3, 16, 16).astype(np.float32)}
+    )
+    assert corrected.shape == primary.shape == (7, 3)
+    assert confidence.shape == (7,)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_the_deciding_branch_against_a_naive_loop(bundle):
+    torch.manual_seed(1)
+    output = bundle.model(3 * torch.randn(20, 3, 16, 16))
+    output = output._replace(
+        **{
+            name: torch.randn(20, 3).mul(2).softmax(-1)
+            for name in ("primary", "anchor", "attentive", "correction", "corrected")
+        }
+    )
+
+    def confidence(probs):
+        return 1 + float((probs * probs.log()).sum()) / float(torch.tensor(3.0).log())
+
+    for row, decided in enumerate(deciding_branches(output)):
+        c_l, c_t = confidence(output.primary[row]), confidence(output.correction[row])
+        c_g, c_a = confidence(output.anchor[row]), confidence(output.attentive[row])
+        k = int(output.corrected[row].argmax())
+        parts = {
+            "primary": c_l / (c_l + c_t) * output.primary[row, k],
+            "anchor": c_t / (c_l + c_t) * c_g / (c_g + c_a) * output.anchor[row, k],
+            "attentive": c_t / (c_l + c_t) * c_a / (c_g + c_a) * output.attentive[row, k],
+        }
+        assert decided == max(parts, key=parts.get)
+
+
+def test_a_model_without_correction_is_decided_by_its_head(bundle):
+    output = bundle.model(torch.randn(2, 3, 16, 16))
+    nothing = dict.fromkeys(("anchor", "attentive", "correction"))
+    assert deciding_branches(output._replace(**nothing)) == ["primary", "primary"]
+
+
+@pytest.fixture
+def media_folder(tmp_path):
+    folder = tmp_path / "media"
+    folder.mkdir()
+    Image.new("RGB", (20, 24), (200, 90, 40)).save(folder / "a.png")
+    (folder / "b.jpg").write_bytes(b"\xff\xd8 no image")
+    (folder / "notes.txt").write_text("not looked at")
+    with av.open(str(folder / "c.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        for shade in range(0, 250, 10):
+            pixels = np.full((32, 32, 3), shade, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    (folder / "d.mp4").write_bytes(b"no video")
+    return folder
+
+
+def test_a_folder_of_images_and_videos_is_predicted_and_damage_is_told(
+    bundle, media_folder, tmp_path
+):
+    predictions = [
+        each
+        for frame in read_media(media_folder)
+        for each in predict_frame(bundle, frame, whole_picture)
+    ]
+    assert [each.name for each in predictions] == [
+        *("a.png", "b.jpg", "c.mp4 @ 0.00 s", "c.mp4 @ 1.00 s", "c.mp4 @ 2.00 s", "d.mp4"),
+    ]
+    assert [each.problem is not None for each in predictions] == [0, 1, 0, 0, 0, 1]
+    assert "b.jpg" in predictions[1].problem
+    assert "d.mp4 must be a video" in predictions[5].problem
+    first = predictions[0]
+    assert first.label == max(first.corrected, key=first.corrected.get)
+    assert sum(first.primary.values()) == pytest.approx(1, abs=1e-5)
+    assert tuple(first.box) == (0, 0, 20, 24)
+
+    save_predictions(tmp_path, predictions)
+    assert json.loads((tmp_path / "predictions.json").read_text())[0]["label"] == first.label
+    with (tmp_path / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 6
+    assert float(rows[0]["corrected happy"]) == pytest.approx(first.corrected["happy"])
+    assert rows[1]["problem"] == predictions[1].problem
+    assert rows[1]["label"] == ""
+
+
+def test_every_frame_of_a_video_can_be_read(media_folder):
+    assert len(list(read_media(media_folder / "c.mp4", every_seconds=0))) == 25
+
+
+def test_sources_that_do_not_exist_or_hold_nothing(tmp_path):
+    with pytest.raises(FileNotFoundError, match="an image, a video or a folder"):
+        list(read_media(tmp_path / "missing.png"))
+    with pytest.raises(FileNotFoundError, match="got none in"):
+        list(read_media(tmp_path))
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(ValueError, match=r"must end in one of .*\.png.*a\.txt"):
+        list(read_media(tmp_path / "a.txt"))
+
+
+def test_no_face_is_told(bundle):
+    frame = Frame("empty", torch.zeros(3, 9, 9, dtype=torch.uint8))
+    assert predict_frame(bundle, frame, lambda picture: [])[0].problem == "no face was found"
+
+
+def test_face_detection_says_what_it_needs(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *arguments, **options):
+        if name == "facenet_pytorch":
+            raise ImportError(name)
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    with pytest.raises(ImportError, match="needs facenet-pytorch: pip install"):
+        mtcnn_detector()
+
+
+def test_a_box_becomes_a_square_within_the_picture():
+    assert square_around([40, 40, 60, 80], 200, 200) == (24, 34, 76, 86)
+    assert square_around([0, 0, 60, 80], 90, 70) == (0, 0, 70, 90)
+
+
+def test_a_report_needs_no_other_file(bundle, tmp_path):
+    evaluation = report_on(bundle, synthetic_table(), tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<link|<script|@import|url\(", page)
+    sources = re.findall(r'src="([^"]*)"', page)
+    assert len(sources) == 5
+    assert all(source.startswith("data:image/png;base64,") for source in sources)
+    assert f"{evaluation.corrected.accuracy:.1f} %" in page
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["corrected"]["kl"] == pytest.approx(evaluation.corrected.kl)
+    for figure in (tmp_path / "figures").iterdir():
+        with Image.open(figure) as picture:
+            assert np.asarray(picture.convert("L")).std() > 5  # something is drawn

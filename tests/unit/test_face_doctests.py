@@ -1,0 +1,13 @@
+"""The docstrings' examples of the application's data modules are true."""
+
+import doctest
+from importlib import import_module
+
+import pytest
+
+
+@pytest.mark.parametrize("name", ["face_expressions", "readers.expressions", "readers.jaffe"])
+def test_docstring_examples(name):
+    failed, attempted = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    assert attempted
+    assert not failed

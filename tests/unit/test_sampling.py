@@ -1,0 +1,102 @@
+"""The data refinement sampler: its errors, its randomness, and its place in a loader."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from reliability_balance.sampling import DataRefinementSampler, limit_per_key
+
+LABELS = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
+GROUPS = torch.arange(100) % 7
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    def epoch(number, seed=0):
+        sampler = DataRefinementSampler(LABELS, GROUPS, per_class=8, seed=seed)
+        sampler.set_epoch(number)
+        return list(sampler)
+
+    assert epoch(0) == epoch(0)
+    assert epoch(0) != epoch(1)
+    assert epoch(0) != epoch(0, seed=1)
+
+
+def test_every_row_of_a_group_is_as_likely():
+    keys = np.zeros(10, dtype=np.int64)
+    generator = np.random.default_rng(0)
+    counts = np.zeros(10)
+    for _ in range(4000):
+        counts[limit_per_key(keys, 3, generator)] += 1
+    # Binomial with n = 4000, p = .3: five standard deviations are 145.
+    assert np.abs(counts - 1200).max() < 145
+
+
+def test_a_dominant_group_is_held_back():
+    labels = torch.zeros(1000, dtype=torch.int64)
+    groups = torch.tensor([0] * 990 + [1] * 10)
+    rows = list(DataRefinementSampler(labels, groups, per_group=10, per_class=20))
+    assert sorted(groups[rows].tolist()) == [0] * 10 + [1] * 10
+
+
+def test_without_groups_only_classes_are_balanced():
+    rows = list(DataRefinementSampler(LABELS, None, per_class=15))
+    assert LABELS[rows].bincount().tolist() == [15, 15, 15]
+
+
+def test_short_classes_are_kept_short_on_demand():
+    sampler = DataRefinementSampler(LABELS, GROUPS, per_class=15, short_classes="keep")
+    assert LABELS[list(sampler)].bincount().tolist() == [15, 15, 10]
+    assert len(sampler) == 40
+
+
+def test_a_loader_takes_it():
+    sampler = DataRefinementSampler(LABELS, GROUPS, per_class=4)
+    loader = DataLoader(TensorDataset(LABELS), batch_size=4, sampler=sampler)
+    assert len(loader) == 3
+    assert torch.cat([labels for (labels,) in loader]).bincount().tolist() == [4, 4, 4]
+
+
+def test_breaking_off_does_not_shorten_the_next_pass():
+    sampler = DataRefinementSampler(LABELS, GROUPS, per_class=4)
+    iterator = iter(sampler)
+    begun = [next(iterator), next(iterator)]
+    whole = list(sampler)
+    assert whole[:2] == begun
+    assert len(whole) == len(sampler) == 12
+
+
+def test_memory_is_narrow():
+    sampler = DataRefinementSampler(LABELS + 10**12, GROUPS, per_class=4)
+    assert sampler._labels.itemsize == sampler._groups.itemsize == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (
+            {"labels": LABELS.float()},
+            TypeError,
+            "`labels` must be an int64 tensor; got torch.float32",
+        ),
+        ({"groups": GROUPS.int()}, TypeError, "`groups` must be an int64 tensor; got torch.int32"),
+        ({"groups": GROUPS[:5]}, ValueError, "same length, at least 1; got 100 and 5"),
+        ({"labels": LABELS[:0], "groups": None}, ValueError, "at least 1; got 0 and 0"),
+        ({"labels": LABELS - 1}, ValueError, "`labels` must be at least 0; got -1"),
+        ({"per_group": 0}, ValueError, "`per_group` must be at least 1; got 0"),
+        ({"per_class": 1.5}, TypeError, "`per_class` must be an int; got float"),
+        ({"short_classes": "drop"}, ValueError, "`short_classes` must be one of"),
+        ({"num_replicas": 2, "rank": 2}, ValueError, "`rank` must be less than 2; got 2"),
+        ({"seed": -1}, ValueError, "`seed` must be at least 0; got -1"),
+    ],
+)
+def test_wrong_arguments_are_named(change, error, message):
+    arguments = {"labels": LABELS, "groups": GROUPS} | change
+    with pytest.raises(error, match=message):
+        DataRefinementSampler(arguments.pop("labels"), arguments.pop("groups"), **arguments)
+
+
+def test_a_state_of_another_seed_is_refused():
+    sampler = DataRefinementSampler(LABELS, GROUPS)
+    with pytest.raises(ValueError, match="`state` must have seed 0; got 3"):
+        sampler.load_state_dict({"seed": 3, "epoch": 0, "position": 0})
