@@ -61,7 +61,7 @@ class FaceDataset(Dataset[FaceSample]):
 def drop_corrupt(table: FaceTable) -> FaceTable:
     """Leave out the rows whose image cannot be decoded, and report each in ``problems``.
 
-    Every image is decoded once, about a minute for 100,000 small ones. All ranks of a
+    Every image is decoded once, which takes a while for millions. All ranks of a
     distributed run come to the same table, and the rows keep their order.
     """
 
