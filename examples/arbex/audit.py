@@ -207,7 +207,7 @@ def format_text(report: AuditReport, *, num_examples: int = 5) -> str:
         )
         across = sum(each.across_splits for each in report.duplicates)
         lines.append(f"images decoded: {report.num_checked}; width x height: {sizes}")
-        lines.append(f"equal images: {len(report.duplicates)} sets, {across} of them across splits")
+        lines.append(f"sets of equal images: {len(report.duplicates)}; across splits: {across}")
         for each in report.duplicates[:num_examples]:
             note = "across splits" if each.across_splits else "in one split"
             note += ", with different labels" if each.labels_differ else ""

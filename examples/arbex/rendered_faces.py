@@ -102,16 +102,16 @@ PRESETS: dict[Difficulty, RenderedFacesSettings] = {
     ),
     # Blends that people would argue about, turned heads, some glasses and masks, a fair camera.
     "medium": RenderedFacesSettings(),
-    # Snapshots: faint and mixed expressions, odd light, every third face partly hidden, grain,
+    # Snapshots: faint and mixed expressions, odd light, every fourth face partly hidden, grain,
     # and rare classes.
     "hard": RenderedFacesSettings(
-        imbalance=10.0,
+        imbalance=8.0,
         ambiguity=0.9,
-        individuality=0.9,
-        pose=1.0,
-        light=1.0,
-        occlusion=0.35,
-        camera_noise=1.0,
+        individuality=0.7,
+        pose=0.7,
+        light=0.7,
+        occlusion=0.25,
+        camera_noise=0.5,
     ),
 }
 

@@ -58,7 +58,7 @@ def test_the_text_names_every_finding(raf):
     for expected in (
         "RAF-DB: 20 faces",
         "train in all: 13, published 12271",
-        "1 sets, 1 of them across splits",
+        "sets of equal images: 1; across splits: 1",
         "across splits, with different labels",
         "corrupt image: 1",
         "train_00005_aligned.jpg must be an image",
