@@ -99,18 +99,17 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     build, image_size = MODELS[name]
-    model = build()
+    model = build().eval()
     images = torch.randn(batch_size, 3, image_size, image_size)
-
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model.eval()(images[:1])
 
     def predict() -> None:
         with torch.inference_mode():
             model(images)
 
-    with PeakMemory() as peak:
+    with PeakMemory() as peak:  # first, while the allocator has nothing to reuse
         predict()
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(images[:1])
     return Cost(
         model=name,
         image_size=image_size,
@@ -256,7 +255,7 @@ def write(path: Path, text: str) -> None:
 
 
 def main(
-    seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 4.0,
+    seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 2.0,
     repetitions: Annotated[int, typer.Option(min=2, help="Of the fit over windows.")] = 5,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),

@@ -15,6 +15,7 @@ from reliability_balance.backbones.poster_v2.sizes import poster_v2_base
 from reliability_balance.backbones.weights import LoadReport, load_weights, read_weights
 
 HEAD_WEIGHT = "VIT.head.linear.weight"
+LANDMARK_PART = "face_landback."
 
 
 class LoadedPosterV2(NamedTuple):
@@ -55,14 +56,16 @@ def load_poster_v2(
     """
     weights = read_weights(path)
     head = weights.get(HEAD_WEIGHT)
-    num_classes = 7 if head is None else head.shape[0]
+    num_classes = 7 if head is None or head.ndim != 2 else head.shape[0]
     encoder = poster_v2_base(num_classes=num_classes, reduction_dim=reduction_dim, **options)
-    may_lack: tuple[str, ...] = (*PUBLISHED_REST, "reduction.")
+    may_lack = [*PUBLISHED_REST, "reduction."]
+    set_aside: list[str] = []
     if options.get("landmark_branch") is not None:
-        weights = {n: t for n, t in weights.items() if not n.startswith("face_landback.")}
-        may_lack += ("face_landback.",)
-    report = load_weights(encoder, weights, source=path, may_lack=may_lack)
-    return LoadedPosterV2(encoder, report)
+        may_lack.append(LANDMARK_PART)
+        set_aside = [name for name in weights if name.startswith(LANDMARK_PART)]
+    fitting = {name: tensor for name, tensor in weights.items() if name not in set_aside}
+    report = load_weights(encoder, fitting, source=path, may_lack=may_lack)
+    return LoadedPosterV2(encoder, report._replace(unused=(*report.unused, *set_aside)))
 
 
 def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:

@@ -175,6 +175,16 @@ class TestPosterV2:
         assert encoder.VIT.head.linear.out_features == 7
         assert "VIT.head.linear.weight" in report.untouched
 
+    def test_another_landmark_branch(self, tmp_path: Path) -> None:
+        source = poster_v2_base().state_dict()
+        torch.save(source, tmp_path / "published.pth")
+        branch = MobileFaceNet(units=(1, 1, 1))
+        before = {name: tensor.clone() for name, tensor in branch.state_dict().items()}
+        encoder, report = load_poster_v2(tmp_path / "published.pth", landmark_branch=branch)
+        after = encoder.face_landback.state_dict()
+        assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+        assert set(report.unused) == {name for name in source if name.startswith("face_landback.")}
+
     @pytest.mark.parametrize("numbering", ["stages", "one body"])
     def test_ir50(self, tmp_path: Path, numbering: str) -> None:
         source = IRBranch(widths=(4, 8, 16))
