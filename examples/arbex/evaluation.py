@@ -177,6 +177,6 @@ def describe_changes(changes: Changes) -> str:
 def describe_clustering(clustering: Clustering) -> str:
     """Say in a sentence how the classes stand apart."""
     return (
-        f"embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
+        f"Embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
         f"Calinski-Harabasz {clustering.calinski_harabasz:.1f} (higher is better)"
     )
