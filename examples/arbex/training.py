@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 
 import lightning
 import torch
@@ -97,6 +98,7 @@ def fit(
     for leftover in folder.root.glob(f".*-{folder.checkpoint.name}"):
         leftover.unlink()  # a killed process was writing it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, about torch
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
