@@ -21,9 +21,10 @@ from face_table import TEST  # noqa: E402
 from model_bundle import load_bundle, versions  # noqa: E402
 from result_files import save_json, save_text  # noqa: E402
 from run_data import load_faces  # noqa: E402
+from run_folder import RunFolder, begin_run, recipe_of  # noqa: E402
 from run_report import report_on  # noqa: E402
 from scipy.stats import t as student  # noqa: E402
-from training import RunFolder, begin_run, fit, recipe_of  # noqa: E402
+from training import fit  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -60,9 +60,10 @@ def train(
     from face_table import TEST
     from model_bundle import load_bundle
     from run_data import load_faces
+    from run_folder import RunFolder, begin_run, recipe_of
     from run_keeping import TrainingInterrupted
     from run_report import report_on
-    from training import RunFolder, begin_run, fit, recipe_of
+    from training import fit
 
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from figure_style import MUTED_COLOR, class_color, figure_file
+from figure_style import class_color, figure_file
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from prediction import FacePrediction
@@ -27,7 +27,9 @@ def draw_annotated(path: Path, picture: Tensor, predictions: Sequence[FacePredic
         for number, (panel, each) in enumerate(zip(panels, shown, strict=True), start=1):
             _draw_distributions(panel, each, number)
         if panels:
-            panels[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=2)
+            figure.legend(
+                *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=2
+            )
 
 
 def _draw_box(axes: Axes, prediction: FacePrediction, number: int) -> None:
@@ -64,13 +66,7 @@ def _draw_distributions(axes: Axes, prediction: FacePrediction, number: int) -> 
     axes.set_title(
         f"{number}  {before} → {after}" if prediction.changed else f"{number}  {after}", loc="left"
     )
-    axes.text(
-        *(0.99, 0.02),
-        f"confidence {prediction.confidence:.2f}\n(primary {prediction.primary_confidence:.2f})\n"
-        f"decided by {prediction.decided_by}",
-        transform=axes.transAxes,
-        ha="right",
-        va="bottom",
-        fontsize=8,
-        color=MUTED_COLOR,
+    axes.set_xlabel(
+        f"confidence {prediction.confidence:.2f} (primary {prediction.primary_confidence:.2f})\n"
+        f"decided by the {prediction.decided_by} branch"
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from reading import CorruptPolicy, DatasetName
 
@@ -25,6 +25,11 @@ Positive = Annotated[float, Field(gt=0)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 STRICT = ConfigDict(extra="forbid")
+
+
+def _unquoted_off(value: Any) -> Any:
+    """YAML reads a bare ``off`` as false."""
+    return "off" if value is False else value
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -81,7 +86,7 @@ class Balancer:
     recipe: RecipeName = "robust"
     num_anchors: Annotated[int, Field(ge=0)] = 8
     head: Literal["mlp", "linear"] = "mlp"
-    attention: AttentionMode | None = None
+    attention: Annotated[AttentionMode | None, BeforeValidator(_unquoted_off)] = None
     delta: Positive | None = None
 
 

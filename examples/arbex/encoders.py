@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from reliability_balance.backbones import poster_v2
+from reliability_balance.backbones import TimmBackbone, TorchvisionBackbone, poster_v2
 from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2
 
 
@@ -44,6 +44,8 @@ ENCODERS: dict[str, Callable[..., nn.Module]] = {
     "poster_v2_tiny": poster_v2.poster_v2_tiny,
     "poster_v2_small": poster_v2.poster_v2_small,
     "poster_v2_base": poster_v2.poster_v2_base,
+    "timm": TimmBackbone,
+    "torchvision": TorchvisionBackbone,
     "small_cnn": SmallCNN,
 }
 

@@ -23,7 +23,18 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from reliability_balance import BalancerOutput
 
-UNITS = {"nll": "nats", "kl": "nats", "brier": "0..2"}
+SCORE_LABELS = {
+    "accuracy": "accuracy (%)",
+    "mean_class_accuracy": "mean class accuracy (%)",
+    "macro_precision": "macro precision (%)",
+    "macro_f1": "macro F1 (%)",
+    "nll": "NLL (nats)",
+    "brier": "Brier score (0 to 2)",
+    "ece": "ECE (%)",
+    "aurc": "AURC (%)",
+    "kl": "KL to the truth (nats)",
+    "total_variation": "total variation (%)",
+}
 
 
 @dataclass(frozen=True)
@@ -151,11 +162,8 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Name of each score that is known, and how to print it."""
-    return [
-        (name, f"{name.replace('_', ' ')} ({UNITS.get(name, '%')})")
-        for name, value in asdict(evaluation.primary).items()
-        if value is not None
-    ]
+    known = asdict(evaluation.primary)
+    return [(name, label) for name, label in SCORE_LABELS.items() if known[name] is not None]
 
 
 def describe_changes(changes: Changes) -> str:
@@ -169,6 +177,6 @@ def describe_changes(changes: Changes) -> str:
 def describe_clustering(clustering: Clustering) -> str:
     """Say in a sentence how the classes stand apart."""
     return (
-        f"embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
+        f"Embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
         f"Calinski-Harabasz {clustering.calinski_harabasz:.1f} (higher is better)"
     )

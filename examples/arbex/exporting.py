@@ -23,18 +23,18 @@ class ExportedFaces(nn.Module):
           primary (B, C) and confidence (B,).
     """
 
-    mean: Tensor
-    deviation: Tensor
+    pixel_mean: Tensor  # a mere "mean" would collide with a value within the ONNX graph
+    pixel_deviation: Tensor
 
     def __init__(self, model: FaceModel) -> None:
         super().__init__()
         self.model = model
-        self.register_buffer("mean", torch.tensor(MEAN).view(3, 1, 1))
-        self.register_buffer("deviation", torch.tensor(STANDARD_DEVIATION).view(3, 1, 1))
+        self.register_buffer("pixel_mean", torch.tensor(MEAN).view(3, 1, 1))
+        self.register_buffer("pixel_deviation", torch.tensor(STANDARD_DEVIATION).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Normalise, predict, and keep three fields."""
-        output = self.model((images - self.mean) / self.deviation)
+        output = self.model((images - self.pixel_mean) / self.pixel_deviation)
         return output.corrected, output.primary, output.confidence
 
 

@@ -18,7 +18,7 @@ h1 { font-size: 1.75rem; line-height: 1.25; margin: 0 0 .3rem; letter-spacing: -
 h2 { font-size: 1.2rem; margin: 2.8rem 0 .7rem; padding-bottom: .3rem;
   border-bottom: 1px solid var(--line); }
 p { margin: .5rem 0; max-width: 46rem; } .muted { color: var(--muted); }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(9.5rem, 1fr)); gap: .8rem;
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .8rem;
   margin: 1.4rem 0; }
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
   padding: .8rem 1rem; }
@@ -33,6 +33,8 @@ td + td, th + th { text-align: right; padding: .32rem .4rem .32rem 1.4rem;
   font-variant-numeric: tabular-nums; }
 td.best { font-weight: 650; color: var(--good); }
 figure { margin: 1.2rem 0; } figure img { max-width: 100%; height: auto; display: block; }
+/* On a phone a figure is scrolled, so that its text stays legible. */
+@media (max-width: 40rem) { figure img { max-width: none; width: 38rem; } }
 figcaption { color: var(--muted); font-size: .88rem; margin-top: .5rem; max-width: 46rem; }
 pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem;
   overflow-x: auto; font-size: .82rem; line-height: 1.45; }
@@ -93,7 +95,8 @@ def picture(path: Path, caption: str) -> str:
     """A PNG file, put into the page."""
     data = base64.b64encode(path.read_bytes()).decode()
     return (
-        f'<figure><img alt="{escape(caption)}" src="data:image/png;base64,{data}">'
+        f'<figure><div class="wide"><img alt="{escape(caption)}" '
+        f'src="data:image/png;base64,{data}"></div>'
         f"<figcaption>{escape(caption)}</figcaption></figure>"
     )
 

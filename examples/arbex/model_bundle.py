@@ -69,7 +69,10 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
     try:
         model.load_state_dict(load_file(file))
     except RuntimeError as error:
-        raise ValueError(f"{file}: its weights must fit its configuration: {error}") from error
+        first = "".join(str(error).splitlines()[1:2]).strip()  # torch lists every weight
+        raise ValueError(
+            f"{file}: its weights must fit its configuration; first misfit: {first[:200]}"
+        ) from error
     model = model.to(device or torch.device("cpu")).eval()
     return ModelBundle(model, recipe, class_names, header["versions"])
 

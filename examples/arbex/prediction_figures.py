@@ -18,8 +18,8 @@ BECAME_RIGHT, BECAME_WRONG = "became right", "became wrong"
 def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns: int = 4) -> None:
     """Draw faces with primary and corrected distributions (Fig. 5).
 
-    The first row has what the correction made right, surest first. The second has what it made
-    wrong, and then the faces that it is least sure of: a fair selection, not the best one.
+    First what the correction made right, surest first; then some that it made wrong, and the
+    faces that it is least sure of: a fair selection, not the best one.
     """
     chosen = choose_faces(output, table.labels, per_row=columns)
     rows = -(-len(chosen) // columns)

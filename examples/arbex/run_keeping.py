@@ -160,12 +160,6 @@ class Progress(Callback):
             disable=not trainer.is_global_zero,
         )
 
-    def on_train_epoch_start(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule
-    ) -> None:
-        """Name the epoch."""
-        self._bar.set_description(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}")
-
     def on_train_batch_end(
         self,
         trainer: lightning.Trainer,
@@ -177,12 +171,22 @@ class Progress(Callback):
         """Count the batch."""
         accuracy = trainer.callback_metrics.get(MONITORED)
         shown = {} if accuracy is None else {"validation": f"{100 * float(accuracy):.1f} %"}
+        # An epoch that is taken up in the middle does not start anew, so this is the place.
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar.set_description(epoch, refresh=False)
         self._bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", **shown, refresh=False)
         self._bar.update()
 
-    def teardown(
-        self, trainer: lightning.Trainer, module: lightning.LightningModule, stage: str
-    ) -> None:
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Leave the bar as it is."""
+        self._bar.close()
+
+    def on_exception(
+        self,
+        trainer: lightning.Trainer,
+        module: lightning.LightningModule,
+        exception: BaseException,
+    ) -> None:
+        """Leave the bar as it is, wherever the training stopped."""
         if self._bar is not None:
             self._bar.close()

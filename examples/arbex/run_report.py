@@ -26,9 +26,9 @@ from reliability_balance import BalancerOutput
 
 HIGHER_IS_BETTER = ("accuracy", "mean_class_accuracy", "macro_precision", "macro_f1")
 CAPTIONS = {
-    "faces": "Fig. 5 of the paper: primary (PD) and corrected (CD) distributions. First row: "
-    "faces that the correction made right, surest first. Second row: faces that it made wrong, "
-    "then those that it is least sure of. The label is shaded green.",
+    "faces": "Fig. 5 of the paper: primary (PD) and corrected (CD) distributions. First the faces "
+    "that the correction made right, surest first; then some that it made wrong, and those that "
+    "it is least sure of. The label is shaded green.",
     "reliability": "Left: accuracy of the predictions with a given highest probability. Right: "
     "error that is left when only the surest predictions are kept; its mean is AURC.",
     "confusion": "Corrected predictions: counts, shaded by their share of the row.",
@@ -128,7 +128,7 @@ def _page(
         *(paragraph(note) for note in notes),
         heading("Scores"),
         _score_table(evaluation),
-        paragraph(describe_changes(evaluation.changes).capitalize() + "."),
+        paragraph(f"{describe_changes(evaluation.changes)}."),
         heading("Faces"),
         picture(figures["faces"], CAPTIONS["faces"]),
         heading("Confidence"),
@@ -149,7 +149,7 @@ def _page(
         picture(figures["embedding"], CAPTIONS["embedding"]),
     ]
     if evaluation.clustering is not None:
-        sections.append(paragraph(describe_clustering(evaluation.clustering).capitalize() + "."))
+        sections.append(paragraph(f"{describe_clustering(evaluation.clustering)}."))
     if "anchors" in figures:
         sections.append(picture(figures["anchors"], CAPTIONS["anchors"]))
     if "training" in figures:

@@ -2,14 +2,13 @@
 
 import logging
 import os
-from dataclasses import dataclass
-from pathlib import Path
+import warnings
 
 import lightning
 import torch
 from augmentation import eval_transform, train_transform
 from balanced_training import BalancedTraining
-from configuration import Recipe, dump_recipe, load_recipe
+from configuration import Recipe
 from encoders import load_published
 from epoch_batches import EpochBatches, EpochSampler
 from face_dataset import FaceDataset
@@ -18,71 +17,14 @@ from face_table import TRAIN, VALIDATION, FaceTable
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from model_bundle import save_bundle, versions
-from result_files import save_json, save_text
+from model_bundle import save_bundle
+from run_folder import RunFolder
 from run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 from torch.utils.data import DataLoader, DistributedSampler
 
 from reliability_balance import ReliabilityLoss
 from reliability_balance.sampling import DataRefinementSampler
 from reliability_balance.targets import RefurbishedTargets
-
-
-@dataclass(frozen=True)
-class RunFolder:
-    """Where a run keeps what."""
-
-    root: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The whole configuration."""
-        return self.root / "recipe.yaml"
-
-    @property
-    def versions(self) -> Path:
-        """Versions of the software."""
-        return self.root / "versions.json"
-
-    @property
-    def checkpoint(self) -> Path:
-        """What `--resume` goes on from."""
-        return self.root / "checkpoint.ckpt"
-
-    @property
-    def model(self) -> Path:
-        """The model of the best epoch on the validation set."""
-        return self.root / "model.safetensors"
-
-    @property
-    def history(self) -> Path:
-        """Metrics of each epoch."""
-        return self.root / "history.csv"
-
-
-def begin_run(recipe: Recipe, folder: RunFolder) -> None:
-    """Write down what is going to be run.
-
-    Raises:
-        FileExistsError: if the folder holds a run already.
-    """
-    if folder.recipe.exists():
-        raise FileExistsError(
-            f"{folder.root} holds a run already: continue it with --resume, or give another --out"
-        )
-    save_text(folder.recipe, dump_recipe(recipe))
-    save_json(folder.versions, versions())
-
-
-def recipe_of(folder: RunFolder) -> Recipe:
-    """Read what was run.
-
-    Raises:
-        FileNotFoundError: if the folder holds no run.
-    """
-    if not folder.recipe.is_file():
-        raise FileNotFoundError(f"`out` must be the folder of a run; got {folder.root}")
-    return load_recipe(str(folder.recipe))
 
 
 def fit(
@@ -156,6 +98,7 @@ def fit(
     for leftover in folder.root.glob(f".*-{folder.checkpoint.name}"):
         leftover.unlink()  # a killed process was writing it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, about torch
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),

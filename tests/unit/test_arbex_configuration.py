@@ -62,6 +62,7 @@ def test_overrides_win_and_leave_the_rest():
     assert recipe.optimization.epochs == 2
     assert recipe.data.options["label_noise"] == 0.1
     assert recipe.data.options["difficulty"] == load_recipe("quick").data.options["difficulty"]
+    assert load_recipe("quick", ["balancer.attention=off"]).balancer.attention == "off"
     slower = override_recipe(recipe, ["optimization.learning_rate=3e-4"])
     assert slower.optimization.learning_rate == 3e-4
 

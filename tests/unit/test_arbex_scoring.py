@@ -112,7 +112,7 @@ def test_an_evaluation_as_text_has_all_its_scores():
         output = balancer(torch.randn(len(table), 6))
     evaluation = evaluate(output, table)
     text = format_evaluation(evaluation)
-    for name in ("accuracy", "macro f1", "kl (nats)", "aurc", "Davies-Bouldin", "happy"):
+    for name in ("accuracy", "macro F1", "KL to the truth", "AURC", "Davies-Bouldin", "happy"):
         assert name in text
     assert sum(map(sum, evaluation.confusion)) == len(table)
     assert evaluation.attainable_accuracy == pytest.approx(90)

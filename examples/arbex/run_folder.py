@@ -1,0 +1,65 @@
+"""The folder of a run: what lies where, and what is written down before it begins."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from configuration import Recipe, dump_recipe, load_recipe
+from model_bundle import versions
+from result_files import save_json, save_text
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run keeps what."""
+
+    root: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The whole configuration."""
+        return self.root / "recipe.yaml"
+
+    @property
+    def versions(self) -> Path:
+        """Versions of the software."""
+        return self.root / "versions.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """What `--resume` goes on from."""
+        return self.root / "checkpoint.ckpt"
+
+    @property
+    def model(self) -> Path:
+        """The model of the best epoch on the validation set."""
+        return self.root / "model.safetensors"
+
+    @property
+    def history(self) -> Path:
+        """Metrics of each epoch."""
+        return self.root / "history.csv"
+
+
+def begin_run(recipe: Recipe, folder: RunFolder) -> None:
+    """Write down what is going to be run.
+
+    Raises:
+        FileExistsError: if the folder holds a run already.
+    """
+    if folder.recipe.exists():
+        raise FileExistsError(
+            f"{folder.root} holds a run already: continue it with --resume, or give another --out"
+        )
+    save_text(folder.recipe, dump_recipe(recipe))
+    save_json(folder.versions, versions())
+
+
+def recipe_of(folder: RunFolder) -> Recipe:
+    """Read what was run.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run.
+    """
+    if not folder.recipe.is_file():
+        raise FileNotFoundError(f"`out` must be the folder of a run; got {folder.root}")
+    return load_recipe(str(folder.recipe))

@@ -1,0 +1,118 @@
+"""The commands, run in this process on a few rendered faces and a tiny encoder."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
+COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export")
+TINY = {
+    "data": {
+        "options": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
+        "image_size": 32,
+        "per_class": 12,
+    },
+    "encoder": {"name": "small_cnn", "options": {"width": 4}},
+    "balancer": {"num_anchors": 2, "head": "linear"},
+    "optimization": {"epochs": 2, "batch_size": 12},
+}
+
+
+@pytest.fixture(scope="module")
+def application():
+    return runpy.run_path(str(MAIN), run_name="arbex_application")["app"]
+
+
+@pytest.fixture(scope="module")
+def run(application):
+    def invoke(*arguments, status=0):
+        result = CliRunner().invoke(application, [str(each) for each in arguments])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == status, result.output
+        return result.output
+
+    return invoke
+
+
+@pytest.fixture(scope="module")
+def trained(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("commands")
+    recipe = {**TINY, "data": {**TINY["data"], "root": str(folder / "cache")}}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    out = folder / "run"
+    output = run("train", "--recipe", folder / "tiny.yaml", "--out", out, "--accelerator", "cpu")
+    assert "written:" in output
+    return out
+
+
+def test_train_leaves_everything_that_is_promised(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        *("recipe.yaml", "versions.json", "checkpoint.ckpt", "model.safetensors", "history.csv"),
+        *("tensorboard", "metrics.json", "metrics.txt", "report.html", "figures"),
+    }
+    figures = {path.stem for path in (trained / "figures").iterdir()}
+    assert figures == {"faces", "reliability", "confusion", "embedding", "anchors", "training"}
+    assert len((trained / "history.csv").read_text().splitlines()) == 3
+
+
+def test_a_run_is_not_overwritten_but_goes_on(run, trained):
+    with pytest.raises(FileExistsError, match="--resume"):
+        run("train", "--out", trained)
+    before = (trained / "model.safetensors").read_bytes()
+    run("train", "--resume", "--out", trained, "--accelerator", "cpu")
+    assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_evaluate_repeats_the_run_and_takes_overrides(run, trained, tmp_path):
+    run("evaluate", "--model", trained, "--out", tmp_path / "same")
+    first, second = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (trained, tmp_path / "same")
+    )
+    assert first["corrected"] == second["corrected"]
+    option = "data.options.seed=9"
+    run("evaluate", "--model", trained, "--set", option, "--out", tmp_path / "other")
+    other = json.loads((tmp_path / "other" / "metrics.json").read_text())
+    assert other["corrected"] != first["corrected"]
+
+
+def test_predict_writes_tables_and_annotated_pictures(run, trained, tmp_path):
+    Image.new("RGB", (40, 40), (180, 140, 120)).save(tmp_path / "face.png")
+    out = tmp_path / "out"
+    output = run("predict", tmp_path / "face.png", "--model", trained, "--out", out)
+    assert re.search(r"face\.png: \w+ \d\.\d\d, confidence \d\.\d\d, decided by \w+", output)
+    with Image.open(out / "annotated" / "0001-face.png") as picture:
+        assert min(picture.size) > 300
+    (tmp_path / "broken.png").write_bytes(b"")
+    output = run("predict", tmp_path / "broken.png", "--model", trained, "--out", out, status=1)
+    assert "broken.png" in output
+    assert "0 bytes" in output
+
+
+def test_inspect_data_writes_text_and_page(run, trained, tmp_path):
+    output = run("inspect-data", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
+    assert "happiness" in output
+    assert "<table" in (tmp_path / "inspection.html").read_text()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_explains_itself(run, command):
+    output = run(command, "--help")
+    assert "Usage:" in output
+    assert len(output) > 600
+
+
+def test_wrong_input_is_told_without_a_traceback(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["arbex", "train", "--set", "data.foo=1"])
+    with pytest.raises(SystemExit) as exit_:
+        runpy.run_path(str(MAIN), run_name="__main__")
+    assert exit_.value.code == 2
+    assert "error: --set: unknown key `data.foo`" in capsys.readouterr().err
