@@ -48,7 +48,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         anchor_weight=0.01,
         center_weight=0.01,
         branch_weight=1.0,
-        label_smoothing=0.1,
+        label_smoothing=0.0,
     ),
 }
 
