@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -174,10 +175,9 @@ def _draw_example(
     truth = class_names[int(labels[index])]
     verdict = {after: "right now", before: "was right"}.get(truth, f"is {truth}")
     picture.set_title(f"{before}\n→ {after}\n({verdict})", fontsize=7)
-    positions = torch.arange(len(class_names))
-    bars.barh(positions + 0.2, output.primary[index], 0.4, color=PRIMARY_COLOR, label="primary")
-    bars.barh(
-        positions - 0.2, output.corrected[index], 0.4, color=CORRECTED_COLOR, label="corrected"
-    )
+    positions = np.arange(len(class_names))
+    primary, corrected = output.primary[index].numpy(), output.corrected[index].numpy()
+    bars.barh(positions + 0.2, primary, 0.4, color=PRIMARY_COLOR, label="primary")
+    bars.barh(positions - 0.2, corrected, 0.4, color=CORRECTED_COLOR, label="corrected")
     bars.set(xlim=(0, 1), xticks=[0, 1], yticks=[])
     bars.invert_yaxis()

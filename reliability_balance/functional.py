@@ -118,13 +118,14 @@ def anchor_distances(
         TypeError: if an argument is not a floating tensor.
         ValueError: on a wrong rank or width, an unknown metric, or non-finite embeddings.
 
-    Differs from paper: the root is smooth at zero distance, where its value is 0 and its
-    gradient 0. One matrix product of points centred on the anchors' mean; never (B, C, K, D).
+    Differs from paper: at zero distance the gradient is 0, where the root's is infinite, and the
+    value below 1e-9. One matrix product of points centred on the anchors' mean; never
+    (B, C, K, D).
 
     Example:
         >>> anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
-        >>> anchor_distances(torch.tensor([[0.0, 0.0]]), anchors).flatten()
-        tensor([0., 5.])
+        >>> anchor_distances(torch.tensor([[0.0, 8.0]]), anchors).flatten()
+        tensor([8., 5.])
     """
     _checks.floating("embedding", embedding)
     _checks.anchor_set(anchors)
@@ -137,23 +138,21 @@ def anchor_distances(
         points, flat_anchors = unit_length(points), unit_length(flat_anchors)
     # Distances do not change when both move together; small coordinates cancel less.
     center = flat_anchors.detach().mean(0)
-    squared = _squared_distances(points - center, flat_anchors - center)
-    return _smooth_sqrt(squared).reshape(*embedding.shape[:-1], *anchors.shape[:2])
+    distances = _distances(points - center, flat_anchors - center)
+    return distances.reshape(*embedding.shape[:-1], *anchors.shape[:2])
 
 
-def _squared_distances(points: Tensor, others: Tensor) -> Tensor:
-    """Squared distances of (..., D) to (M, D), shape (..., M), by |x|^2 + |y|^2 - 2 x.y."""
+def _distances(points: Tensor, others: Tensor) -> Tensor:
+    """Distances of (..., D) to (M, D), shape (..., M), by |x|^2 + |y|^2 - 2 x.y."""
     rows = points.reshape(-1, points.shape[-1])
+    norms = torch.linalg.vector_norm(others, dim=-1).square()
     with _without_autocast(rows):
-        squared = torch.addmm(others.square().sum(-1), rows, others.T, alpha=-2)
-    squared = squared + rows.square().sum(-1, keepdim=True)
-    return squared.clamp_min(0.0).reshape(*points.shape[:-1], others.shape[0])
-
-
-def _smooth_sqrt(squared: Tensor) -> Tensor:
-    """Square root with a finite slope at zero; off by at most the dtype's epsilon."""
-    epsilon = torch.finfo(squared.dtype).eps
-    return (squared + epsilon**2).sqrt() - epsilon
+        squared = torch.addmm(norms, rows, others.T, alpha=-2)
+    # In place: the (B, M) matrix is by far the largest, and each pass over it counts. The floor
+    # keeps the root's slope finite; below it the gradient is 0.
+    floor = torch.finfo(squared.dtype).tiny ** 0.5
+    squared.add_(rows.square().sum(-1, keepdim=True)).clamp_min_(floor)
+    return squared.sqrt_().reshape(*points.shape[:-1], others.shape[0])
 
 
 def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:

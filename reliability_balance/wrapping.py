@@ -1,18 +1,25 @@
 """Put a balancer on any classifier: find its embedding, leave the model as it is."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
+from reliability_balance._tap import (
+    ExampleInput,
+    Tap,
+    check_is_last,
+    find_classifier,
+    first_tensor,
+    layer_names,
+    named_layer,
+    run_example,
+    without_gradient,
+)
 from reliability_balance.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.fitting import FitOptions
 from reliability_balance.output import BalancerOutput
-
-ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 def wrap(
@@ -40,7 +47,8 @@ def wrap(
             a new head; the old last layer is then frozen, since nothing trains it.
         example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
             keyword arguments). It is run once, in eval mode, and is needed where `embedding`
-            names a layer whose width is not known; with it a wrong layer is found out here.
+            names a layer whose width is not known; with it a wrong layer is found out here, also
+            where the linear layer that was registered last is not the one that answers.
         **balancer_options: go to :class:`ReliabilityBalancer`.
 
     Raises:
@@ -60,38 +68,43 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
-    classifier = _find_classifier(model)
-    if num_classes is None:
-        if classifier is None:
-            raise ValueError(
-                "`num_classes` must be given, since the model ends in no linear layer; got None"
-            )
-        num_classes = classifier.out_features
-    if keep_head and classifier is not None and classifier.out_features != num_classes:
-        raise ValueError(
-            f"`num_classes` must be {classifier.out_features}, the width of the head that "
-            f"keep_head=True keeps; got {num_classes}"
-        )
+    classifier = find_classifier(model)
     if embedding is not None:
-        layer, tap = _named_layer(model, embedding), _Tap("output")
+        layer, tap = named_layer(model, embedding), Tap("output")
     elif classifier is not None:
-        layer, tap = classifier, _Tap("input")
+        layer, tap = classifier, Tap("input")
     else:
         raise ValueError(
             "`embedding` must name a layer, since the model ends in no linear layer; got None. "
-            f"Layers: {_layer_names(model)}"
+            f"Layers: {layer_names(model)}"
         )
     width = getattr(layer, "in_features" if tap.side == "input" else "out_features", None)
+    num_outputs = None if classifier is None else classifier.out_features
     unused = list(classifier.parameters()) if embedding is None and classifier else []
     handle = layer.register_forward_hook(tap)
     try:
         if example_input is not None:
-            example = _run_example(model, tap, example_input)
-            width = example.shape[-1]
-            unused = _without_gradient(model, example)
+            example, logits = run_example(model, tap, example_input)
+            if embedding is None and classifier is not None:
+                check_is_last(model, classifier, logits)
+            width, num_outputs = example.shape[-1], logits.shape[-1]
+            unused = without_gradient(model, example)
         if width is None:
             raise ValueError(
                 f"`example_input` must be given to learn the width of layer {embedding!r}; got None"
+            )
+        if num_classes is None:
+            if num_outputs is None or embedding == "":
+                raise ValueError(
+                    "`num_classes` must be given, since no layer of the model tells it; got None"
+                )
+            num_classes = num_outputs
+        # Without an example, a named embedding leaves open which layer answers.
+        is_certain = embedding is None or example_input is not None
+        if keep_head and is_certain and num_outputs != num_classes:
+            raise ValueError(
+                f"`num_classes` must be {num_outputs}, the width of the head that "
+                f"keep_head=True keeps; got {num_classes}"
             )
         if keep_head:
             balancer_options.setdefault("head", None)
@@ -123,7 +136,7 @@ class WrappedClassifier(nn.Module):
         self,
         model: nn.Module,
         balancer: ReliabilityBalancer,
-        tap: "_Tap",
+        tap: Tap,
         handle: torch.utils.hooks.RemovableHandle,
         *,
         keep_head: bool,
@@ -166,7 +179,7 @@ class WrappedClassifier(nn.Module):
                     "`primary_logits` must be given, since keep_head=True and a named embedding "
                     "layer leave them unknown; got None"
                 )
-            classifier = _find_classifier(self.model)
+            classifier = find_classifier(self.model)
             assert classifier is not None
             with torch.no_grad():
                 weight = classifier.weight
@@ -183,108 +196,5 @@ class WrappedClassifier(nn.Module):
 
     def _run(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         with self._tap.listening():
-            logits = _first_tensor(self.model(*args, **kwargs), "the model's output")
+            logits = first_tensor(self.model(*args, **kwargs), "the model's output")
             return self._tap.embedding(), logits
-
-
-class _Tap:
-    """Forward hook that keeps what passes one layer, while someone listens."""
-
-    def __init__(self, side: Literal["input", "output"]) -> None:
-        self.side = side
-        self._is_listening = False
-        self._seen: Any = None
-
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._is_listening:
-            self._seen = args[0] if self.side == "input" else output
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        self._is_listening, self._seen = True, None
-        try:
-            yield
-        finally:
-            # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
-            self._is_listening, self._seen = False, None
-
-    def embedding(self) -> Tensor:
-        if self._seen is None:
-            raise RuntimeError(
-                "the layer that gives the embedding did not run: the model was unwrapped, or "
-                "another layer must be named as `embedding`"
-            )
-        embedding = _first_tensor(self._seen, "the embedding layer's output")
-        # A (B, D, H, W) feature map is H*W tokens of width D.
-        return embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
-
-
-def _first_tensor(output: Any, what: str) -> Tensor:
-    """A tensor itself, the ``logits`` of a model's output object, or its first entry."""
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, Tensor):
-        return logits
-    entries = list(output.values()) if isinstance(output, Mapping) else output
-    if isinstance(entries, (tuple, list)) and entries and isinstance(entries[0], Tensor):
-        return entries[0]
-    raise TypeError(f"{what} must be a tensor, or begin with one; got {type(output).__name__}")
-
-
-def _find_classifier(model: nn.Module) -> nn.Linear | None:
-    """What timm's ``get_classifier`` tells, else the linear layer that was registered last."""
-    get_classifier = getattr(model, "get_classifier", None)
-    if callable(get_classifier) and isinstance(classifier := get_classifier(), nn.Linear):
-        return classifier
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear else None
-
-
-def _named_layer(model: nn.Module, name: str) -> nn.Module:
-    layers: dict[str, nn.Module] = dict(model.named_modules())
-    if name not in layers:
-        raise ValueError(
-            f"`embedding` must name a layer of the model; got {name!r}. "
-            f"Layers: {_layer_names(model)}"
-        )
-    return layers[name]
-
-
-def _layer_names(model: nn.Module, limit: int = 30) -> str:
-    names = [name for name, _ in model.named_modules() if name]
-    more = f", … and {len(names) - limit} before" if len(names) > limit else ""
-    return ", ".join(names[-limit:]) + more
-
-
-def _run_example(model: nn.Module, tap: _Tap, example_input: ExampleInput) -> Tensor:
-    """The embedding of one batch, in eval mode, so that no running statistics move."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with tap.listening(), torch.enable_grad():
-            if isinstance(example_input, Mapping):
-                model(**example_input)
-            elif isinstance(example_input, tuple):
-                model(*example_input)
-            else:
-                model(example_input)
-            embedding = tap.embedding()
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    if embedding.ndim not in (2, 3):
-        raise ValueError(
-            "`embedding` must name a layer that gives (B, D), (B, T, D) or (B, D, H, W); "
-            f"got {tuple(embedding.shape)}"
-        )
-    return embedding
-
-
-def _without_gradient(model: nn.Module, embedding: Tensor) -> list[nn.Parameter]:
-    """Parameters that the embedding does not depend on."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not embedding.requires_grad:
-        return parameters
-    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
-    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]

@@ -1,0 +1,133 @@
+"""Find a model's embedding and read it as it passes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+
+
+class Tap:
+    """Forward hook that keeps what passes one layer, while someone listens."""
+
+    def __init__(self, side: Literal["input", "output"]) -> None:
+        self.side = side
+        self._is_listening = False
+        self._seen: Any = None
+
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self._is_listening:
+            self._seen = args[0] if self.side == "input" else output
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Keep what passes until the end of the block."""
+        self._is_listening, self._seen = True, None
+        try:
+            yield
+        finally:
+            # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
+            self._is_listening, self._seen = False, None
+
+    def embedding(self) -> Tensor:
+        """What passed last, as (B, D) or (B, T, D).
+
+        Raises:
+            RuntimeError: if nothing did.
+            TypeError: if it was no tensor.
+        """
+        if self._seen is None:
+            raise RuntimeError(
+                "the layer that gives the embedding did not run: the model was unwrapped, or "
+                "another layer must be named as `embedding`"
+            )
+        embedding = first_tensor(self._seen, "the embedding layer's output")
+        # A (B, D, H, W) feature map is H*W tokens of width D.
+        return embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
+
+
+def first_tensor(output: Any, what: str) -> Tensor:
+    """A tensor itself, the ``logits`` of a model's output object, or its first entry."""
+    if isinstance(output, Tensor):
+        return output
+    logits = getattr(output, "logits", None)
+    if isinstance(logits, Tensor):
+        return logits
+    entries = list(output.values()) if isinstance(output, Mapping) else output
+    if isinstance(entries, (tuple, list)) and entries and isinstance(entries[0], Tensor):
+        return entries[0]
+    raise TypeError(f"{what} must be a tensor, or begin with one; got {type(output).__name__}")
+
+
+def find_classifier(model: nn.Module) -> nn.Linear | None:
+    """What timm's ``get_classifier`` tells, else the linear layer that was registered last."""
+    get_classifier = getattr(model, "get_classifier", None)
+    if callable(get_classifier) and isinstance(classifier := get_classifier(), nn.Linear):
+        return classifier
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return linear[-1] if linear else None
+
+
+def named_layer(model: nn.Module, name: str) -> nn.Module:
+    """The layer of that name, or a ValueError that lists the names."""
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    if name not in layers:
+        raise ValueError(
+            f"`embedding` must name a layer of the model; got {name!r}. "
+            f"Layers: {layer_names(model)}"
+        )
+    return layers[name]
+
+
+def layer_names(model: nn.Module, limit: int = 30) -> str:
+    """The names of the last layers, for an error message."""
+    names = [name for name, _ in model.named_modules() if name]
+    more = f", … and {len(names) - limit} before" if len(names) > limit else ""
+    return ", ".join(names[-limit:]) + more
+
+
+def run_example(model: nn.Module, tap: Tap, example_input: ExampleInput) -> tuple[Tensor, Tensor]:
+    """Embedding and logits of one batch, in eval mode, so that no running statistics move."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with tap.listening(), torch.enable_grad():
+            if isinstance(example_input, Mapping):
+                output = model(**example_input)
+            elif isinstance(example_input, tuple):
+                output = model(*example_input)
+            else:
+                output = model(example_input)
+            embedding, logits = tap.embedding(), first_tensor(output, "the model's output")
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    if embedding.ndim not in (2, 3):
+        raise ValueError(
+            "`embedding` must name a layer that gives (B, D), (B, T, D) or (B, D, H, W); "
+            f"got {tuple(embedding.shape)}"
+        )
+    return embedding, logits
+
+
+def check_is_last(model: nn.Module, classifier: nn.Linear, logits: Tensor) -> None:
+    """Require that the model answers with as many values as the layer that was found."""
+    if logits.shape[-1] != classifier.out_features:
+        name = next(name for name, module in model.named_modules() if module is classifier)
+        raise ValueError(
+            f"`embedding` must name a layer, since the last linear layer, {name!r}, gives "
+            f"{classifier.out_features} values, and the model {logits.shape[-1]}; got None. "
+            f"Layers: {layer_names(model)}"
+        )
+
+
+def without_gradient(model: nn.Module, embedding: Tensor) -> list[nn.Parameter]:
+    """Parameters that the embedding does not depend on."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not embedding.requires_grad:
+        return parameters
+    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
+    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]

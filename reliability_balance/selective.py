@@ -1,0 +1,242 @@
+"""Answers with a promise: sets that hold the truth, and thresholds below which not to answer."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from reliability_balance import _checks
+from reliability_balance import functional as RF
+
+HALVINGS = 60
+
+
+class PredictionSets(nn.Module):
+    r"""Sets of classes that hold the true one as often as asked (split conformal prediction).
+
+    .. math:: S(x) = \{c : -\log p_c(x) \le q\}
+
+    where q is the ceil((N + 1) coverage)-th smallest of the N held-out values -log p_y. For data
+    exchangeable with the held-out, the truth is in the set with probability `coverage` at least,
+    on average over all data, whatever the model is worth; a poor model only has larger sets.
+
+    Args:
+        coverage: share of true classes that the sets must hold, in (0, 1).
+
+    Shape:
+        - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
+
+    State:
+        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and after
+        fitting on so few samples that no threshold keeps the promise.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Reference: Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers, JASA 2019,
+        https://arxiv.org/abs/1609.00451.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]).log()
+        >>> sets = PredictionSets(coverage=0.5).fit(log_probs, torch.tensor([0, 0, 0]))
+        >>> sets(torch.tensor([[0.85, 0.15], [0.5, 0.5]]).log())
+        tensor([[ True, False],
+                [False, False]])
+    """
+
+    threshold: Tensor
+
+    def __init__(self, coverage: float = 0.9) -> None:
+        super().__init__()
+        _open_share("coverage", coverage)
+        self.coverage = coverage
+        self.register_buffer("threshold", torch.full((), torch.inf))
+
+    def forward(self, log_probs: Tensor) -> Tensor:
+        """Return which classes each set holds."""
+        wide = RF.widen(log_probs)
+        return -wide <= self.threshold.to(wide.dtype)
+
+    @torch.no_grad()
+    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
+        """Find the threshold.
+
+        Args:
+            log_probs: held-out log-probabilities, which nothing else was fitted on.
+            labels: their class indices.
+
+        Shape:
+            - log_probs: (N, C) floating; labels: (N,) int64.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values.
+        """
+        _checks.distributions("log_probs", log_probs)
+        _checks.rank("log_probs", log_probs, "(N, C)", 2)
+        _checks.indices("labels", labels)
+        _checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
+        _checks.label_values(labels, log_probs.shape[-1])
+        surprise = -RF.widen(log_probs).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+        rank = math.ceil((len(labels) + 1) * self.coverage)
+        if rank > len(labels):
+            self.threshold.fill_(torch.inf)
+        else:
+            self.threshold.copy_(_not_below(surprise.kthvalue(rank).values))
+        return self
+
+    def extra_repr(self) -> str:
+        """Name the promise and the threshold."""
+        return f"coverage={self.coverage}, threshold={float(self.threshold):.4g}"
+
+
+class Abstention(nn.Module):
+    """Answer only where the confidence promises an error rate of at most `max_risk`.
+
+    Of all thresholds on the confidence it takes the lowest whose held-out errors bound the true
+    error rate of the answers: with probability 1 - `delta` over the held-out data it is at most
+    `max_risk`, for data drawn alike. The bound is exact (Clopper-Pearson) and corrected for the
+    number of thresholds tried.
+
+    Args:
+        max_risk: error rate among the answers that may not be exceeded, in (0, 1).
+        delta: probability of breaking the promise, in (0, 1).
+
+    Shape:
+        - confidence: (...) floating, any score that is higher where the model is surer, such as
+          ``BalancerOutput.confidence``; returns (...) bool, True where to answer.
+
+    State:
+        ``threshold`` (), a buffer; infinite (never answer) until fitted, and where no threshold
+        keeps the promise.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Reference: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS
+        2017, algorithm 1, https://arxiv.org/abs/1705.08500.
+
+    Example:
+        >>> confidence = torch.linspace(0, 1, 1000)
+        >>> right = confidence > 0.4
+        >>> abstention = Abstention(max_risk=0.1).fit(confidence, right)
+        >>> 0.3 < float(abstention.threshold) < 0.45
+        True
+    """
+
+    threshold: Tensor
+
+    def __init__(self, max_risk: float = 0.05, *, delta: float = 0.05) -> None:
+        super().__init__()
+        _open_share("max_risk", max_risk)
+        _open_share("delta", delta)
+        self.max_risk = max_risk
+        self.delta = delta
+        self.register_buffer("threshold", torch.full((), torch.inf))
+
+    def forward(self, confidence: Tensor) -> Tensor:
+        """Return where to answer."""
+        wide = RF.widen(confidence)
+        return wide >= self.threshold.to(wide.dtype)
+
+    @torch.no_grad()
+    def fit(self, confidence: Tensor, right: Tensor) -> Self:
+        """Find the threshold.
+
+        Args:
+            confidence: held-out scores.
+            right: whether the predicted class was the true one.
+
+        Shape:
+            - confidence: (N,) floating; right: (N,) bool.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or non-finite scores.
+        """
+        _checks.floating("confidence", confidence)
+        _checks.rank("confidence", confidence, "(N,)", 1)
+        _checks.finite("confidence", confidence)
+        if not isinstance(right, Tensor) or right.dtype != torch.bool:
+            got = right.dtype if isinstance(right, Tensor) else type(right).__name__
+            raise TypeError(f"`right` must be a bool tensor; got {got}")
+        if right.shape != confidence.shape:
+            raise ValueError(
+                f"`right` must have shape {tuple(confidence.shape)}; got {tuple(right.shape)}"
+            )
+        self.threshold.fill_(torch.inf)
+        ordered, order = RF.widen(confidence).sort()
+        tries = max(1, math.ceil(math.log2(max(2, len(ordered)))))
+        low, high = 0, len(ordered) - 1
+        for _ in range(tries):
+            if low > high:
+                break
+            middle = (low + high) // 2
+            # Equal scores are answered together.
+            first = int(torch.searchsorted(ordered, ordered[middle]))
+            answered = order[first:]
+            errors = int((~right[answered]).sum())
+            if error_rate_bound(errors, len(answered), self.delta / tries) <= self.max_risk:
+                self.threshold.copy_(_not_below(ordered[middle]))
+                high = first - 1
+            else:
+                low = middle + 1
+        return self
+
+    def extra_repr(self) -> str:
+        """Name the promise and the threshold."""
+        return (
+            f"max_risk={self.max_risk}, delta={self.delta}, threshold={float(self.threshold):.4g}"
+        )
+
+
+def error_rate_bound(errors: int, count: int, delta: float) -> float:
+    """Rate that the true error rate does not exceed, with probability 1 - `delta`.
+
+    The exact binomial bound (Clopper-Pearson): the rate at which as few errors as were seen, or
+    fewer, have probability `delta`.
+
+    Args:
+        errors: wrong answers seen, in [0, count].
+        count: answers seen.
+        delta: probability of a rate above the bound, in (0, 1).
+
+    Raises:
+        TypeError: if a count is not an int.
+        ValueError: on values out of range.
+
+    Example:
+        >>> round(error_rate_bound(0, 100, 0.05), 4)  # 1 - 0.05 ** (1 / 100)
+        0.0295
+    """
+    _checks.at_least("errors", errors, 0)
+    _checks.at_least("count", count, errors)
+    _open_share("delta", delta)
+    if errors == count:
+        return 1.0
+    k = torch.arange(errors + 1, dtype=torch.float64)
+    total = torch.tensor(float(count), dtype=torch.float64)
+    log_choices = torch.lgamma(total + 1) - torch.lgamma(k + 1) - torch.lgamma(total - k + 1)
+    low, high = errors / count, 1.0
+    for _ in range(HALVINGS):
+        rate = (low + high) / 2
+        log_terms = log_choices + k * math.log(rate) + (total - k) * math.log1p(-rate)
+        if float(log_terms.logsumexp(0)) > math.log(delta):
+            low = rate
+        else:
+            high = rate
+    return high
+
+
+def _not_below(value: Tensor) -> Tensor:
+    """The value in float32, rounded up, so that no promise is lost in rounding."""
+    single = value.to(torch.float32)
+    return torch.nextafter(single, single + torch.inf).where(single < value, single)
+
+
+def _open_share(name: str, value: float) -> None:
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"`{name}` must lie in (0, 1); got {value}")

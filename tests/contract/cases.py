@@ -1,0 +1,95 @@
+"""Every public module, small, with inputs: what the shared contract runs over."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import (
+    AnchorLoss,
+    CenterLoss,
+    ReliabilityBalancer,
+    ReliabilityLoss,
+    wrap,
+)
+from reliability_balance.attention import AttentiveCorrection
+from reliability_balance.heads import MLPHead
+
+LABELS = torch.tensor([0, 1, 2, 1])
+
+
+class BalancerAndLoss(nn.Module):
+    """A training step as one module: the loss of a balanced embedding."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__()
+        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2, head_dim=4, **options)
+        self.criterion = ReliabilityLoss(recipe=self.balancer.recipe)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.criterion(self.balancer(embedding), LABELS).total
+
+
+@dataclass(frozen=True)
+class Case:
+    """How to make a module and its inputs; `exports` where it is for inference too."""
+
+    make: Callable[[], nn.Module]
+    inputs: Callable[[], tuple[Tensor, ...]]
+    exports: bool = False
+
+
+def balancer(**options: Any) -> Callable[[], nn.Module]:
+    return lambda: ReliabilityBalancer(8, 3, **{"num_anchors": 2, "head_dim": 4, **options})
+
+
+def embedding() -> tuple[Tensor, ...]:
+    return (torch.randn(4, 8),)
+
+
+def tokens() -> tuple[Tensor, ...]:
+    return (torch.randn(4, 5, 8),)
+
+
+def classifier(**options: Any) -> Callable[[], nn.Module]:
+    def make() -> nn.Module:
+        layers = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+        return wrap(layers, num_anchors=2, **options)
+
+    return make
+
+
+CASES = {
+    "robust": Case(balancer(), embedding, exports=True),
+    "paper": Case(balancer(recipe="paper"), embedding, exports=True),
+    "tokens": Case(balancer(), tokens, exports=True),
+    "no anchors": Case(balancer(num_anchors=0), embedding, exports=True),
+    "twenty anchors": Case(balancer(num_anchors=20), embedding),
+    "no attention": Case(balancer(attention="off", head="linear"), embedding, exports=True),
+    "plain head": Case(balancer(num_anchors=0, attention="off"), embedding, exports=True),
+    "given logits": Case(
+        balancer(head=None), lambda: (torch.randn(4, 8), torch.randn(4, 3)), exports=True
+    ),
+    "attention": Case(lambda: AttentiveCorrection(8, 3, head_dim=4), embedding, exports=True),
+    "head": Case(lambda: MLPHead(8, 3), embedding, exports=True),
+    "anchor loss": Case(AnchorLoss, lambda: (torch.randn(3, 2, 8),)),
+    "center loss": Case(CenterLoss, lambda: (torch.randn(4, 8), torch.randn(3, 2, 8), LABELS)),
+    "robust loss": Case(BalancerAndLoss, embedding),
+    "paper loss": Case(lambda: BalancerAndLoss(recipe="paper"), embedding),
+    "wrapped": Case(classifier(), lambda: (torch.randn(4, 6),), exports=True),
+    "wrapped, head kept": Case(
+        classifier(keep_head=True), lambda: (torch.randn(4, 6),), exports=True
+    ),
+}
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """All tensors of a tensor, or of an output whose absent branches are None."""
+    entries = [output] if isinstance(output, Tensor) else list(output)
+    return [entry for entry in entries if entry is not None]
+
+
+def floating(output: Any) -> list[Tensor]:
+    return [tensor for tensor in tensors(output) if tensor.is_floating_point()]

@@ -1,0 +1,128 @@
+"""Scalings of log-probabilities: exact, never worse, and deaf to probabilities."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from reliability_balance.calibration import TemperatureScaling, VectorScaling
+
+SCALINGS = [TemperatureScaling, lambda: VectorScaling(4)]
+
+
+def sampled(count=4000, scale=1.0, seed=0):
+    """Logits whose softmax is the truth, and labels drawn from it; then logits off by a factor."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(count, 4, generator=generator, dtype=torch.float64) * 1.5
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+    return logits * scale, labels
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 5.0])
+def test_the_temperature_undoes_a_known_one(scale):
+    calibration = TemperatureScaling().fit(*sampled(20_000, scale))
+    assert float(calibration.temperature) == pytest.approx(scale, rel=0.05)
+
+
+def test_the_temperature_is_where_the_likelihood_is_flat():
+    logits, labels = sampled()
+    best = TemperatureScaling().fit(logits, labels)
+    nll = float(F.nll_loss(best(logits), labels))
+    for factor in (0.99, 1.01):
+        other = F.cross_entropy(logits / (float(best.temperature) * factor), labels)
+        assert nll < float(other)
+
+
+def test_vector_scaling_undoes_known_scales_and_shifts():
+    logits, labels = sampled(40_000)
+    distorted = logits * torch.tensor([0.5, 1.0, 2.0, 1.0]) + torch.tensor([0.0, 1.0, -1.0, 0.0])
+    calibrated = VectorScaling(4).fit(distorted, labels)(distorted)
+    truth = logits.log_softmax(-1)
+    assert float((calibrated.exp() - truth.exp()).abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+@given(
+    seed=st.integers(0, 2**31), scale=st.sampled_from([1e-3, 1.0, 100.0]), count=st.integers(1, 30)
+)
+def test_never_worse_on_the_data_it_was_fitted_on(make, seed, scale, count):
+    logits, labels = sampled(count, scale, seed)
+    labels = labels.roll(1)
+    before = float(F.cross_entropy(logits, labels))
+    after = float(F.nll_loss(make().fit(logits, labels)(logits), labels))
+    assert after <= before + 1e-6 * max(1.0, before)
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_the_answer_is_a_distribution_whatever_the_dtype(make):
+    logits, labels = sampled(200, 3.0)
+    calibration = make().fit(logits, labels)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        log_probs = calibration(logits.to(dtype))
+        wide = torch.float64 if dtype == torch.float64 else torch.float32
+        assert log_probs.dtype == wide
+        torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(200, dtype=wide))
+
+
+def test_the_temperature_keeps_every_answer():
+    logits, labels = sampled(500, 4.0)
+    calibration = TemperatureScaling().fit(logits, labels)
+    assert torch.equal(calibration(logits).argmax(-1), logits.argmax(-1))
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_soft_one_hot_labels_equal_index_labels(make):
+    logits, labels = sampled(300, 2.0)
+    soft = F.one_hot(labels, 4).double()
+    torch.testing.assert_close(
+        make().fit(logits, labels)(logits), make().fit(logits, soft)(logits), rtol=0, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_the_state_dict_restores_it(make):
+    logits, labels = sampled(300, 2.0)
+    fitted, fresh = make().fit(logits, labels), make()
+    fresh.load_state_dict(fitted.state_dict())
+    assert torch.equal(fresh(logits), fitted(logits))
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_unfitted_it_changes_nothing(make):
+    logits, _ = sampled(10)
+    torch.testing.assert_close(make()(logits), logits.log_softmax(-1))
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_a_perfect_model_stays_finite(make):
+    logits = torch.eye(4) * 5
+    calibrated = make().fit(logits, torch.arange(4))(logits)
+    assert bool(torch.isfinite(calibrated).all())
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+@pytest.mark.parametrize(
+    ("log_probs", "labels", "error", "message"),
+    [
+        (
+            torch.full((2, 4), 0.25),
+            torch.tensor([0, 1]),
+            ValueError,
+            "`log_probs` must be logits or log-probabilities; got rows that .* are probabilities",
+        ),
+        (torch.zeros(0, 4), torch.zeros(0).long(), ValueError, "at least 1 sample; got 0"),
+        (torch.zeros(4), torch.tensor([0]), ValueError, r"must have shape \(N, C\); got \(4,\)"),
+        (torch.full((1, 4), torch.nan), torch.tensor([0]), ValueError, "must be finite"),
+        (torch.zeros(1, 4), torch.tensor([4]), ValueError, r"`labels` must lie in \[0, 4\)"),
+        (torch.zeros(1, 4).long(), torch.tensor([0]), TypeError, "must have a floating dtype"),
+    ],
+)
+def test_errors(make, log_probs, labels, error, message):
+    with pytest.raises(error, match=message):
+        make().fit(log_probs, labels)
+
+
+def test_vector_scaling_of_another_width():
+    with pytest.raises(ValueError, match=r"last dimension 5; got \(1, 4\)"):
+        VectorScaling(5).fit(torch.zeros(1, 4), torch.tensor([0]))

@@ -1,0 +1,90 @@
+"""Frozen-feature mode: a balancer trained on stored embeddings."""
+
+import pytest
+import torch
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance.fitting import fit_head
+
+FEATURES = torch.randn(120, 8, generator=torch.Generator().manual_seed(3))
+LABELS = (FEATURES[:, 0] > 0).long() + 2 * (FEATURES[:, 1] > 0).long()
+
+
+def test_it_learns_and_leaves_the_balancer_ready_to_predict():
+    balancer = ReliabilityBalancer(8, 4, head="linear")
+    history = fit_head(balancer, FEATURES, LABELS, epochs=30, batch_size=32, learning_rate=1e-2)
+    assert len(history) == 30
+    assert history[-1] < 0.7 * history[0]
+    assert not balancer.training
+    accuracy = (balancer(FEATURES).corrected.argmax(-1) == LABELS).float().mean()
+    assert float(accuracy) > 0.8
+
+
+def test_the_seed_repeats_a_run():
+    def run():
+        torch.manual_seed(5)
+        balancer = ReliabilityBalancer(8, 4)
+        return balancer.fit_head(FEATURES, LABELS, epochs=2), balancer.state_dict()
+
+    (first, first_state), (second, second_state) = run(), run()
+    assert first == second
+    assert all(torch.equal(value, second_state[name]) for name, value in first_state.items())
+
+
+def test_a_last_batch_of_one_joins_its_neighbour():
+    """Batch norm cannot train on one sample."""
+    balancer = ReliabilityBalancer(8, 4)
+    assert len(fit_head(balancer, FEATURES[:33], LABELS[:33], epochs=1, batch_size=32)) == 1
+
+
+def test_soft_labels_tokens_and_given_logits():
+    soft = torch.nn.functional.one_hot(LABELS, 4).float()
+    tokens = FEATURES.unsqueeze(1).repeat(1, 3, 1)
+    logits = torch.randn(120, 4)
+    balancer = ReliabilityBalancer(8, 4, head=None)
+    assert len(fit_head(balancer, tokens, soft, primary_logits=logits, epochs=1)) == 1
+
+
+def test_ignored_samples_do_not_start_anchors():
+    balancer = ReliabilityBalancer(8, 4, num_anchors=1, metric="euclidean", head="linear")
+    labels = LABELS.clone()
+    labels[LABELS == 3] = -100
+    start = balancer.anchors.detach()[3].clone()
+    fit_head(balancer, FEATURES, labels, epochs=1, learning_rate=1e-9)
+    torch.testing.assert_close(balancer.anchors.detach()[3], start, rtol=0, atol=1e-4)
+
+
+def test_a_criterion_of_ones_own():
+    criterion = ReliabilityLoss(classification_weight=0.0, branch_weight=0.0)
+    balancer = ReliabilityBalancer(8, 4, head="linear")
+    before = balancer.head.weight.detach().clone()
+    fit_head(balancer, FEATURES, LABELS, criterion=criterion, epochs=1, weight_decay=0.0)
+    assert torch.equal(balancer.head.weight, before), "nothing asks the head for an answer"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"features": FEATURES[0]}, ValueError, r"`features` must have shape \(N, D\) or"),
+        ({"features": FEATURES[:, :5]}, ValueError, "`features` must have last dimension 8"),
+        ({"features": FEATURES.long()}, TypeError, "`features` must have a floating dtype"),
+        ({"features": FEATURES / 0}, ValueError, "`features` must be finite; got"),
+        ({"labels": LABELS[:7]}, ValueError, r"`labels` of dtype int64 must have shape \(120,\)"),
+        ({"labels": LABELS + 1}, ValueError, r"`labels` must lie in \[0, 4\)"),
+        ({"epochs": 0}, ValueError, "`epochs` must be at least 1; got 0"),
+        ({"batch_size": 1}, ValueError, "`batch_size` must be at least 2; got 1"),
+        ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be greater than 0"),
+        (
+            {"features": FEATURES[:1], "labels": LABELS[:1]},
+            ValueError,
+            "`features` must hold at least 2 samples; got 1",
+        ),
+    ],
+)
+def test_errors_come_before_anything_is_trained(changes, error, message):
+    balancer = ReliabilityBalancer(8, 4)
+    before = [parameter.detach().clone() for parameter in balancer.parameters()]
+    with pytest.raises(error, match=message):
+        fit_head(balancer, **{"features": FEATURES, "labels": LABELS, "epochs": 1, **changes})
+    for parameter, old in zip(balancer.parameters(), before, strict=True):
+        assert torch.equal(parameter, old)

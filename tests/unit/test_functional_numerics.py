@@ -1,0 +1,158 @@
+"""Gradients, edges and extreme values of the functions."""
+
+import math
+
+import pytest
+import torch
+from torch.autograd import gradcheck, gradgradcheck
+
+from reliability_balance import functional as RF
+
+LABELS = torch.tensor([0, 2, 1])
+SOFT_LABELS = torch.tensor([[0.7, 0.2, 0.1], [0.0, 1.0, 0.0], [0.4, 0.3, 0.3]])
+
+
+def probs_from(logits):
+    return logits.softmax(-1)
+
+
+SMOOTH = {
+    "confidence": lambda z, e, a: RF.confidence(probs_from(z)),
+    "distances": lambda z, e, a: RF.anchor_distances(e, a),
+    "cosine distances": lambda z, e, a: RF.anchor_distances(e, a, metric="cosine"),
+    "similarities": lambda z, e, a: RF.anchor_similarities(RF.anchor_distances(e, a), 0.5),
+    "correction": lambda z, e, a: RF.anchor_log_correction(RF.anchor_distances(e, a), 0.5),
+    "fuse": lambda z, e, a: RF.fuse(probs_from(z), probs_from(z.flip(0))),
+    "log fuse": lambda z, e, a: RF.log_fuse(z.log_softmax(-1), z.flip(0).log_softmax(-1)),
+    "anchor loss": lambda z, e, a: RF.anchor_loss(a),
+    "anchor loss between classes": lambda z, e, a: RF.anchor_loss(a, same_class=False),
+    "center loss": lambda z, e, a: RF.center_loss(e, a, LABELS),
+    "soft center loss": lambda z, e, a: RF.center_loss(e, a, LABELS, softmin_temperature=1.0),
+    "center loss of soft labels": lambda z, e, a: RF.center_loss(e, a, SOFT_LABELS),
+}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_first_and_second_derivative(name):
+    shapes = ((3, 3), (3, 4), (3, 2, 4))
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    assert gradcheck(SMOOTH[name], inputs)
+    assert gradgradcheck(SMOOTH[name], inputs)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_distance_and_gradient_are_zero_on_an_anchor(metric, dtype):
+    anchors = torch.randn(2, 2, 4).to(dtype).requires_grad_()
+    embedding = anchors[0, 0].detach().clone().unsqueeze(0).requires_grad_()
+    distances = RF.anchor_distances(embedding, anchors, metric=metric)
+    assert float(distances[0, 0, 0].detach()) < 2e-3
+    distances[0, 0, 0].backward()
+    assert bool(torch.isfinite(embedding.grad).all())
+    assert bool(torch.isfinite(anchors.grad).all())
+
+
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_zero_vectors_have_finite_gradients(metric):
+    embedding = torch.zeros(1, 4, requires_grad=True)
+    anchors = torch.zeros(2, 2, 4, requires_grad=True)
+    RF.anchor_distances(embedding, anchors, metric=metric).sum().backward()
+    assert bool(torch.isfinite(embedding.grad).all())
+    assert bool(torch.isfinite(anchors.grad).all())
+
+
+@pytest.mark.parametrize("function", [RF.confidence, lambda p: RF.fuse(p, p).square()])
+@pytest.mark.parametrize(
+    "probs", [[0.25, 0.25, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]
+)
+def test_gradients_are_finite_at_the_edges_of_the_simplex(function, probs):
+    probs = torch.tensor(probs, requires_grad=True)
+    function(probs).sum().backward()
+    assert bool(torch.isfinite(probs.grad).all())
+
+
+def test_distances_far_from_the_origin_do_not_cancel():
+    """|x|^2 + |y|^2 - 2 x.y alone would lose all digits here."""
+    shift = 1e4
+    anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]]) + shift
+    embedding = torch.zeros(1, 2) + shift
+    torch.testing.assert_close(
+        RF.anchor_distances(embedding, anchors).flatten(), torch.tensor([0.0, 5.0])
+    )
+
+
+def test_log_correction_is_exact_where_the_probability_underflows():
+    distances = torch.tensor([[[0.0], [3000.0]]])
+    torch.testing.assert_close(
+        RF.anchor_log_correction(distances, 1.0), torch.tensor([[0.0, -3000.0]])
+    )
+
+
+def test_autocast_does_not_narrow_the_distances():
+    embedding, anchors = torch.randn(4, 64), torch.randn(3, 2, 64)
+    expected = RF.anchor_distances(embedding, anchors)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = RF.anchor_distances(embedding, anchors)
+    assert inside.dtype == torch.float32
+    torch.testing.assert_close(inside, expected)
+
+
+def test_leading_dimensions():
+    anchors = torch.randn(3, 2, 4)
+    embedding = torch.randn(2, 5, 4)
+    labels = torch.randint(3, (2, 5))
+    distances = RF.anchor_distances(embedding, anchors)
+    assert distances.shape == (2, 5, 3, 2)
+    assert RF.anchor_distances(embedding[0, 0], anchors).shape == (3, 2)
+    torch.testing.assert_close(distances[1], RF.anchor_distances(embedding[1], anchors))
+    assert RF.anchor_log_correction(distances).shape == (2, 5, 3)
+    assert RF.confidence(torch.rand(2, 5, 3).softmax(-1)).shape == (2, 5)
+    assert RF.center_loss(embedding, anchors, labels, reduction="none").shape == (2, 5)
+
+
+def test_empty_batches():
+    anchors, none = torch.randn(3, 2, 4), torch.zeros(0, 4)
+    assert RF.anchor_distances(none, anchors).shape == (0, 3, 2)
+    assert float(RF.center_loss(none, anchors, torch.zeros(0, dtype=torch.int64))) == 0.0
+
+
+def test_an_ignored_batch_costs_nothing():
+    embedding = torch.randn(2, 4, requires_grad=True)
+    labels = torch.full((2,), -100)
+    loss = RF.center_loss(embedding, torch.randn(3, 2, 4), labels)
+    loss.backward()
+    assert float(loss.detach()) == 0.0
+    assert not bool(embedding.grad.any())
+
+
+def test_ignored_samples_do_not_count_in_the_mean():
+    embedding, anchors = torch.randn(3, 4), torch.randn(3, 2, 4)
+    some = RF.center_loss(embedding, anchors, torch.tensor([1, -100, 2]))
+    kept = RF.center_loss(embedding[[0, 2]], anchors, torch.tensor([1, 2]))
+    torch.testing.assert_close(some, kept)
+
+
+def test_the_sum_of_the_center_loss_is_its_mean_times_the_count():
+    embedding, anchors = torch.randn(3, 4), torch.randn(3, 2, 4)
+    total = RF.center_loss(embedding, anchors, LABELS, reduction="sum")
+    torch.testing.assert_close(total / 3, RF.center_loss(embedding, anchors, LABELS))
+
+
+def test_vmap_over_a_batch_of_problems():
+    embedding, anchors = torch.randn(5, 2, 4), torch.randn(5, 3, 2, 4)
+
+    def correct(e, a):
+        return RF.anchor_log_correction(RF.anchor_distances(e, a, validate_args=False))
+
+    together = torch.vmap(correct)(embedding, anchors)
+    for index in range(5):
+        torch.testing.assert_close(together[index], correct(embedding[index], anchors[index]))
+
+
+def test_the_largest_anchor_problem_stays_small_in_memory():
+    """(B, C, K, D) would take 17 GB here; the product takes a few times (B, C K)."""
+    with torch.profiler.profile(profile_memory=True) as profile:
+        RF.anchor_distances(torch.randn(64, 512), torch.randn(1000, 8, 512), validate_args=False)
+    largest = max(event.cpu_memory_usage for event in profile.key_averages())
+    assert largest < 64 * 1000 * 8 * 512 * 4 / 8
+    assert math.isfinite(largest)

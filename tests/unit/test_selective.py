@@ -1,0 +1,144 @@
+"""Sets and thresholds keep their promises, measured over many draws."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reliability_balance.selective import Abstention, PredictionSets, error_rate_bound
+
+
+def draw(count, generator):
+    logits = torch.randn(count, 5, generator=generator) * 1.5
+    labels = torch.multinomial(logits.softmax(-1), 1, generator=generator).squeeze(-1)
+    return (logits * 3).log_softmax(-1), labels  # overconfident: the promise holds all the same
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.9, 0.95])
+def test_the_sets_hold_the_truth_as_often_as_asked(coverage):
+    generator = torch.Generator().manual_seed(0)
+    held = []
+    for _ in range(60):
+        sets = PredictionSets(coverage).fit(*draw(200, generator))
+        log_probs, labels = draw(500, generator)
+        held.append(sets(log_probs).gather(-1, labels.unsqueeze(-1)).float().mean())
+    assert float(torch.stack(held).mean()) == pytest.approx(coverage, abs=0.015)
+
+
+def test_the_sets_hold_the_right_number_of_the_fitted_ones():
+    log_probs, labels = draw(99, torch.Generator().manual_seed(1))
+    sets = PredictionSets(0.9).fit(log_probs, labels)
+    assert int(sets(log_probs).gather(-1, labels.unsqueeze(-1)).sum()) == 90  # ceil(100 * 0.9)
+
+
+def test_too_few_samples_give_whole_sets():
+    log_probs, labels = draw(5, torch.Generator().manual_seed(2))
+    assert bool(PredictionSets(0.9).fit(log_probs, labels)(log_probs).all())
+    assert bool(PredictionSets(0.9)(log_probs).all()), "unfitted"
+
+
+def test_double_precision_loses_no_sample_in_rounding():
+    log_probs = torch.tensor([[1 / 3, 2 / 3]], dtype=torch.float64).log().repeat(9, 1)
+    labels = torch.zeros(9, dtype=torch.int64)
+    assert bool(PredictionSets(0.5).fit(log_probs, labels)(log_probs)[:, 0].all())
+
+
+def test_abstention_keeps_its_promise():
+    generator = torch.Generator().manual_seed(0)
+    broken, answered = 0, 0.0
+    for _ in range(100):
+        confidence = torch.rand(2000, generator=generator)
+        right = torch.rand(2000, generator=generator) < confidence
+        abstention = Abstention(max_risk=0.2, delta=0.1).fit(confidence, right)
+        threshold = float(abstention.threshold)
+        if math.isfinite(threshold):
+            true_risk = (1 - threshold) / 2  # mean of 1 - u over u in [threshold, 1]
+            broken += true_risk > 0.2
+            answered += 1 - threshold
+    assert broken <= 0.1 * 100
+    assert answered / 100 > 0.25, "an empty promise would be easy to keep"
+
+
+def test_a_good_model_answers_everything_and_a_bad_one_nothing():
+    confidence = torch.rand(500)
+    everything = Abstention(0.05).fit(confidence, torch.ones(500, dtype=torch.bool))
+    assert bool(everything(confidence).all())
+    nothing = Abstention(0.05).fit(confidence, torch.zeros(500, dtype=torch.bool))
+    assert not bool(nothing(confidence).any())
+    assert not bool(Abstention(0.05)(confidence).any()), "unfitted"
+
+
+def test_equal_scores_are_answered_together():
+    confidence = torch.tensor([0.5] * 100 + [0.9] * 100)
+    right = torch.tensor([False] * 50 + [True] * 150)
+    abstention = Abstention(0.05).fit(confidence, right)
+    assert float(abstention.threshold) == pytest.approx(0.9)
+
+
+@given(st.integers(0, 30), st.integers(1, 60), st.floats(0.01, 0.5))
+def test_the_bound_inverts_the_binomial(errors, more, delta):
+    count = errors + more
+    bound = error_rate_bound(errors, count, delta)
+    assert errors / count <= bound <= 1.0
+    tail = sum(
+        math.comb(count, k) * bound**k * (1 - bound) ** (count - k) for k in range(errors + 1)
+    )
+    assert tail == pytest.approx(delta, rel=1e-6)
+
+
+def test_all_wrong_bounds_nothing():
+    assert error_rate_bound(7, 7, 0.05) == 1.0
+
+
+@pytest.mark.parametrize("make", [PredictionSets, Abstention])
+def test_the_state_dict_restores_it(make):
+    module = make(0.3)
+    if make is PredictionSets:
+        module.fit(*draw(100, torch.Generator().manual_seed(3)))
+    else:
+        module.fit(torch.rand(100), torch.ones(100, dtype=torch.bool))
+    other = make(0.3)
+    other.load_state_dict(module.state_dict())
+    assert other.threshold == module.threshold
+    assert "threshold=" in repr(other)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: PredictionSets(1.0), ValueError, r"`coverage` must lie in \(0, 1\); got 1.0"),
+        (lambda: Abstention(0.0), ValueError, r"`max_risk` must lie in \(0, 1\); got 0.0"),
+        (lambda: Abstention(0.1, delta=2.0), ValueError, r"`delta` must lie in \(0, 1\)"),
+        (
+            lambda: PredictionSets().fit(torch.zeros(2, 3), torch.tensor([0, 3])),
+            ValueError,
+            r"`labels` must lie in \[0, 3\)",
+        ),
+        (
+            lambda: PredictionSets().fit(torch.zeros(2, 3), torch.zeros(2, 3)),
+            TypeError,
+            "`labels` must be an int64 tensor",
+        ),
+        (
+            lambda: Abstention().fit(torch.zeros(2), torch.zeros(2)),
+            TypeError,
+            "`right` must be a bool tensor; got torch.float32",
+        ),
+        (
+            lambda: Abstention().fit(torch.zeros(2), torch.zeros(3, dtype=torch.bool)),
+            ValueError,
+            r"`right` must have shape \(2,\); got \(3,\)",
+        ),
+        (
+            lambda: Abstention().fit(torch.full((2,), torch.nan), torch.ones(2) > 0),
+            ValueError,
+            "`confidence` must be finite",
+        ),
+        (lambda: error_rate_bound(3, 2, 0.1), ValueError, "`count` must be at least 3; got 2"),
+    ],
+)
+def test_errors(call, error, message):
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,234 @@
+"""Wrapping: plain networks, options, errors. Real timm, torchvision and HF models: see below."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from reliability_balance import ReliabilityLoss, wrap
+
+
+class ConvNet(nn.Module):
+    """A feature map, a pooled embedding, and a head that was registered first."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(8, 3)
+        self.features = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU())
+        self.gate = nn.Linear(8, 8)
+
+    def forward(self, images):
+        pooled = self.features(images).mean((2, 3))
+        return self.head(pooled * self.gate(pooled).sigmoid())
+
+
+def mlp():
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 12), nn.ReLU(), nn.Dropout(0.5), nn.Linear(12, 3)
+    )
+
+
+IMAGES = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(2))
+
+
+def test_the_embedding_is_what_enters_the_last_linear_layer():
+    classifier = mlp()
+    model = wrap(classifier).eval()
+    output = model(IMAGES)
+    assert torch.equal(output.embedding, classifier[:4](IMAGES))
+    assert output.corrected.shape == (4, 3)
+    assert torch.equal(model.embed(IMAGES), output.embedding)
+
+
+def test_a_kept_head_and_no_correction_give_the_original_bit_for_bit():
+    classifier = mlp().eval()
+    logits = classifier(IMAGES)
+    output = wrap(classifier, keep_head=True, correction_weight=0.0).eval()(IMAGES)
+    assert torch.equal(output.logits, logits)
+    assert torch.equal(output.corrected, logits.softmax(-1))
+
+
+def test_the_original_logits_stay_reachable():
+    classifier = mlp().eval()
+    before = classifier(IMAGES)
+    model = wrap(classifier).eval()
+    assert torch.equal(model.model(IMAGES), before)
+
+
+def test_a_new_head_freezes_the_old_one_and_unwrap_thaws_it():
+    classifier = mlp()
+    model = wrap(classifier)
+    assert not classifier[4].weight.requires_grad
+    ReliabilityLoss()(model(IMAGES), torch.tensor([0, 1, 2, 0])).total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+    assert model.unwrap() is classifier
+    assert classifier[4].weight.requires_grad
+    assert not classifier[4]._forward_hooks
+    with pytest.raises(RuntimeError, match="the model was unwrapped"):
+        model(IMAGES)
+    assert model.unwrap() is classifier
+
+
+def test_unwrap_gives_the_model_back_unchanged():
+    classifier = mlp().eval()
+    weights = copy.deepcopy(classifier.state_dict())
+    expected = classifier(IMAGES)
+    restored = wrap(classifier, keep_head=True).unwrap()
+    assert torch.equal(restored(IMAGES), expected)
+    assert all(torch.equal(value, weights[name]) for name, value in restored.state_dict().items())
+
+
+def test_a_named_feature_map_becomes_tokens():
+    model = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES).eval()
+    assert model.embed(IMAGES).shape == (4, 4, 8)
+    assert model.balancer.embedding_dim == 8
+
+
+def test_a_feature_extractor_is_its_own_embedding():
+    extractor = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Tanh())
+    model = wrap(extractor, 3, embedding="", example_input=IMAGES).eval()
+    assert torch.equal(model(IMAGES).embedding, extractor(IMAGES))
+
+
+def test_a_misleading_last_layer_is_found_out_with_an_example():
+    with pytest.raises(ValueError, match="'gate', gives 8 values, and the model 3; got None"):
+        wrap(ConvNet(), 3, example_input=IMAGES)
+    output = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)(IMAGES)
+    assert output.logits.shape == (4, 3)
+
+
+def test_an_example_leaves_mode_and_statistics_alone():
+    classifier = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(16), nn.Linear(16, 3))
+    classifier[1].eval()
+    wrap(classifier, example_input=IMAGES)
+    assert classifier.training
+    assert not classifier[1].training
+    assert int(classifier[1].num_batches_tracked) == 0
+
+
+@pytest.mark.parametrize("keep_head", [False, True])
+def test_saved_weights_load_into_a_new_model(keep_head):
+    first, second = (wrap(mlp(), keep_head=keep_head).eval() for _ in range(2))
+    file = io.BytesIO()
+    torch.save(first.state_dict(), file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
+    assert torch.equal(second(IMAGES).corrected, first(IMAGES).corrected)
+
+
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))])
+def test_copies_are_independent(duplicate):
+    model = wrap(mlp()).eval()
+    model(IMAGES)
+    other = duplicate(model)
+    assert torch.equal(other(IMAGES).corrected, model(IMAGES).corrected)
+    other.unwrap()
+    assert model(IMAGES).corrected.shape == (4, 3)
+
+
+def test_the_balancer_follows_the_models_dtype():
+    assert wrap(mlp().double())(IMAGES.double()).corrected.dtype == torch.float64
+
+
+def test_fit_head_on_stored_embeddings_learns():
+    classifier = mlp()
+    images = torch.randn(200, 1, 4, 4)
+    labels = (images.flatten(1)[:, 0] > 0).long()
+    model = wrap(classifier, head="linear")
+    frozen = copy.deepcopy(classifier.state_dict())
+    features = model.eval().embed(images).detach()
+    history = model.fit_head(features, labels, epochs=20, learning_rate=1e-2)
+    assert history[-1] < 0.8 * history[0]
+    assert not model.balancer.training
+    assert all(torch.equal(value, frozen[name]) for name, value in classifier.state_dict().items())
+
+
+def test_fit_head_with_a_kept_head_uses_its_logits():
+    model = wrap(mlp(), keep_head=True)
+    labels = torch.tensor([0, 1, 2, 0])
+    features = model.eval().embed(IMAGES).detach()
+    assert len(model.fit_head(features, labels, epochs=2)) == 2
+    named = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)
+    with pytest.raises(ValueError, match="`primary_logits` must be given"):
+        named.fit_head(torch.randn(4, 8), labels)
+    logits = torch.randn(4, 3)
+    assert len(named.fit_head(torch.randn(4, 8), labels, primary_logits=logits, epochs=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: wrap("resnet18"), TypeError, "`model` must be a torch.nn.Module; got str"),
+        (
+            lambda: wrap(nn.Conv2d(1, 3, 4), 3),
+            ValueError,
+            "`embedding` must name a layer, since the model ends in no linear layer",
+        ),
+        (
+            lambda: wrap(mlp(), 5, keep_head=True),
+            ValueError,
+            "`num_classes` must be 3, the width of the head that keep_head=True keeps; got 5",
+        ),
+        (
+            lambda: wrap(mlp(), embedding="body"),
+            ValueError,
+            "`embedding` must name a layer of the model; got 'body'. Layers: 0, 1, 2, 3, 4",
+        ),
+        (
+            lambda: wrap(ConvNet(), 3, embedding="features"),
+            ValueError,
+            "`example_input` must be given to learn the width of layer 'features'",
+        ),
+        (
+            lambda: wrap(
+                nn.Sequential(nn.Conv3d(1, 2, 1), nn.Flatten(), nn.Linear(16, 3)),
+                3,
+                embedding="0",
+                example_input=torch.randn(2, 1, 2, 2, 2),
+            ),
+            ValueError,
+            r"gives \(B, D\), \(B, T, D\) or \(B, D, H, W\); got \(2, 2, 2, 2, 2\)",
+        ),
+        (
+            lambda: wrap(mlp(), embedding="", example_input=IMAGES),
+            ValueError,
+            "`num_classes` must be given, since no layer of the model tells it; got None",
+        ),
+        (lambda: wrap(mlp(), num_anchors=-1), ValueError, "`num_anchors` must be at least 0"),
+    ],
+)
+def test_errors(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_the_number_of_classes_may_come_from_the_example():
+    extractor = nn.Sequential(nn.Conv2d(1, 5, 4), nn.Flatten())
+    model = wrap(extractor, embedding="0", example_input=IMAGES, keep_head=True).eval()
+    assert model.balancer.num_classes == 5
+    assert torch.equal(model(IMAGES).logits, extractor(IMAGES))
+
+
+def test_a_failed_wrap_leaves_no_hook_behind():
+    classifier = mlp()
+    with pytest.raises(ValueError, match="`num_anchors`"):
+        wrap(classifier, num_anchors=-1)
+    assert not classifier[4]._forward_hooks
+    assert classifier[4].weight.requires_grad
+
+
+def test_a_model_that_gives_no_tensor():
+    class Silent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            self.layer(x)
+            return {"answer": None}
+
+    with pytest.raises(TypeError, match=r"the model's output must be a tensor.*got dict"):
+        wrap(Silent())(torch.randn(2, 4))
