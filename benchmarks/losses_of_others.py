@@ -31,7 +31,9 @@ def early_learning_term(logits: Tensor, average: Tensor) -> Tensor:
     return (1 - agreement).clamp_min(1e-4).log().mean()
 
 
-def rank_regularisation(weights: Tensor, *, high_share: float = 0.7, margin: float = 0.15) -> Tensor:
+def rank_regularisation(
+    weights: Tensor, *, high_share: float = 0.7, margin: float = 0.15
+) -> Tensor:
     """SCN's term (Wang et al., 2020): the surer part must be surer by a margin, on average."""
     ordered = weights.sort(descending=True).values
     cut = round(high_share * len(ordered))

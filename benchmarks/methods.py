@@ -31,9 +31,7 @@ EMBEDDING_DIM = 128
 
 def make_encoder(width: int) -> nn.Sequential:
     """The encoder that all methods share."""
-    return nn.Sequential(
-        nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, EMBEDDING_DIM), nn.ReLU()
-    )
+    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, EMBEDDING_DIM), nn.ReLU())
 
 
 class Classifier(nn.Module):

@@ -67,7 +67,9 @@ def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     )
     for method, seeds in ordered:
         cells = [_cell([line[name] for line in seeds.values()], name) for name in shown]
-        rows.append("| " + " | ".join([method, str(len(seeds)), *cells, _behind(methods, method)]) + " |")
+        rows.append(
+            "| " + " | ".join([method, str(len(seeds)), *cells, _behind(methods, method)]) + " |"
+        )
     return rows
 
 

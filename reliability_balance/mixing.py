@@ -63,7 +63,11 @@ def mix(
     _checks.positive("concentration", concentration)
     _checks.floating("embedding", embedding)
     _checks.floating("targets", targets)
-    _checks.labels(targets, embedding.shape[:1], balancer.num_classes)
+    if targets.shape != (len(embedding), balancer.num_classes):
+        raise ValueError(
+            f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
+            f"got {tuple(targets.shape)}"
+        )
     pair = torch.full((2,), concentration, device=embedding.device)
     share = Dirichlet(pair).sample((len(targets),)).amax(-1)
     partner = torch.randperm(len(targets), device=embedding.device)
