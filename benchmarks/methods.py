@@ -4,7 +4,8 @@ Each has the same encoder and as close a head as its idea allows, and its author
 was tuned on the test set, ours was chosen on other seeds (README.md).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import torch
 from losses_of_others import (
@@ -20,7 +21,7 @@ from noisy_data import Task
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.heads import MLPHead
 from reliability_balance.mixing import mix
 from reliability_balance.recipes import RecipeName
@@ -29,9 +30,19 @@ from reliability_balance.targets import RefurbishedTargets
 EMBEDDING_DIM = 128
 
 
+class Method(Protocol):
+    """What a run needs of a method; each is a torch module, too."""
+
+    def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor: ...
+    def log_probs(self, inputs: Tensor) -> Tensor: ...
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+    def train(self) -> Any: ...
+    def eval(self) -> Any: ...
+
+
 def make_encoder(width: int) -> nn.Sequential:
     """The encoder that all methods share."""
-    return nn.Sequential(nn.Linear(width, 256), nn.ReLU(), nn.Linear(256, EMBEDDING_DIM), nn.ReLU())
+    return nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, EMBEDDING_DIM), nn.ReLU())
 
 
 class Classifier(nn.Module):
@@ -44,14 +55,20 @@ class Classifier(nn.Module):
         self.logit_loss = loss
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        return self.logit_loss(self.head(self.encoder(inputs)), labels)
+        return self.logit_loss(self.logits(inputs), labels)
 
     def log_probs(self, inputs: Tensor) -> Tensor:
-        return self.head(self.encoder(inputs)).log_softmax(-1)
+        return self.logits(inputs).log_softmax(-1)
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.encoder(inputs))
+        return logits
 
 
 class EarlyLearning(nn.Module):
     """ELR: cross-entropy, and a pull towards the running average of each sample's predictions."""
+
+    average: Tensor
 
     def __init__(self, task: Task, *, weight: float = 3.0, momentum: float = 0.7) -> None:
         super().__init__()
@@ -60,7 +77,7 @@ class EarlyLearning(nn.Module):
         self.register_buffer("average", torch.zeros_like(task.truth))
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        logits = self.classifier.head(self.classifier.encoder(inputs))
+        logits = self.classifier.logits(inputs)
         probs = logits.detach().softmax(-1)
         self.average[index] = self.momentum * self.average[index] + (1 - self.momentum) * probs
         pull = early_learning_term(logits, self.average[index])
@@ -72,6 +89,8 @@ class EarlyLearning(nn.Module):
 
 class SelfCure(nn.Module):
     """SCN: each sample's importance, ranked; from epoch 10 a doubtful label gives way."""
+
+    labels: Tensor
 
     def __init__(self, task: Task, *, relabel_from: int = 10, relabel_margin: float = 0.2) -> None:
         super().__init__()
@@ -138,7 +157,8 @@ class ErasingConsistency(nn.Module):
         return F.cross_entropy(self.head(first), labels) + self.weight * F.mse_loss(*maps)
 
     def log_probs(self, inputs: Tensor) -> Tensor:
-        return self.head(self.encoder(inputs)).log_softmax(-1)
+        log_probs: Tensor = self.head(self.encoder(inputs)).log_softmax(-1)
+        return log_probs
 
 
 class Centers(nn.Module):
@@ -171,13 +191,16 @@ class Proxies(nn.Module):
         self.scale = float(getattr(self.proxy_loss, "la", 20))
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        return self.proxy_loss(self.encoder(inputs), labels)
+        loss: Tensor = self.proxy_loss(self.encoder(inputs), labels)
+        return loss
 
     def log_probs(self, inputs: Tensor) -> Tensor:
         embedding = self.encoder(inputs)
-        if hasattr(self.proxy_loss, "get_logits"):
-            return (self.scale * self.proxy_loss.get_logits(embedding)).log_softmax(-1)
-        similarity = F.normalize(embedding) @ F.normalize(self.proxy_loss.proxies).T
+        similarity: Tensor = (
+            self.proxy_loss.get_logits(embedding)
+            if hasattr(self.proxy_loss, "get_logits")
+            else F.normalize(embedding) @ F.normalize(self.proxy_loss.proxies).T
+        )
         return (self.scale * similarity).log_softmax(-1)
 
 
@@ -194,14 +217,19 @@ class Balanced(nn.Module):
         )
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        output = self.balancer(self.encoder(inputs))
-        if self.targets is None:
-            return self.criterion(output, labels).total
-        refurbished = self.targets(index, labels, output.corrected)
-        return self.criterion(*mix(self.balancer, output.embedding, refurbished)).total
+        output = self.predict(inputs)
+        if self.targets is not None:
+            labels = self.targets(index, labels, output.corrected)
+            output, labels = mix(self.balancer, output.embedding, labels)
+        loss: Tensor = self.criterion(output, labels).total
+        return loss
 
     def log_probs(self, inputs: Tensor) -> Tensor:
-        return self.balancer(self.encoder(inputs)).log_probs
+        return self.predict(inputs).log_probs
+
+    def predict(self, inputs: Tensor) -> BalancerOutput:
+        output: BalancerOutput = self.balancer(self.encoder(inputs))
+        return output
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor | None:
         """Our own judgement of each label, where there is one."""
@@ -212,7 +240,7 @@ def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, label_smoothing=0.11)
 
 
-METHODS: dict[str, Callable[[Task], nn.Module]] = {
+METHODS: dict[str, Callable[[Task], Method]] = {
     "cross-entropy": lambda task: Classifier(task, F.cross_entropy),
     "label smoothing": lambda task: Classifier(task, _smoothed),
     "focal": lambda task: Classifier(task, focal),

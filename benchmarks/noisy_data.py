@@ -140,7 +140,8 @@ def _linear_scores(task: Task, seed: int) -> Tensor:
     weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ task.truth.double())
     scores = (10 * (inputs @ weights)).float()
     blur = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed))
-    return (scores + blur).log_softmax(1)
+    log_probs: Tensor = (scores + blur).log_softmax(1)
+    return log_probs
 
 
 DATA: dict[str, Callable[[int], Task]] = {

@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import typer
 from methods import METHODS
 from noisy_data import CORRUPTIONS, DATA
+from resumable import read_lines, run_all
 from robustness_report import write_report
-from robustness_runs import Run, read_runs, run_all
+from robustness_runs import Run, do_run
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_CORRUPTIONS = ["clean", "symmetric-40", "pair-30"]
@@ -54,8 +55,8 @@ def main(
         for method_name in methods
     ]
     if not render_only:
-        run_all(runs, path, workers)
-    print(write_report(read_runs(path), results))
+        run_all(do_run, runs, path, workers)
+    print(write_report(read_lines(path), results))
 
 
 if __name__ == "__main__":
