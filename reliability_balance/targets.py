@@ -72,14 +72,15 @@ class RefurbishedTargets(nn.Module):
     from how these posteriors and the labels go together over about one epoch, so no noise rate
     need be known:
 
-    .. math:: p = \mathrm{softmax}(\log \bar p / \tau), \quad
+    .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
         J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
     needed: a model trained on noisy labels is unsure, and T could not tell that from clean labels
-    of an ambiguous kind.
+    of an ambiguous kind. Alone it would take from the classes that are hardest to tell, so b is
+    moved until each class has the share in p that it has in the averages.
 
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
@@ -95,10 +96,11 @@ class RefurbishedTargets(nn.Module):
           probabilities, which get no gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C), ``updates`` (N,) int32, and ``joint`` (C, C), J above. In each call all
-        ranks' batches are gathered, so that every rank holds the same state. Keep the module
-        outside DistributedDataParallel, which would send rank 0's buffers around once more, and
-        save it with the model.
+        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
+        the classes in the averages and in p, and ``tilt`` (C,), b above. In each call all ranks'
+        batches are gathered, so that every rank holds the same state. Keep the module outside
+        DistributedDataParallel, which would send rank 0's buffers around once more, and save it
+        with the model.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -122,6 +124,8 @@ class RefurbishedTargets(nn.Module):
     average: Tensor
     updates: Tensor
     joint: Tensor
+    shares: Tensor
+    tilt: Tensor
 
     def __init__(
         self,
@@ -150,6 +154,8 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("joint", _first_joint(num_classes))
+        self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
+        self.register_buffer("tilt", torch.zeros(num_classes))
 
     @torch.no_grad()
     def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
@@ -159,8 +165,10 @@ class RefurbishedTargets(nn.Module):
         index, given, probs, own = gather_ranks(index, given, probs)
         self._update_average(index, probs)
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
-        posterior = label_posterior(self._beliefs(index), given, self.noise_matrix)
+        beliefs = self._beliefs(index)
+        posterior = label_posterior(beliefs, given, self.noise_matrix)
         self._update_joint(posterior * warm, given * warm)
+        self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         return posterior.where(warm, given)[own]
 
     @property
@@ -193,7 +201,7 @@ class RefurbishedTargets(nn.Module):
     def _beliefs(self, index: Tensor) -> Tensor:
         average = RF.widen(self.average[index])
         tiny = torch.finfo(average.dtype).tiny
-        return (average.clamp_min(tiny).log() / self.temperature).softmax(-1)
+        return (average.clamp_min(tiny).log() / self.temperature + self.tilt).softmax(-1)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
@@ -206,6 +214,15 @@ class RefurbishedTargets(nn.Module):
         """Move J by as much as these samples are of an epoch; rows of zeros count for nothing."""
         news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
+
+    def _update_tilt(self, average: Tensor, beliefs: Tensor) -> None:
+        """Move b towards equal class shares before and after sharpening; zeros count for nothing."""
+        news = torch.stack([average.sum(0), beliefs.sum(0)]).to(self.shares.dtype)
+        news = news / len(self.average)
+        step = news[0].sum().clamp_max(1.0)
+        self.shares.mul_(1.0 - step).add_(news)
+        before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
+        self.tilt.add_(step * (before - after))
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
         num_samples, num_classes = self.average.shape
