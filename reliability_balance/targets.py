@@ -216,7 +216,7 @@ class RefurbishedTargets(nn.Module):
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
 
     def _update_tilt(self, average: Tensor, beliefs: Tensor) -> None:
-        """Move b towards equal class shares before and after sharpening; zeros count for nothing."""
+        """Move b towards equal class shares in averages and beliefs; zeros count for nothing."""
         news = torch.stack([average.sum(0), beliefs.sum(0)]).to(self.shares.dtype)
         news = news / len(self.average)
         step = news[0].sum().clamp_max(1.0)

@@ -96,6 +96,19 @@ def test_clean_labels_are_kept():
     assert targets.trust(torch.arange(len(true)), labels).median() > 0.99
 
 
+def test_sharpening_keeps_the_class_shares():
+    """Class 0 is never the likeliest; sharpening alone would take most of its share."""
+    targets = RefurbishedTargets(60, 3)
+    index = torch.arange(60)
+    probs = torch.tensor([[0.4, 0.6, 0.0], [0.3, 0.0, 0.7]]).repeat(30, 1)
+    alone = (probs.square() / probs.square().sum(-1, keepdim=True)).mean(0)
+    for _ in range(40):
+        targets(index, torch.zeros(60, dtype=torch.int64), probs)
+    average, beliefs = targets.average.mean(0), targets._beliefs(index).mean(0)
+    assert alone[0] < 0.26 < 0.34 < average[0]
+    torch.testing.assert_close(beliefs, average, rtol=0, atol=0.01)
+
+
 def test_targets_are_distributions_and_labels_during_warmup():
     targets = RefurbishedTargets(4, 3, warmup=2)
     index, labels = torch.tensor([3, 1]), torch.tensor([0, 2])
