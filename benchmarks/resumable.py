@@ -22,8 +22,11 @@ def run_all(
     done = read_lines(path)
     missing = [run for run in runs if not any(_names(line, run) for line in done)]
     path.parent.mkdir(parents=True, exist_ok=True)
+    is_torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn) as pool, path.open("a") as file:
+        if is_torn:
+            file.write("\n")
         futures = [pool.submit(do, run) for run in missing]
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
             file.write(json.dumps(future.result()) + "\n")
