@@ -46,7 +46,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         delta=0.1,
         attention="tokens",
         anchor_weight=0.01,
-        center_weight=0.01,
+        center_weight=0.3,
         branch_weight=1.0,
         label_smoothing=0.0,
     ),

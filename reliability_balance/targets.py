@@ -1,98 +1,92 @@
-"""Training targets that trust a label only as far as the model's own history bears it out."""
+"""Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._ranks import gather_ranks
 
 
-def label_trust(average: Tensor, labels: Tensor) -> Tensor:
-    r"""How far the running average bears out each label: 1 where it is the likeliest class.
+def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
+    r"""Distribution of the true class, given what the model believes and the label it was given.
 
-    .. math:: w = \frac{\sum_c y_c \, \bar p_c}{\max_c \bar p_c}
+    .. math:: q_c = \sum_k y_k \frac{p_c T_{ck}}{\sum_{c'} p_{c'} T_{c'k}}
 
-    where y is the label, one-hot or soft, and \bar p the running average of the predictions.
+    where p are the beliefs, y the label, one-hot or soft, and T_{ck} the probability that a sample
+    of class c is labelled k. Where labels are never wrong, T is the identity and q the label.
 
     Args:
-        average: probabilities.
+        beliefs: probabilities of the true class, before the label is looked at.
         labels: class indices or class probabilities.
+        noise_matrix: T, rows that sum to one.
 
     Shape:
-        - average: (B, C) floating; labels: (B,) int64 or (B, C) floating; returns (B,) in [0, 1].
+        - beliefs: (B, C) floating; labels: (B,) int64 or (B, C) floating; noise_matrix: (C, C)
+          floating; returns (B, C).
 
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes.
 
-    Example:
-        >>> average = torch.tensor([[0.6, 0.3, 0.1], [0.6, 0.3, 0.1]])
-        >>> label_trust(average, torch.tensor([0, 1]))
-        tensor([1.0000, 0.5000])
-    """
-    _checks.distributions("average", average)
-    _checks.labels(labels, average.shape[:-1], average.shape[-1])
-    average = RF.widen(average)
-    likeliest = average.amax(-1).clamp_min(torch.finfo(average.dtype).tiny)
-    if labels.is_floating_point():
-        borne_out = (labels.to(average.dtype) * average).sum(-1)
-    else:
-        borne_out = average.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return borne_out / likeliest
-
-
-def refurbish(average: Tensor, labels: Tensor, *, temperature: float) -> Tensor:
-    r"""Mix each label with the running average, by how far the average bears the label out.
-
-    .. math:: \tilde y = w \, y + (1 - w) \, \mathrm{softmax}(\log \bar p / \tau)
-
-    with w from :func:`label_trust` and tau the temperature. No noise rate is needed: a label that
-    the history supports stays as it is, one that it contradicts is replaced.
-
-    Args:
-        average: probabilities.
-        labels: class indices or class probabilities.
-        temperature: tau > 0; below 1 sharpens the average.
-
-    Shape:
-        - average: (B, C) floating; labels: (B,) int64 or (B, C) floating; returns (B, C).
-
-    Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes, or temperature <= 0.
+    Differs from paper: not in it. Bayes' rule, as in Sukhbaatar et al., 2014
+    (https://arxiv.org/abs/1406.2080); a soft label counts as a draw from itself. A label that
+    beliefs and T rule out altogether leaves the beliefs as they are.
 
     Example:
-        >>> average = torch.tensor([[0.6, 0.3, 0.1]])
-        >>> refurbish(average, torch.tensor([1]), temperature=1.0)
-        tensor([[0.3000, 0.6500, 0.0500]])
+        >>> noise_matrix = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
+        >>> label_posterior(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), noise_matrix)
+        tensor([[0.6429, 0.3571]])
     """
-    _checks.positive("temperature", temperature)
-    trust = label_trust(average, labels).unsqueeze(-1)
-    average = RF.widen(average)
-    tiny = torch.finfo(average.dtype).tiny
-    sharpened = (average.clamp_min(tiny).log() / temperature).softmax(-1)
-    return trust * _as_probabilities(labels, average) + (1.0 - trust) * sharpened
+    _checks.distributions("beliefs", beliefs)
+    _checks.labels(labels, beliefs.shape[:-1], beliefs.shape[-1])
+    _checks.floating("noise_matrix", noise_matrix)
+    if noise_matrix.shape != (beliefs.shape[-1],) * 2:
+        raise ValueError(
+            f"`noise_matrix` must have shape {(beliefs.shape[-1],) * 2}; "
+            f"got {tuple(noise_matrix.shape)}"
+        )
+    beliefs = RF.widen(beliefs)
+    noise_matrix = noise_matrix.to(beliefs.dtype)
+    given = _as_probabilities(labels, beliefs)
+    expected = beliefs @ noise_matrix
+    possible = expected > torch.finfo(beliefs.dtype).tiny
+    ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
+    unexplained = (given * ~possible).sum(-1, keepdim=True)
+    return beliefs * (ratio @ noise_matrix.T + unexplained)
 
 
 def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
+    """Labels as (B, C) probabilities in the dtype of `like`, also (B, C)."""
     if labels.is_floating_point():
         return labels.to(like.dtype)
     return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
 
 
 class RefurbishedTargets(nn.Module):
-    """Soft targets for each training sample, from its label and what the model made of it so far.
+    r"""Soft targets for each training sample, from its label and what the model made of it so far.
 
-    Each call takes a batch's predictions into the samples' running averages and returns the
-    targets to train on: the labels while a sample is new, :func:`refurbish` afterwards. Beyond
-    the paper; after the idea of learning from one's own earlier predictions (Liu et al., NeurIPS
-    2020, https://arxiv.org/abs/2007.00151), but with the label's weight taken from the history.
+    Each call takes a batch's predictions into the samples' running averages and returns the targets
+    to train on: the labels while a sample is new, afterwards the :func:`label_posterior` of the
+    sharpened average. The noise matrix T is learned along the way by expectation maximisation,
+    from how these posteriors and the labels go together over about one epoch, so no noise rate
+    need be known:
+
+    .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
+        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q_c y_k, \quad
+        T_{ck} = J_{ck} / \sum_k J_{ck}
+
+    On clean labels T comes close to the identity and the targets stay the labels; where one class
+    is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
+    needed: a model trained on noisy labels is unsure, and T could not tell that from clean labels
+    of an ambiguous kind. Alone it would take from the classes that are hardest to tell, so b is
+    moved until each class has the share in p that it has in the averages.
 
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
         num_classes: C.
         momentum: share of the old average that an update keeps, in [0, 1).
-        temperature: of the average in the targets, > 0; below 1 sharpens.
+        temperature: tau of the average, > 0; below 1 sharpens.
         warmup: updates of a sample before its target moves away from its label, >= 0.
         dtype: of the running averages; ``torch.float16`` halves their memory of N C numbers.
         validate_args: whether to check values, which waits for the device.
@@ -102,25 +96,36 @@ class RefurbishedTargets(nn.Module):
           probabilities, which get no gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C) and ``updates`` (N,) int32. In each call all ranks' batches are gathered,
-        so that every rank holds the same state. Keep the module outside DistributedDataParallel,
-        which would send rank 0's buffers around once more, and save it with the model.
+        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
+        the classes in the averages and in p, and ``tilt`` (C,), b above. In each call all ranks'
+        batches are gathered, so that every rank holds the same state. Keep the module outside
+        DistributedDataParallel, which would send rank 0's buffers around once more, and save it
+        with the model.
 
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong sizes, shapes or values.
 
+    Differs from paper: not in it. Averages of one's own predictions as targets are Liu et al.,
+    NeurIPS 2020 (https://arxiv.org/abs/2007.00151).
+
     Example:
         >>> targets = RefurbishedTargets(num_samples=100, num_classes=2, warmup=1)
         >>> index, labels = torch.tensor([7, 9]), torch.tensor([0, 1])
         >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+        >>> targets(index, labels, probs)  # still the labels
+        tensor([[1., 0.],
+                [0., 1.]])
         >>> targets(index, labels, probs)
-        tensor([[1.0000, 0.0000],
-                [0.6590, 0.3410]])
+        tensor([[0.9959, 0.0041],
+                [0.8421, 0.1579]])
     """
 
     average: Tensor
     updates: Tensor
+    joint: Tensor
+    shares: Tensor
+    tilt: Tensor
 
     def __init__(
         self,
@@ -128,7 +133,7 @@ class RefurbishedTargets(nn.Module):
         num_classes: int,
         *,
         momentum: float = 0.9,
-        temperature: float = 0.7,
+        temperature: float = 0.5,
         warmup: int = 3,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
@@ -148,26 +153,41 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("joint", _first_joint(num_classes))
+        self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
+        self.register_buffer("tilt", torch.zeros(num_classes))
 
     @torch.no_grad()
     def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
         """Take in the predictions of one batch and return its targets."""
         self._check(index, labels, probs)
-        self._update(*_gather_ranks(index, probs))
-        average = RF.widen(self.average[index])
-        warm = (self.updates[index] >= self.warmup).unsqueeze(-1)
-        refurbished = refurbish(average, labels, temperature=self.temperature)
-        return refurbished.where(warm, _as_probabilities(labels, average))
+        given = _as_probabilities(labels, RF.widen(probs))
+        index, given, probs, own = gather_ranks(index, given, probs)
+        self._update_average(index, probs)
+        warm = (self.updates[index] > self.warmup).unsqueeze(-1)
+        beliefs = self._beliefs(index)
+        posterior = label_posterior(beliefs, given, self.noise_matrix)
+        self._update_joint(posterior * warm, given * warm)
+        self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
+        return posterior.where(warm, given)[own]
+
+    @property
+    def noise_matrix(self) -> Tensor:
+        """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
+        # One sample's worth of the start keeps the rows of classes that were never met.
+        joint = self.joint + _first_joint(len(self.joint)).to(self.joint) / len(self.average)
+        return joint / joint.sum(-1, keepdim=True)
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
-        """How far the history bears out each label, in [0, 1]; low values are doubtful labels.
+        """How far each label agrees with its sample's posterior; low values are doubtful labels.
 
         Args:
             index: the samples.
             labels: their labels.
 
         Shape:
-            - index: (B,) int64; labels: (B,) int64 or (B, C) floating; returns (B,).
+            - index: (B,) int64; labels: (B,) int64 or (B, C) floating; returns (B,) in [0, 1]: the
+              probability that an index label is right, or the overlap with a soft one.
 
         Raises:
             ValueError: if a sample has never been seen.
@@ -175,14 +195,34 @@ class RefurbishedTargets(nn.Module):
         if self.validate_args and _checks.can_read_values() and not bool(self.updates[index].all()):
             unseen = int((self.updates[index] == 0).sum())
             raise ValueError(f"`index` must name samples that were trained on; got {unseen} unseen")
-        return label_trust(self.average[index], labels)
+        posterior = label_posterior(self._beliefs(index), labels, self.noise_matrix)
+        return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
 
-    def _update(self, index: Tensor, probs: Tensor) -> None:
+    def _beliefs(self, index: Tensor) -> Tensor:
+        average = RF.widen(self.average[index])
+        tiny = torch.finfo(average.dtype).tiny
+        return (average.clamp_min(tiny).log() / self.temperature + self.tilt).softmax(-1)
+
+    def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
         momentum = self.momentum * (self.updates[index] > 0).to(old.dtype).unsqueeze(-1)
         new = momentum * old + (1.0 - momentum) * probs.to(old.dtype)
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
+
+    def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
+        """Move J by as much as these samples are of an epoch; rows of zeros count for nothing."""
+        news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
+        self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
+
+    def _update_tilt(self, average: Tensor, beliefs: Tensor) -> None:
+        """Move b towards equal class shares in averages and beliefs; zeros count for nothing."""
+        news = torch.stack([average.sum(0), beliefs.sum(0)]).to(self.shares.dtype)
+        news = news / len(self.average)
+        step = news[0].sum().clamp_max(1.0)
+        self.shares.mul_(1.0 - step).add_(news)
+        before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
+        self.tilt.add_(step * (before - after))
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
         num_samples, num_classes = self.average.shape
@@ -208,25 +248,6 @@ class RefurbishedTargets(nn.Module):
         )
 
 
-def _gather_ranks(index: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-    """Join the batches of all ranks, which may differ in size; alone, return the arguments."""
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return index, probs
-    world_size = distributed.get_world_size()
-    if world_size == 1:
-        return index, probs
-    sizes = [torch.zeros(1, dtype=torch.int64, device=index.device) for _ in range(world_size)]
-    distributed.all_gather(sizes, torch.tensor([len(index)], device=index.device))
-    counts = [int(size) for size in sizes]
-    padding = max(counts) - len(index)
-    index = nn.functional.pad(index, (0, padding))
-    probs = nn.functional.pad(probs, (0, 0, 0, padding))
-    all_index = [torch.empty_like(index) for _ in counts]
-    all_probs = [torch.empty_like(probs) for _ in counts]
-    distributed.all_gather(all_index, index)
-    distributed.all_gather(all_probs, probs.contiguous())
-    pairs = list(zip(all_index, all_probs, counts, strict=True))
-    return (
-        torch.cat([each[:count] for each, _, count in pairs]),
-        torch.cat([each[:count] for _, each, count in pairs]),
-    )
+def _first_joint(num_classes: int) -> Tensor:
+    """Before anything is known: classes are as frequent, a label is right one time in two."""
+    return (torch.eye(num_classes) + 1.0 / num_classes) / (2.0 * num_classes)

@@ -1,0 +1,63 @@
+"""What a trained method is judged by; shares in percent, NLL and KL in nats."""
+
+from typing import Any
+
+import torch
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_calibration_error,
+    multiclass_f1_score,
+)
+
+
+def prediction_measures(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
+    """Judge (N, C) predictions of the test set."""
+    probs, num_classes = log_probs.exp(), log_probs.shape[1]
+    return {
+        "accuracy": 100 * float(multiclass_accuracy(probs, labels, num_classes, average="micro")),
+        "mean_class_accuracy": 100 * float(multiclass_accuracy(probs, labels, num_classes)),
+        "macro_f1": 100 * float(multiclass_f1_score(probs, labels, num_classes)),
+        "nll": float(F.nll_loss(log_probs.clamp_min(-30), labels)),
+        "ece": 100 * float(multiclass_calibration_error(probs, labels, num_classes, 15)),
+        "aurc": 100 * area_under_risk_coverage(probs, labels),
+    }
+
+
+def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
+    """Mean error of the surest 1, 2, … N predictions."""
+    surest, predicted = probs.max(1)
+    wrong = (predicted != labels)[surest.argsort(descending=True)].double()
+    return float((wrong.cumsum(0) / torch.arange(1, len(wrong) + 1)).mean())
+
+
+def label_measures(
+    log_probs: Tensor, truth: Tensor, labels: Tensor, trust: Tensor | None
+) -> dict[str, float]:
+    """Judge what the method knows of its training samples: their true classes, the wrong labels.
+
+    Without a judgement of its own, a method trusts a label as far as it predicts it.
+    """
+    measures = {
+        "kl_to_truth": float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
+    }
+    wrong = truth.argmax(1) != labels
+    if wrong.any() and not wrong.all():
+        if trust is None:
+            trust = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+        measures["wrong_label_auroc"] = float(roc_auc_score(wrong.numpy(), -trust.numpy()))
+        measures["wrong_label_ap"] = float(average_precision_score(wrong.numpy(), -trust.numpy()))
+    return measures
+
+
+def mean_and_interval(values: list[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval by Student's t; NaN for a single value."""
+    from scipy import stats
+
+    sample = torch.tensor(values, dtype=torch.float64)
+    if len(sample) < 2:
+        return float(sample.mean()), float("nan")
+    error: Any = sample.std() / len(sample) ** 0.5
+    return float(sample.mean()), float(stats.t.ppf(0.975, len(sample) - 1) * error)

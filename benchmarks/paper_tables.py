@@ -1,0 +1,47 @@
+"""The set-ups of the paper's Tables 1-4, on Fashion-MNIST, beside the paper's figures.
+
+    python benchmarks/paper_tables.py --table 2 --seeds 2
+
+The paper's data may not be shipped, so absolute figures cannot agree; what is tested is the shape
+of each claim. Every run is one line of `results/paper_tables.jsonl` and is not run again.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import typer
+from paper_report import write_report
+from paper_setups import TABLES, Setup, do_setup
+from resumable import read_lines, run_all
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    table: Annotated[list[int] | None, typer.Option(min=1, max=4, help="1 to 4; all.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 5,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+    render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+) -> None:
+    """Run what is missing and render all that is there."""
+    path = results / "paper_tables.jsonl"
+    # Sets, since Table 1 is the first column of Tables 2 and 3.
+    setups: dict[Setup, None] = {
+        setup._replace(seed=100 + seed, epochs=epochs): None
+        for seed in range(seeds)
+        for number in table or TABLES
+        for setup in TABLES[number]
+    }
+    if not render_only:
+        run_all(do_setup, list(setups), path, workers)
+    print(write_report(read_lines(path), results))
+
+
+if __name__ == "__main__":
+    typer.run(main)

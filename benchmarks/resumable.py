@@ -1,0 +1,50 @@
+"""Many runs, one process a core: each ends as one JSON line, and what is there is not run again."""
+
+import json
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+from tqdm import tqdm
+
+RunT = TypeVar("RunT", bound=NamedTuple)
+
+
+def run_all(
+    do: Callable[[RunT], dict[str, Any]], runs: Sequence[RunT], path: Path, workers: int
+) -> None:
+    """Do the runs that the file does not hold yet, and append what each returns.
+
+    A run is named by its fields, which `do` must put into its result.
+    """
+    done = read_lines(path)
+    missing = [run for run in runs if not any(_names(line, run) for line in done)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, path.open("a") as file:
+        if is_torn:
+            file.write("\n")
+        futures = [pool.submit(do, run) for run in missing]
+        for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
+            file.write(json.dumps(future.result()) + "\n")
+            file.flush()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The finished runs; a line cut short by a crash counts as none."""
+    if not path.is_file():
+        return []
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return lines
+
+
+def _names(line: dict[str, Any], run: NamedTuple) -> bool:
+    return all(line.get(name) == value for name, value in run._asdict().items())

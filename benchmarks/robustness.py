@@ -1,0 +1,63 @@
+"""Wrong, ambiguous and unbalanced labels: our recipes beside the methods of others.
+
+    python benchmarks/robustness.py --quick          # minutes
+    python benchmarks/robustness.py                  # hours; stop and go on as you like
+
+Every run is one line of `results/robustness.jsonl`; what is there is not run again. At the end
+the lines are rendered to `results/robustness.md` and `.png`, which `--render-only` does alone.
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import typer
+from methods import METHODS
+from noisy_data import CORRUPTIONS, DATA
+from resumable import read_lines, run_all
+from robustness_report import write_report
+from robustness_runs import Run, do_run
+
+RESULTS = Path(__file__).parent / "results"
+QUICK_CORRUPTIONS = ["clean", "symmetric-40", "pair-30"]
+QUICK_METHODS = ["cross-entropy", "GCE", "ELR", "ours, paper", "ours, robust"]
+# Seeds below 100 were used to choose our settings.
+FIRST_SEED = 100
+
+
+def main(
+    quick: Annotated[bool, typer.Option(help="Three noises, five methods, one seed.")] = False,
+    data: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(DATA)}.")] = None,
+    corruption: Annotated[list[str] | None, typer.Option(help="See noisy_data.py.")] = None,
+    method: Annotated[list[str] | None, typer.Option(help="See methods.py.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 5,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+    render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+) -> None:
+    """Run what is missing and render all that is there."""
+    path = results / "robustness.jsonl"
+    corruptions = corruption or (QUICK_CORRUPTIONS if quick else list(CORRUPTIONS))
+    methods = method or (QUICK_METHODS if quick else list(METHODS))
+    for given, known in ((data or [], DATA), (corruptions, CORRUPTIONS), (methods, METHODS)):
+        if unknown := [name for name in given if name not in known]:
+            raise typer.BadParameter(f"must be of {', '.join(known)}; got {', '.join(unknown)}")
+    # Methods innermost: when stopped early, what is there compares methods on the same seeds.
+    runs = [
+        Run(data_name, corruption_name, method_name, FIRST_SEED + seed, epochs)
+        for data_name in data or (["fashion-10k"] if quick else list(DATA))
+        for seed in range(1 if quick else seeds)
+        for corruption_name in corruptions
+        for method_name in methods
+    ]
+    if not render_only:
+        run_all(do_run, runs, path, workers)
+    print(write_report(read_lines(path), results))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,64 @@
+"""One run of one method: train to the last epoch under the shared budget, and judge."""
+
+import time
+from typing import Any, NamedTuple
+
+import torch
+from measures import label_measures, prediction_measures
+from methods import METHODS, Balanced, Method
+from noisy_data import CORRUPTIONS, DATA, Task
+from torch import Tensor
+
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 2e-3, 1e-3
+
+
+class Run(NamedTuple):
+    """What names a run."""
+
+    data: str
+    corruption: str
+    method: str
+    seed: int
+    epochs: int
+
+
+def do_run(run: Run) -> dict[str, Any]:
+    """Train to the last epoch and judge that one."""
+    torch.set_num_threads(1)
+    task = CORRUPTIONS[run.corruption](DATA[run.data](run.seed), run.seed)
+    torch.manual_seed(run.seed)
+    method = METHODS[run.method](task)
+    start = time.perf_counter()
+    train(method, task, run.epochs)
+    seconds = time.perf_counter() - start
+    index = torch.arange(len(task.labels))
+    trust = method.trust(index, task.labels) if isinstance(method, Balanced) else None
+    known = label_measures(predict(method, task.inputs), task.truth, task.labels, trust)
+    judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
+    return {**run._asdict(), "seconds": round(seconds, 1), "samples": len(index), **judged, **known}
+
+
+def train(method: Method, task: Task, epochs: int) -> None:
+    """AdamW under the one-cycle rule, the same for every method."""
+    steps = len(task.labels) // BATCH_SIZE
+    optimizer = torch.optim.AdamW(
+        method.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+    )
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=max(1, epochs * steps)
+    )
+    method.train()
+    for epoch in range(epochs):
+        for index in torch.randperm(len(task.labels))[: steps * BATCH_SIZE].split(BATCH_SIZE):
+            loss = method.loss(index, task.inputs[index], task.labels[index], epoch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+
+@torch.no_grad()
+def predict(method: Method, inputs: Tensor) -> Tensor:
+    """Log-probabilities in eval mode."""
+    method.eval()
+    return torch.cat([method.log_probs(part) for part in inputs.split(1000)])

@@ -1,0 +1,38 @@
+"""What the ranks of a distributed run tell each other."""
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def gather_ranks(
+    index: Tensor, labels: Tensor, probs: Tensor
+) -> tuple[Tensor, Tensor, Tensor, slice]:
+    """Join the batches of all ranks, which may differ in size, in the order of the ranks.
+
+    Args:
+        index: this rank's samples.
+        labels: their labels as probabilities.
+        probs: their predictions.
+
+    Shape:
+        - index: (B,); labels, probs: (B, C); returns the three joined, and where this rank's rows
+          lie in them. Without a process group, the arguments themselves.
+    """
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return index, labels, probs, slice(len(index))
+    world_size, rank = distributed.get_world_size(), distributed.get_rank()
+    sizes = [torch.zeros(1, dtype=torch.int64, device=index.device) for _ in range(world_size)]
+    distributed.all_gather(sizes, torch.tensor([len(index)], device=index.device))
+    counts = [int(size) for size in sizes]
+    start = sum(counts[:rank])
+    joined = (_join(index, counts), _join(labels, counts), _join(probs, counts))
+    return (*joined, slice(start, start + counts[rank]))
+
+
+def _join(rows: Tensor, counts: list[int]) -> Tensor:
+    """All ranks' rows, padded to one size on the way, since all_gather wants equal shapes."""
+    padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - len(rows)]
+    padded = nn.functional.pad(rows, padding).contiguous()
+    gathered = [torch.empty_like(padded) for _ in counts]
+    distributed.all_gather(gathered, padded)
+    return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])

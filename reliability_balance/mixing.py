@@ -1,0 +1,80 @@
+"""Train between the samples: blend embeddings and their targets."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Dirichlet
+
+from reliability_balance import _checks
+from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.output import BalancerOutput
+
+
+class Mixed(NamedTuple):
+    """What the balancer says of blended embeddings, and their blended targets (B, C)."""
+
+    output: BalancerOutput
+    targets: Tensor
+
+
+def mix(
+    balancer: ReliabilityBalancer,
+    embedding: Tensor,
+    targets: Tensor,
+    primary_logits: Tensor | None = None,
+    *,
+    concentration: float = 1.0,
+) -> Mixed:
+    r"""Blend each sample of a batch with another one, and correct the blends.
+
+    .. math:: \tilde e_i = \lambda_i e_i + (1 - \lambda_i) e_j, \quad
+        \tilde y_i = \lambda_i y_i + (1 - \lambda_i) y_j
+
+    with j a random partner and lambda the larger part of a draw from Beta(a, a). A network that
+    must answer linearly between samples learns wrong targets less well and is less sure of itself.
+    Only the heads run a second time; the encoder does not.
+
+    Args:
+        balancer: corrects the blends.
+        embedding: of the batch: `output.embedding`, or the tokens where the balancer takes tokens.
+        targets: class probabilities, such as :class:`targets.RefurbishedTargets` gives.
+        primary_logits: the model's own logits, where the balancer has no head; blended too.
+        concentration: a > 0; 1 draws evenly, small values blend little.
+
+    Shape:
+        - embedding: (B, D) or (B, T, D) floating; targets: (B, C) floating; primary_logits: (B, C)
+          floating; returns :class:`Mixed`.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes, or concentration <= 0.
+
+    Differs from paper: not in it. Mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) of
+    the last hidden layer (Verma et al., 2019, https://arxiv.org/abs/1806.05236).
+
+    Example:
+        >>> balancer = ReliabilityBalancer(16, num_classes=3)
+        >>> targets = torch.eye(3)
+        >>> mixed = mix(balancer, torch.randn(3, 16), targets)
+        >>> mixed.output.corrected.shape, bool((mixed.targets.amax(-1) >= 0.5).all())
+        (torch.Size([3, 3]), True)
+    """
+    _checks.positive("concentration", concentration)
+    _checks.floating("embedding", embedding)
+    _checks.floating("targets", targets)
+    if targets.shape != (len(embedding), balancer.num_classes):
+        raise ValueError(
+            f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
+            f"got {tuple(targets.shape)}"
+        )
+    pair = torch.full((2,), concentration, device=embedding.device)
+    share = Dirichlet(pair).sample((len(targets),)).amax(-1)
+    partner = torch.randperm(len(targets), device=embedding.device)
+
+    def blend(rows: Tensor) -> Tensor:
+        weight = share.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
+        return weight * rows + (1 - weight) * rows[partner]
+
+    logits = None if primary_logits is None else blend(primary_logits)
+    return Mixed(balancer(blend(embedding), logits), blend(targets))

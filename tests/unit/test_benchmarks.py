@@ -1,0 +1,120 @@
+"""The benchmarks' data, methods and book-keeping, on tasks of a few samples."""
+
+import json
+from typing import NamedTuple
+
+import pytest
+import torch
+
+pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
+pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
+
+import noisy_data
+from measures import area_under_risk_coverage, mean_and_interval
+from methods import METHODS
+from noisy_data import CORRUPTIONS, Task
+from paper_report import write_report as write_paper_report
+from paper_setups import Setup
+from resumable import read_lines, run_all
+from robustness_report import write_report
+from robustness_runs import predict, train
+
+
+def make_task(count=300, num_classes=3):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(count) % num_classes
+    truth = torch.nn.functional.one_hot(labels, num_classes).float()
+    inputs = torch.randn(count, 8, generator=generator)
+    inputs[:, :num_classes] += 2 * truth
+    return Task(inputs, labels, truth, inputs, labels, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "rate"), [("symmetric-40", 0.4), ("pair-30", 0.3), ("instance-20", 0.2)]
+)
+def test_noise_has_its_rate(name, rate):
+    task = make_task()
+    noisy = CORRUPTIONS[name](task, 0)
+    assert (noisy.labels != task.labels).float().mean() == pytest.approx(rate, abs=0.002)
+    assert torch.equal(noisy.truth, task.truth)
+    assert torch.equal(noisy.labels, CORRUPTIONS[name](task, 0).labels)
+
+
+def test_ambiguous_samples_are_labelled_by_draws_from_their_blend():
+    task = CORRUPTIONS["ambiguous"](make_task(3000), 0)
+    torch.testing.assert_close(task.truth.sum(1), torch.ones(3000))
+    drawn = task.truth.gather(1, task.labels.unsqueeze(1)).squeeze(1)
+    assert (drawn > 0).all()
+    wrong = (task.labels != task.truth.argmax(1)).float().mean()
+    assert wrong == pytest.approx(float((1 - task.truth.amax(1)).mean()), abs=0.02)
+
+
+def test_imbalance_reaches_its_ratio():
+    counts = torch.bincount(CORRUPTIONS["imbalance-17"](make_task(9000), 0).labels)
+    assert counts[0] == 3000
+    assert 3000 / counts[2] == pytest.approx(17, rel=0.2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_method_trains_and_predicts(name):
+    task = make_task()
+    torch.manual_seed(0)
+    method = METHODS[name](task)
+    train(method, task, epochs=2)
+    log_probs = predict(method, task.inputs)
+    torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(300))
+
+
+def test_area_under_risk_coverage_by_hand():
+    probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
+    labels = torch.tensor([0, 0, 0])
+    assert area_under_risk_coverage(probs, labels) == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+
+
+def test_interval_by_hand():
+    mean, interval = mean_and_interval([1.0, 2.0, 3.0])
+    assert (mean, interval) == (2.0, pytest.approx(4.3027 / 3**0.5, abs=1e-3))
+
+
+class Square(NamedTuple):
+    number: int
+
+
+def square(run):
+    return {**run._asdict(), "squared": run.number**2}
+
+
+def test_runs_resume_after_a_crash(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"number": 2, "squared": -1}\n{"number": 3, "squ')
+    lines = read_lines(path)
+    assert [line["number"] for line in lines] == [2]
+    run_all(square, [Square(2), Square(3)], path, workers=1)
+    assert {line["number"]: line["squared"] for line in read_lines(path)} == {2: -1, 3: 9}
+
+
+def test_reports_render_what_there_is(tmp_path):
+    base = {"data": "d", "corruption": "clean", "epochs": 1, "accuracy": 80.0, "nll": 0.5}
+    lines = [
+        {**base, "method": method, "seed": seed, "accuracy": accuracy + seed}
+        for method, accuracy in (("cross-entropy", 80.0), ("ours, robust", 82.0))
+        for seed in range(2)
+    ]
+    text = write_report(lines, tmp_path)
+    assert "| ours, robust | 2 | 82.50 ± 6.35 |" in text
+    assert text.rstrip().endswith("| 2.00 ± 0.00 |")
+    assert (tmp_path / "robustness.png").stat().st_size > 0
+    cells = [
+        {**Setup(num_anchors=k, seed=seed)._asdict(), "accuracy": accuracy + seed}
+        for k, accuracy in ((0, 70.0), (8, 71.0))
+        for seed in range(3)
+    ]
+    text = write_paper_report(json.loads(json.dumps(cells)), tmp_path)
+    assert "K = 8 against K = 0, clean labels: helps, by 1.00 ± 0.00 points." in text
+    assert "Not run yet." in text
+
+
+def test_fashion_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setattr(noisy_data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist"):
+        noisy_data.fashion(10, 0)

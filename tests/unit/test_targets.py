@@ -1,0 +1,224 @@
+"""Refurbished targets against Bayes' rule in plain loops, and what they learn of the noise."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.targets import RefurbishedTargets, label_posterior
+
+NUM_CLASSES = 4
+
+
+def random_case(seed, count=6):
+    generator = torch.Generator().manual_seed(seed)
+    beliefs = torch.rand(count, NUM_CLASSES, generator=generator, dtype=torch.float64).softmax(-1)
+    matrix = torch.randn(NUM_CLASSES, NUM_CLASSES, generator=generator, dtype=torch.float64)
+    soft = torch.randn(count, NUM_CLASSES, generator=generator, dtype=torch.float64).softmax(-1)
+    return beliefs, matrix.softmax(-1), soft
+
+
+def posterior_by_loops(beliefs, soft, matrix):
+    rows = []
+    for p, y in zip(beliefs.tolist(), soft.tolist(), strict=True):
+        row = [0.0] * NUM_CLASSES
+        for k in range(NUM_CLASSES):
+            evidence = sum(p[c] * float(matrix[c, k]) for c in range(NUM_CLASSES))
+            for c in range(NUM_CLASSES):
+                row[c] += y[k] * p[c] * float(matrix[c, k]) / evidence
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_posterior_is_bayes_rule(seed):
+    beliefs, matrix, soft = random_case(seed)
+    expected = posterior_by_loops(beliefs, soft, matrix)
+    torch.testing.assert_close(label_posterior(beliefs, soft, matrix), expected)
+    hard = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(hard, NUM_CLASSES).double()
+    torch.testing.assert_close(
+        label_posterior(beliefs, hard, matrix), posterior_by_loops(beliefs, one_hot, matrix)
+    )
+
+
+def test_labels_stand_where_they_are_never_wrong():
+    beliefs, _, soft = random_case(0)
+    identity = torch.eye(NUM_CLASSES, dtype=torch.float64)
+    torch.testing.assert_close(label_posterior(beliefs, soft, identity), soft)
+
+
+def test_labels_say_nothing_where_noise_is_total():
+    beliefs, _, soft = random_case(1)
+    uniform = torch.full((NUM_CLASSES, NUM_CLASSES), 1 / NUM_CLASSES, dtype=torch.float64)
+    torch.testing.assert_close(label_posterior(beliefs, soft, uniform), beliefs)
+
+
+def test_an_impossible_label_leaves_the_beliefs():
+    beliefs = torch.tensor([[0.3, 0.7, 0.0]])
+    posterior = label_posterior(beliefs, torch.tensor([2]), torch.eye(3))
+    torch.testing.assert_close(posterior, beliefs)
+
+
+def simulate(noise, rate, *, confidence=0.7, rounds=12):
+    """Feed predictions that favour the true class, as far as a network on noisy labels does."""
+    true = torch.arange(600) % NUM_CLASSES
+    labels = noise(true, rate, NUM_CLASSES, seed=0) if rate else true
+    targets = RefurbishedTargets(len(true), NUM_CLASSES)
+    generator = torch.Generator().manual_seed(0)
+    signal = 3 * confidence * torch.nn.functional.one_hot(true, NUM_CLASSES)
+    for _ in range(rounds):
+        for index in torch.randperm(len(true), generator=generator).split(50):
+            blur = torch.randn(len(index), NUM_CLASSES, generator=generator) / 2
+            made = targets(index, labels[index], (signal[index] + blur).softmax(-1))
+    return targets, true, labels, made
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(symmetric_noise, 0.4), (pair_noise, 0.3)])
+def test_noise_matrix_is_learned_without_the_rate(noise, rate):
+    targets, true, labels, _ = simulate(noise, rate)
+    expected = torch.zeros(NUM_CLASSES, NUM_CLASSES)
+    for c, k in zip(true.tolist(), labels.tolist(), strict=True):
+        expected[c, k] += NUM_CLASSES / len(true)
+    torch.testing.assert_close(targets.noise_matrix, expected, rtol=0, atol=0.05)
+    wrong = true != labels
+    trust = targets.trust(torch.arange(len(true)), labels)
+    assert trust[wrong].median() < 0.1 < 0.9 < trust[~wrong].median()
+
+
+def test_clean_labels_are_kept():
+    targets, true, labels, _ = simulate(symmetric_noise, 0.0)
+    assert targets.noise_matrix.diagonal().min() > 0.95
+    assert targets.trust(torch.arange(len(true)), labels).median() > 0.99
+
+
+def test_sharpening_keeps_the_class_shares():
+    """Class 0 is never the likeliest; sharpening alone would take most of its share."""
+    targets = RefurbishedTargets(60, 3)
+    index = torch.arange(60)
+    probs = torch.tensor([[0.4, 0.6, 0.0], [0.3, 0.0, 0.7]]).repeat(30, 1)
+    alone = (probs.square() / probs.square().sum(-1, keepdim=True)).mean(0)
+    for _ in range(40):
+        targets(index, torch.zeros(60, dtype=torch.int64), probs)
+    average, beliefs = targets.average.mean(0), targets._beliefs(index).mean(0)
+    assert alone[0] < 0.26 < 0.34 < average[0]
+    torch.testing.assert_close(beliefs, average, rtol=0, atol=0.01)
+
+
+def test_targets_are_distributions_and_labels_during_warmup():
+    targets = RefurbishedTargets(4, 3, warmup=2)
+    index, labels = torch.tensor([3, 1]), torch.tensor([0, 2])
+    probs = torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
+    for _ in range(2):
+        torch.testing.assert_close(targets(index, labels, probs), torch.eye(3)[labels])
+    torch.testing.assert_close(targets.joint, RefurbishedTargets(4, 3).joint)
+    made = targets(index, labels, probs)
+    torch.testing.assert_close(made.sum(-1), torch.ones(2))
+    assert made[0, 1] > 0.1
+    assert targets.updates.tolist() == [0, 3, 0, 3]
+
+
+def test_average_is_exponential_and_gets_no_gradient():
+    targets = RefurbishedTargets(1, 2, momentum=0.75, warmup=0)
+    index, labels = torch.tensor([0]), torch.tensor([0])
+    for value in (0.2, 0.6):
+        probs = torch.tensor([[value, 1 - value]], requires_grad=True)
+        assert not targets(index, labels, probs).requires_grad
+    torch.testing.assert_close(targets.average, torch.tensor([[0.3, 0.7]]))
+
+
+def test_joint_stays_a_distribution():
+    targets, *_ = simulate(symmetric_noise, 0.4, rounds=5)
+    torch.testing.assert_close(targets.joint.sum(), torch.tensor(1.0))
+    torch.testing.assert_close(targets.noise_matrix.sum(-1), torch.ones(NUM_CLASSES))
+
+
+def test_saved_state_goes_on_alike(tmp_path):
+    targets, _, labels, _ = simulate(pair_noise, 0.3, rounds=5)
+    torch.save(targets.state_dict(), tmp_path / "targets.pt")
+    other = RefurbishedTargets(len(labels), NUM_CLASSES)
+    other.load_state_dict(torch.load(tmp_path / "targets.pt", weights_only=True))
+    index = torch.arange(10)
+    probs = torch.full((10, NUM_CLASSES), 1 / NUM_CLASSES)
+    expected = copy.deepcopy(targets)(index, labels[index], probs)
+    assert torch.equal(other(index, labels[index], probs), expected)
+
+
+def test_half_precision_takes_half_the_memory_and_agrees():
+    wide, half = RefurbishedTargets(8, 3), RefurbishedTargets(8, 3, dtype=torch.float16)
+    assert half.average.element_size() == 2
+    index, labels = torch.arange(8), torch.arange(8) % 3
+    for step in range(6):
+        probs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step)).softmax(-1)
+        expected, made = wide(index, labels, probs), half(index, labels, probs)
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, expected, rtol=0, atol=5e-3)
+
+
+def test_certain_and_impossible_predictions_stay_finite():
+    targets = RefurbishedTargets(2, 3, warmup=0)
+    probs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
+    for _ in range(3):
+        made = targets(torch.tensor([0, 1]), torch.tensor([2, 2]), probs)
+        assert torch.isfinite(made).all()
+        torch.testing.assert_close(made.sum(-1), torch.ones(2))
+
+
+def test_an_empty_batch_changes_nothing():
+    targets = RefurbishedTargets(2, 3)
+    before = copy.deepcopy(targets.state_dict())
+    none = torch.zeros(0, dtype=torch.int64)
+    assert targets(none, none, torch.zeros(0, 3)).shape == (0, 3)
+    assert all(torch.equal(before[name], value) for name, value in targets.state_dict().items())
+
+
+INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2, 2), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: RefurbishedTargets(0, 2), ValueError, "`num_samples` must be at least 1"),
+        (lambda: RefurbishedTargets(2, 1), ValueError, "`num_classes` must be at least 2"),
+        (lambda: RefurbishedTargets(2, 2, momentum=1.0), ValueError, "`momentum` must lie in"),
+        (lambda: RefurbishedTargets(2, 2, temperature=0.0), ValueError, "`temperature` must be"),
+        (lambda: RefurbishedTargets(2, 2, warmup=-1), ValueError, "`warmup` must be at least 0"),
+        (
+            lambda: RefurbishedTargets(2, 2, dtype=torch.int32),
+            TypeError,
+            "`dtype` must be floating",
+        ),
+        (
+            lambda: RefurbishedTargets(2, 2)(INDEX + 1, LABELS, PROBS),
+            ValueError,
+            r"`index` must lie in \[0, 2\)",
+        ),
+        (
+            lambda: RefurbishedTargets(2, 2)(INDEX, LABELS, PROBS[:1]),
+            ValueError,
+            r"`probs` must have shape \(B, C\) = \(2, 2\); got \(1, 2\)",
+        ),
+        (
+            lambda: RefurbishedTargets(2, 2)(INDEX, LABELS, PROBS * torch.nan),
+            ValueError,
+            "`probs` must be finite",
+        ),
+        (
+            lambda: RefurbishedTargets(2, 2).trust(INDEX, LABELS),
+            ValueError,
+            "`index` must name samples that were trained on; got 2 unseen",
+        ),
+        (
+            lambda: label_posterior(PROBS, LABELS, torch.eye(3)),
+            ValueError,
+            r"`noise_matrix` must have shape \(2, 2\); got \(3, 3\)",
+        ),
+    ],
+)
+def test_bad_arguments_are_named(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
