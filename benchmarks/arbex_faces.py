@@ -66,8 +66,8 @@ def main(
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
     """The same recipe with other weights, batches, faces and noise."""
-    options = {**recipe.data.options, "seed": seed}
-    return replace(recipe, seed=seed, data=replace(recipe.data, options=options))
+    rendered = {**recipe.data.rendered, "seed": seed}
+    return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
 def format_markdown(

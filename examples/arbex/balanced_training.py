@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from reliability_balance import ReliabilityLoss
+from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
 
 LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
@@ -28,6 +29,7 @@ class BalancedTraining(lightning.LightningModule):
         model: what is trained.
         criterion: the loss.
         targets: what becomes of the labels; None trains on them as they are.
+        mixing: concentration of :func:`mix` where there are targets; None for not.
         optimization: rates and limits.
         seed: of dropout; each step draws from its own generator state, see :mod:`epoch_batches`.
         soft_labels: whether to train on distributions rather than labels.
@@ -40,6 +42,7 @@ class BalancedTraining(lightning.LightningModule):
         targets: RefurbishedTargets | None,
         optimization: Optimization,
         *,
+        mixing: float | None,
         seed: int,
         soft_labels: bool = False,
     ) -> None:
@@ -47,6 +50,7 @@ class BalancedTraining(lightning.LightningModule):
         self.model = model
         self.criterion = criterion
         self.targets = targets
+        self.mixing = mixing
         self.optimization = optimization
         self.seed = seed
         self.soft_labels = soft_labels
@@ -67,11 +71,17 @@ class BalancedTraining(lightning.LightningModule):
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        output = self.model(batch.image)
+        embedding = self.model.encoder(batch.image)
+        output = self.model.balancer(embedding)
         labels = batch.distribution if self.soft_labels else batch.label
+        judged = output
         if self.targets is not None:
             labels = self.targets(batch.index, labels, output.corrected)
-        terms = self.criterion(output, labels)
+            if self.mixing is not None:
+                judged, labels = mix(
+                    self.model.balancer, embedding, labels, concentration=self.mixing
+                )
+        terms = self.criterion(judged, labels)
         for name, value in zip(LOSS_TERMS, terms, strict=True):
             _update(self.train_means, name, value.detach())
         _update(self.train_means, "accuracy", _hits(output.corrected, batch.label))

@@ -39,8 +39,9 @@ class Data:
     Args:
         dataset: name of a data set, see :mod:`reading`.
         root: its folder; of rendered faces the cache, which has a place where none is given.
-        options: for files those of :class:`SplitOptions`; for rendered faces their `difficulty`,
-            and what is to differ from it in :class:`RenderedFacesSettings`.
+        rendered: of rendered faces the `difficulty`, and what is to differ from it in
+            :class:`RenderedFacesSettings`.
+        splits: of data sets in files, those of :class:`SplitOptions`.
         corrupt: whether a damaged image is an error, or left out and reported.
         image_size: pixels a side that the encoder sees.
         augmentation: strength, from 0 for the random crop alone to 2.
@@ -52,7 +53,8 @@ class Data:
 
     dataset: DatasetName = "rendered"
     root: Path | None = None
-    options: dict[str, Any] = Field(default_factory=dict)
+    rendered: dict[str, Any] = Field(default_factory=dict)
+    splits: dict[str, Any] = Field(default_factory=dict)
     corrupt: CorruptPolicy = "error"
     image_size: Annotated[int, Field(ge=16)] = 64
     augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
@@ -103,12 +105,21 @@ class Loss:
 
 @dataclass(frozen=True, config=STRICT)
 class Targets:
-    """Options of :class:`RefurbishedTargets`, which distrusts labels; `enabled: false` for none."""
+    """What becomes of the labels; `enabled: false` trains on them as they are.
+
+    Args:
+        enabled: whether to learn which labels to doubt, see :class:`RefurbishedTargets`.
+        momentum: of its averages.
+        temperature: of its averages.
+        warmup: epochs before a label is doubted.
+        mixing: concentration of :func:`mix`, which trains between the samples; None for not.
+    """
 
     enabled: bool = True
     momentum: Share = 0.9
-    temperature: Positive = 0.7
+    temperature: Positive = 0.5
     warmup: Annotated[int, Field(ge=0)] = 3
+    mixing: Positive | None = 1.0
 
 
 @dataclass(frozen=True, config=STRICT)

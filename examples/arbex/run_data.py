@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from configuration import Data
 from face_table import FaceTable
@@ -19,20 +20,25 @@ def load_faces(data: Data) -> FaceTable:
         FileNotFoundError: if its folder does not exist.
         ValueError: if an option is not known, or its files are not as expected.
     """
+    if data.dataset == "rendered":
+        return read_faces("rendered", data.root or CACHE, rendered=_rendered(data.rendered))
     try:
-        if data.dataset == "rendered":
-            return read_faces("rendered", data.root or CACHE, rendered=_rendered(data))
-        splits = SplitOptions(**data.options)
+        splits = SplitOptions(**data.splits)
     except TypeError as error:
-        raise ValueError(f"`data.options` must fit {data.dataset}: {error}") from error
+        raise ValueError(f"`data.splits` must name options of SplitOptions: {error}") from error
     return read_faces(data.dataset, data.root, splits=splits, corrupt=data.corrupt)
 
 
-def _rendered(data: Data) -> RenderedFacesSettings:
-    options = dict(data.options)
-    difficulty = options.pop("difficulty", "medium")
+def _rendered(options: dict[str, Any]) -> RenderedFacesSettings:
+    changes = dict(options)
+    difficulty = changes.pop("difficulty", "medium")
     if difficulty not in PRESETS:
         raise ValueError(
-            f"`data.options.difficulty` must be one of {', '.join(PRESETS)}; got {difficulty!r}"
+            f"`data.rendered.difficulty` must be one of {', '.join(PRESETS)}; got {difficulty!r}"
         )
-    return replace(PRESETS[difficulty], **options)
+    try:
+        return replace(PRESETS[difficulty], **changes)
+    except TypeError as error:
+        raise ValueError(
+            f"`data.rendered` must name options of RenderedFacesSettings: {error}"
+        ) from error

@@ -148,6 +148,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         criterion,
         refurbished if targets.enabled else None,
         recipe.optimization,
+        mixing=targets.mixing,
         seed=recipe.seed,
         soft_labels=recipe.data.soft_labels,
     )

@@ -15,7 +15,7 @@ MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py
 COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export")
 TINY = {
     "data": {
-        "options": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
+        "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
         "image_size": 32,
         "per_class": 12,
     },
@@ -78,7 +78,7 @@ def test_evaluate_repeats_the_run_and_takes_overrides(run, trained, tmp_path):
         json.loads((folder / "metrics.json").read_text()) for folder in (trained, tmp_path / "same")
     )
     assert first["corrected"] == second["corrected"]
-    option = "data.options.seed=9"
+    option = "data.rendered.seed=9"
     run("evaluate", "--model", trained, "--set", option, "--out", tmp_path / "other")
     other = json.loads((tmp_path / "other" / "metrics.json").read_text())
     assert other["corrected"] != first["corrected"]

@@ -58,10 +58,10 @@ def test_an_unknown_recipe_lists_the_known():
 
 
 def test_overrides_win_and_leave_the_rest():
-    recipe = load_recipe("quick", ["optimization.epochs=2", "data.options.label_noise=0.1"])
+    recipe = load_recipe("quick", ["optimization.epochs=2", "data.rendered.label_noise=0.1"])
     assert recipe.optimization.epochs == 2
-    assert recipe.data.options["label_noise"] == 0.1
-    assert recipe.data.options["difficulty"] == load_recipe("quick").data.options["difficulty"]
+    assert recipe.data.rendered["label_noise"] == 0.1
+    assert recipe.data.rendered["difficulty"] == load_recipe("quick").data.rendered["difficulty"]
     assert load_recipe("quick", ["balancer.attention=off"]).balancer.attention == "off"
     slower = override_recipe(recipe, ["optimization.learning_rate=3e-4"])
     assert slower.optimization.learning_rate == 3e-4
