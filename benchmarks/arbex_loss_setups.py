@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results
 from configuration import Recipe, load_recipe
-from training_figures import draw_setups, read_history
+from figures.training_figures import draw_setups, read_history
 
 from reliability_balance.recipes import get_recipe
 

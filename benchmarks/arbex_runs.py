@@ -17,14 +17,14 @@ EXAMPLES = HERE.parent / "examples"
 sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "arbex")]
 
 from configuration import Recipe, as_plain  # noqa: E402
-from face_table import TEST  # noqa: E402
+from faces.face_table import TEST  # noqa: E402
 from model_bundle import load_bundle, versions  # noqa: E402
 from result_files import save_json, save_text  # noqa: E402
 from run_data import load_faces  # noqa: E402
-from run_folder import RunFolder, begin_run, recipe_of  # noqa: E402
 from run_report import report_on  # noqa: E402
 from scipy.stats import t as student  # noqa: E402
-from training import fit  # noqa: E402
+from training.fitting import fit  # noqa: E402
+from training.run_folder import RunFolder, begin_run, recipe_of  # noqa: E402
 
 
 @dataclass(frozen=True)

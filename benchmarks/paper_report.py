@@ -6,7 +6,7 @@ from typing import Any
 
 from measures import mean_and_interval
 from paper_setups import ANCHORS
-from prediction_report import atomic_path
+from result_files import atomic_path
 
 # Tables 1-4 of the paper: accuracy in percent, by number of anchors K, noise and smoothing.
 PAPER_BY_ANCHORS = dict(

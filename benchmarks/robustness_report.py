@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from measures import mean_and_interval
-from prediction_report import atomic_path
+from result_files import atomic_path
 
 OURS = "ours, robust"
 COLUMNS = {

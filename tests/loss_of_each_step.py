@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tiny_training import tiny_recipe, train_tiny
 
-from balanced_training import BalancedTraining  # isort: skip
+from training.balanced_training import BalancedTraining  # isort: skip
 from torch import Tensor, distributed
 
 losses: list[float] = []
@@ -31,7 +31,9 @@ if __name__ == "__main__":
     BalancedTraining.training_step = recording_step
     folder = Path(sys.argv[1])
     recipe = tiny_recipe(
-        # Nothing that depends on how a batch is divided: no batch norm, dropout or augmentation.
+        # Nothing that depends on how a batch is divided: no batch norm, dropout, augmentation or
+        # partners to mix with.
+        targets={"warmup": 1, "mixing": None},
         balancer={"num_anchors": 2, "head": "linear"},
         data={"image_size": 16, "per_class": 24, "augmentation": 0},
         optimization={"epochs": 3, "batch_size": 8, "learning_rate": 0.003},

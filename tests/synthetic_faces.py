@@ -1,7 +1,7 @@
 """Small tables of faces that are no faces, but can be learned; for the tests of the application."""
 
 import torch
-from face_table import FaceTable
+from faces.face_table import FaceTable
 from torch import Tensor
 
 

@@ -12,9 +12,9 @@ sys.path[:0] = [
 
 import torch  # noqa: E402
 from configuration import Recipe, parse_recipe  # noqa: E402
-from run_folder import RunFolder  # noqa: E402
 from synthetic_faces import synthetic_table  # noqa: E402
-from training import fit  # noqa: E402
+from training.fitting import fit  # noqa: E402
+from training.run_folder import RunFolder  # noqa: E402
 
 
 def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:

@@ -57,13 +57,13 @@ def train(
     import os
 
     from configuration import load_recipe, plain_cross_entropy
-    from face_table import TEST
+    from faces.face_table import TEST
     from model_bundle import load_bundle
     from run_data import load_faces
-    from run_folder import RunFolder, begin_run, recipe_of
-    from run_keeping import TrainingInterrupted
     from run_report import report_on
-    from training import fit
+    from training.fitting import fit
+    from training.run_folder import RunFolder, begin_run, recipe_of
+    from training.run_keeping import TrainingInterrupted
 
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
@@ -107,7 +107,7 @@ def evaluate(
 
     import torch
     from configuration import override_recipe
-    from face_table import SPLIT_NAMES
+    from faces.face_table import SPLIT_NAMES
     from model_bundle import load_bundle
     from run_data import load_faces
     from run_report import report_on
@@ -142,8 +142,8 @@ def predict(
     says so, and the exit status is then 1.
     """
     import torch
-    from annotation import draw_annotated
     from face_detection import mtcnn_detector, whole_picture
+    from figures.annotation import draw_annotated
     from media import read_media
     from model_bundle import load_bundle
     from prediction import predict_frame, save_predictions
@@ -186,10 +186,10 @@ def inspect_data(
     --set data.root=~/RAF-DB. Known are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
     affectnet, folders (of images, one a class) and csv.
     """
-    from audit import audit, format_text
-    from audit_page import write_html
     from configuration import load_recipe
-    from published_counts import PUBLISHED
+    from inspection.audit import audit, format_text
+    from inspection.audit_page import write_html
+    from inspection.published_counts import PUBLISHED
     from run_data import load_faces
 
     data = load_recipe(recipe, overrides or ()).data

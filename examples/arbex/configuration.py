@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
+from faces.reading import CorruptPolicy, DatasetName
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from reading import CorruptPolicy, DatasetName
 
 from reliability_balance.recipes import AttentionMode, RecipeName
 
@@ -37,7 +37,7 @@ class Data:
     """What is trained on, and how it is changed on the way (4.2).
 
     Args:
-        dataset: name of a data set, see :mod:`reading`.
+        dataset: name of a data set, see :mod:`faces.reading`.
         root: its folder; of rendered faces the cache, which has a place where none is given.
         rendered: of rendered faces the `difficulty`, and what is to differ from it in
             :class:`RenderedFacesSettings`.

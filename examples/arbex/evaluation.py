@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from augmentation import eval_transform
-from face_dataset import FaceDataset
 from face_model import FaceModel
-from face_table import FaceTable
+from faces.augmentation import eval_transform
+from faces.face_dataset import FaceDataset
+from faces.face_table import FaceTable
 from prediction_report import Changes, count_changes, join_outputs
 from scoring import (
     ClassScores,

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from augmentation import MEAN, STANDARD_DEVIATION
 from face_model import FaceModel
+from faces.augmentation import MEAN, STANDARD_DEVIATION
 from model_bundle import ModelBundle
 from result_files import atomic_path
 from torch import Tensor, nn

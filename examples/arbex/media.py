@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from image_sources import CorruptImageError, decode
+from faces.image_sources import CorruptImageError, decode
 from torch import Tensor
 
 IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}

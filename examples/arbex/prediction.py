@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from augmentation import eval_transform
 from face_detection import Box, Detector
+from faces.augmentation import eval_transform
 from media import Frame
 from model_bundle import ModelBundle
 from result_files import atomic_path, save_text

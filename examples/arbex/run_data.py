@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from configuration import Data
-from face_table import FaceTable
+from faces.face_table import FaceTable
+from faces.reading import read_faces
 from readers.rows import SplitOptions
-from reading import read_faces
-from rendered_faces import PRESETS, RenderedFacesSettings
+from rendering.rendered_faces import PRESETS, RenderedFacesSettings
 
 CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
 

@@ -15,12 +15,12 @@ from evaluation import (
     predict_table,
     score_labels,
 )
-from face_table import FaceTable
+from faces.face_table import FaceTable
+from figures.prediction_figures import draw_confusion, draw_faces, draw_reliability_and_risk
+from figures.training_figures import draw_anchors, draw_embedding, draw_training, read_history
 from html_page import cards, folded, heading, paragraph, picture, save_page, table
 from model_bundle import ModelBundle
-from prediction_figures import draw_confusion, draw_faces, draw_reliability_and_risk
 from result_files import save_json, save_text
-from training_figures import draw_anchors, draw_embedding, draw_training, read_history
 
 from reliability_balance import BalancerOutput
 

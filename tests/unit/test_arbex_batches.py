@@ -1,9 +1,9 @@
 import pytest
 import torch
-from augmentation import train_transform
-from epoch_batches import EpochBatches, Position, derive_seed
-from face_dataset import FaceDataset
+from faces.augmentation import train_transform
+from faces.face_dataset import FaceDataset
 from synthetic_faces import synthetic_table
+from training.epoch_batches import EpochBatches, Position, derive_seed
 
 from reliability_balance.sampling import DataRefinementSampler
 

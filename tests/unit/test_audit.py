@@ -4,10 +4,10 @@ from html.parser import HTMLParser
 
 import face_trees
 import pytest
-from audit import audit, format_text
-from audit_page import write_html
-from published_counts import PUBLISHED, PublishedCounts
-from reading import read_faces
+from faces.reading import read_faces
+from inspection.audit import audit, format_text
+from inspection.audit_page import write_html
+from inspection.published_counts import PUBLISHED, PublishedCounts
 
 
 @pytest.fixture

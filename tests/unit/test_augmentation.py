@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from augmentation import MEAN, STANDARD_DEVIATION, eval_transform, train_transform
+from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform, train_transform
 from torch import Tensor
 
 

@@ -5,10 +5,10 @@ import re
 import face_trees
 import numpy as np
 import pytest
-from face_dataset import FaceDataset, drop_corrupt
-from image_sources import CorruptImageError
+from faces.face_dataset import FaceDataset, drop_corrupt
+from faces.image_sources import CorruptImageError
+from faces.reading import read_faces
 from readers.rows import ReadingError, SplitOptions
-from reading import read_faces
 
 
 def replace_text(path, old, new):

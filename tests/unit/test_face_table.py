@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from face_dataset import FaceDataset, FaceSample
-from face_table import TEST, TRAIN, VALIDATION, FaceTable
-from image_sources import ImageArray
+from faces.face_dataset import FaceDataset, FaceSample
+from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from faces.image_sources import ImageArray
 from torch.utils.data import DataLoader
 
 

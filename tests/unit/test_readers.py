@@ -3,11 +3,11 @@
 import face_trees
 import pytest
 import torch
-from face_table import TEST, TRAIN, VALIDATION
+from faces.face_table import TEST, TRAIN, VALIDATION
+from faces.reading import READERS, read_faces
 from readers.aff_wild2 import FrameNames
 from readers.jaffe import rating_distribution
 from readers.rows import SplitOptions
-from reading import READERS, read_faces
 
 
 def kinds(table):

@@ -14,8 +14,8 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from face_table import TEST, TRAIN, FaceTable, Selection
-from image_sources import ImageFiles
+from faces.face_table import TEST, TRAIN, FaceTable, Selection
+from faces.image_sources import ImageFiles
 
 from readers.expressions import expression_name
 from readers.files import list_folders

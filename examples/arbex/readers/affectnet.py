@@ -8,7 +8,7 @@ The authors give ``train_set/images/N.jpg`` and ``train_set/annotations/N_exp.np
 from pathlib import Path
 
 import numpy as np
-from face_table import TEST, TRAIN, FaceTable
+from faces.face_table import TEST, TRAIN, FaceTable
 
 from readers.class_folders import read_named_folders, split_folders
 from readers.expressions import expression_name

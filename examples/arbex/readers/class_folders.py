@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from face_table import TEST, TRAIN, VALIDATION, FaceTable
+from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 
 from readers.files import list_folders, list_images
 from readers.rows import ReadingError, Rows, SplitOptions, keep_official, split_by_group

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from face_table import SPLIT_NAMES, FaceTable
+from faces.face_table import SPLIT_NAMES, FaceTable
 
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, keep_official, split_by_group
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from face_table import TEST, TRAIN, VALIDATION, FaceTable
-from image_sources import ImageArray
+from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from faces.image_sources import ImageArray
 from torch import Tensor
 
 from readers.files import list_images

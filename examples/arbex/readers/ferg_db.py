@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from face_table import FaceTable
+from faces.face_table import FaceTable
 
 from readers.expressions import expression_name
 from readers.files import list_folders, list_images

@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 import torch
-from face_table import FaceTable
+from faces.face_table import FaceTable
 from torch import Tensor
 
 from readers.files import list_images

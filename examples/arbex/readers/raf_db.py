@@ -6,7 +6,7 @@ from 1, and the aligned face is ``basic/Image/aligned/train_00001_aligned.jpg``.
 
 from pathlib import Path
 
-from face_table import TEST, TRAIN, FaceTable
+from faces.face_table import TEST, TRAIN, FaceTable
 
 from readers.files import list_images, read_lines
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, find_folder, keep_official

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from face_table import TEST, TRAIN, VALIDATION, FaceTable, Problem
-from image_sources import ImageFiles, ImageSource
+from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable, Problem
+from faces.image_sources import ImageFiles, ImageSource
 from torch import Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")

@@ -1,11 +1,12 @@
 """Draw faces from their parameters: flat shapes, then one shading over the whole head."""
 
 import torch
-from canvas import Canvas, box, capsule, ellipse, per_picture
-from face_parameters import Faces
-from facial_features import View, draw_eyes, draw_mouth, draw_nose
 from torch import Tensor
 from torch.nn import functional as F
+
+from rendering.canvas import Canvas, box, capsule, ellipse, per_picture
+from rendering.face_parameters import Faces
+from rendering.facial_features import View, draw_eyes, draw_mouth, draw_nose
 
 VIEW = 1.25  # the picture spans [-VIEW, VIEW]; a head has half height 1
 DEPTH = 0.75  # of the face's relief: how far features slide when the head turns

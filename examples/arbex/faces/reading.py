@@ -4,8 +4,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from face_dataset import drop_corrupt
-from face_table import FaceTable
 from readers.aff_wild2 import read_aff_wild2
 from readers.affectnet import read_affectnet
 from readers.class_folders import read_class_folders
@@ -15,7 +13,10 @@ from readers.ferg_db import read_ferg_db
 from readers.jaffe import read_jaffe
 from readers.raf_db import read_raf_db
 from readers.rows import SplitOptions
-from rendered_faces import PRESETS, RenderedFacesSettings, rendered_faces
+from rendering.rendered_faces import PRESETS, RenderedFacesSettings, rendered_faces
+
+from faces.face_dataset import drop_corrupt
+from faces.face_table import FaceTable
 
 FileDataset = Literal[
     "raf-db", "aff-wild2", "jaffe", "ferg-db", "fer-plus", "affectnet", "folders", "csv"

@@ -6,7 +6,6 @@ from typing import Any, cast
 import lightning
 import torch
 from configuration import Optimization
-from epoch_batches import FaceBatch, Position, derive_seed
 from face_model import FaceModel
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -14,6 +13,7 @@ from torchmetrics import MeanMetric
 from reliability_balance import ReliabilityLoss
 from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
+from training.epoch_batches import FaceBatch, Position, derive_seed
 
 LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
 TRAIN_METRICS = (*LOSS_TERMS, "accuracy", "learning_rate")
@@ -31,7 +31,8 @@ class BalancedTraining(lightning.LightningModule):
         targets: what becomes of the labels; None trains on them as they are.
         mixing: concentration of :func:`mix` where there are targets; None for not.
         optimization: rates and limits.
-        seed: of dropout; each step draws from its own generator state, see :mod:`epoch_batches`.
+        seed: of dropout; each step draws from its own generator state, see
+            :mod:`training.epoch_batches`.
         soft_labels: whether to train on distributions rather than labels.
     """
 

@@ -5,11 +5,12 @@ from html import escape
 from io import BytesIO
 from pathlib import Path
 
-from audit import AuditReport
-from face_table import SPLIT_NAMES
+from faces.face_table import SPLIT_NAMES
 from PIL import Image
 from result_files import save_text
 from torch import Tensor
+
+from inspection.audit import AuditReport
 
 MAX_ROWS = 200  # of a table; the rest is counted
 THUMBNAIL = 96

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from face_table import FaceTable
+from faces.face_table import FaceTable
 from matplotlib.figure import Figure
 from result_files import atomic_path
 

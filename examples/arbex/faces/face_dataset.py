@@ -6,10 +6,11 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from face_table import FaceTable, Problem
-from image_sources import CorruptImageError
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from faces.face_table import FaceTable, Problem
+from faces.image_sources import CorruptImageError
 
 DECODING_THREADS = 4  # Pillow decodes outside Python's lock
 
@@ -34,7 +35,7 @@ class FaceDataset(Dataset[FaceSample]):
     Args:
         table: the faces.
         transform: from a (3, H, W) uint8 tensor to a floating one, such as
-            :func:`augmentation.train_transform`.
+            :func:`faces.augmentation.train_transform`.
 
     Raises:
         CorruptImageError: on access to a file that cannot be decoded.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from reading import DatasetName
+from faces.reading import DatasetName
 
 
 @dataclass(frozen=True)

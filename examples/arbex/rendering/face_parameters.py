@@ -4,8 +4,9 @@ import math
 from typing import NamedTuple
 
 import torch
-from face_expressions import ACTION_NAMES
 from torch import Tensor
+
+from rendering.face_expressions import ACTION_NAMES
 
 # fmt: off
 SKIN = torch.tensor([

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from image_sources import ImageArray
+from faces.image_sources import ImageArray
 from result_files import atomic_path, save_json
 from torch import Tensor
 

@@ -6,25 +6,25 @@ import warnings
 
 import lightning
 import torch
-from augmentation import eval_transform, train_transform
-from balanced_training import BalancedTraining
 from configuration import Recipe
 from encoders import load_published
-from epoch_batches import EpochBatches, EpochSampler
-from face_dataset import FaceDataset
 from face_model import build_model
-from face_table import TRAIN, VALIDATION, FaceTable
+from faces.augmentation import eval_transform, train_transform
+from faces.face_dataset import FaceDataset
+from faces.face_table import TRAIN, VALIDATION, FaceTable
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from model_bundle import save_bundle
-from run_folder import RunFolder
-from run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 from torch.utils.data import DataLoader, DistributedSampler
 
 from reliability_balance import ReliabilityLoss
 from reliability_balance.sampling import DataRefinementSampler
 from reliability_balance.targets import RefurbishedTargets
+from training.balanced_training import BalancedTraining
+from training.epoch_batches import EpochBatches, EpochSampler
+from training.run_folder import RunFolder
+from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
 def fit(

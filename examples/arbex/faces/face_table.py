@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Generic, TypeVar, overload
 
 import torch
-from image_sources import ImageSource
 from torch import Tensor
+
+from faces.image_sources import ImageSource
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "validation", "test")

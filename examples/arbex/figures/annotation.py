@@ -3,12 +3,13 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from figure_style import class_color, figure_file
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from prediction import FacePrediction
 from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 from torch import Tensor
+
+from figures.figure_style import class_color, figure_file
 
 MOST_FACES = 6  # whose distributions are drawn; all boxes are
 

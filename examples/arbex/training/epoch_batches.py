@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from face_dataset import FaceSample
+from faces.face_dataset import FaceSample
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import torch
-from face_dataset import DECODING_THREADS
-from face_table import SPLIT_NAMES, FaceTable, Problem
-from image_sources import CorruptImageError
-from published_counts import PublishedCounts
+from faces.face_dataset import DECODING_THREADS
+from faces.face_table import SPLIT_NAMES, FaceTable, Problem
+from faces.image_sources import CorruptImageError
 from torch import Tensor
+
+from inspection.published_counts import PublishedCounts
 
 EXAMPLES_PER_CLASS = 6
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from figure_style import MUTED_COLOR, class_color, figure_file
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
@@ -16,6 +15,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
+from figures.figure_style import MUTED_COLOR, class_color, figure_file
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
 

@@ -1,0 +1,1 @@
+"""Look a data set over before it is trained on."""

@@ -1,0 +1,1 @@
+"""Stylised faces with a known truth, drawn from a seed."""
