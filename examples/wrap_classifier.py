@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from reliability_balance import BalancerOutput, ReliabilityLoss, __version__, wrap
 from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.mixing import mix
 from reliability_balance.recipes import RecipeName
 from reliability_balance.targets import RefurbishedTargets
 from reliability_balance.wrapping import WrappedClassifier
@@ -85,7 +86,8 @@ def train(
                 images, labels, index = images.to(device), labels.to(device), index.to(device)
                 output = model(scale(images))
                 if targets is not None:
-                    labels = targets(index, labels, output.corrected)
+                    soft = targets(index, labels, output.corrected)
+                    output, labels = mix(model.balancer, output.embedding, soft)
                 loss = criterion(output, labels)
                 optimizer.zero_grad()
                 loss.total.backward()
@@ -117,7 +119,7 @@ def main(
     recipe: Annotated[RecipeName, typer.Option(help="Defaults of balancer and loss.")] = "robust",
     refurbish: Annotated[
         bool,
-        typer.Option(help="Train on targets that trust a label as far as history bears it out."),
+        typer.Option(help="Learn which labels to doubt, and train between the samples."),
     ] = True,
     num_anchors: Annotated[int, typer.Option(min=0, help="Anchors of each class.")] = 8,
     epochs: Annotated[int, typer.Option(min=1)] = 10,

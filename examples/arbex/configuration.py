@@ -230,7 +230,7 @@ def plain_cross_entropy(recipe: Recipe) -> Recipe:
         recipe,
         balancer=replace(recipe.balancer, num_anchors=0, attention="off"),
         loss=Loss(branch_weight=0.0, label_smoothing=0.0),
-        targets=replace(recipe.targets, enabled=False),
+        targets=Targets(enabled=False),
     )
 
 
