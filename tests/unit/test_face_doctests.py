@@ -6,7 +6,9 @@ from importlib import import_module
 import pytest
 
 
-@pytest.mark.parametrize("name", ["rendering.face_expressions", "readers.expressions", "readers.jaffe"])
+@pytest.mark.parametrize(
+    "name", ["rendering.face_expressions", "readers.expressions", "readers.jaffe"]
+)
 def test_docstring_examples(name):
     failed, attempted = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
     assert attempted
