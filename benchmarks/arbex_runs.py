@@ -1,10 +1,8 @@
 """Runs of the ARBEx application for benchmarks: resumed or skipped where done, then summed up."""
 
 import json
-import math
 import os
 import platform
-import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +16,11 @@ sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "arbex")]
 
 from configuration import Recipe, as_plain  # noqa: E402
 from faces.face_table import TEST  # noqa: E402
+from measures import mean_and_interval  # noqa: E402
 from model_bundle import load_bundle, versions  # noqa: E402
 from result_files import save_json, save_text  # noqa: E402
 from run_data import load_faces  # noqa: E402
 from run_report import report_on  # noqa: E402
-from scipy.stats import t as student  # noqa: E402
 from training.fitting import fit  # noqa: E402
 from training.run_folder import RunFolder, begin_run, recipe_of  # noqa: E402
 
@@ -41,11 +39,7 @@ class Interval:
 
 def interval(values: Sequence[float]) -> Interval:
     """Mean and interval of independent values."""
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return Interval(mean, math.nan, math.nan)
-    half = float(student.ppf(0.975, len(values) - 1)) * statistics.stdev(values)
-    half /= math.sqrt(len(values))
+    mean, half = mean_and_interval(list(values))
     return Interval(mean, mean - half, mean + half)
 
 

@@ -7,11 +7,11 @@ processor time is counted, so that other load on the machine is not. Writes `bac
 `backbones.md` into `benchmarks/results/`.
 """
 
-import json
 import math
 import os
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -20,10 +20,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
 import timm
 import torch
 import torchvision
 import typer
+from result_files import save_json, save_text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -246,14 +249,6 @@ def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growt
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
-
-
 def main(
     seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 2.0,
     repetitions: Annotated[int, typer.Option(min=2, help="Of the fit over windows.")] = 5,
@@ -277,8 +272,8 @@ def main(
         "costs": [asdict(cost) for cost in costs],
         "window_growth": [asdict(each) for each in growth],
     }
-    write(out / "backbones.json", json.dumps(results, indent=2) + "\n")
-    write(out / "backbones.md", report)
+    save_json(out / "backbones.json", results)
+    save_text(out / "backbones.md", report)
     print(f"\n{report}\nwritten: {out}/backbones.json, backbones.md")
 
 

@@ -1,27 +1,20 @@
 """What a trained method is judged by; shares in percent, NLL and KL in nats."""
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
+from prediction_report import score
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_calibration_error,
-    multiclass_f1_score,
-)
 
 
 def prediction_measures(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
     """Judge (N, C) predictions of the test set."""
-    probs, num_classes = log_probs.exp(), log_probs.shape[1]
+    probs = log_probs.exp()
     return {
-        "accuracy": 100 * float(multiclass_accuracy(probs, labels, num_classes, average="micro")),
-        "mean_class_accuracy": 100 * float(multiclass_accuracy(probs, labels, num_classes)),
-        "macro_f1": 100 * float(multiclass_f1_score(probs, labels, num_classes)),
-        "nll": float(F.nll_loss(log_probs.clamp_min(-30), labels)),
-        "ece": 100 * float(multiclass_calibration_error(probs, labels, num_classes, 15)),
+        **asdict(score(probs, log_probs.clamp_min(-30), labels)),
         "aurc": 100 * area_under_risk_coverage(probs, labels),
     }
 

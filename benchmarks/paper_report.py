@@ -6,7 +6,7 @@ from typing import Any
 
 from measures import mean_and_interval
 from paper_setups import ANCHORS
-from result_files import atomic_path
+from result_files import save_text
 
 # Tables 1-4 of the paper: accuracy in percent, by number of anchors K, noise and smoothing.
 PAPER_BY_ANCHORS = dict(
@@ -62,8 +62,7 @@ def write_report(lines: Lines, results: Path) -> str:
         *_factors(lines),
     ]
     text = "\n".join(parts) + "\n"
-    with atomic_path(results / "paper_tables.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save_text(results / "paper_tables.md", text)
     return text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from measures import mean_and_interval
-from result_files import atomic_path
+from result_files import atomic_path, save_text
 
 OURS = "ours, robust"
 COLUMNS = {
@@ -38,8 +38,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     for (data, corruption, epochs), methods in settings.items():
         parts += ["", f"## {data}, {corruption}, {epochs} epochs", "", *_table(methods)]
     text = "\n".join(parts) + "\n"
-    with atomic_path(results / "robustness.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    save_text(results / "robustness.md", text)
     if settings:
         _plot(settings, results / "robustness.png")
     return text

@@ -8,14 +8,18 @@ both; the median of each is compared.
 
 import json
 import platform
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Annotated
 
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
 import torch
 import typer
+from result_files import save_json
 from torch.nn import functional as F
 from torchvision.models import resnet18
 
@@ -72,10 +76,8 @@ def main(
         "wrapped_prediction_ms": round(1000 * calls[1], 1),
         "extra_prediction_percent": round(100 * (calls[1] / calls[0] - 1), 2),
     }
-    text = json.dumps(report, indent=2)
-    print(text)
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "training_cost.json").write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(report, indent=2))
+    save_json(results / "training_cost.json", report)
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:

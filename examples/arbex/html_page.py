@@ -42,13 +42,13 @@ details summary { cursor: pointer; color: var(--accent); margin: .6rem 0; }
 """
 
 
-def save_page(path: Path, title: str, sections: Sequence[str]) -> None:
+def save_page(path: Path, title: str, sections: Sequence[str], *, style: str = STYLE) -> None:
     """Write the page, whole or not at all; the sections are HTML."""
     save_text(
         path,
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<title>{escape(title)}</title><style>{style}</style></head>\n<body><main>\n"
         + "\n".join(sections)
         + "\n</main></body></html>\n",
     )

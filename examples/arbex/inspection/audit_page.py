@@ -6,8 +6,8 @@ from io import BytesIO
 from pathlib import Path
 
 from faces.face_table import SPLIT_NAMES
+from html_page import save_page
 from PIL import Image
-from result_files import save_text
 from torch import Tensor
 
 from inspection.audit import AuditReport
@@ -42,14 +42,8 @@ def write_html(report: AuditReport, path: Path) -> None:
         _problems(report),
         _duplicates(report),
     ]
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(report.name)}: inspection</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(section for section in sections if section)
-        + "\n</body></html>\n"
-    )
-    save_text(path, page)
+    shown = [section for section in sections if section]
+    save_page(path, f"{report.name}: inspection", shown, style=STYLE)
 
 
 def _summary(report: AuditReport) -> str:
