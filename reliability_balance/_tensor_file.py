@@ -1,0 +1,95 @@
+"""One file of tensors and one JSON configuration: written whole or not at all, read with distrust.
+
+The file is safetensors, which holds numbers and text but no code; the configuration lies in its
+header.
+"""
+
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+CONFIG_KEY = "reliability_balance"
+ADVICE = "pip install 'reliability-balance[checkpoint]'"
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write both beside `path`, see them onto the disk, and only then take the old file's place."""
+    try:
+        from safetensors.torch import save
+    except ImportError as error:
+        raise ImportError(f"a checkpoint needs safetensors: {ADVICE}") from error
+    # Tensors that share memory, such as tied weights, are each written in full.
+    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, {CONFIG_KEY: json.dumps(config, allow_nan=False)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors, on the CPU, and configuration of what :func:`write` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if it is anything else, or damaged; the message names what was found.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must be an existing checkpoint; got {path}")
+    if not path.is_file():
+        raise ValueError(f"`path` must be a file; got the folder {path}")
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ImportError(f"a checkpoint needs safetensors: {ADVICE}") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            # Copies, since the originals are windows into the file.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(
+            f"`path` must be a whole checkpoint; got {_describe_foreign(path)}: {path}: {error}"
+        ) from error
+    if CONFIG_KEY not in metadata:
+        raise ValueError(
+            "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
+            f"origin: {path}. `backbones.weights.read_weights` reads weights alone"
+        )
+    try:
+        config = json.loads(metadata[CONFIG_KEY])
+    except json.JSONDecodeError as error:
+        raise ValueError(f"`path` must be a whole checkpoint; got {path}: {error}") from error
+    return tensors, config
+
+
+def _describe_foreign(path: Path) -> str:
+    """Name what is mistaken for a checkpoint most, by its first bytes alone."""
+    with path.open("rb") as file:
+        start = file.read(4)
+    is_pickle = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if start == b"PK\x03\x04" or is_pickle:
+        return "a pickle, as torch.save writes, which is not opened since it can run any code"
+    return "a file that is damaged, cut short, or no safetensors at all"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last, too; not every system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
