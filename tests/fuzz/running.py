@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from fuzz.mutations import mutate
 
-SECONDS = 10  # that one input may take
+SECONDS = 10  # of the processor that one input may take
+WALL_SECONDS = 60  # for what waits without working; other load on the machine must not count
 MEMORY = 2 << 30  # bytes that reading may take beside what is there before
 SHARED_MEMORY = Path("/dev/shm")
 READ = "read"
@@ -76,12 +77,13 @@ def outcomes(target: Target, numbers: range) -> Iterator[Outcome]:
     def too_slow(number: int, frame: FrameType | None) -> None:
         raise TooSlowError
 
-    previous = signal.signal(signal.SIGALRM, too_slow)
+    previous = {kind: signal.signal(kind, too_slow) for kind in (signal.SIGPROF, signal.SIGALRM)}
     try:
         samples, read = target.prepare(folder)
         for number in numbers:
             content = make_input(target, samples, number)
-            signal.setitimer(signal.ITIMER_REAL, SECONDS)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, WALL_SECONDS)
             try:
                 read(content)
                 outcome = Outcome(number, READ)
@@ -93,15 +95,17 @@ def outcomes(target: Target, numbers: range) -> Iterator[Outcome]:
                     fault = f"the message does not name the file: {error!r}"[:300]
                 outcome = Outcome(number, type(error).__name__, fault)
             except TooSlowError:
-                outcome = Outcome(number, "hang", f"more than {SECONDS} s")
+                outcome = Outcome(number, "hang", f"more than {SECONDS} s of the processor")
             except BaseException as error:
                 kind = f"wrong: {type(error).__name__}"
                 outcome = Outcome(number, kind, f"{type(error).__name__}: {error}"[:300])
             finally:
+                signal.setitimer(signal.ITIMER_PROF, 0)
                 signal.setitimer(signal.ITIMER_REAL, 0)
             yield outcome
     finally:
-        signal.signal(signal.SIGALRM, previous)
+        for kind, handler in previous.items():
+            signal.signal(kind, handler)
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -30,7 +30,11 @@ from safetensors.torch import save
 from tiny_training import tiny_recipe
 from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
 
+from reliability_balance import ReliabilityBalancer
+from reliability_balance._tensor_file import CONFIG_KEY
 from reliability_balance.backbones.weights import read_weights
+from reliability_balance.checkpoint import load as load_library_checkpoint
+from reliability_balance.checkpoint import save as save_checkpoint
 
 Prepare = Callable[[Path], tuple[Sequence[bytes], Read]]
 
@@ -233,6 +237,27 @@ def with_note(note: bytes) -> bytes:
     return save(MODEL, metadata={"bundle": text})
 
 
+def checkpoint(folder: Path) -> list[bytes]:
+    path = folder / "checkpoint.safetensors"
+    torch.manual_seed(0)
+    save_checkpoint(path, ReliabilityBalancer(4, 2, num_anchors=1), class_names=("a", "b"))
+    return [path.read_bytes()]
+
+
+def checkpoint_config(folder: Path) -> list[bytes]:
+    (whole,) = checkpoint(folder)
+    size = struct.unpack("<Q", whole[:8])[0]
+    return [json.loads(whole[8 : 8 + size])["__metadata__"][CONFIG_KEY].encode()]
+
+
+BALANCER = ReliabilityBalancer(4, 2, num_anchors=1).state_dict()
+
+
+def with_config(config: bytes) -> bytes:
+    """A checkpoint whose settings are others."""
+    return save(BALANCER, metadata={CONFIG_KEY: config.decode(errors="replace")})
+
+
 def history(folder: Path) -> list[bytes]:
     return [b"epoch,train_loss,validation_accuracy\r\n1,0.9,0.5\r\n2,0.5,0.75\r\n"]
 
@@ -352,6 +377,11 @@ TARGETS = (
     ),
     Target("model", whole_file(bundle, ".safetensors", load_bundle)),
     Target("model, note", part_of_file(bundle_note, with_note, ".safetensors", load_bundle)),
+    Target("checkpoint", whole_file(checkpoint, ".safetensors", load_library_checkpoint)),
+    Target(
+        "checkpoint, settings",
+        part_of_file(checkpoint_config, with_config, ".safetensors", load_library_checkpoint),
+    ),
     Target("resume point", whole_file(resume_points, ".ckpt", load_checkpoint)),
     Target(
         "resume point, pickle",
