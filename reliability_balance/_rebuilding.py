@@ -1,12 +1,13 @@
 """Tell by which settings a module of this package was built, and build one like it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.heads import MLPHead
 from reliability_balance.selective import Abstention, PredictionSets
@@ -15,6 +16,7 @@ from reliability_balance.wrapping import WrappedClassifier
 
 Settings = dict[str, Any]
 OWN_HEAD = "own"
+SHOWN = 8  # differences in an error message
 
 
 def _of_balancer(balancer: ReliabilityBalancer) -> Settings:
@@ -72,6 +74,7 @@ SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     RefurbishedTargets: _of_targets,
     TemperatureScaling: lambda scaling: {},
     VectorScaling: lambda scaling: {"num_classes": len(scaling.weight)},
+    BranchTemperatures: lambda branches: {"correction_weight": branches.correction_weight},
     PredictionSets: lambda sets: {"coverage": sets.coverage},
     Abstention: lambda abstention: {"max_risk": abstention.max_risk, "delta": abstention.delta},
 }
@@ -87,15 +90,73 @@ def parts_of(module: nn.Module) -> dict[str, Settings]:
     }
 
 
-def build(settings: Settings) -> nn.Module:
-    """Build a module on the meta device: it has shapes, but no values until they are assigned.
+def build(parts: dict[str, Settings]) -> nn.Module | None:
+    """Build the module of these parts, or None where settings alone do not suffice.
+
+    It is on the meta device: it has shapes, but no values until they are assigned.
+    """
+    arguments = dict(parts.get("", {}))
+    kind = BUILDABLE.get(arguments.pop("class", ""))
+    if kind is None or arguments.get("head") == OWN_HEAD:
+        return None
+    try:
+        with torch.device("meta"):
+            return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"the settings of a {kind.__name__} must be its arguments; got {error}"
+        ) from error
+
+
+def check_fit(
+    role: str, module: nn.Module, parts: dict[str, Settings], state: Mapping[str, Tensor]
+) -> None:
+    """Require that a module has the settings, and the state's names, shapes and dtypes.
 
     Raises:
-        ValueError: if it cannot be built from its settings alone.
+        ValueError: if it does not; the message names what differs.
     """
-    arguments = dict(settings)
-    kind = BUILDABLE.get(arguments.pop("class"))
-    if kind is None or arguments.get("head") == OWN_HEAD:
-        raise ValueError("it has layers of your own")
-    with torch.device("meta"):
-        return kind(**arguments)
+    own = module.state_dict()
+    problems = _differences(parts, parts_of(module))
+    problems += [f"the file lacks {name}" for name in own if name not in state]
+    problems += [f"the file has {name}, which is not here" for name in state if name not in own]
+    problems += [
+        f"{name} is {_told(state[name])} in the file and {_told(tensor)} here"
+        for name, tensor in own.items()
+        if name in state and not _fits(state[name], tensor)
+    ]
+    if problems:
+        more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(
+            f"`{role}` must be built as the one that was saved, and nothing was loaded; "
+            f"got: {'; '.join(problems[:SHOWN])}{more}"
+        )
+
+
+def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[str]:
+    """What each part's settings are in the file and here, where they differ."""
+    differences = []
+    for part in sorted({*parts, *own}):
+        there, here = parts.get(part), own.get(part)
+        if there is None or here is None or there["class"] != here["class"]:
+            told = (
+                "nothing of the kind" if each is None else each["class"] for each in (there, here)
+            )
+            differences.append("{} is {} in the file and {} here".format(part or "it", *told))
+            continue
+        differences += [
+            f"{part}.{name}".lstrip(".") + f" is {there.get(name)!r} in the file and {value!r} here"
+            for name, value in here.items()
+            if there.get(name) != value
+        ]
+    return differences
+
+
+def _fits(saved: Tensor, own: Tensor) -> bool:
+    # A module on the meta device takes on whatever precision was saved.
+    both_floating = own.is_meta and saved.is_floating_point() and own.is_floating_point()
+    return saved.shape == own.shape and (saved.dtype == own.dtype or both_floating)
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

@@ -1,31 +1,39 @@
 """One file of tensors and one JSON configuration: written whole or not at all, read with distrust.
 
-The file is safetensors, which holds numbers and text but no code; the configuration lies in its
-header.
+The file is safetensors, which holds numbers and text but no code. The configuration lies in its
+header, and beside it a digest of configuration and tensors, so that a single flipped bit is seen.
 """
 
 import contextlib
+import hashlib
+import importlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-CONFIG_KEY = "reliability_balance"
-ADVICE = "pip install 'reliability-balance[checkpoint]'"
+CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
+WITHOUT_DIGEST = 1  # the format version that had none
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
     """Write both beside `path`, see them onto the disk, and only then take the old file's place."""
-    try:
-        from safetensors.torch import save
-    except ImportError as error:
-        raise ImportError(f"a checkpoint needs safetensors: {ADVICE}") from error
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`path` must lie in an existing folder; got {path}")
+    if path.is_dir():
+        raise ValueError(f"`path` must be a file; got the folder {path}")
+    save = _safetensors("safetensors.torch").save
     # Tensors that share memory, such as tied weights, are each written in full.
-    plain = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    content = save(plain, {CONFIG_KEY: json.dumps(config, allow_nan=False)})
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(config, allow_nan=False)
+    content = save(plain, {CONFIG_KEY: text, DIGEST_KEY: _digest(text, plain)})
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -50,16 +58,13 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise FileNotFoundError(f"`path` must be an existing checkpoint; got {path}")
     if not path.is_file():
         raise ValueError(f"`path` must be a file; got the folder {path}")
+    safetensors = _safetensors("safetensors")
     try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ImportError(f"a checkpoint needs safetensors: {ADVICE}") from error
-    try:
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             # Copies, since the originals are windows into the file.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except safetensors.SafetensorError as error:
         raise ValueError(
             f"`path` must be a whole checkpoint; got {_describe_foreign(path)}: {path}: {error}"
         ) from error
@@ -68,11 +73,40 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
             f"origin: {path}. `backbones.weights.read_weights` reads weights alone"
         )
+    text = metadata[CONFIG_KEY]
     try:
-        config = json.loads(metadata[CONFIG_KEY])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"`path` must be a whole checkpoint; got {path}: {error}") from error
+        config = json.loads(text)
+        has_digest = config["format_version"] != WITHOUT_DIGEST
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"`path` must have a readable configuration; got {path}: {error!r}"
+        ) from error
+    if has_digest and metadata.get(DIGEST_KEY) != _digest(text, tensors):
+        raise ValueError(
+            "`path` must be as `save` left it; got a file that was damaged or changed, since its "
+            f"digest differs: {path}"
+        )
     return tensors, config
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the configuration and of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _safetensors(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            "a checkpoint needs safetensors: pip install 'reliability-balance[checkpoint]'"
+        ) from error
 
 
 def _describe_foreign(path: Path) -> str:
