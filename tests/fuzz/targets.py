@@ -23,7 +23,8 @@ from fuzz.running import Read, Target
 from idx_files import idx_bytes, write_mnist
 from image_data import load_images, read_idx
 from media import read_media
-from model_bundle import FORMAT, _digest, load_bundle, save_bundle
+from model_bundle import FORMAT, load_bundle, save_bundle
+from model_bundle import _digest as digest_of_bundle
 from PIL import Image
 from rendering.rendering_cache import cached_images
 from safetensors.torch import save
@@ -31,7 +32,8 @@ from tiny_training import tiny_recipe
 from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
 
 from reliability_balance import ReliabilityBalancer
-from reliability_balance._tensor_file import CONFIG_KEY
+from reliability_balance._tensor_file import CONFIG_KEY, DIGEST_KEY
+from reliability_balance._tensor_file import _digest as digest_of_checkpoint
 from reliability_balance.backbones.weights import read_weights
 from reliability_balance.checkpoint import load as load_library_checkpoint
 from reliability_balance.checkpoint import save as save_checkpoint
@@ -233,7 +235,7 @@ def with_note(note: bytes) -> bytes:
     with contextlib.suppress(ValueError, RecursionError):
         header = json.loads(text)
         if isinstance(header, dict):
-            text = json.dumps({**header, "sha256": _digest(header, MODEL)})
+            text = json.dumps({**header, "sha256": digest_of_bundle(header, MODEL)})
     return save(MODEL, metadata={"bundle": text})
 
 
@@ -250,12 +252,17 @@ def checkpoint_config(folder: Path) -> list[bytes]:
     return [json.loads(whole[8 : 8 + size])["__metadata__"][CONFIG_KEY].encode()]
 
 
-BALANCER = ReliabilityBalancer(4, 2, num_anchors=1).state_dict()
+BALANCER = {
+    f"model.{name}": value
+    for name, value in ReliabilityBalancer(4, 2, num_anchors=1).state_dict().items()
+}
 
 
 def with_config(config: bytes) -> bytes:
-    """A checkpoint whose settings are others."""
-    return save(BALANCER, metadata={CONFIG_KEY: config.decode(errors="replace")})
+    """A checkpoint whose settings are others, with the digest of those."""
+    text = config.decode(errors="replace")
+    metadata = {CONFIG_KEY: text, DIGEST_KEY: digest_of_checkpoint(text, BALANCER)}
+    return save(BALANCER, metadata=metadata)
 
 
 def history(folder: Path) -> list[bytes]:
