@@ -59,15 +59,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"`path` must be a file; got the folder {path}")
     safetensors = _safetensors("safetensors")
+    load = _safetensors("safetensors.torch").load
+    # Read once, since another process may put a new file in its place meanwhile.
+    content = path.read_bytes()
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Copies, since the originals are windows into the file.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        tensors = load(content)
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"`path` must be a whole checkpoint; got {_describe_foreign(path)}: {path}: {error}"
+            f"`path` must be a whole checkpoint; got {_describe_foreign(content)}: {path}: {error}"
         ) from error
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
     if CONFIG_KEY not in metadata:
         raise ValueError(
             "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
@@ -109,10 +111,9 @@ def _safetensors(module: str) -> Any:
         ) from error
 
 
-def _describe_foreign(path: Path) -> str:
+def _describe_foreign(content: bytes) -> str:
     """Name what is mistaken for a checkpoint most, by its first bytes alone."""
-    with path.open("rb") as file:
-        start = file.read(4)
+    start = content[:4]
     is_pickle = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if start == b"PK\x03\x04" or is_pickle:
         return "a pickle, as torch.save writes, which is not opened since it can run any code"
