@@ -91,8 +91,8 @@ def outcomes(target: Target, numbers: range) -> Iterator[Outcome]:
                 fault = None
                 if number < len(samples):
                     fault = f"a valid file was refused: {error}"
-                elif str(folder) not in str(error):
-                    fault = f"the message does not name the file: {error!r}"[:300]
+                elif str(folder) not in str(error) and not str(error).startswith("`"):
+                    fault = f"the message names neither file nor argument: {error!r}"[:300]
                 outcome = Outcome(number, type(error).__name__, fault)
             except TooSlowError:
                 outcome = Outcome(number, "hang", f"more than {SECONDS} s of the processor")

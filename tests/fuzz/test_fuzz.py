@@ -38,4 +38,4 @@ def test_faults_are_found(tmp_path):
     assert [each.number for each in found] == [0, 1, 2, 3]
     assert [each.kind for each in found] == ["crash", "wrong: KeyError", "ValueError", "ValueError"]
     assert "a valid file was refused" in found[2].fault
-    assert "does not name the file" in found[3].fault
+    assert "names neither file nor argument" in found[3].fault
