@@ -1,6 +1,7 @@
 """Reading weight files, and loading them whole or not at all."""
 
 import pickletools
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,8 +126,21 @@ def load_weights(
     return LoadReport(tuple(loaded), tuple(unused), tuple(missing))
 
 
+def check_sums(path: Path) -> None:
+    """Compare what ``torch.save`` wrote with its checksums, which ``torch.load`` does not.
+
+    Raises:
+        ValueError: if a part of the archive has changed since. Old files, no archives, pass.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has changed since it was written")
+
+
 def _read_torch(path: Path) -> Any:
     try:
+        check_sums(path)
         with torch.serialization.safe_globals(_inert_globals(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything

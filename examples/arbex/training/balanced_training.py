@@ -95,8 +95,9 @@ class BalancedTraining(lightning.LightningModule):
         loss: Tensor = terms.total
         if not bool(torch.isfinite(loss)):
             raise ValueError(
-                f"the loss must be finite; got {float(loss)} in epoch {self.current_epoch + 1}, "
-                f"batch {batch_idx + 1}: lower optimization.learning_rate"
+                f"the loss must be finite; got {float(loss.detach())} in epoch "
+                f"{self.current_epoch + 1}, batch {batch_idx + 1}: lower "
+                "optimization.learning_rate"
             )
         return loss
 

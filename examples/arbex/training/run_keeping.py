@@ -15,6 +15,8 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from result_files import atomic_path
 from tqdm import tqdm
 
+from reliability_balance.backbones.weights import check_sums
+
 MONITORED = "validation_accuracy"
 RESUME_KEYS = {
     *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops"),
@@ -53,6 +55,7 @@ class AtomicCheckpointIO(CheckpointIO):
             ValueError: if the file is damaged, or no resume point.
         """
         try:
+            check_sums(Path(path))
             checkpoint = torch.load(path, map_location or "cpu", weights_only=True)
             missing = RESUME_KEYS - checkpoint.keys()
             if missing:
