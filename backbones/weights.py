@@ -165,8 +165,8 @@ def _refuse_long_names(path: Path) -> None:
     with path.open("rb") as file:
         for _ in range(OLD_PICKLES):
             for opcode, argument, _ in pickletools.genops(file):
-                if opcode.name == "GLOBAL" and len(argument) > LONGEST_NAME:
-                    raise ValueError(f"the name of a class has {len(argument)} characters")
+                if opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
+                    raise ValueError(f"the name of a class has {len(str(argument))} characters")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

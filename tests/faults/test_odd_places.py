@@ -19,7 +19,7 @@ from reliability_balance.checkpoint import load, save
 NOBODY = 65534
 NAMES = (
     "with spaces ",
-    "Zoë’s «faces»",
+    "Zoë und «größer»",
     "顔 データ",
     "لوجوه",
     "new\nline",
