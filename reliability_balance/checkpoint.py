@@ -134,7 +134,10 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
     built: dict[str, nn.Module] = {}
     for role, described in config["modules"].items():
         given = model if role == MODEL else None
-        module = _rebuilding.build(described["parts"]) if given is None else given
+        try:
+            module = _rebuilding.build(described["parts"]) if given is None else given
+        except ValueError as error:
+            raise ValueError(f"`path` must hold settings that fit; got {path}: {error}") from error
         if module is None:
             raise ValueError(
                 f"`model` must be given, since {path} holds a {described['class']}, of which only "
