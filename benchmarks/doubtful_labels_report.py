@@ -21,7 +21,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "Means ± 95 % intervals by Student's t over seeds from 100; settings were chosen on lower "
         f"seeds. torch {torch.__version__}.",
     ]
-    data = {line["data"]: [] for line in lines}
+    data: dict[str, list[dict[str, Any]]] = {line["data"]: [] for line in lines}
     for line in sorted(lines, key=lambda line: line["seed"]):
         data[line["data"]].append(line)
     for name, runs in data.items():

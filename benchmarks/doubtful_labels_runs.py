@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "arbex"))
 
@@ -26,9 +26,12 @@ from reliability_balance.inspection import LabelRanking, Verdict, rank_labels
 from reliability_balance.noise_estimate import estimate_noise
 from reliability_balance.targets import RefurbishedTargets
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
 FACES = "faces"
 FOLDS = 5
-OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 30
+OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
 # A face is ambiguous if people would give its likeliest class no larger share than this, and a
 # label is wrong if they would give it no larger one than that.
 AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
@@ -64,10 +67,9 @@ class Inspected(nn.Module):
         return log_probs
 
 
-class Timed(NamedTuple):
-    """A result and the seconds that it took, by the process's own clock and by the wall's."""
+class Seconds(NamedTuple):
+    """Time taken, by the process's own clock and by the wall's."""
 
-    result: Any
     cpu: float
     wall: float
 
@@ -81,21 +83,27 @@ def do_run(run: Run) -> dict[str, Any]:
 def _fashion(run: Run) -> dict[str, Any]:
     task = CORRUPTIONS[run.data](DATA["fashion-10k"](run.seed), run.seed)
     wrong = task.truth.argmax(1) != task.labels
-    ours = timed(lambda: inspect(task, make_encoder(task.inputs.shape[1]), OUR_EPOCHS, run.seed))
-    targets, ranking = ours.result
+    (targets, ranking), seconds = timed(
+        inspect, task, make_encoder(task.inputs.shape[1]), OUR_EPOCHS, run.seed
+    )
     rate = {name: float(value) for name, value in _rate(targets, task.labels)}
     noise = {**rate, "true": float(wrong.float().mean())}
     if not wrong.any():
         return {"noise": noise}
     scores = _finding(wrong, doubt_by_sample(ranking))
-    found = {"ours": {"epochs": OUR_EPOCHS, **scores, **_time(ours)}}
+    found: dict[str, dict[str, float]] = {}
+    found["ours"] = {"epochs": OUR_EPOCHS, **scores, **_rounded(seconds)}
     for epochs in (FULL_EPOCHS, OUR_EPOCHS):
-        by_folds = timed(lambda epochs=epochs: cross_validated(task, epochs, run.seed))
+        probs, training = timed(cross_validated, task, epochs, run.seed)
         for method in ("self_confidence", "normalized_margin"):
-            judged = timed(lambda method=method: _quality(task.labels, by_folds.result, method))
-            taken = Timed(None, by_folds.cpu + judged.cpu, by_folds.wall + judged.wall)
-            scores = _finding(wrong, -judged.result)
-            found[f"cleanlab {method} {epochs}"] = {"epochs": epochs, **scores, **_time(taken)}
+            quality, judging = timed(_quality, task.labels, probs, method)
+            seconds = Seconds(training.cpu + judging.cpu, training.wall + judging.wall)
+            scores = _finding(wrong, -quality)
+            found[f"cleanlab {method} {epochs}"] = {
+                "epochs": epochs,
+                **scores,
+                **_rounded(seconds),
+            }
     return {"found": found, "noise": noise}
 
 
@@ -149,15 +157,17 @@ def _finding(wrong: Tensor, doubt: np.ndarray[Any, Any]) -> dict[str, float]:
     }
 
 
-def timed(call: Callable[[], Any]) -> Timed:
+def timed(
+    call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> tuple[Result, Seconds]:
     """Call it and take the time."""
     cpu, wall = time.process_time(), time.perf_counter()
-    result = call()
-    return Timed(result, time.process_time() - cpu, time.perf_counter() - wall)
+    result = call(*args, **kwargs)
+    return result, Seconds(time.process_time() - cpu, time.perf_counter() - wall)
 
 
-def _time(taken: Timed) -> dict[str, float]:
-    return {"cpu": round(taken.cpu, 2), "wall": round(taken.wall, 2)}
+def _rounded(seconds: Seconds) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in seconds._asdict().items()}
 
 
 def _faces(run: Run) -> dict[str, Any]:

@@ -109,9 +109,7 @@ def save_gallery(
     _checks.at_least("count", count, 1)
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     shown = list(ranking.first(count))
-    cards = [
-        _card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown
-    ]
+    cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
     counts = ", ".join(
         f"{len(ranking.only(verdict))} {verdict.name.lower()}" for verdict in reversed(Verdict)
     )

@@ -79,8 +79,8 @@ class LabelRanking:
 
     def __iter__(self) -> Iterator[DoubtfulLabel]:
         columns = [getattr(self, field.name).tolist() for field in fields(self)]
-        for *values, verdict in zip(*columns, strict=True):
-            yield DoubtfulLabel(*values, Verdict(verdict))
+        for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
+            yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
 
     def first(self, count: int) -> Self:
         """The `count` most doubtful labels, or all that there are."""

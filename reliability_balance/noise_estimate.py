@@ -119,6 +119,11 @@ def noise_from_beliefs(
     _checks.at_least("num_resamples", num_resamples, 2)
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level` must lie in (0, 1); got {level}")
+    _checks.floating("start", start)
+    if start.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
+        )
     beliefs, start = RF.widen(beliefs), RF.widen(start)
     given = labels if labels.is_floating_point() else nn.functional.one_hot(labels, num_classes)
     given = given.to(beliefs.dtype)
