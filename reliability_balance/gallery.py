@@ -15,6 +15,7 @@ from reliability_balance._files import write_text
 from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
 
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
+CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --muted: #5b6472; --line: #e2e6ea;
@@ -28,20 +29,20 @@ main { max-width: 75rem; margin: 0 auto; padding: 2rem 1rem 3rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
 p { margin: .3rem 0; max-width: 46rem; color: var(--muted); }
 ol { list-style: none; margin: 1.5rem 0 0; padding: 0; display: grid; gap: .8rem;
-  grid-template-columns: repeat(auto-fill, minmax(10.5rem, 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
 li { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
-  overflow: hidden; font-size: .88rem; }
-img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883;
-  image-rendering: pixelated; }
-dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .6rem; margin: 0;
+  overflow: hidden; font-size: .82rem; }
+img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883; }
+.small { image-rendering: pixelated; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .5rem; margin: 0;
   padding: .6rem .75rem .7rem; }
 dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 .verdict, .name { grid-column: 1 / -1; overflow-wrap: anywhere; }
-.verdict { font-weight: 650; } .name { color: var(--muted); font-weight: 400; }
+.verdict { font-weight: 650; } .name { display: block; color: var(--muted); font-weight: 400; }
 .mislabelled { color: var(--wrong); } .ambiguous { color: var(--unsure); }
 .undoubted { color: var(--right); }
 @media (max-width: 30rem) { ol { grid-template-columns: 1fr 1fr; gap: .6rem; }
-  li { font-size: .82rem; } dl { padding: .5rem .6rem .6rem; } }
+  dl { padding: .5rem .6rem .6rem; } }
 """
 
 
@@ -135,8 +136,9 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
     verdict = row.verdict.name.lower()
     alt = f"{name}: labelled {given}, {verdict}, suggested {suggested}"
     data = base64.b64encode(_png.encode(pixels)).decode()
+    small = ' class="small"' if pixels.shape[1] < CARD_WIDTH else ""
     return (
-        f'<li><img src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+        f'<li><img{small} src="data:image/png;base64,{data}" alt="{escape(alt)}">'
         f'<dl><dt class="verdict {verdict}">{verdict} <span class="name">{escape(name)}</span></dt>'
         f"<dt>given</dt><dd>{escape(given)}</dd><dt>suggested</dt><dd>{escape(suggested)}</dd>"
         f"<dt>doubt</dt><dd>{row.doubt:.1%}</dd><dt>plausibility</dt><dd>{row.plausibility:.1%}</dd>"
