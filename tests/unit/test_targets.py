@@ -104,7 +104,7 @@ def test_sharpening_keeps_the_class_shares():
     alone = (probs.square() / probs.square().sum(-1, keepdim=True)).mean(0)
     for _ in range(40):
         targets(index, torch.zeros(60, dtype=torch.int64), probs)
-    average, beliefs = targets.average.mean(0), targets._beliefs(index).mean(0)
+    average, beliefs = targets.average.mean(0), targets.beliefs(index).mean(0)
     assert alone[0] < 0.26 < 0.34 < average[0]
     torch.testing.assert_close(beliefs, average, rtol=0, atol=0.01)
 
