@@ -38,7 +38,8 @@ def include(path: str, title: str | None) -> str:
     if title is None:
         return re.sub(r"^(?=#+ )", "#", text, flags=re.MULTILINE).strip()
     if path.endswith(".py"):
-        return f"```python\n{_definitions(text)[title]}\n```"
+        code = re.sub(r"  # type: ignore.*", "", _definitions(text)[title])
+        return f"```python\n{code}\n```"
     section = _sections(text)[title]
     for old, new in MOVED.items():
         section = section.replace(f"]({old}", f"]({new}")
@@ -53,8 +54,9 @@ def public_modules() -> Iterator[str]:
     for file in sorted((ROOT / "backbones").rglob("*.py")):
         *packages, module = file.relative_to(ROOT).with_suffix("").parts
         name = ".".join(("reliability_balance", *packages))
-        if module == "__init__":  # what it offers is told where it is defined
-            yield f"::: {name}\n    options:\n      members: false"
+        if module == "__init__":  # what it merely imports is told where it is defined
+            own = ", ".join(_definitions(file.read_text(encoding="utf-8")))
+            yield f"::: {name}\n    options:\n      members: [{own}]"
         elif not module.startswith("_"):
             yield f"::: {name}.{module}"
 

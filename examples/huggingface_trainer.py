@@ -34,7 +34,7 @@ from reliability_balance.targets import RefurbishedTargets
 
 
 class BalancedTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer whose loss is the :class:`ReliabilityLoss`, on refurbished labels.
+    """A Trainer whose loss is the ReliabilityLoss, on refurbished labels.
 
     Args:
         targets: of the training set, whose samples must each have an "index".
