@@ -21,6 +21,7 @@ Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
+ANCHOR_BLOCK = 1024
 
 
 def widen(tensor: Tensor, *others: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ def anchor_distances(
         ValueError: on a wrong rank or width, an unknown metric, or non-finite embeddings.
 
     Differs from paper: at zero distance the gradient is 0, where the root's is infinite, and the
-    value below 1e-9. One matrix product of points centred on the anchors' mean; never
-    (B, C, K, D).
+    value below 1e-9. Matrix products of points centred among the anchors, a block of anchors at
+    a time; never (B, C, K, D).
 
     Example:
         >>> anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
@@ -133,13 +134,15 @@ def anchor_distances(
     _checks.one_of("metric", metric, METRICS)
     if validate_args:
         _checks.finite("embedding", embedding)
-    points, flat_anchors = widen(embedding, anchors), widen(anchors, embedding).flatten(0, 1)
-    if metric == "cosine":
-        points, flat_anchors = unit_length(points), unit_length(flat_anchors)
+    scale = unit_length if metric == "cosine" else widen
+    points = scale(widen(embedding, anchors))
+    # A block of anchors stays in the processor's cache, where a copy of all of them would not.
+    blocks = widen(anchors, embedding).flatten(0, 1).split(ANCHOR_BLOCK)
     # Distances do not change when both move together; small coordinates cancel less.
-    center = flat_anchors.detach().mean(0)
-    distances = _distances(points - center, flat_anchors - center)
-    return distances.reshape(*embedding.shape[:-1], *anchors.shape[:2])
+    center = scale(blocks[0]).detach().mean(0)
+    points = points - center
+    distances = [_distances(points, scale(block) - center) for block in blocks]
+    return torch.cat(distances, -1).reshape(*embedding.shape[:-1], *anchors.shape[:2])
 
 
 def _distances(points: Tensor, others: Tensor) -> Tensor:
