@@ -1,10 +1,10 @@
 """Gradients, edges and extreme values of the functions."""
 
-import math
-
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from reliability_balance import functional as RF
 
@@ -149,10 +149,54 @@ def test_vmap_over_a_batch_of_problems():
         torch.testing.assert_close(together[index], correct(embedding[index], anchors[index]))
 
 
-def test_the_largest_anchor_problem_stays_small_in_memory():
-    """(B, C, K, D) would take 17 GB here; the product takes a few times (B, C K)."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        RF.anchor_distances(torch.randn(64, 512), torch.randn(1000, 8, 512), validate_args=False)
-    largest = max(event.cpu_memory_usage for event in profile.key_averages())
-    assert largest < 64 * 1000 * 8 * 512 * 4 / 8
-    assert math.isfinite(largest)
+class LargestTensor(TorchDispatchMode):
+    """Keep the number of elements of the largest tensor that any operation makes; no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {storage(value) for value in tree_leaves(args) if isinstance(value, torch.Tensor)}
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and storage(value) not in given:
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_no_operation_makes_more_than_points_by_anchors(metric):
+    """(B, C, K, D) would have 2 million elements; nor is there a second copy of all anchors."""
+    embedding = torch.randn(4, 64, requires_grad=True)
+    anchors = torch.randn(1000, 8, 64, requires_grad=True)
+    with LargestTensor() as forward:
+        distances = RF.anchor_distances(embedding, anchors, metric=metric)
+        loss = RF.nearest_anchor_loss(distances, torch.tensor([0, 1, 2, 3]))
+        loss = loss + RF.anchor_loss(anchors) + RF.anchor_log_correction(distances).sum()
+    assert forward.elements == max(4 * 8000, RF.ANCHOR_BLOCK * 64)
+    with LargestTensor() as backward:
+        loss.backward()
+    assert backward.elements == anchors.numel()
+
+
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
+    embedding, anchors = torch.randn(3, 4).double(), torch.randn(5, 3, 4).double()
+    labels = torch.tensor([0, 2, 4])
+
+    def losses():
+        return (
+            RF.anchor_distances(embedding, anchors, metric=metric),
+            RF.center_loss(embedding, anchors, labels, metric=metric),
+            RF.anchor_loss(anchors),
+            RF.anchor_loss(anchors, same_class=False),
+        )
+
+    whole = losses()
+    monkeypatch.setattr(RF, "ANCHOR_BLOCK", 4)
+    torch.testing.assert_close(losses(), whole)
