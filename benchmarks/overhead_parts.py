@@ -75,7 +75,8 @@ def heads(quick: bool) -> Iterator[Finding]:
         if fits_pairwise(size):
             others["anchors / pairwise form"] = (branch, pairwise_branch(size, batch))
         others["anchors / matmul and softmax"] = (branch, matmul_softmax(size, batch))
-        yield from _compare_heads(others, str(size), 3 if quick else 15)
+        elements = size.batch * size.dim * size.classes * size.anchors
+        yield from _compare_heads(others, str(size), 3 if quick else 5 if elements > 2**31 else 15)
 
 
 def _compare_heads(

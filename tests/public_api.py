@@ -60,9 +60,7 @@ def _signature(thing: object) -> str:
         parameter.replace(annotation=inspect.Parameter.empty)
         for parameter in signature.parameters.values()
     ]
-    return str(
-        signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty)
-    )
+    return str(signature.replace(parameters=parameters, return_annotation=inspect.Signature.empty))
 
 
 def render() -> str:
