@@ -121,9 +121,9 @@ def save_gallery(
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         f"<h1>{escape(title)}</h1>\n"
         f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
-        "<p>Doubt is the estimated probability that the label is wrong. Plausibility tells how "
-        "far the label competes with the likeliest other class: a doubtful label that does not "
-        "compete at all is mislabelled, another one ambiguous.</p>\n"
+        "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
+        "of the label in what label and likeliest other class were predicted with: near 0 the "
+        "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
         "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n",
     )
 
