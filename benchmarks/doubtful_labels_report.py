@@ -91,8 +91,8 @@ def _kinds(runs: list[dict[str, Any]]) -> list[str]:
         "",
         f"- AUROC, ambiguous against mislabelled: "
         f"{_cell([run['ambiguous_auroc'] for run in runs], 3)}",
-        f"- harder, {runs[0]['minority']} faces with at most 75 % for any one label, and a label of "
-        f"their own that is not the likeliest, against mislabelled: "
+        f"- harder, {runs[0]['minority']} faces with under 75 % for any one label, and a label "
+        f"of their own that is not the likeliest, against mislabelled: "
         f"{_cell([run['minority_auroc'] for run in runs], 3)}",
         f"- AUROC of the doubt, replaced labels against all others: "
         f"{_cell([run['wrong_label_auroc'] for run in runs], 3)}",

@@ -83,7 +83,9 @@ def noise_from_beliefs(
 
     is repeated until it stands still (maximum likelihood by expectation maximisation, the beliefs
     given). The interval is that of the bootstrap over samples, by its percentiles. It covers what
-    another draw of as many samples would have changed. It does not cover wrong beliefs: a model
+    another draw of as many samples would have changed: with beliefs that mean what they say, 95 %
+    intervals of 300 samples held the truth in 93 % of simulations. (Never an entry that is truly
+    zero, which they only come close to.) It does not cover wrong beliefs: a model
     that takes one class for another makes their labels look wrong, and one that has learned wrong
     labels by heart makes them look right, whatever the interval.
 
