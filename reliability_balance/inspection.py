@@ -20,7 +20,7 @@ from reliability_balance import functional as RF
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.fitting import fit_head
 from reliability_balance.noise_estimate import seen_samples
-from reliability_balance.targets import RefurbishedTargets, as_probabilities, label_posterior
+from reliability_balance.targets import RefurbishedTargets, label_posterior
 
 
 class Verdict(IntEnum):
@@ -136,7 +136,7 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     used = labels.to(seen.device)[seen]
     given = used.argmax(-1) if used.is_floating_point() else used
     posterior = label_posterior(targets.beliefs(seen), used, targets.noise_matrix)
-    doubt = 1.0 - posterior.minimum(as_probabilities(used, posterior)).sum(-1)
+    doubt = 1.0 - targets.trust(seen, used)
     average = RF.widen(targets.average[seen])
     own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
     other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)

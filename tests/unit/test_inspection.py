@@ -69,14 +69,6 @@ def test_ranking_is_what_loops_give():
     assert (ranking.doubt.diff() <= 0).all()
 
 
-def test_doubt_is_the_complement_of_trust():
-    probs, labels = random_case(1)
-    targets = trained(probs, labels)
-    ranking = rank_labels(targets, labels)
-    trust = targets.trust(ranking.sample, labels[ranking.sample])
-    torch.testing.assert_close(ranking.doubt, 1 - trust)
-
-
 def test_ties_keep_the_order_of_the_samples():
     probs = torch.tensor([[0.8, 0.1, 0.1]]).repeat(50, 1)
     labels = torch.zeros(50, dtype=torch.int64)
