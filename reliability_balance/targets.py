@@ -98,9 +98,11 @@ class RefurbishedTargets(nn.Module):
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
         the classes in the averages and in p, and ``tilt`` (C,), b above. In each call all ranks'
-        batches are gathered, so that every rank holds the same state. Keep the module outside
-        DistributedDataParallel, which would send rank 0's buffers around once more, and save it
-        with the model.
+        batches are gathered, so that every rank holds the same state: all must call it equally
+        often, with batches of any size, an empty one where a rank has run out. A sample that
+        occurs more than once, on whichever ranks, counts as one update by its mean prediction.
+        Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
+        once more, and save it with the model.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -215,7 +217,8 @@ class RefurbishedTargets(nn.Module):
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
         momentum = self.momentum * (self.updates[index] > 0).to(old.dtype).unsqueeze(-1)
-        new = momentum * old + (1.0 - momentum) * probs.to(old.dtype)
+        news = _mean_of_repeated(index, probs.to(old.dtype))
+        new = momentum * old + (1.0 - momentum) * news
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
@@ -255,6 +258,14 @@ class RefurbishedTargets(nn.Module):
             f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
             f"temperature={self.temperature}, warmup={self.warmup}"
         )
+
+
+def _mean_of_repeated(index: Tensor, rows: Tensor) -> Tensor:
+    """Give rows of one sample their mean, alike to the bit: it is left open which is stored."""
+    place = torch.searchsorted(index.sort().values, index)
+    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
+    return sums[:, :-1] / sums[:, -1:]
 
 
 def _first_joint(num_classes: int) -> Tensor:

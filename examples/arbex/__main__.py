@@ -1,4 +1,4 @@
-"""ARBEx from faces to a report: train, evaluate, predict, inspect data, export.
+"""ARBEx from faces to a report: train, evaluate, predict, inspect data, export, serve.
 
 python examples/arbex train
 torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
@@ -217,11 +217,46 @@ def export(
         print(f"{out / name}: differs by at most {difference:.1e}")
 
 
+@app.command()
+def serve(
+    model: Annotated[
+        Path, typer.Argument(help="A model.safetensors, or the folder of the run that made it.")
+    ] = Path("runs/arbex"),
+    detect_faces: Annotated[
+        bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
+    ] = False,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port; a free one from 7860 on if none.")
+    ] = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Show a page where a picture goes in, and faces, bars, anchors and confidences come out.
+
+    The page is for browsers of this machine only, and asks nothing of another one. Pictures stay
+    here, and are deleted after some minutes. Needs the extra `web`.
+    """
+    import torch
+    from face_detection import mtcnn_detector, whole_picture
+    from model_bundle import load_bundle
+
+    try:
+        from web_page.server import build_page
+        from web_page.server import serve as serve_page
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "serving the page needs: pip install 'reliability-balance[web]'"
+        ) from error
+
+    bundle = load_bundle(model, torch.device(device))
+    detect = mtcnn_detector() if detect_faces else whole_picture
+    serve_page(build_page(bundle, detect), port=port)
+
+
 def main() -> None:
-    """Run a command; what is wrong with its input is told without a traceback."""
+    """Run a command; what is wrong with its input or the machine is told without a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

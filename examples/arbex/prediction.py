@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from face_detection import Box, Detector
@@ -25,7 +25,8 @@ Branch = Literal["primary", "anchor", "attentive"]
 class FacePrediction:
     """One face: where it is, what it shows, and how sure each distribution is of it.
 
-    ``problem`` is None, or says why there is no prediction; all but the name is then None.
+    A branch that the model lacks is None. ``problem`` is None, or says why there is no prediction;
+    all but the name is then None.
     """
 
     name: str
@@ -38,8 +39,13 @@ class FacePrediction:
     primary_confidence: float | None = None
     changed: bool | None = None
     decided_by: Branch | None = None
+    anchor_confidence: float | None = None
+    attentive_confidence: float | None = None
     corrected: dict[str, float] | None = None
     primary: dict[str, float] | None = None
+    anchor: dict[str, float] | None = None
+    attentive: dict[str, float] | None = None
+    anchor_distances: dict[str, list[float]] | None = None
     problem: str | None = None
 
 
@@ -93,7 +99,10 @@ def crop(picture: Tensor, box: Box) -> Tensor:
 
 
 def save_predictions(folder: Path, predictions: Sequence[FacePrediction]) -> None:
-    """Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face."""
+    """Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+
+    The table leaves out the distributions of the correction's branches, and the distances.
+    """
     content = [
         {**asdict(each), "box": each.box._asdict() if each.box else None} for each in predictions
     ]
@@ -113,6 +122,8 @@ def _rows(predictions: Iterable[FacePrediction]) -> Iterator[dict[str, object]]:
     for each in predictions:
         row = asdict(each)
         corrected, primary, box = (row.pop(name) for name in ("corrected", "primary", "box"))
+        for name in ("anchor", "attentive", "anchor_distances"):
+            del row[name]
         row |= dict(zip(Box._fields, box or [None] * 4, strict=True))
         for kind, probs in (("corrected", corrected), ("primary", primary)):
             row |= {f"{kind} {name}": value for name, value in (probs or {}).items()}
@@ -128,18 +139,30 @@ def _describe(
     decided_by: Branch,
 ) -> FacePrediction:
     names = bundle.class_names
-    corrected, primary = output.corrected[row].tolist(), output.primary[row].tolist()
+
+    def by_class(values: Tensor | None) -> dict[str, Any] | None:
+        return None if values is None else dict(zip(names, values[row].tolist(), strict=True))
+
+    def number(values: Tensor | None) -> float | None:
+        return None if values is None else float(values[row])
+
+    corrected, primary = output.corrected[row], output.primary[row]
     return FacePrediction(
         name=frame.name,
         seconds=frame.seconds,
         box=box,
-        label=names[corrected.index(max(corrected))],
-        probability=max(corrected),
-        confidence=float(output.confidence[row]),
-        primary_label=names[primary.index(max(primary))],
-        primary_confidence=float(output.primary_confidence[row]),
+        label=names[int(corrected.argmax())],
+        probability=float(corrected.max()),
+        confidence=number(output.confidence),
+        primary_label=names[int(primary.argmax())],
+        primary_confidence=number(output.primary_confidence),
         changed=bool(output.changed[row]),
         decided_by=decided_by,
-        corrected=dict(zip(names, corrected, strict=True)),
-        primary=dict(zip(names, primary, strict=True)),
+        anchor_confidence=number(output.anchor_confidence),
+        attentive_confidence=number(output.attentive_confidence),
+        corrected=by_class(output.corrected),
+        primary=by_class(output.primary),
+        anchor=by_class(output.anchor),
+        attentive=by_class(output.attentive),
+        anchor_distances=by_class(output.distances),
     )

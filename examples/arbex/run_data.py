@@ -21,7 +21,7 @@ def load_faces(data: Data) -> FaceTable:
         ValueError: if an option is not known, or its files are not as expected.
     """
     if data.dataset == "rendered":
-        return read_faces("rendered", data.root or CACHE, rendered=_rendered(data.rendered))
+        return read_faces("rendered", data.root or CACHE, rendered=rendered_settings(data.rendered))
     try:
         splits = SplitOptions(**data.splits)
     except TypeError as error:
@@ -29,7 +29,12 @@ def load_faces(data: Data) -> FaceTable:
     return read_faces(data.dataset, data.root, splits=splits, corrupt=data.corrupt)
 
 
-def _rendered(options: dict[str, Any]) -> RenderedFacesSettings:
+def rendered_settings(options: dict[str, Any]) -> RenderedFacesSettings:
+    """Bring a recipe's ``data.rendered`` to settings.
+
+    Raises:
+        ValueError: if an option is not known.
+    """
     changes = dict(options)
     difficulty = changes.pop("difficulty", "medium")
     if difficulty not in PRESETS:

@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
-COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export")
+COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export", "serve")
 TINY = {
     "data": {
         "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},

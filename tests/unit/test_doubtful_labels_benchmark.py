@@ -8,7 +8,7 @@ pytest.importorskip("cleanlab", reason="the benchmark compares with it")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
 import doubtful_labels_runs
-import noisy_data
+import tasks
 from doubtful_labels_report import write_report
 from doubtful_labels_runs import Run, do_run, judge_kinds
 from small_task import make_task
@@ -43,7 +43,7 @@ def test_truth_of_faces_by_hand():
 def test_both_competitors_run_and_are_reported(monkeypatch, tmp_path):
     monkeypatch.setattr(doubtful_labels_runs, "OUR_EPOCHS", 3)
     monkeypatch.setattr(doubtful_labels_runs, "FULL_EPOCHS", 4)
-    monkeypatch.setitem(noisy_data.DATA, "fashion-10k", lambda seed: make_task(640))
+    monkeypatch.setitem(tasks.DATA, "fashion-10k", lambda seed: make_task(640))
     lines = [do_run(Run(data, seed)) for data in ("symmetric-40", "clean") for seed in (0, 1)]
     assert list(lines[0]["found"]) == [
         "ours",

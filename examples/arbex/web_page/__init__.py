@@ -1,0 +1,1 @@
+"""A page on this machine that predicts the faces of a picture."""

@@ -1,0 +1,59 @@
+"""What the examples of one framework each have in common: images, some of them wrongly labelled."""
+
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import torch
+import typer
+from image_data import load_images
+from torch.utils.data import TensorDataset
+from wrap_classifier import scale
+
+from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.wrapping import WrappedClassifier
+
+DataOption = Annotated[
+    Path | None, typer.Option(help="Folder of IDX files, or of one folder of images a class.")
+]
+CountOption = Annotated[int, typer.Option(min=1, help="Images to train on, at most.")]
+RateOption = Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")]
+EpochsOption = Annotated[int, typer.Option(min=1)]
+BatchOption = Annotated[int, typer.Option(min=2)]
+
+
+class NoisyImages(NamedTuple):
+    """Both sets hold normalised images and labels; `train` has wrong ones, and each one's index."""
+
+    train: TensorDataset
+    test: TensorDataset
+    num_classes: int
+
+    @property
+    def shape(self) -> torch.Size:
+        """Channels, height and width of an image."""
+        return self.train.tensors[0].shape[1:]
+
+
+def noisy_images(folder: Path | None, *, count: int, rate: float, seed: int = 0) -> NoisyImages:
+    """Load images as :func:`image_data.load_images` does, and make a share of labels wrong."""
+    data = load_images(folder, image_size=32, seed=seed)
+    num_classes = len(data.class_names)
+    chosen = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))[
+        :count
+    ]
+    labels = symmetric_noise(data.train.labels[chosen], rate, num_classes, seed=seed)
+    return NoisyImages(
+        TensorDataset(scale(data.train.images[chosen]), labels, torch.arange(len(chosen))),
+        TensorDataset(scale(data.test.images), data.test.labels),
+        num_classes,
+    )
+
+
+@torch.inference_mode()
+def accuracy(model: WrappedClassifier, test: TensorDataset) -> float:
+    """Share of the corrected predictions that are right."""
+    images, labels = test.tensors
+    device = next(model.parameters()).device
+    model.eval()
+    predicted = [model(part.to(device)).corrected.argmax(-1).cpu() for part in images.split(512)]
+    return float((torch.cat(predicted) == labels).float().mean())

@@ -1,0 +1,130 @@
+"""Train a wrapped timm model in the way of timm's own `train.py`.
+
+    python examples/timm_training.py --model resnet18 --epochs 10
+
+Loader, augmentation, mixup, optimizer and scheduler are timm's. The lines marked "new" are all that
+such a script needs for reliability balancing.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import timm
+import torch
+import typer
+from image_data import LabelledImages, load_images
+from noisy_images import BatchOption, CountOption, DataOption, EpochsOption, RateOption
+from PIL.Image import Image
+from result_files import atomic_path
+from timm.data import Mixup, create_loader
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2
+from timm.utils import AverageMeter
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.functional import to_pil_image
+
+from reliability_balance import ReliabilityLoss, wrap  # new
+from reliability_balance.label_noise import symmetric_noise
+
+
+class PictureDataset(Dataset[tuple[Tensor, int]]):
+    """Pictures as timm's loader wants them; it sets the transform."""
+
+    transform: Callable[[Image], Tensor]
+
+    def __init__(self, data: LabelledImages) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        picture = to_pil_image(self.data.images[index])
+        return self.transform(picture), int(self.data.labels[index])
+
+
+def train_one_epoch(
+    model: nn.Module,
+    loader: DataLoader[tuple[Tensor, Tensor]],
+    criterion: ReliabilityLoss,
+    optimizer: torch.optim.Optimizer,
+    mixup: Mixup,
+) -> float:
+    """Train on hard labels that mixup makes soft; return the mean loss."""
+    model.train()
+    losses = AverageMeter()
+    for images, labels in loader:
+        images, labels = mixup(images, labels)
+        loss = criterion(model(images), labels).total  # new: .total
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.update(loss.item(), len(images))
+    return float(losses.avg)
+
+
+@torch.inference_mode()
+def validate(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
+    """Share of the corrected predictions that are right."""
+    model.eval()
+    hits = AverageMeter()
+    for images, labels in loader:
+        predicted = model(images).corrected.argmax(-1)  # new: .corrected
+        hits.update((predicted == labels).float().mean().item(), len(labels))
+    return float(hits.avg)
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A name that timm.list_models() has.")] = "test_resnet",
+    data: DataOption = None,
+    count: CountOption = 10_000,
+    rate: RateOption = 0.2,
+    epochs: EpochsOption = 5,
+    batch_size: BatchOption = 128,
+    learning_rate: float = 2e-3,
+    image_size: int = 32,
+    out: Path = Path("runs/timm/model.pt"),
+) -> None:
+    """Train a timm model with random weights on noisy labels."""
+    torch.manual_seed(0)
+    images = load_images(data, image_size=image_size)
+    num_classes, channels = len(images.class_names), images.train.images.shape[1]
+    chosen = torch.randperm(len(images.train.labels))[:count]
+    labels = symmetric_noise(images.train.labels[chosen], rate, num_classes, seed=0)
+    train, test = (
+        create_loader(
+            PictureDataset(part),
+            input_size=(channels, image_size, image_size),
+            batch_size=batch_size,
+            is_training=part is not images.test,
+            scale=(0.6, 1.0),
+            color_jitter=0.0,
+            mean=(0.5,) * channels,
+            std=(0.5,) * channels,
+            crop_pct=1.0,
+            num_workers=0,
+            persistent_workers=False,
+            use_prefetcher=False,
+            device=torch.device("cpu"),
+        )
+        for part in (LabelledImages(images.train.images[chosen], labels), images.test)
+    )
+
+    classifier = timm.create_model(model, num_classes=num_classes, in_chans=channels)
+    balanced = wrap(classifier, num_classes)  # new
+    criterion = ReliabilityLoss()  # new
+    optimizer = create_optimizer_v2(balanced, opt="adamw", lr=learning_rate, weight_decay=0.05)
+    scheduler, num_epochs = create_scheduler_v2(optimizer, num_epochs=epochs)
+    mixup = Mixup(mixup_alpha=0.2, num_classes=num_classes, label_smoothing=0.0)
+    for epoch in range(num_epochs):
+        loss = train_one_epoch(balanced, train, criterion, optimizer, mixup)
+        scheduler.step(epoch + 1)
+        print(f"epoch {epoch + 1}: loss {loss:.3f}, test accuracy {validate(balanced, test):.4f}")
+    with atomic_path(out) as temporary:
+        torch.save(balanced.state_dict(), temporary)
+
+
+if __name__ == "__main__":
+    typer.run(main)

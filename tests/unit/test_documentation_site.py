@@ -1,0 +1,100 @@
+"""The documentation: its code runs, its site builds without a warning and loads nothing else."""
+
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+import reliability_balance
+from reliability_balance.recipes import RECIPES
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+LOADING = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src")}
+
+
+def own_code(page):
+    return re.findall(r"^```python\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", [each for each in PAGES if own_code(each)], ids=lambda p: p.stem)
+def test_the_pages_python_runs_in_its_order(page, tmp_path, monkeypatch):
+    for package in ("lightning", "onnxscript", "timm"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    namespace = {}
+    for block in own_code(page):
+        exec(compile(block, page.name, "exec"), namespace)
+
+
+def test_the_table_of_recipes_is_theirs():
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([\w.]+) \| ([\w.]+) \|",
+        (ROOT / "docs" / "recipes.md").read_text(),
+        re.MULTILINE,
+    )
+    for column, name in ((1, "robust"), (2, "paper")):
+        told = {row[0]: row[column] for row in rows}
+        assert told == {field: str(value) for field, value in vars(RECIPES[name]).items()}
+
+
+class Loaded(HTMLParser):
+    """Collects what a page loads, as against what it links to."""
+
+    def __init__(self):
+        super().__init__()
+        self.addresses = []
+
+    def handle_starttag(self, tag, attributes):
+        self.addresses += [value for name, value in attributes if (tag, name) in LOADING]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocstrings", reason="needs the extra `docs`")
+    folder = tmp_path_factory.mktemp("site")
+    build = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)],
+        cwd=ROOT,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert build.returncode == 0, build.stderr
+    return folder
+
+
+def test_the_site_builds_and_loads_nothing_from_elsewhere(site):
+    pages = {path.stem: path.read_text(encoding="utf-8") for path in site.glob("*.html")}
+    assert set(pages) >= {page.stem for page in PAGES}
+    for name, html in pages.items():
+        parser = Loaded()
+        parser.feed(html)
+        assert parser.addresses, name
+        assert not [each for each in parser.addresses if each.startswith(("http", "//"))], name
+        assert "{{" not in html, name
+
+
+def public_names():
+    for info in pkgutil.walk_packages(reliability_balance.__path__, "reliability_balance."):
+        if "._" in info.name:
+            continue
+        for name, thing in vars(importlib.import_module(info.name)).items():
+            is_code = inspect.isclass(thing) or inspect.isfunction(thing)
+            if is_code and thing.__module__ == info.name and not name.startswith("_"):
+                yield f"{info.name}.{name}"
+
+
+def test_every_public_name_is_documented(site):
+    html = (site / "api.html").read_text(encoding="utf-8")
+    names = list(public_names())
+    assert len(names) > 50
+    assert not [name for name in names if f'id="{name}"' not in html]
+    assert not re.findall(r":(?:class|func|meth|mod):|\.\. math::", html)
