@@ -158,7 +158,7 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
 
     Returns:
         (N, C) float64, rows that sum to one: :meth:`targets.RefurbishedTargets.beliefs`. They are
-        not out-of-sample, but neither are they fitted to the labels as they are.
+        not out-of-sample: instead, doubted labels were trained on less.
 
     Raises:
         ValueError: if a sample was never seen.
@@ -196,7 +196,7 @@ def inspect_embeddings(
         embeddings: of any origin.
         labels: class indices or class probabilities.
         num_classes: C.
-        epochs: passes over the embeddings, >= 4: before, labels are not doubted.
+        epochs: passes over the embeddings, >= 3: before, labels are not doubted.
         batch_size: samples a step, >= 2.
         learning_rate: > 0.
         seed: of weights and batches; torch's own generator is left as it was.
