@@ -63,6 +63,18 @@ def save_csv(
 
     Raises:
         ValueError: if there are too few names.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from reliability_balance.inspection import rank_labels
+        >>> from reliability_balance.targets import RefurbishedTargets
+        >>> targets, labels = RefurbishedTargets(2, 2, warmup=0), torch.tensor([0, 1])
+        >>> _ = targets(torch.arange(2), labels, torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "doubtful.csv")
+        ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
+        ...     print(path.read_text().split()[1])
+        1,dog,cat,mislabelled,0.631...,0.200...
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
