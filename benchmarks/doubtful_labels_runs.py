@@ -15,10 +15,11 @@ from cleanlab.rank import get_label_quality_scores
 from encoders import SmallCNN
 from faces.face_table import TRAIN
 from methods import EMBEDDING_DIM, METHODS, make_encoder
-from noisy_data import CORRUPTIONS, DATA, Task
+from noisy_data import CORRUPTIONS, Task
 from rendering.rendered_faces import PRESETS, rendered_faces
 from robustness_runs import predict, train
 from sklearn.metrics import average_precision_score, roc_auc_score
+from tasks import DATA
 from torch import Tensor, nn
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
@@ -35,7 +36,9 @@ OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
 # A face is ambiguous if people would give its likeliest class no larger share than this, and a
 # label is wrong if they would give it no larger one than that.
 AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
-CLEAR_ABOVE = 0.8
+# Harder to tell from a wrong label: one that was drawn from the face's own distribution against
+# its likeliest class.
+MINORITY_BELOW = 0.75
 
 
 class Run(NamedTuple):
@@ -203,26 +206,28 @@ def judge_kinds(
     plausibility, verdict = ranking.plausibility[order], ranking.verdict[order]
     replaced = labels != before_noise
     share = distributions.gather(1, labels.unsqueeze(1)).squeeze(1)
+    likeliest = distributions.amax(1)
     mislabelled = replaced & (share < WRONG_BELOW)
-    ambiguous = ~replaced & (distributions.amax(1) < AMBIGUOUS_BELOW)
-    either = mislabelled | ambiguous
-    auroc = roc_auc_score(ambiguous[either].numpy(), plausibility[either].numpy())
-    clear = mislabelled & (distributions.amax(1) > CLEAR_ABOVE)
-    among_clear = clear | ambiguous
+    ambiguous = ~replaced & (likeliest < AMBIGUOUS_BELOW)
+    minority = ~replaced & (likeliest < MINORITY_BELOW) & (share < likeliest)
+
+    def auroc(kind: Tensor) -> float:
+        either = mislabelled | kind
+        return float(roc_auc_score(kind[either].numpy(), plausibility[either].numpy()))
+
     return {
-        "ambiguous_auroc": float(auroc),
-        "ambiguous_auroc_clear": float(
-            roc_auc_score(ambiguous[among_clear].numpy(), plausibility[among_clear].numpy())
-        ),
+        "ambiguous_auroc": auroc(ambiguous),
+        "minority_auroc": auroc(minority),
         "mislabelled": int(mislabelled.sum()),
         "ambiguous": int(ambiguous.sum()),
+        "minority": int(minority.sum()),
         "wrong_label_auroc": _finding(replaced, doubt_by_sample(ranking))["auroc"],
         "verdicts": {
             name: [int((verdict[rows] == each).sum()) for each in Verdict]
             for name, rows in (
                 ("mislabelled", mislabelled),
                 ("ambiguous", ambiguous),
-                ("neither", ~either),
+                ("neither", ~(mislabelled | ambiguous)),
             )
         },
     }

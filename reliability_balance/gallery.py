@@ -63,6 +63,18 @@ def save_csv(
 
     Raises:
         ValueError: if there are too few names.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from reliability_balance.inspection import rank_labels
+        >>> from reliability_balance.targets import RefurbishedTargets
+        >>> targets, labels = RefurbishedTargets(2, 2, warmup=0), torch.tensor([0, 1])
+        >>> _ = targets(torch.arange(2), labels, torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "doubtful.csv")
+        ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
+        ...     print(path.read_text().split()[1])
+        1,dog,cat,mislabelled,0.631...,0.200...
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
@@ -121,9 +133,9 @@ def save_gallery(
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         f"<h1>{escape(title)}</h1>\n"
         f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
-        "<p>Doubt is the estimated probability that the label is wrong. Plausibility tells how "
-        "far the label competes with the likeliest other class: a doubtful label that does not "
-        "compete at all is mislabelled, another one ambiguous.</p>\n"
+        "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
+        "of the label in what label and likeliest other class were predicted with: near 0 the "
+        "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
         "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n",
     )
 

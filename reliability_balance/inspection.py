@@ -20,7 +20,7 @@ from reliability_balance import functional as RF
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.fitting import fit_head
 from reliability_balance.noise_estimate import seen_samples
-from reliability_balance.targets import RefurbishedTargets, as_probabilities, label_posterior
+from reliability_balance.targets import RefurbishedTargets, label_posterior
 
 
 class Verdict(IntEnum):
@@ -32,8 +32,8 @@ class Verdict(IntEnum):
 
 
 DOUBTED_FROM = 0.5
-# Of a doubted label; chosen on rendered faces of other seeds than those that are reported.
-AMBIGUOUS_FROM = 0.25
+# Label and likeliest other class are competing where the weaker has this share of the two.
+AMBIGUOUS_FROM = 0.2
 # Of the averages in short trainings, in which the first epochs must not weigh long.
 MOMENTUM, WARMUP = 0.7, 2
 
@@ -58,8 +58,8 @@ class LabelRanking:
         given: the label; of a soft one the likeliest class.
         suggested: the likeliest true class, all considered.
         doubt: estimated probability that the label is wrong, in [0, 1].
-        plausibility: average prediction of the label over that of the likeliest other class, at
-            most 1; near 0 for a label that the sample does not look like at all.
+        plausibility: share of the label in what label and likeliest other class were predicted
+            with, in [0, 1]; near 0 for a label that the sample does not look like at all.
         verdict: values of :class:`Verdict`.
 
     Shape:
@@ -100,12 +100,14 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     r"""Rank labels by how surely they are wrong, and tell wrong from ambiguous ones.
 
     .. math:: \mathrm{doubt} = 1 - q_y, \quad
-        \mathrm{plausibility} = \min(1, \bar p_y / \max_{c \ne y} \bar p_c)
+        \mathrm{plausibility} = \bar p_y / (\bar p_y + \max_{c \ne y} \bar p_c)
 
     with q the :func:`targets.label_posterior` and p the running average of the corrected
     distribution over the epochs. Where epochs, or the branches behind the corrected distribution,
-    disagree about a sample, its average is spread. A doubted label is mislabelled if the average
-    is sure of another class, and ambiguous if the label still competes with it.
+    disagree about a sample, its average is spread. A label is ambiguous if it competes with
+    another class there (plausibility between 0.2 and 0.8), and otherwise mislabelled if its doubt
+    is above 0.5. "Ambiguous" is said with care, since training makes sure: most ambiguous samples
+    are not doubted. To order samples by it, use the plausibility.
 
     Args:
         targets: after training. Samples that were never seen are left out of the ranking.
@@ -134,13 +136,14 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     used = labels.to(seen.device)[seen]
     given = used.argmax(-1) if used.is_floating_point() else used
     posterior = label_posterior(targets.beliefs(seen), used, targets.noise_matrix)
-    doubt = 1.0 - posterior.minimum(as_probabilities(used, posterior)).sum(-1)
+    doubt = 1.0 - targets.trust(seen, used)
     average = RF.widen(targets.average[seen])
     own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
     other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
-    plausibility = (own / other.clamp_min(torch.finfo(other.dtype).tiny)).clamp_max(1.0)
-    kind = torch.where(plausibility < AMBIGUOUS_FROM, Verdict.MISLABELLED, Verdict.AMBIGUOUS)
-    verdict = torch.where(doubt > DOUBTED_FROM, kind, Verdict.UNDOUBTED)
+    plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
+    competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
+    verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
+    verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
     columns = (seen, given, posterior.argmax(-1), doubt, plausibility, verdict)
     order = doubt.argsort(descending=True, stable=True)
     return LabelRanking(*(column[order].cpu() for column in columns))
@@ -155,7 +158,7 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
 
     Returns:
         (N, C) float64, rows that sum to one: :meth:`targets.RefurbishedTargets.beliefs`. They are
-        not out-of-sample, but neither are they fitted to the labels as they are.
+        not out-of-sample: instead, doubted labels were trained on less.
 
     Raises:
         ValueError: if a sample was never seen.
@@ -193,7 +196,7 @@ def inspect_embeddings(
         embeddings: of any origin.
         labels: class indices or class probabilities.
         num_classes: C.
-        epochs: passes over the embeddings, >= 4: before, labels are not doubted.
+        epochs: passes over the embeddings, >= 3: before, labels are not doubted.
         batch_size: samples a step, >= 2.
         learning_rate: > 0.
         seed: of weights and batches; torch's own generator is left as it was.

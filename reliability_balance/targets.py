@@ -48,7 +48,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         )
     beliefs = RF.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
-    given = as_probabilities(labels, beliefs)
+    given = _as_probabilities(labels, beliefs)
     expected = beliefs @ noise_matrix
     possible = expected > torch.finfo(beliefs.dtype).tiny
     ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
@@ -56,7 +56,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     return beliefs * (ratio @ noise_matrix.T + unexplained)
 
 
-def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
+def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     """Labels as (B, C) probabilities in the dtype of `like`, also (B, C)."""
     if labels.is_floating_point():
         return labels.to(like.dtype)
@@ -163,7 +163,7 @@ class RefurbishedTargets(nn.Module):
     def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
         """Take in the predictions of one batch and return its targets."""
         self._check(index, labels, probs)
-        given = as_probabilities(labels, RF.widen(probs))
+        given = _as_probabilities(labels, RF.widen(probs))
         index, given, probs, own = gather_ranks(index, given, probs)
         self._update_average(index, probs)
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
@@ -198,7 +198,7 @@ class RefurbishedTargets(nn.Module):
             unseen = int((self.updates[index] == 0).sum())
             raise ValueError(f"`index` must name samples that were trained on; got {unseen} unseen")
         posterior = label_posterior(self.beliefs(index), labels, self.noise_matrix)
-        return posterior.minimum(as_probabilities(labels, posterior)).sum(-1)
+        return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
 
     def beliefs(self, index: Tensor) -> Tensor:
         """What is held of the samples before their labels are looked at: p above.

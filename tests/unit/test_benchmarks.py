@@ -12,22 +12,14 @@ pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare wi
 import tasks
 from measures import area_under_risk_coverage, mean_and_interval
 from methods import METHODS
-from noisy_data import CORRUPTIONS, Task
+from noisy_data import CORRUPTIONS
 from package_texts import SECTIONS, load_package_texts, parse_descriptions
 from paper_report import write_report as write_paper_report
 from paper_setups import Setup
 from resumable import read_lines, run_all
 from robustness_report import write_report
 from robustness_runs import predict, train
-
-
-def make_task(count=300, num_classes=3):
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % num_classes
-    truth = torch.nn.functional.one_hot(labels, num_classes).float()
-    inputs = torch.randn(count, 8, generator=generator)
-    inputs[:, :num_classes] += 2 * truth
-    return Task(inputs, labels, truth, inputs, labels, num_classes)
+from small_task import make_task
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.fitting import fit_head
+from reliability_balance.targets import RefurbishedTargets
 
 FEATURES = torch.randn(120, 8, generator=torch.Generator().manual_seed(3))
 LABELS = (FEATURES[:, 0] > 0).long() + 2 * (FEATURES[:, 1] > 0).long()
@@ -88,3 +89,29 @@ def test_errors_come_before_anything_is_trained(changes, error, message):
         fit_head(balancer, **{"features": FEATURES, "labels": LABELS, "epochs": 1, **changes})
     for parameter, old in zip(balancer.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
+
+
+def test_targets_follow_the_training():
+    labels = LABELS.clone()
+    labels[:12] = (labels[:12] + 1) % 4
+    torch.manual_seed(0)
+    balancer, targets = ReliabilityBalancer(8, 4), RefurbishedTargets(120, 4, momentum=0.7)
+    fit_head(balancer, FEATURES, labels, targets=targets, epochs=8, batch_size=32)
+    assert (targets.updates == 8).all()
+    torch.testing.assert_close(targets.average.sum(-1), torch.ones(120))
+    trust = targets.trust(torch.arange(120), labels)
+    assert trust[:12].mean() < trust[12:].mean() - 0.1
+    bare = ReliabilityBalancer(8, 4, head=None)
+    logits = FEATURES[:, :4]
+    fit_head(bare, FEATURES, labels, primary_logits=logits, targets=targets, epochs=1)
+    assert (targets.updates == 9).all()
+
+
+def test_targets_that_do_not_fit_are_refused():
+    balancer = ReliabilityBalancer(8, 4)
+    with pytest.raises(ValueError, match=r"`targets` must be for \(N, C\) = \(120, 4\)"):
+        fit_head(balancer, FEATURES, LABELS, targets=RefurbishedTargets(50, 4))
+    ignored = LABELS.clone()
+    ignored[0] = -100
+    with pytest.raises(ValueError, match="`labels`"):
+        fit_head(balancer, FEATURES, ignored, targets=RefurbishedTargets(120, 4))

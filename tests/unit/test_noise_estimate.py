@@ -42,7 +42,7 @@ def test_estimate_is_where_loops_end():
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say():
-    """With beliefs that mean what they say; 43 of 50 is 3 standard errors below 95 %."""
+    """With beliefs that mean what they say, about 93 % for 95 %; all 9 entries and the rate."""
     generator = torch.Generator().manual_seed(1)
     true_rate = 1 - float(MATRIX.diagonal().mean())  # the classes are as frequent
     rate_hits, matrix_hits = 0, torch.zeros(3, 3)
@@ -52,8 +52,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say():
         rate_hits += int(noise.rate.low <= true_rate <= noise.rate.high)
         matrix_hits += (noise.matrix.low <= MATRIX) & (noise.matrix.high >= MATRIX)
     assert rate_hits >= 43
-    assert float(matrix_hits.min()) / 50 >= 0.85
-    assert 0.90 <= float(matrix_hits.mean()) / 50 < 1.0
+    assert matrix_hits.min() >= 40
+    assert 45 <= matrix_hits.mean() < 50
 
 
 def test_intervals_do_not_cover_beliefs_that_are_wrong():
