@@ -1,5 +1,7 @@
 """Reading weight files, and loading them whole or not at all."""
 
+import pickletools
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +11,8 @@ from torch import Tensor, nn
 
 # Keys under which training scripts keep the weights beside epoch, optimizer and the like.
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
+OLD_PICKLES = 4  # magic number, protocol, system, content
+LONGEST_NAME = 1000
 WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and torch.compile
 
 
@@ -122,8 +126,21 @@ def load_weights(
     return LoadReport(tuple(loaded), tuple(unused), tuple(missing))
 
 
+def check_sums(path: Path) -> None:
+    """Compare what ``torch.save`` wrote with its checksums, which ``torch.load`` does not.
+
+    Raises:
+        ValueError: if a part of the archive has changed since. Old files, no archives, pass.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if (damaged := archive.testzip()) is not None:
+                raise ValueError(f"{damaged} has changed since it was written")
+
+
 def _read_torch(path: Path) -> Any:
     try:
+        check_sums(path)
         with torch.serialization.safe_globals(_inert_globals(path)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
@@ -138,8 +155,18 @@ def _inert_globals(path: Path) -> list[Any]:
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except ValueError:  # not a zip archive: an old file, which holds its weights alone, or none
+        _refuse_long_names(path)
         return []
     return [(_Inert, name) for name in names]
+
+
+def _refuse_long_names(path: Path) -> None:
+    """Name no class at endless length: torch quotes it, and searches what it says for minutes."""
+    with path.open("rb") as file:
+        for _ in range(OLD_PICKLES):
+            for opcode, argument, _ in pickletools.genops(file):
+                if opcode.name == "GLOBAL" and len(str(argument)) > LONGEST_NAME:
+                    raise ValueError(f"the name of a class has {len(str(argument))} characters")
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -8,8 +8,6 @@ processor time is counted, so that other load on the machine is not. Writes `bac
 """
 
 import math
-import os
-import platform
 import statistics
 import sys
 import time
@@ -26,11 +24,11 @@ import timm
 import torch
 import torchvision
 import typer
+from machine import PeakMemory, describe_machine
 from result_files import save_json, save_text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from reliability_balance import __version__
 from reliability_balance.backbones import (
     TimmBackbone,
     TorchvisionBackbone,
@@ -74,27 +72,6 @@ class Growth:
     exponent: float
     low: float
     high: float
-
-
-class PeakMemory:
-    """Resident memory at its peak above the start, in MiB; Linux alone tells."""
-
-    def __enter__(self) -> "PeakMemory":
-        try:
-            Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks
-        except OSError:
-            self.start = None
-        else:
-            self.start = _status_mib("VmRSS")
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.mib = None if self.start is None else _status_mib("VmHWM") - self.start
-
-
-def _status_mib(field: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
 
 
 def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
@@ -191,27 +168,6 @@ def _growth(quantity: str, exponents: list[float]) -> Growth:
     return Growth(quantity, mean, mean - margin, mean + margin)
 
 
-def describe_machine() -> dict[str, str]:
-    """The machine and the versions, for the report."""
-    cpu = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(":")[2].strip() if names else cpu
-    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
-    return {
-        "processor": cpu,
-        "cores": str(os.cpu_count()),
-        "threads used": "1",
-        "load before the run": load,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "timm": timm.__version__,
-        "torchvision": torchvision.__version__,
-        "reliability_balance": __version__,
-    }
-
-
 def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growth]) -> str:
     """Lay everything out as Markdown."""
 
@@ -256,7 +212,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),
 ) -> None:
     """Measure all backbones beside two others of the same libraries."""
-    machine = {**describe_machine(), "seed": str(seed)}
+    machine = {
+        **describe_machine(),
+        "timm": timm.__version__,
+        "torchvision": torchvision.__version__,
+        "seed": str(seed),
+    }
     print(machine, flush=True)
     costs = []
     for name in MODELS:

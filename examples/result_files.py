@@ -9,12 +9,20 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a path beside `path` to write to, which takes its place when all went well."""
+    """Give a path beside `path` to write to, which takes its place when all went well.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; it names `path`, which stays as it is.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{os.getpid()}-{path.name}")
     try:
         yield temporary
         os.replace(temporary, path)
+    except OSError as error:
+        raise type(error)(
+            f"{path} could not be written, and is as it was before: {error}"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -2,7 +2,7 @@
 
 Shape and type checks cost nothing and always run. Checks of values read the tensor back, which
 waits for an accelerator; the callers run them only when ``validate_args`` is true, and never
-while a graph is being captured.
+while a graph is being captured or ``torch.func`` transforms a function.
 """
 
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 
 
 def can_read_values() -> bool:
-    """Whether values may be read now: not while ``torch.compile`` or ``torch.export`` trace."""
-    return not torch.compiler.is_compiling()
+    """Whether values may be read now: not while ``torch.compile``, ``export`` or ``vmap`` trace."""
+    # A tensor under vmap stands for many; torch has no public way to ask.
+    return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
 
 def floating(name: str, tensor: Tensor) -> None:
@@ -60,6 +61,15 @@ def finite(name: str, tensor: Tensor) -> None:
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
             f"`{name}` must be finite; got {bad} NaN or infinite values of {tensor.numel()}"
+        )
+
+
+def scores(name: str, tensor: Tensor) -> None:
+    """Require that no value is NaN or plus infinity; minus infinity rules a class out."""
+    if can_read_values() and not bool((tensor < torch.inf).all()):
+        bad = int((~(tensor < torch.inf)).sum())
+        raise ValueError(
+            f"`{name}` must not be NaN or plus infinity; got {bad} such values of {tensor.numel()}"
         )
 
 

@@ -1,7 +1,6 @@
 """Find a model's embedding and read it as it passes."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,12 +21,15 @@ class Tap:
         if self._is_listening:
             self._seen = args[0] if self.side == "input" else output
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Keep what passes until the end of the block."""
+    def run(
+        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[Tensor, Tensor]:
+        """Call the model: the embedding that passes, and what the model answers."""
+        # No context manager of a generator: torch 2.6 does not trace one.
         self._is_listening, self._seen = True, None
         try:
-            yield
+            answer = first_tensor(model(*args, **kwargs), "the model's output")
+            return self.embedding(), answer
         finally:
             # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
             self._is_listening, self._seen = False, None
@@ -94,14 +96,8 @@ def run_example(model: nn.Module, tap: Tap, example_input: ExampleInput) -> tupl
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
-        with tap.listening(), torch.enable_grad():
-            if isinstance(example_input, Mapping):
-                output = model(**example_input)
-            elif isinstance(example_input, tuple):
-                output = model(*example_input)
-            else:
-                output = model(example_input)
-            embedding, logits = tap.embedding(), first_tensor(output, "the model's output")
+        with torch.enable_grad():
+            embedding, logits = tap.run(model, *_arguments(example_input))
     finally:
         for module, mode in training.items():
             module.training = mode
@@ -111,6 +107,12 @@ def run_example(model: nn.Module, tap: Tap, example_input: ExampleInput) -> tupl
             f"got {tuple(embedding.shape)}"
         )
     return embedding, logits
+
+
+def _arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    if isinstance(example_input, Mapping):
+        return (), example_input
+    return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
 
 
 def check_is_last(model: nn.Module, classifier: nn.Linear, logits: Tensor) -> None:

@@ -61,7 +61,8 @@ class ReliabilityBalancer(nn.Module):
         head_dim: width of each head.
         correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
             0 leaves the primary distribution as it is, bit for bit.
-        validate_args: whether to look for non-finite embeddings, which waits for the device.
+        validate_args: whether to look for non-finite embeddings and logits, which waits for the
+            device.
 
     Shape:
         - embedding: (B, D) or tokens (B, T, D) floating; primary_logits: (B, C) floating or None;
@@ -73,8 +74,8 @@ class ReliabilityBalancer(nn.Module):
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
-        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings, missing
-            logits without a head, or a batch of one in training with batch norm.
+        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits,
+            missing logits without a head, or a batch of one in training with batch norm.
 
     Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
     function; the paper leaves the anchors' start open, ours is random with unit expected length.
@@ -268,6 +269,8 @@ class ReliabilityBalancer(nn.Module):
                     f"({embedding.shape[0]}, {self.num_classes}); "
                     f"got {tuple(primary_logits.shape)}"
                 )
+            if self.validate_args:
+                _checks.scores("primary_logits", primary_logits)
         if self.attention is not None and self.attention.mode == "batch" and not self.training:
             warnings.warn(
                 "attention='batch' makes each prediction depend on the rest of its batch; "

@@ -77,7 +77,7 @@ class TemperatureScaling(nn.Module):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
         """
-        scores, targets = _held_out(log_probs, labels)
+        scores, targets = held_out(log_probs, labels)
 
         def slope(inverse: float) -> float:
             """Derivative of the negative log-likelihood by 1/T; it rises with 1/T."""
@@ -149,7 +149,7 @@ class VectorScaling(nn.Module):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
         """
-        scores, targets = _held_out(log_probs, labels)
+        scores, targets = held_out(log_probs, labels)
         _checks.width("log_probs", log_probs, len(self.weight))
         weight = torch.ones_like(self.weight, dtype=scores.dtype).requires_grad_()
         bias = torch.zeros_like(self.bias, dtype=scores.dtype).requires_grad_()
@@ -176,17 +176,17 @@ class VectorScaling(nn.Module):
         return self
 
 
-def _held_out(log_probs: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def held_out(log_probs: Tensor, labels: Tensor, name: str = "log_probs") -> tuple[Tensor, Tensor]:
     """Check what a scaling is fitted on; scores and (N, C) targets in float64."""
-    _checks.distributions("log_probs", log_probs)
-    _checks.rank("log_probs", log_probs, "(N, C)", 2)
-    _checks.finite("log_probs", log_probs)
+    _checks.distributions(name, log_probs)
+    _checks.rank(name, log_probs, "(N, C)", 2)
+    _checks.finite(name, log_probs)
     if len(log_probs) == 0:
-        raise ValueError("`log_probs` must hold at least 1 sample; got 0")
+        raise ValueError(f"`{name}` must hold at least 1 sample; got 0")
     sums = log_probs.sum(-1)
     if bool((log_probs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
         raise ValueError(
-            "`log_probs` must be logits or log-probabilities; got rows that are non-negative and "
+            f"`{name}` must be logits or log-probabilities; got rows that are non-negative and "
             "sum to 1, which are probabilities: take their logarithm"
         )
     num_classes = log_probs.shape[-1]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from reliability_balance import _checks
 from reliability_balance.losses import ReliabilityLoss
+from reliability_balance.mixing import mix
+from reliability_balance.targets import RefurbishedTargets
 
 if TYPE_CHECKING:
     from reliability_balance.balancer import ReliabilityBalancer
@@ -17,6 +19,7 @@ class FitOptions(TypedDict, total=False):
 
     primary_logits: Tensor | None
     criterion: ReliabilityLoss | None
+    targets: RefurbishedTargets | None
     epochs: int
     batch_size: int
     learning_rate: float
@@ -31,6 +34,7 @@ def fit_head(
     *,
     primary_logits: Tensor | None = None,
     criterion: ReliabilityLoss | None = None,
+    targets: RefurbishedTargets | None = None,
     epochs: int = 20,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -48,6 +52,8 @@ def fit_head(
         labels: class indices or class probabilities.
         primary_logits: an existing head's answers, where the balancer has no head of its own.
         criterion: the loss; None for the balancer's recipe.
+        targets: what becomes of wrong labels, and training between the samples (:func:`mix`);
+            None trains on the labels as they are.
         epochs: passes over the features, >= 1.
         batch_size: samples a step, >= 2. A last batch of one joins the one before it.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
@@ -84,13 +90,20 @@ def fit_head(
     if len(features) < 2:
         raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
     criterion = ReliabilityLoss(recipe=balancer.recipe) if criterion is None else criterion
-    _checks.label_values(labels, balancer.num_classes, criterion.ignore_index)
+    ignored = criterion.ignore_index if targets is None else None
+    _checks.label_values(labels, balancer.num_classes, ignored)
+    if targets is not None and targets.average.shape != (len(features), balancer.num_classes):
+        raise ValueError(
+            "`targets` must be for (N, C) = "
+            f"({len(features)}, {balancer.num_classes}); got {tuple(targets.average.shape)}"
+        )
     if initialize and balancer.anchors is not None and not labels.is_floating_point():
         used = labels != criterion.ignore_index
         balancer.initialize_anchors(features[used], labels[used])
 
     parameter = next(balancer.parameters())
     criterion = criterion.to(parameter.device)
+    targets = None if targets is None else targets.to(parameter.device)
     optimizer = torch.optim.AdamW(
         balancer.parameters(), lr=learning_rate, weight_decay=weight_decay
     )
@@ -105,7 +118,12 @@ def fit_head(
                 logits = None if primary_logits is None else primary_logits[batch]
                 if logits is not None:
                     logits = logits.to(parameter.device)
-                loss = criterion(balancer(embedding, logits), labels[batch].to(parameter.device))
+                wanted = labels[batch].to(parameter.device)
+                output = balancer(embedding, logits)
+                if targets is not None:
+                    wanted = targets(batch.to(parameter.device), wanted, output.corrected)
+                    output, wanted = mix(balancer, embedding, wanted, logits)
+                loss = criterion(output, wanted)
                 optimizer.zero_grad()
                 loss.total.backward()
                 optimizer.step()

@@ -21,6 +21,7 @@ Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
+ANCHOR_BLOCK = 1024
 
 
 def widen(tensor: Tensor, *others: Tensor) -> Tensor:
@@ -119,8 +120,8 @@ def anchor_distances(
         ValueError: on a wrong rank or width, an unknown metric, or non-finite embeddings.
 
     Differs from paper: at zero distance the gradient is 0, where the root's is infinite, and the
-    value below 1e-9. One matrix product of points centred on the anchors' mean; never
-    (B, C, K, D).
+    value below 1e-9. Matrix products of points centred among the anchors, a block of anchors at
+    a time; never (B, C, K, D).
 
     Example:
         >>> anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
@@ -133,13 +134,15 @@ def anchor_distances(
     _checks.one_of("metric", metric, METRICS)
     if validate_args:
         _checks.finite("embedding", embedding)
-    points, flat_anchors = widen(embedding, anchors), widen(anchors, embedding).flatten(0, 1)
-    if metric == "cosine":
-        points, flat_anchors = unit_length(points), unit_length(flat_anchors)
+    scale = unit_length if metric == "cosine" else widen
+    points = scale(widen(embedding, anchors))
+    # A block of anchors stays in the processor's cache, where a copy of all of them would not.
+    blocks = widen(anchors, embedding).flatten(0, 1).split(ANCHOR_BLOCK)
     # Distances do not change when both move together; small coordinates cancel less.
-    center = flat_anchors.detach().mean(0)
-    distances = _distances(points - center, flat_anchors - center)
-    return distances.reshape(*embedding.shape[:-1], *anchors.shape[:2])
+    center = scale(blocks[0]).detach().mean(0)
+    points = points - center
+    distances = [_distances(points, scale(block) - center) for block in blocks]
+    return torch.cat(distances, -1).reshape(*embedding.shape[:-1], *anchors.shape[:2])
 
 
 def _distances(points: Tensor, others: Tensor) -> Tensor:
@@ -348,9 +351,10 @@ def anchor_loss(
 ) -> Tensor:
     r"""Push the anchors apart: minus their squared distances over all pairs (Eq. 21).
 
-    .. math:: L_a = -\sum_{ij} \sum_{kl} |a^{ij} - a^{kl}|_2^2 = -2M \sum_{ij} |a^{ij} - \bar a|^2
+    .. math:: L_a = -\sum_{ij} \sum_{kl} |a^{ij} - a^{kl}|_2^2
+        = -2M \sum_{ij} |a^{ij}|^2 + 2 |\sum_{ij} a^{ij}|^2
 
-    where M = C K and the mean anchor is subtracted: the right side takes O(C K D), not O(M^2 D).
+    where M = C K; the right side, taken around the anchors' centre, needs O(M D), not O(M^2 D).
 
     Args:
         anchors: K anchors of each class.
@@ -380,12 +384,11 @@ def anchor_loss(
         if reduction != "mean":
             raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
     num_classes, num_anchors, _ = anchors.shape
-    anchors = widen(anchors)
     pairs = (num_classes * num_anchors) ** 2
-    total = _sum_of_squared_distances(anchors.flatten(0, 1))
+    total, within_classes = _sums_of_squared_distances(widen(anchors))
     if not same_class:
         pairs -= num_classes * num_anchors**2
-        total = total - _sum_of_squared_distances(anchors).sum()
+        total = total - within_classes
     if reduction == "sum":
         return -total
     if margin is None:
@@ -393,10 +396,23 @@ def anchor_loss(
     return (margin**2 - total / pairs).clamp_min(0.0)
 
 
-def _sum_of_squared_distances(points: Tensor) -> Tensor:
-    """Sum over all ordered pairs of (..., M, D): 2M times the scatter around the mean."""
-    scatter = (points - points.mean(-2, keepdim=True)).square().sum((-2, -1))
-    return 2 * points.shape[-2] * scatter
+def _sums_of_squared_distances(anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums over all ordered pairs of (C, K, D), and over those of one class.
+
+    For M points, that is 2M times the sum of their squares less twice the square of their sum.
+    """
+    num_classes, num_anchors, _ = anchors.shape
+    blocks = anchors.split(max(1, ANCHOR_BLOCK // num_anchors))
+    center = blocks[0].detach().mean((0, 1))  # small coordinates cancel less
+    squares, sums = [], []
+    for block in blocks:
+        centered = block - center
+        squares.append(centered.square().sum())
+        sums.append(centered.sum(1))
+    sum_of_squares, class_sums = torch.stack(squares).sum(), torch.cat(sums)
+    total = num_classes * num_anchors * sum_of_squares - class_sums.sum(0).square().sum()
+    within_classes = num_anchors * sum_of_squares - class_sums.square().sum()
+    return 2 * total, 2 * within_classes
 
 
 def center_loss(
@@ -491,19 +507,25 @@ def nearest_anchor_loss(
     _checks.labels(labels, torch.Size(batch_shape), num_classes)
     if validate_args:
         _checks.label_values(labels, num_classes, ignore_index)
-    squared = widen(distances).square()
-    if softmin_temperature is None:
-        nearest = squared.amin(-1)
-    else:
+
+    def nearest(candidates: Tensor) -> Tensor:
+        squared = widen(candidates).square()
+        if softmin_temperature is None:
+            return squared.amin(-1)
         soft = (squared / -softmin_temperature).logsumexp(-1) - math.log(num_anchors)
-        nearest = soft * -softmin_temperature
+        return soft * -softmin_temperature
+
     if labels.is_floating_point():
-        counted = torch.ones(batch_shape, dtype=nearest.dtype, device=nearest.device)
-        per_sample = (nearest * labels.to(nearest.dtype)).sum(-1)
+        per_class = nearest(distances)
+        per_sample = (per_class * labels.to(per_class.dtype)).sum(-1)
+        counted = torch.ones_like(per_sample)
     else:
-        counted = (labels != ignore_index).to(nearest.dtype)
-        safe = labels.where(labels != ignore_index, 0).unsqueeze(-1)
-        per_sample = nearest.gather(-1, safe).squeeze(-1) * counted
+        # Of all (C, K) only the label's own K are needed.
+        used = labels != ignore_index
+        own = labels.where(used, 0)[..., None, None]
+        per_sample = nearest(torch.take_along_dim(distances, own, -2).squeeze(-2))
+        counted = used.to(per_sample.dtype)
+        per_sample = per_sample * counted
     if reduction == "none":
         return per_sample
     if reduction == "sum":

@@ -208,6 +208,7 @@ class ReliabilityLoss(nn.Module):
         if class_weights is not None:
             _checks.floating("class_weights", class_weights)
             _checks.rank("class_weights", class_weights, "(C,)", 1)
+            _checks.finite("class_weights", class_weights)
         self.register_buffer("class_weights", class_weights)
         self.ignore_index = ignore_index
         self.anchor_loss = AnchorLoss(margin=anchor_margin)

@@ -1,14 +1,16 @@
 """Train between the samples: blend embeddings and their targets."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
 
 from reliability_balance import _checks
-from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.output import BalancerOutput
+
+if TYPE_CHECKING:
+    from reliability_balance.balancer import ReliabilityBalancer
 
 
 class Mixed(NamedTuple):
@@ -19,7 +21,7 @@ class Mixed(NamedTuple):
 
 
 def mix(
-    balancer: ReliabilityBalancer,
+    balancer: "ReliabilityBalancer",
     embedding: Tensor,
     targets: Tensor,
     primary_logits: Tensor | None = None,
@@ -54,6 +56,7 @@ def mix(
     the last hidden layer (Verma et al., 2019, https://arxiv.org/abs/1806.05236).
 
     Example:
+        >>> from reliability_balance import ReliabilityBalancer
         >>> balancer = ReliabilityBalancer(16, num_classes=3)
         >>> targets = torch.eye(3)
         >>> mixed = mix(balancer, torch.randn(3, 16), targets)

@@ -1,7 +1,9 @@
 """What the balancer says of a batch."""
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -41,3 +43,32 @@ class BalancerOutput(NamedTuple):
     correction_confidence: Tensor | None = None
     distances: Tensor | None = None
     anchors: Tensor | None = None
+
+
+def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
+    """Join the outputs of several batches of one model, in their order.
+
+    Args:
+        outputs: at least one; all from a model that was not changed in between.
+
+    Shape:
+        - outputs: of B1, B2, … samples; returns that of B1 + B2 + … samples.
+
+    Raises:
+        ValueError: if there is none.
+
+    Example:
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
+        >>> join_outputs([balancer(torch.randn(2, 16)), balancer(torch.randn(3, 16))]).logits.shape
+        torch.Size([5, 3])
+    """
+    if not outputs:
+        raise ValueError("`outputs` must hold at least 1 output; got 0")
+
+    def join(name: str) -> Any:
+        values = [getattr(output, name) for output in outputs]
+        # The anchors belong to the model, not to the samples.
+        return values[0] if values[0] is None or name == "anchors" else torch.cat(values)
+
+    return BalancerOutput(**{name: join(name) for name in BalancerOutput._fields})

@@ -76,6 +76,7 @@ class PredictionSets(nn.Module):
         """
         _checks.distributions("log_probs", log_probs)
         _checks.rank("log_probs", log_probs, "(N, C)", 2)
+        _checks.scores("log_probs", log_probs)
         _checks.indices("labels", labels)
         _checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
         _checks.label_values(labels, log_probs.shape[-1])

@@ -48,7 +48,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         )
     beliefs = RF.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
-    given = _as_probabilities(labels, beliefs)
+    given = as_probabilities(labels, beliefs)
     expected = beliefs @ noise_matrix
     possible = expected > torch.finfo(beliefs.dtype).tiny
     ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
@@ -56,7 +56,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     return beliefs * (ratio @ noise_matrix.T + unexplained)
 
 
-def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
+def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     """Labels as (B, C) probabilities in the dtype of `like`, also (B, C)."""
     if labels.is_floating_point():
         return labels.to(like.dtype)
@@ -98,9 +98,11 @@ class RefurbishedTargets(nn.Module):
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
         the classes in the averages and in p, and ``tilt`` (C,), b above. In each call all ranks'
-        batches are gathered, so that every rank holds the same state. Keep the module outside
-        DistributedDataParallel, which would send rank 0's buffers around once more, and save it
-        with the model.
+        batches are gathered, so that every rank holds the same state: all must call it equally
+        often, with batches of any size, an empty one where a rank has run out. A sample that
+        occurs more than once, on whichever ranks, counts as one update by its mean prediction.
+        Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
+        once more, and save it with the model.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -161,11 +163,11 @@ class RefurbishedTargets(nn.Module):
     def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
         """Take in the predictions of one batch and return its targets."""
         self._check(index, labels, probs)
-        given = _as_probabilities(labels, RF.widen(probs))
+        given = as_probabilities(labels, RF.widen(probs))
         index, given, probs, own = gather_ranks(index, given, probs)
         self._update_average(index, probs)
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
-        beliefs = self._beliefs(index)
+        beliefs = self.beliefs(index)
         posterior = label_posterior(beliefs, given, self.noise_matrix)
         self._update_joint(posterior * warm, given * warm)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
@@ -195,10 +197,19 @@ class RefurbishedTargets(nn.Module):
         if self.validate_args and _checks.can_read_values() and not bool(self.updates[index].all()):
             unseen = int((self.updates[index] == 0).sum())
             raise ValueError(f"`index` must name samples that were trained on; got {unseen} unseen")
-        posterior = label_posterior(self._beliefs(index), labels, self.noise_matrix)
-        return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
+        posterior = label_posterior(self.beliefs(index), labels, self.noise_matrix)
+        return posterior.minimum(as_probabilities(labels, posterior)).sum(-1)
 
-    def _beliefs(self, index: Tensor) -> Tensor:
+    def beliefs(self, index: Tensor) -> Tensor:
+        """What is held of the samples before their labels are looked at: p above.
+
+        Args:
+            index: the samples.
+
+        Shape:
+            - index: (B,) int64; returns (B, C) float32 or wider, probabilities; of a sample that
+              was never seen the shares of the classes say all.
+        """
         average = RF.widen(self.average[index])
         tiny = torch.finfo(average.dtype).tiny
         return (average.clamp_min(tiny).log() / self.temperature + self.tilt).softmax(-1)
@@ -206,7 +217,8 @@ class RefurbishedTargets(nn.Module):
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
         momentum = self.momentum * (self.updates[index] > 0).to(old.dtype).unsqueeze(-1)
-        new = momentum * old + (1.0 - momentum) * probs.to(old.dtype)
+        news = _mean_of_repeated(index, probs.to(old.dtype))
+        new = momentum * old + (1.0 - momentum) * news
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
@@ -246,6 +258,14 @@ class RefurbishedTargets(nn.Module):
             f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
             f"temperature={self.temperature}, warmup={self.warmup}"
         )
+
+
+def _mean_of_repeated(index: Tensor, rows: Tensor) -> Tensor:
+    """Give rows of one sample their mean, alike to the bit: it is left open which is stored."""
+    place = torch.searchsorted(index.sort().values, index)
+    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
+    return sums[:, :-1] / sums[:, -1:]
 
 
 def _first_joint(num_classes: int) -> Tensor:

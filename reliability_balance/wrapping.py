@@ -11,7 +11,6 @@ from reliability_balance._tap import (
     Tap,
     check_is_last,
     find_classifier,
-    first_tensor,
     layer_names,
     named_layer,
     run_example,
@@ -154,13 +153,13 @@ class WrappedClassifier(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
         """Call the model with these arguments, and the balancer with what it gives."""
-        embedding, logits = self._run(*args, **kwargs)
+        embedding, logits = self._tap.run(self.model, args, kwargs)
         output: BalancerOutput = self.balancer(embedding, logits if self.keep_head else None)
         return output
 
     def embed(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the embedding alone, (B, D) or (B, T, D): what :meth:`fit_head` takes."""
-        return self._run(*args, **kwargs)[0]
+        return self._tap.run(self.model, args, kwargs)[0]
 
     def fit_head(
         self, features: Tensor, labels: Tensor, **options: Unpack[FitOptions]
@@ -193,8 +192,3 @@ class WrappedClassifier(nn.Module):
             parameter.requires_grad_(True)
         self._frozen = []
         return self.model
-
-    def _run(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        with self._tap.listening():
-            logits = first_tensor(self.model(*args, **kwargs), "the model's output")
-            return self._tap.embedding(), logits

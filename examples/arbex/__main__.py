@@ -253,10 +253,10 @@ def serve(
 
 
 def main() -> None:
-    """Run a command; what is wrong with its input is told without a traceback."""
+    """Run a command; what is wrong with its input or the machine is told without a traceback."""
     try:
         app()
-    except (ValueError, FileNotFoundError, FileExistsError, ImportError) as error:
+    except (ValueError, OSError, MemoryError, ImportError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 

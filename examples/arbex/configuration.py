@@ -179,7 +179,7 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise FileNotFoundError(f"`recipe` must be one of {known}, or a YAML file; got {name}")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: must be YAML: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: must hold sections with keys; got {type(content).__name__}")

@@ -8,6 +8,7 @@ from face_model import FaceModel
 from faces.augmentation import eval_transform
 from faces.face_dataset import FaceDataset
 from faces.face_table import FaceTable
+from memory import advising_out_of_memory
 from prediction_report import Changes, count_changes, join_outputs
 from scoring import (
     ClassScores,
@@ -60,6 +61,7 @@ def predict_table(
 
     Raises:
         ValueError: if there is none.
+        MemoryError: if a batch is too large for the memory.
     """
     if len(table) == 0:
         raise ValueError(f"`table` must have faces to predict; got none of {table.name}")
@@ -67,7 +69,8 @@ def predict_table(
     model.eval()
     dataset = FaceDataset(table, eval_transform(image_size))
     loader = DataLoader(dataset, batch_size, num_workers=workers)
-    return join_outputs([model(batch.image.to(device)) for batch in loader])
+    with advising_out_of_memory(f"try --device cpu, or fewer than {batch_size} faces at a time"):
+        return join_outputs([model(batch.image.to(device)) for batch in loader])
 
 
 def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTable, list[str]]:

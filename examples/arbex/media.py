@@ -82,5 +82,5 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
                     torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
                     seconds,
                 )
-    except (av.FFmpegError, IndexError) as error:
+    except (av.FFmpegError, IndexError, ValueError) as error:
         yield Frame(name, None, problem=f"{file} must be a video that can be decoded: {error}")

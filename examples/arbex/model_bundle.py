@@ -1,11 +1,13 @@
 """A trained model in one file: its weights, and all that is needed to use them.
 
 The file is safetensors, which holds numbers and text but no code; the configuration is JSON in its
-header, so weights and configuration cannot part.
+header, so weights and configuration cannot part; a digest of both tells a damaged file.
 """
 
+import hashlib
 import json
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,10 +19,11 @@ from face_model import FaceModel, build_model
 from result_files import atomic_path
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from reliability_balance import __version__
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,24 @@ class ModelBundle:
 
 
 def save_bundle(path: Path, model: FaceModel, recipe: Recipe, class_names: tuple[str, ...]) -> None:
-    """Write the model to one file, whole or not at all."""
+    """Write the model to one file, whole or not at all.
+
+    Raises:
+        OSError: if the disk refuses it; what was there before stays.
+    """
+    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     header = {
         "format": FORMAT,
         "class_names": list(class_names),
         "recipe": as_plain(recipe),
         "versions": versions(),
     }
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
+    header["sha256"] = _digest(header, weights)
     with atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata={"bundle": json.dumps(header)})
+        try:
+            save_file(weights, temporary, metadata={"bundle": json.dumps(header)})
+        except SafetensorError as error:  # its own name for what the disk refuses
+            raise OSError(error) from error
 
 
 def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
@@ -55,24 +66,27 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no bundle, or its weights do not fit its own configuration.
+        ValueError: if it is no bundle, is damaged, or its weights are not finite, or do not fit its
+            configuration.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
             f"`model` must be a model.safetensors, or the folder of a run that has one; got {path}"
         )
-    header = _read_header(file)
+    header, weights = _read(file)
     recipe = parse_recipe(header["recipe"], where=str(file))
     class_names = tuple(header["class_names"])
-    model = build_model(recipe, len(class_names))
     try:
-        model.load_state_dict(load_file(file))
-    except RuntimeError as error:
-        first = "".join(str(error).splitlines()[1:2]).strip()  # torch lists every weight
-        raise ValueError(
-            f"{file}: its weights must fit its configuration; first misfit: {first[:200]}"
-        ) from error
+        # First without memory, which the sizes of a forged configuration could fill.
+        with torch.device("meta"):
+            expected = build_model(recipe, len(class_names)).state_dict()
+    except Exception as error:  # torch raises anything on sizes that make no sense
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"{file}: its configuration must be a model's; got: {reason}") from error
+    _check_fit(file, weights, expected)
+    model = build_model(recipe, len(class_names))
+    model.load_state_dict(weights)
     model = model.to(device or torch.device("cpu")).eval()
     return ModelBundle(model, recipe, class_names, header["versions"])
 
@@ -88,12 +102,48 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read_header(file: Path) -> dict[str, Any]:
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Header and weights, after the digest was found to be theirs."""
     try:
         with safe_open(file, framework="pt") as opened:
-            header: dict[str, Any] = json.loads((opened.metadata() or {})["bundle"])
-    except (SafetensorError, KeyError, json.JSONDecodeError) as error:
+            header = json.loads((opened.metadata() or {})["bundle"])
+        weights = load_file(file)
+        if header["format"] != FORMAT:
+            raise ValueError(f"bundle format {header['format']}, not {FORMAT}")
+        digest = header.pop("sha256")
+        if digest != _digest(header, weights):
+            raise ValueError("a content that has changed since it was written")
+        if missing := {"class_names", "recipe", "versions"} - header.keys():
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+        names = header["class_names"]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise TypeError(f"names of classes that are no text: {names!r:.100}")
+    except PermissionError:
+        raise
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"{file} must be a model that `train` wrote; got: {error}") from error
-    if header.get("format") != FORMAT:
-        raise ValueError(f"{file} must have bundle format {FORMAT}; got {header.get('format')}")
-    return header
+    return header, weights
+
+
+def _digest(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(weights[name].cpu().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_fit(file: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """Require the expected names and shapes, and finite values."""
+    for name in sorted({*weights, *expected}):
+        got, wanted = (
+            tuple(tensors[name].shape) if name in tensors else None
+            for tensors in (weights, expected)
+        )
+        if got != wanted:
+            raise ValueError(
+                f"{file}: its weights must fit its configuration; first misfit: {name} must have "
+                f"shape {wanted}; got {got}"
+            )
+        if not bool(torch.isfinite(weights[name]).all()):
+            raise ValueError(f"{file}: its weights must be finite; {name} has NaN or infinite ones")

@@ -1,4 +1,4 @@
-"""Two real processes on halved batches follow one process on whole batches."""
+"""Two and four real processes follow one process that sees their batches whole."""
 
 import pytest
 import torch
@@ -7,8 +7,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
+from reliability_balance.targets import RefurbishedTargets
 
-STEPS, BATCH_SIZE = 8, 12
+# The last batch leaves ranks without a sample, and no size divides by 4.
+BATCH_SIZES = (13, 13, 10, 13, 9, 13, 13, 2)
+NUM_SAMPLES = 20  # fewer than are drawn, so that some occur twice in a batch, on several ranks
 
 
 def make_model(recipe):
@@ -18,41 +21,51 @@ def make_model(recipe):
     return wrap(classifier, recipe=recipe, head="linear", num_anchors=3)
 
 
-def batches():
+def batches(rank, world_size):
+    """This rank's part of each batch, and its share of the samples."""
     generator = torch.Generator().manual_seed(1)
-    for _ in range(STEPS):
-        images = torch.randn(BATCH_SIZE, 6, generator=generator)
-        yield images, torch.randint(3, (BATCH_SIZE,), generator=generator)
+    images = torch.randn(NUM_SAMPLES, 6, generator=generator)
+    labels = torch.randint(3, (NUM_SAMPLES,), generator=generator)
+    for size in BATCH_SIZES:
+        index = torch.randint(NUM_SAMPLES, (size,), generator=generator)
+        own = index.tensor_split(world_size)[rank]
+        yield own, images[own], labels[own], len(own) / size
 
 
-def train(model, recipe, part):
-    """Losses of all steps on one part of each batch, and the weights at the end."""
+def train(model, recipe, rank=0, world_size=1):
+    """Losses of all steps on one part of each batch, and the state at the end."""
     criterion = ReliabilityLoss(recipe=recipe)
+    targets = RefurbishedTargets(NUM_SAMPLES, 3, warmup=1)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
-    for images, labels in batches():
-        loss = criterion(model(images[part]), labels[part]).total
+    for index, images, labels, share in batches(rank, world_size):
+        output = model(images)
+        soft = targets(index, labels, output.corrected)
+        # DDP takes the mean over ranks, which is that over samples if the loss counts them.
+        loss = criterion(output, soft).total * share * world_size
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
     module = model.module if isinstance(model, DistributedDataParallel) else model
-    return {"losses": torch.tensor(losses), "state": module.state_dict()}
+    state = {"model": module.state_dict(), "targets": targets.state_dict()}
+    return {"losses": torch.tensor(losses), **state}
 
 
 def train_rank(rank, recipe, world_size):
     model = DistributedDataParallel(make_model(recipe), find_unused_parameters=False)
-    share = BATCH_SIZE // world_size
-    return train(model, recipe, slice(rank * share, (rank + 1) * share))
+    return train(model, recipe, rank, world_size)
 
 
-@pytest.mark.parametrize("recipe", ["robust", "paper"])
-def test_two_processes_follow_one(recipe, tmp_path):
-    alone = train(make_model(recipe), recipe, slice(None))
-    ranks = run_ranks(train_rank, 2, tmp_path, recipe, 2)
+@pytest.mark.parametrize(("recipe", "world_size"), [("paper", 2), ("robust", 4)])
+def test_processes_follow_one(recipe, world_size, tmp_path):
+    alone = train(make_model(recipe), recipe)
+    ranks = run_ranks(train_rank, world_size, tmp_path, recipe, world_size)
     together = torch.stack([rank["losses"] for rank in ranks]).mean(0)
     torch.testing.assert_close(together, alone["losses"], rtol=0, atol=1e-5)
-    for name, value in alone["state"].items():
-        for rank in ranks:
-            torch.testing.assert_close(rank["state"][name], value, rtol=0, atol=1e-5)
+    for state in ("model", "targets"):
+        for name, value in alone[state].items():
+            for rank in ranks:
+                torch.testing.assert_close(rank[state][name], value, rtol=0, atol=1e-5)
+                assert torch.equal(rank[state][name], ranks[0][state][name])

@@ -9,10 +9,11 @@ import torch
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
-import noisy_data
+import tasks
 from measures import area_under_risk_coverage, mean_and_interval
 from methods import METHODS
 from noisy_data import CORRUPTIONS, Task
+from package_texts import SECTIONS, load_package_texts, parse_descriptions
 from paper_report import write_report as write_paper_report
 from paper_setups import Setup
 from resumable import read_lines, run_all
@@ -115,6 +116,47 @@ def test_reports_render_what_there_is(tmp_path):
 
 
 def test_fashion_says_what_to_install(monkeypatch, tmp_path):
-    monkeypatch.setattr(noisy_data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr(tasks, "DEBIAN_FASHION_MNIST", tmp_path / "none")
     with pytest.raises(FileNotFoundError, match="dataset-fashion-mnist"):
-        noisy_data.fashion(10, 0)
+        tasks.fashion(10, 0)
+
+
+def test_rendered_faces_have_soft_truths_and_other_people_to_test_on():
+    task = tasks.faces(200, seed=0)
+    assert task.inputs.shape == (200, 32 * 32)
+    assert len(task.test_labels) > 1000
+    torch.testing.assert_close(task.truth.sum(1), torch.ones(200))
+    assert (task.truth.amax(1) < 0.999).any()
+    assert not torch.equal(task.inputs, tasks.faces(200, seed=1).inputs)
+
+
+INDEX = """Package: chess
+Description: play chess
+Section: games
+
+Package: abacus
+Description-en: count with beads: old
+ and a long text
+Section: math
+
+Package: chess-dbg
+Description: play chess
+Section: games
+
+Package: libchess
+Description: a library
+Section: libs"""
+
+
+def test_descriptions_of_packages_are_distinct_and_of_known_sections():
+    texts, labels = parse_descriptions(INDEX)
+    assert texts == ["count with beads: old", "play chess"]
+    assert [SECTIONS[label] for label in labels] == ["math", "games"]
+
+
+def test_texts_are_read_from_their_cache(tmp_path):
+    content = {"embeddings": torch.eye(3), "labels": torch.tensor([0, 1, 2])}
+    torch.save(content, tmp_path / "cache.pt")
+    embeddings, labels = load_package_texts(tmp_path / "cache.pt")
+    assert torch.equal(embeddings, torch.eye(3))
+    assert labels.tolist() == [0, 1, 2]

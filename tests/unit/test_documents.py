@@ -24,7 +24,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LONGEST_FILE = 300
 # functional.py is one function for each equation with its docstring, read one at a time.
-LONGER_BY_NATURE = {"functional.py": 520}
+LONGER_BY_NATURE = {"functional.py": 540}
 
 
 def blocks(language):

@@ -25,6 +25,26 @@ LABELS = torch.tensor([0, 2])
             r"`probs` .* C >= 2 classes; got \(3, 1\)",
         ),
         (
+            lambda: RF.anchor_distances(EMBEDDING.long(), ANCHORS),
+            TypeError,
+            r"`embedding` must have a floating dtype; got torch.int64",
+        ),
+        (
+            lambda: RF.anchor_similarities(torch.zeros(3, 2).long()),
+            TypeError,
+            r"`distances` must have a floating dtype; got torch.int64",
+        ),
+        (
+            lambda: RF.center_loss(torch.full((2, 4), torch.inf), ANCHORS, LABELS),
+            ValueError,
+            r"`embedding` must be finite; got 8 NaN or infinite values of 8",
+        ),
+        (
+            lambda: RF.nearest_anchor_loss(torch.zeros(2, 3, 2), torch.tensor([0, 3])),
+            ValueError,
+            r"`labels` must lie in \[0, 3\)",
+        ),
+        (
             lambda: RF.anchor_distances(EMBEDDING, torch.zeros(3, 4)),
             ValueError,
             r"`anchors` must have shape \(C, K, D\); got \(3, 4\)",
@@ -148,3 +168,4 @@ def test_value_checks_can_be_switched_off():
     assert bool(distances.isnan().all())
     over = torch.tensor([[0.2, 0.2, 0.2], [1.0, 0.0, 0.0]])
     RF.center_loss(EMBEDDING, ANCHORS, over, validate_args=False)
+    RF.center_loss(nan, ANCHORS, LABELS, validate_args=False)

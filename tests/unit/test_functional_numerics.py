@@ -1,10 +1,10 @@
 """Gradients, edges and extreme values of the functions."""
 
-import math
-
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from reliability_balance import functional as RF
 
@@ -61,6 +61,25 @@ def test_zero_vectors_have_finite_gradients(metric):
     assert bool(torch.isfinite(anchors.grad).all())
 
 
+def test_the_second_derivative_is_finite_on_an_anchor():
+    embedding = torch.tensor([[3.0, 4.0]], requires_grad=True)
+    anchors = torch.tensor([[[3.0, 4.0]], [[-3.0, -4.0]]], requires_grad=True)
+    distances = RF.anchor_distances(embedding, anchors)
+    first = torch.autograd.grad(distances.sum(), [embedding, anchors], create_graph=True)
+    second = torch.autograd.grad(first[0].sum() + first[1].sum(), [embedding, anchors])
+    assert all(bool(torch.isfinite(gradient).all()) for gradient in (*first, *second))
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4)])
+def test_unit_length_is_taken_over_the_last_dimension(shape):
+    vectors = torch.randn(shape)
+    torch.testing.assert_close(RF.unit_length(vectors).norm(dim=-1), torch.ones(shape[:-1]))
+
+
+def test_vectors_shorter_than_1e_6_are_not_blown_up():
+    torch.testing.assert_close(RF.unit_length(torch.tensor([0.0, 1e-8])), torch.tensor([0.0, 1e-2]))
+
+
 @pytest.mark.parametrize("function", [RF.confidence, lambda p: RF.fuse(p, p).square()])
 @pytest.mark.parametrize(
     "probs", [[0.25, 0.25, 0.25, 0.25], [0.0, 1.0, 0.0, 0.0], [0.5, 0.5, 0.0, 0.0]]
@@ -73,7 +92,7 @@ def test_gradients_are_finite_at_the_edges_of_the_simplex(function, probs):
 
 def test_distances_far_from_the_origin_do_not_cancel():
     """|x|^2 + |y|^2 - 2 x.y alone would lose all digits here."""
-    shift = 1e4
+    shift = torch.tensor([1e4, -1e4])
     anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]]) + shift
     embedding = torch.zeros(1, 2) + shift
     torch.testing.assert_close(
@@ -110,6 +129,48 @@ def test_leading_dimensions():
     assert RF.center_loss(embedding, anchors, labels, reduction="none").shape == (2, 5)
 
 
+def test_leading_dimensions_of_what_follows_from_distances_and_probabilities():
+    distances, probs = torch.rand(2, 5, 3, 2), torch.rand(2, 5, 3).softmax(-1)
+    log_probs, others = probs.log(), probs.flip(-1).log()
+    for whole, part in (
+        (RF.anchor_similarities(distances), RF.anchor_similarities(distances[1, 4])),
+        (RF.anchor_correction(distances), RF.anchor_correction(distances[1, 4])),
+        (RF.anchor_log_correction(distances), RF.anchor_log_correction(distances[1, 4])),
+        (RF.log_fuse(log_probs, others), RF.log_fuse(log_probs[1, 4], others[1, 4])),
+    ):
+        torch.testing.assert_close(whole[1, 4], part)
+
+
+def test_one_is_the_default_softness():
+    distances = torch.rand(2, 3, 2)
+    for function in (RF.anchor_similarities, RF.anchor_log_correction):
+        torch.testing.assert_close(function(distances), function(distances, 1.0))
+
+
+@pytest.mark.parametrize("dtypes", [("float", "double"), ("double", "float")])
+def test_arguments_of_two_dtypes_are_computed_in_the_wider(dtypes):
+    first, second = (getattr(torch.rand(3, 4).softmax(-1), dtype)() for dtype in dtypes)
+    anchors = getattr(torch.randn(2, 2, 4), dtypes[1])()
+    labels = torch.tensor([0, 1, 1])
+    for function, others in (
+        (RF.anchor_distances, [anchors]),
+        (RF.center_loss, [anchors, labels]),
+        (RF.fuse, [second]),
+        (lambda one, other: RF.log_fuse(one.log(), other.log()), [second]),
+    ):
+        wide = [other.double() if other.is_floating_point() else other for other in others]
+        result = function(first, *others)
+        torch.testing.assert_close(result, function(first.double(), *wide), rtol=0, atol=1e-7)
+        assert result.dtype == torch.float64
+
+
+def test_the_second_weight_multiplies_the_second_confidence():
+    first, second = torch.tensor([0.9, 0.1]), torch.tensor([0.3, 0.7])
+    one, other = RF.confidence(first), RF.confidence(second)
+    weight = RF.fusion_weight(first, second, second_weight=3.0)
+    torch.testing.assert_close(weight, one / (one + 3.0 * other))
+
+
 def test_empty_batches():
     anchors, none = torch.randn(3, 2, 4), torch.zeros(0, 4)
     assert RF.anchor_distances(none, anchors).shape == (0, 3, 2)
@@ -138,6 +199,56 @@ def test_the_sum_of_the_center_loss_is_its_mean_times_the_count():
     torch.testing.assert_close(total / 3, RF.center_loss(embedding, anchors, LABELS))
 
 
+def test_the_mean_of_one_sample_is_its_loss():
+    embedding, anchors = torch.randn(1, 4), torch.randn(3, 2, 4)
+    mean = RF.center_loss(embedding, anchors, LABELS[1:2])
+    torch.testing.assert_close(
+        mean, RF.center_loss(embedding, anchors, LABELS[1:2], reduction="none").squeeze()
+    )
+
+
+@pytest.mark.parametrize("shape", [(3,), (2, 3)])
+def test_soft_labels_weigh_the_nearest_anchors_of_the_classes(shape):
+    distances, labels = torch.rand(*shape, 4, 2), torch.rand(*shape, 4).softmax(-1).double()
+    losses = RF.nearest_anchor_loss(distances, labels, reduction="none")
+    assert losses.dtype == torch.float32
+    expected = (distances.amin(-1).square() * labels).sum(-1).float()
+    torch.testing.assert_close(losses, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_more_samples_than_half_precision_can_count(dtype):
+    distances = torch.ones(70_001, 2, 1, dtype=dtype)
+    labels = torch.zeros(70_001, dtype=torch.int64)
+    for given in (labels, torch.nn.functional.one_hot(labels, 2).to(dtype)):
+        torch.testing.assert_close(
+            RF.nearest_anchor_loss(distances, given, validate_args=False), torch.tensor(1.0)
+        )
+
+
+def test_the_soft_minimum_is_of_the_mean():
+    distances = torch.tensor([[[1.0, 2.0, 3.0], [0.0, 0.0, 0.0]]])
+    loss = RF.nearest_anchor_loss(distances, torch.tensor([0]), softmin_temperature=2.0)
+    squared = distances[0, 0].square()
+    torch.testing.assert_close(loss, -2.0 * (squared / -2.0).exp().mean().log())
+
+
+def test_the_center_loss_passes_its_options_on():
+    embedding, anchors = torch.randn(3, 4), torch.randn(3, 2, 4)
+    labels = torch.tensor([1, -7, 2])
+    loss = RF.center_loss(embedding, anchors, labels, metric="cosine", ignore_index=-7)
+    kept, used = embedding[[0, 2]], torch.tensor([1, 2])
+    torch.testing.assert_close(loss, RF.center_loss(kept, anchors, used, metric="cosine"))
+    assert float(loss) != float(RF.center_loss(kept, anchors, used))
+
+
+def test_the_margin_is_the_mean_distance_at_which_the_anchor_loss_rests():
+    anchors = torch.randn(3, 3, 4)
+    mean = -RF.anchor_loss(anchors)
+    torch.testing.assert_close(RF.anchor_loss(anchors, margin=5.0), 25.0 - mean)
+    assert float(RF.anchor_loss(anchors, margin=float(mean.sqrt()) - 0.1)) == 0.0
+
+
 def test_vmap_over_a_batch_of_problems():
     embedding, anchors = torch.randn(5, 2, 4), torch.randn(5, 3, 2, 4)
 
@@ -149,10 +260,54 @@ def test_vmap_over_a_batch_of_problems():
         torch.testing.assert_close(together[index], correct(embedding[index], anchors[index]))
 
 
-def test_the_largest_anchor_problem_stays_small_in_memory():
-    """(B, C, K, D) would take 17 GB here; the product takes a few times (B, C K)."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        RF.anchor_distances(torch.randn(64, 512), torch.randn(1000, 8, 512), validate_args=False)
-    largest = max(event.cpu_memory_usage for event in profile.key_averages())
-    assert largest < 64 * 1000 * 8 * 512 * 4 / 8
-    assert math.isfinite(largest)
+class LargestTensor(TorchDispatchMode):
+    """Keep the number of elements of the largest tensor that any operation makes; no views."""
+
+    def __init__(self):
+        super().__init__()
+        self.elements = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        given = {storage(value) for value in tree_leaves(args) if isinstance(value, torch.Tensor)}
+        for value in tree_leaves(result):
+            if isinstance(value, torch.Tensor) and storage(value) not in given:
+                self.elements = max(self.elements, value.numel())
+        return result
+
+
+def storage(tensor):
+    return tensor.untyped_storage().data_ptr()
+
+
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_no_operation_makes_more_than_points_by_anchors(metric):
+    """(B, C, K, D) would have 2 million elements; nor is there a second copy of all anchors."""
+    embedding = torch.randn(4, 64, requires_grad=True)
+    anchors = torch.randn(1000, 8, 64, requires_grad=True)
+    with LargestTensor() as forward:
+        distances = RF.anchor_distances(embedding, anchors, metric=metric)
+        loss = RF.nearest_anchor_loss(distances, torch.tensor([0, 1, 2, 3]))
+        loss = loss + RF.anchor_loss(anchors) + RF.anchor_log_correction(distances).sum()
+    assert forward.elements == max(4 * 8000, RF.ANCHOR_BLOCK * 64)
+    with LargestTensor() as backward:
+        loss.backward()
+    assert backward.elements == anchors.numel()
+
+
+@pytest.mark.parametrize("metric", RF.METRICS)
+def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
+    embedding, anchors = torch.randn(3, 4).double(), torch.randn(5, 3, 4).double()
+    labels = torch.tensor([0, 2, 4])
+
+    def losses():
+        return (
+            RF.anchor_distances(embedding, anchors, metric=metric),
+            RF.center_loss(embedding, anchors, labels, metric=metric),
+            RF.anchor_loss(anchors),
+            RF.anchor_loss(anchors, same_class=False),
+        )
+
+    whole = losses()
+    monkeypatch.setattr(RF, "ANCHOR_BLOCK", 4)
+    torch.testing.assert_close(losses(), whole)

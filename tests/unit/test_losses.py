@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from reliability_balance import AnchorLoss, CenterLoss, ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import functional as RF
 
 LABELS = torch.tensor([0, 1, 2, 1, 0, 2])
 
@@ -131,6 +132,74 @@ def test_center_and_anchor_loss_as_modules():
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"margin": 3.0},
+        {"margin": 3.0, "same_class": False},
+        {"same_class": False, "reduction": "sum"},
+    ],
+)
+def test_the_anchor_loss_passes_its_options_on(options):
+    anchors = torch.randn(3, 2, 8)
+    torch.testing.assert_close(AnchorLoss(**options)(anchors), RF.anchor_loss(anchors, **options))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"metric": "cosine", "reduction": "sum"},
+        {"softmin_temperature": 0.5, "reduction": "none"},
+        {"ignore_index": 1},
+    ],
+)
+def test_the_center_loss_passes_its_options_on(options):
+    embedding, anchors = torch.randn(6, 8), torch.randn(3, 2, 8)
+    torch.testing.assert_close(
+        CenterLoss(**options)(embedding, anchors, LABELS),
+        RF.center_loss(embedding, anchors, LABELS, **options),
+    )
+
+
+def test_the_center_loss_can_leave_out_its_checks():
+    nan, anchors = torch.full((6, 8), torch.nan), torch.randn(3, 2, 8)
+    with pytest.raises(ValueError, match="`embedding` must be finite"):
+        CenterLoss()(nan, anchors, LABELS)
+    assert bool(CenterLoss(validate_args=False)(nan, anchors, LABELS).isnan())
+
+
+def test_the_reliability_loss_can_leave_out_its_checks(output):
+    over = torch.ones(6, 3)
+    terms = ReliabilityLoss(validate_args=False)(output, over)
+    assert bool(torch.isfinite(terms.total))
+
+
+def test_the_soft_minimum_reaches_the_reliability_loss(output):
+    terms = ReliabilityLoss(softmin_temperature=0.5)(output, LABELS)
+    expected = RF.nearest_anchor_loss(output.distances, LABELS, softmin_temperature=0.5)
+    torch.testing.assert_close(terms.center, expected)
+
+
+def test_an_output_without_distances_has_no_center_loss(output):
+    terms = ReliabilityLoss()(output._replace(distances=None), LABELS)
+    assert float(terms.center.detach()) == 0.0
+
+
+def test_labels_and_weights_are_taken_in_the_scores_dtype(output):
+    soft, weights = F.one_hot(LABELS, 3).double(), torch.tensor([1.0, 2.0, 0.5]).double()
+    terms = classification_only(class_weights=weights)(output, LABELS)
+    expected = F.cross_entropy(output.log_probs, LABELS, weight=weights.float())
+    torch.testing.assert_close(terms.total, expected)
+    assert classification_only()(output, soft).total.dtype == torch.float32
+
+
+def test_an_ignored_batch_gives_zero_in_float64():
+    balancer = ReliabilityBalancer(8, 3).double().eval()
+    output = balancer(torch.randn(2, 8).double())
+    terms = ReliabilityLoss(anchor_weight=0.0)(output, torch.full((2,), -100))
+    assert float(terms.total.detach()) == 0.0
+
+
+@pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: ReliabilityLoss(anchor_weight=-1.0), "`anchor_weight` must be at least 0"),
@@ -138,7 +207,10 @@ def test_center_and_anchor_loss_as_modules():
         (lambda: ReliabilityLoss(recipe="best"), "`recipe` must be one of"),
         (lambda: ReliabilityLoss(softmin_temperature=0.0), "`softmin_temperature` must be great"),
         (lambda: ReliabilityLoss(anchor_margin=0.0), "`margin` must be greater than 0"),
-        (lambda: ReliabilityLoss(class_weights=torch.ones(1, 3)), r"`class_weights` must have sh"),
+        (
+            lambda: ReliabilityLoss(class_weights=torch.ones(1, 3)),
+            r"`class_weights` must have shape \(C,\); got",
+        ),
         (lambda: AnchorLoss(reduction="none"), "`reduction` must be one of"),
         (lambda: CenterLoss(reduction="max"), "`reduction` must be one of"),
         (lambda: CenterLoss(metric="l1"), "`metric` must be one of"),
@@ -166,6 +238,8 @@ def test_bad_labels(output, labels, error, message):
 
 
 def test_other_bad_input(output):
+    with pytest.raises(TypeError, match="`class_weights` must have a floating dtype"):
+        ReliabilityLoss(class_weights=torch.ones(3).long())
     with pytest.raises(TypeError, match="`output` must be a BalancerOutput; got Tensor"):
         ReliabilityLoss()(output.corrected, LABELS)
     criterion = ReliabilityLoss(class_weights=torch.ones(4))

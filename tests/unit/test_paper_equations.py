@@ -83,6 +83,13 @@ def test_anchor_loss_can_leave_out_pairs_of_one_class(points):
     assert float(loss) == pytest.approx(expected)
 
 
+def test_the_mean_anchor_loss_is_over_the_pairs_that_count():
+    anchors = torch.randn(4, 3, 2, dtype=torch.float64)
+    total = RF.anchor_loss(anchors, same_class=False, reduction="sum")
+    pairs = 12 * 12 - 4 * 3 * 3
+    torch.testing.assert_close(RF.anchor_loss(anchors, same_class=False), total / pairs)
+
+
 def test_center_loss_equals_eq_22(points):
     embedding, anchors = points
     labels = torch.tensor([1, 0, 2, 2, 0, 1])

@@ -104,7 +104,7 @@ def test_sharpening_keeps_the_class_shares():
     alone = (probs.square() / probs.square().sum(-1, keepdim=True)).mean(0)
     for _ in range(40):
         targets(index, torch.zeros(60, dtype=torch.int64), probs)
-    average, beliefs = targets.average.mean(0), targets._beliefs(index).mean(0)
+    average, beliefs = targets.average.mean(0), targets.beliefs(index).mean(0)
     assert alone[0] < 0.26 < 0.34 < average[0]
     torch.testing.assert_close(beliefs, average, rtol=0, atol=0.01)
 
@@ -222,3 +222,14 @@ INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_a_repeated_sample_counts_once_by_its_mean():
+    repeated, once = (RefurbishedTargets(4, 2, warmup=0) for _ in range(2))
+    probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]])
+    labels = torch.tensor([0, 1, 0, 0])
+    made = repeated(torch.tensor([2, 0, 2, 2]), labels, probs)
+    once(torch.tensor([2, 0]), labels[:2], torch.tensor([[0.6, 0.4], [0.2, 0.8]]))
+    torch.testing.assert_close(repeated.average, once.average)
+    assert repeated.updates.tolist() == once.updates.tolist() == [1, 0, 1, 0]
+    assert torch.equal(made[0], made[2])

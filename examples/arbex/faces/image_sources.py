@@ -1,6 +1,5 @@
 """Where faces come from: files, or one array that is read from the disk as it is needed."""
 
-import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -8,12 +7,10 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from image_files import CorruptImageError, decode
 from torch import Tensor
 
-
-class CorruptImageError(ValueError):
-    """An image file that exists but cannot be decoded; the message names the file."""
+__all__ = ["CorruptImageError", "ImageArray", "ImageFiles", "ImageSource", "decode"]
 
 
 class ImageSource(Protocol):
@@ -31,8 +28,7 @@ class ImageSource(Protocol):
 class ImageFiles:
     """Image files of any format that Pillow reads, decoded when they are asked for.
 
-    Gray, palette and transparent images become RGB (transparency is dropped), and a camera's
-    orientation tag is obeyed.
+    See :func:`image_files.decode`.
 
     Args:
         root: the folder.
@@ -78,24 +74,3 @@ class ImageArray:
     def __getitem__(self, index: int, /) -> Tensor:
         image = torch.from_numpy(np.array(self.array[index]))
         return image.expand(3, -1, -1)
-
-
-def decode(path: Path) -> Tensor:
-    """Decode one file to (3, H, W) uint8.
-
-    Raises:
-        CorruptImageError: if it is no image, is empty, or is cut short.
-        FileNotFoundError: if it is not there.
-    """
-    try:
-        with Image.open(path) as file:
-            pixels = np.array(ImageOps.exif_transpose(file).convert("RGB"))
-    except FileNotFoundError:
-        raise
-    # What Pillow's decoders raise on damaged files, apart from OSError.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error) as error:
-        size = path.stat().st_size if path.is_file() else 0
-        raise CorruptImageError(
-            f"{path} must be an image that Pillow can decode; got {size} bytes: {error}"
-        ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)

@@ -91,10 +91,18 @@ def draw_anchors(
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Read the metrics of each epoch, by name."""
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    return {name: [float(row[name]) for row in rows] for name in rows[0]}
+    """Read the metrics of each epoch, by name.
+
+    Raises:
+        ValueError: if the file is not the table that training writes.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            names, *rows = csv.reader(file)
+        columns = zip(*([float(cell) for cell in row] for row in rows), strict=True)
+        return {name: list(column) for name, column in zip(names, columns, strict=True)}
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path} must be a table of numbers with a header: {error}") from error
 
 
 def draw_training(path: Path, history: History) -> None:

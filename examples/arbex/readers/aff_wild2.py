@@ -18,13 +18,13 @@ from faces.face_table import TEST, TRAIN, FaceTable, Selection
 from faces.image_sources import ImageFiles
 
 from readers.expressions import expression_name
-from readers.files import list_folders
+from readers.files import list_folders, read_text
 from readers.rows import ReadingError, Rows, SplitOptions, find_folder, keep_official
 
 CHALLENGES = ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge")
 # No test labels are published; papers report on the validation set, which so is our test.
 SETS = {"Train_Set": TRAIN, "Validation_Set": TEST}
-FRAME = re.compile(r"(\d{5,})\.jpg")
+FRAME = re.compile(r"(\d{5,9})\.jpg")
 SIDE = re.compile(r"_(left|right)$")  # two people in one video
 
 
@@ -136,7 +136,7 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         ReadingError: if the header is not one of class names, or a line is not a code.
     """
-    lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    lines = read_text(path).rstrip().splitlines()
     header = lines[0].split(",") if lines else [""]
     names = [expression_name(name) for name in header]
     if None in names or len(set(names)) < 2 or len(set(names)) != len(names):
@@ -148,8 +148,8 @@ def read_annotation(path: Path) -> Annotation:
         codes = np.array(lines[1:], dtype=np.str_).astype(np.int64)
         wrong = np.flatnonzero((codes < -1) | (codes >= len(names)))
         first_wrong = int(wrong[0]) if len(wrong) else None
-    except ValueError:
-        first_wrong = next(i for i, line in enumerate(lines[1:]) if not _is_integer(line))
+    except (ValueError, OverflowError):
+        first_wrong = next(i for i, line in enumerate(lines[1:]) if not _is_code(line))
     if first_wrong is not None:
         raise ReadingError(
             f"{path}:{first_wrong + 2}",
@@ -159,8 +159,8 @@ def read_annotation(path: Path) -> Annotation:
     return Annotation(tuple(name for name in names if name is not None), codes)
 
 
-def _is_integer(text: str) -> bool:
-    return re.fullmatch(r"\s*[+-]?\d+\s*", text) is not None
+def _is_code(text: str) -> bool:
+    return re.fullmatch(r"\s*[+-]?\d{1,9}\s*", text, re.ASCII) is not None
 
 
 def _join(

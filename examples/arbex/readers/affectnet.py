@@ -85,8 +85,11 @@ def _read_annotated(root: Path, options: SplitOptions) -> FaceTable:
 def _read_code(path: Path) -> int:
     expected = f"one code from 0 to {NOT_EXPRESSIONS}"
     try:
-        code = int(np.load(path, allow_pickle=False).item())
-    except (ValueError, EOFError, OSError) as error:
+        # Mapped, so that a header which claims a huge array cannot fill the memory.
+        code = int(np.load(path, mmap_mode="r", allow_pickle=False).item())
+    except PermissionError:
+        raise
+    except Exception as error:  # numpy raises anything on a damaged header
         raise ReadingError(path, expected, error) from error
     if not 0 <= code <= NOT_EXPRESSIONS:
         raise ReadingError(path, expected, code)

@@ -5,7 +5,6 @@ Votes come from ``fer2013new.csv``, or from the ``label.csv`` of the folders ``F
 ``fer2013.csv``, whose rows are those of ``fer2013new.csv``.
 """
 
-import csv
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 from faces.image_sources import ImageArray
 from torch import Tensor
 
-from readers.files import list_images
+from readers.files import list_images, read_csv_rows, read_number
 from readers.rows import ReadingError, Rows, SplitOptions, keep_official
 
 CLASS_NAMES = (
@@ -33,6 +32,7 @@ VOTES = (*CLASS_NAMES, "unknown", "nf")  # "nf": no face
 USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 FOLDERS = {TRAIN: "FER2013Train", VALIDATION: "FER2013Valid", TEST: "FER2013Test"}
 SIZE = 48
+MOST_VOTES = 1000  # ten judged each picture
 
 
 class VotedFace(NamedTuple):
@@ -128,21 +128,19 @@ def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedF
 
 def _read_new(path: Path) -> Iterator[VotedFace]:
     """Rows of fer2013new.csv, also those without a name, so that positions stay true."""
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip().lower() for name in next(reader, [])]
-        expected = ["usage", "image name", *VOTES]
-        if set(header) != set(expected):
-            raise ReadingError(f"{path}:1", f"a header of {','.join(expected)}", ",".join(header))
-        for cells in reader:
-            where = f"{path}:{reader.line_num}"
-            if len(cells) != len(header):
-                raise ReadingError(where, f"{len(header)} columns", len(cells))
-            row = dict(zip(header, cells, strict=True))
-            if row["usage"] not in USAGES:
-                raise ReadingError(where, f"a usage of {', '.join(USAGES)}", repr(row["usage"]))
-            votes = _parse_votes(where, [row[name] for name in VOTES])
-            yield VotedFace(where, USAGES[row["usage"]], row["image name"].strip(), votes)
+    lines = read_csv_rows(path)
+    header = [name.strip().lower() for name in next(lines, ("", []))[1]]
+    expected = ["usage", "image name", *VOTES]
+    if set(header) != set(expected):
+        raise ReadingError(f"{path}:1", f"a header of {','.join(expected)}", ",".join(header))
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise ReadingError(where, f"{len(header)} columns", len(cells))
+        row = dict(zip(header, cells, strict=True))
+        if row["usage"] not in USAGES:
+            raise ReadingError(where, f"a usage of {', '.join(USAGES)}", repr(row["usage"]))
+        votes = _parse_votes(where, [row[name] for name in VOTES])
+        yield VotedFace(where, USAGES[row["usage"]], row["image name"].strip(), votes)
 
 
 def _read_label_files(root: Path) -> Iterator[VotedFace]:
@@ -151,19 +149,17 @@ def _read_label_files(root: Path) -> Iterator[VotedFace]:
         path = root / folder / "label.csv"
         if not path.is_file():
             raise FileNotFoundError(f"{path}: expected the votes of {folder}; it does not exist")
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                where = f"{path}:{reader.line_num}"
-                if len(cells) != 2 + len(VOTES):
-                    raise ReadingError(where, "a name, a quoted box and 10 votes", cells)
-                yield VotedFace(where, split, cells[0].strip(), _parse_votes(where, cells[2:]))
+        for where, cells in read_csv_rows(path):
+            if len(cells) != 2 + len(VOTES):
+                raise ReadingError(where, "a name, a quoted box and 10 votes", cells)
+            yield VotedFace(where, split, cells[0].strip(), _parse_votes(where, cells[2:]))
 
 
 def _parse_votes(where: str, cells: list[str]) -> Tensor:
-    if not all(cell.strip().isdecimal() for cell in cells) or not any(map(int, cells)):
+    votes = [read_number(cell.strip(), MOST_VOTES + 1) for cell in cells]
+    if None in votes or not any(votes):
         raise ReadingError(where, "10 counts of votes, not all 0", ",".join(cells))
-    return torch.tensor([float(cell) for cell in cells])
+    return torch.tensor(votes, dtype=torch.float32)
 
 
 def _read_pixels(path: Path, faces: list[VotedFace], wanted: list[int]) -> ImageArray:
@@ -171,17 +167,19 @@ def _read_pixels(path: Path, faces: list[VotedFace], wanted: list[int]) -> Image
     row_of = {row: index for index, row in enumerate(wanted)}
     pictures = np.zeros((len(wanted), 1, SIZE, SIZE), dtype=np.uint8)
     count = 0
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        if not {"pixels", "Usage"} <= set(reader.fieldnames or ()):
-            raise ReadingError(f"{path}:1", "a header of emotion,pixels,Usage", reader.fieldnames)
-        for count, row in enumerate(reader, start=1):
-            where = f"{path}:{reader.line_num}"
-            if count > len(faces) or USAGES.get(row["Usage"]) != faces[count - 1].split:
-                other = faces[count - 1].where if count <= len(faces) else "no row of votes"
-                raise ReadingError(where, f"the split of {other}", repr(row["Usage"]))
-            if count - 1 in row_of:
-                pictures[row_of[count - 1], 0] = _parse_pixels(where, row["pixels"])
+    lines = read_csv_rows(path)
+    header = next(lines, ("", []))[1]
+    if not {"pixels", "Usage"} <= set(header):
+        raise ReadingError(f"{path}:1", "a header of emotion,pixels,Usage", header)
+    for count, (where, cells) in enumerate(lines, start=1):
+        if len(cells) != len(header):
+            raise ReadingError(where, f"{len(header)} columns", len(cells))
+        row = dict(zip(header, cells, strict=True))
+        if count > len(faces) or USAGES.get(row["Usage"]) != faces[count - 1].split:
+            other = faces[count - 1].where if count <= len(faces) else "no row of votes"
+            raise ReadingError(where, f"the split of {other}", repr(row["Usage"]))
+        if count - 1 in row_of:
+            pictures[row_of[count - 1], 0] = _parse_pixels(where, row["pixels"])
     if count != len(faces):
         raise ReadingError(path, f"{len(faces)} rows, one for each row of votes", count)
     return ImageArray(pictures)
@@ -190,7 +188,7 @@ def _read_pixels(path: Path, faces: list[VotedFace], wanted: list[int]) -> Image
 def _parse_pixels(where: str, text: str) -> np.ndarray:
     try:
         values = np.array(text.split(), dtype=np.int64)
-    except ValueError:
+    except (ValueError, OverflowError):
         values = np.array([-1])
     if values.size != SIZE * SIZE or values.min() < 0 or values.max() > 255:
         raise ReadingError(where, f"{SIZE * SIZE} pixels from 0 to 255", f"{len(text)} characters")

@@ -1,5 +1,6 @@
 """List folders and read text as data sets have them: stray files, empty images, odd line ends."""
 
+import csv
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
@@ -40,12 +41,49 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
     Raises:
         ReadingError: if the file is not UTF-8 text, or has no lines.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ReadingError(path, "UTF-8 text", f"bytes that are not: {error}") from error
+    text = read_text(path)
     if not text.strip():
         raise ReadingError(path, "rows of text", "an empty file")
     for number, line in enumerate(text.splitlines(), start=1):
         if line.strip():
             yield f"{path}:{number}", line.strip()
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, without a byte order mark.
+
+    Raises:
+        ReadingError: if it is not UTF-8 text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_text(path, error) from error
+
+
+def read_csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Give each row of a CSV as ("path:line", cells), without holding the file in memory.
+
+    Raises:
+        ReadingError: if it is not UTF-8 text, or no CSV.
+    """
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file)
+        try:
+            for cells in reader:
+                yield f"{path}:{reader.line_num}", cells
+        except UnicodeDecodeError as error:
+            raise _not_text(path, error) from error
+        except csv.Error as error:
+            raise ReadingError(f"{path}:{reader.line_num}", "a row of CSV", error) from error
+
+
+def read_number(text: str, size: int) -> int | None:
+    """The whole number that the text is, if it lies in [0, size)."""
+    if not text.isascii() or not text.isdecimal() or len(text) > len(str(size)):
+        return None
+    return int(text) if int(text) < size else None
+
+
+def _not_text(path: Path, error: UnicodeDecodeError) -> ReadingError:
+    return ReadingError(path, "UTF-8 text", f"bytes that are not: {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faces.face_table import TEST, TRAIN, FaceTable
 
-from readers.files import list_images, read_lines
+from readers.files import list_images, read_lines, read_number
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, find_folder, keep_official
 
 # Label 1 is the first.
@@ -67,6 +67,7 @@ def _parse(where: str, line: str, rows: Rows) -> tuple[str, int, int]:
     split = SPLITS.get(stem.split("_")[0])
     if split is None:
         raise ReadingError(where, "a name that begins with train_ or test_", repr(columns[0]))
-    if not columns[1].isdecimal() or not 1 <= int(columns[1]) <= len(CLASS_NAMES):
+    label = read_number(columns[1], len(CLASS_NAMES) + 1)
+    if not label:
         raise ReadingError(where, FORM, repr(columns[1]))
-    return stem, int(columns[1]) - 1, split
+    return stem, label - 1, split

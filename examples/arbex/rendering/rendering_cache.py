@@ -41,7 +41,7 @@ def _is_sound(pixels: Path, note: Path, settings: str) -> bool:
         return bool(
             content["settings"] == json.loads(settings) and content["sha256"] == _digest(pixels)
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False
 
 

@@ -71,7 +71,11 @@ class BalancedTraining(lightning.LightningModule):
         torch.manual_seed(derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
-        """Return the loss of one batch."""
+        """Return the loss of one batch.
+
+        Raises:
+            ValueError: if it is not finite, before it can spoil the weights.
+        """
         embedding = self.model.encoder(batch.image)
         output = self.model.balancer(embedding)
         labels = batch.distribution if self.soft_labels else batch.label
@@ -89,6 +93,12 @@ class BalancedTraining(lightning.LightningModule):
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         _update(self.train_means, "learning_rate", rate)
         loss: Tensor = terms.total
+        if not bool(torch.isfinite(loss)):
+            raise ValueError(
+                f"the loss must be finite; got {float(loss.detach())} in epoch "
+                f"{self.current_epoch + 1}, batch {batch_idx + 1}: lower "
+                "optimization.learning_rate"
+            )
         return loss
 
     def on_train_epoch_end(self) -> None:

@@ -15,6 +15,7 @@ from faces.face_table import TRAIN, VALIDATION, FaceTable
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
+from memory import advising_out_of_memory
 from model_bundle import save_bundle
 from torch.utils.data import DataLoader, DistributedSampler
 
@@ -47,7 +48,10 @@ def fit(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: if a split is empty, or the batch does not divide among the processes.
+        ValueError: if a split is empty, the batch does not divide among the processes, the resume
+            point is damaged, or the loss is not finite any more.
+        MemoryError: if a batch is too large for the memory.
+        OSError: if the disk is full. In this case, too, all that was kept before is whole.
         TrainingInterrupted: after Ctrl-C.
     """
     settings = recipe.optimization
@@ -95,8 +99,9 @@ def fit(
         callbacks.append(EarlyStopping(MONITORED, mode="max", patience=settings.patience))
     if show_progress:
         callbacks.append(Progress())
-    for leftover in folder.root.glob(f".*-{folder.checkpoint.name}"):
-        leftover.unlink()  # a killed process was writing it
+    for file in (folder.checkpoint, folder.model, folder.history):
+        for leftover in folder.root.glob(f".*-{file.name}"):
+            leftover.unlink(missing_ok=True)  # a killed process was writing it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, about torch
     trainer = lightning.Trainer(
@@ -119,7 +124,11 @@ def fit(
         use_distributed_sampler=False,
     )
     resume_from = folder.checkpoint if folder.checkpoint.exists() else None
-    with keeper.stopping_at_interrupt():
+    advice = (
+        f"lower optimization.batch_size, which is {settings.batch_size}, and raise "
+        f"optimization.accumulate to make up for it; {folder.root} keeps what was saved so far"
+    )
+    with keeper.stopping_at_interrupt(), advising_out_of_memory(advice):
         trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -15,7 +15,13 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from result_files import atomic_path
 from tqdm import tqdm
 
+from reliability_balance.backbones.weights import check_sums
+
 MONITORED = "validation_accuracy"
+RESUME_KEYS = {
+    *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops"),
+    *("epoch", "global_step", "pytorch-lightning_version"),
+}
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
@@ -28,16 +34,41 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write beside the file, then take its place."""
+        """Write beside the file, then take its place.
+
+        Raises:
+            OSError: if the disk refuses it; the resume point before stays.
+        """
         with atomic_path(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+            try:
+                torch.save(checkpoint, temporary)
+            except RuntimeError as error:  # torch's own name for what the disk refuses
+                reason = str(error).strip().split("\n")[0]
+                raise OSError(f"is the disk full? {reason}") from error
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read tensors and plain values, and refuse everything else."""
-        checkpoint: dict[str, Any] = torch.load(path, map_location or "cpu", weights_only=True)
-        return checkpoint
+        """Read tensors and plain values, and refuse everything else.
+
+        Raises:
+            ValueError: if the file is damaged, or no resume point.
+        """
+        try:
+            check_sums(Path(path))
+            checkpoint = torch.load(path, map_location or "cpu", weights_only=True)
+            missing = RESUME_KEYS - checkpoint.keys()
+            if missing:
+                raise ValueError(f"nothing at {', '.join(sorted(missing))}")
+        except PermissionError:
+            raise
+        except Exception as error:  # a damaged pickle can raise anything
+            reason = str(error).strip().split("\n")[0][:200]
+            raise ValueError(
+                f"{path} must be a resume point that `train` wrote; got: {reason}. Without it, "
+                "--resume begins the run anew"
+            ) from error
+        return cast(dict[str, Any], checkpoint)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Delete the file."""

@@ -1,0 +1,129 @@
+"""One run: train on four fifths of the data, calibrate on the fifth, judge on the test set."""
+
+from typing import Any, NamedTuple
+
+import torch
+from methods import METHODS, Balanced, Method
+from noisy_data import CORRUPTIONS, DATA
+from prediction_report import score
+from robustness_runs import Run, predict, train
+from torch import Tensor
+
+from reliability_balance import BalancerOutput
+from reliability_balance.branch_calibration import BranchTemperatures
+from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.output import join_outputs
+from reliability_balance.selective import PredictionSets
+from reliability_balance.targets import label_posterior
+
+HELD_OUT_SHARE = 0.2
+COVERAGE = 0.9
+EM_STEPS = 20
+
+
+class Predictions(NamedTuple):
+    """What a trained method says of held-out and test data, and the labels of both.
+
+    ``noise_matrix`` is what the method learned of the labels' noise while it trained, if it does;
+    the outputs have the balancer's branches, where there is one.
+    """
+
+    held_out: Tensor
+    clean_labels: Tensor
+    noisy_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+    held_out_output: BalancerOutput | None
+    test_output: BalancerOutput | None
+    noise_matrix: Tensor | None
+
+
+def do_run(run: Run) -> dict[str, Any]:
+    """Train, calibrate, judge."""
+    return {**run._asdict(), **judge(train_and_predict(run), run.seed)}
+
+
+def train_and_predict(run: Run) -> Predictions:
+    """Train to the last epoch, without a look at the held-out fifth."""
+    torch.set_num_threads(1)
+    task = CORRUPTIONS[run.corruption](DATA[run.data](run.seed), run.seed)
+    count = round((1 - HELD_OUT_SHARE) * len(task.labels))
+    trained = task._replace(
+        inputs=task.inputs[:count], labels=task.labels[:count], truth=task.truth[:count]
+    )
+    torch.manual_seed(run.seed)
+    method = METHODS[run.method](trained)
+    train(method, trained, run.epochs)
+    held_out = task.inputs[count:]
+    targets = method.targets if isinstance(method, Balanced) else None
+    return Predictions(
+        held_out=predict(method, held_out),
+        clean_labels=task.truth[count:].argmax(1),
+        noisy_labels=task.labels[count:],
+        test=predict(method, task.test_inputs),
+        test_labels=task.test_labels,
+        held_out_output=_output(method, held_out),
+        test_output=_output(method, task.test_inputs),
+        noise_matrix=None if targets is None else targets.noise_matrix,
+    )
+
+
+def judge(predictions: Predictions, seed: int) -> dict[str, float]:
+    """Calibration error and likelihood on the test set after each way to calibrate."""
+    held_out, test = predictions.held_out, predictions.test
+    clean, noisy = predictions.clean_labels, predictions.noisy_labels
+    by_clean = TemperatureScaling().fit(held_out, clean)
+    by_noisy = TemperatureScaling().fit(held_out, noisy)
+    calibrated = {
+        "none": test,
+        "clean": by_clean(test),
+        "noisy": by_noisy(test),
+    }
+    if predictions.noise_matrix is not None:
+        by_cleaned = fit_with_noise(held_out, noisy, predictions.noise_matrix)
+        calibrated["cleaned"] = by_cleaned(test)
+    if predictions.held_out_output is not None and predictions.test_output is not None:
+        for name, labels in (("clean", clean), ("noisy", noisy)):
+            branches = BranchTemperatures().fit(predictions.held_out_output, labels)
+            calibrated[f"branches_{name}"] = branches(predictions.test_output)
+    measures = {
+        "temperature_clean": float(by_clean.temperature),
+        "temperature_noisy": float(by_noisy.temperature),
+    }
+    for name, log_probs in calibrated.items():
+        scores = score(log_probs.exp(), log_probs.clamp_min(-30), predictions.test_labels)
+        measures |= {f"ece_{name}": scores.ece, f"nll_{name}": scores.nll}
+        measures |= {f"accuracy_{name}": scores.accuracy}
+    return {**measures, **coverage(calibrated["clean"], predictions.test_labels, seed)}
+
+
+def fit_with_noise(log_probs: Tensor, labels: Tensor, noise_matrix: Tensor) -> TemperatureScaling:
+    """Fit to noisy labels as if cleaned: by turns the true class's posterior, and the temperature.
+
+    This is expectation maximisation of the noisy labels' likelihood under the noise matrix.
+    """
+    scaling = TemperatureScaling()
+    for _ in range(EM_STEPS):
+        posterior = label_posterior(scaling(log_probs).exp(), labels, noise_matrix)
+        scaling.fit(log_probs, posterior)
+    return scaling
+
+
+def coverage(log_probs: Tensor, labels: Tensor, seed: int) -> dict[str, float]:
+    """Fit prediction sets on a half of the test set, count on the other what they hold."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    fitted, counted = order.chunk(2)
+    sets = PredictionSets(COVERAGE).fit(log_probs[fitted], labels[fitted])(log_probs[counted])
+    held = sets.gather(1, labels[counted].unsqueeze(1))
+    return {
+        "coverage": 100 * float(held.float().mean()),
+        "set_size": float(sets.sum(1).float().mean()),
+    }
+
+
+@torch.no_grad()
+def _output(method: Method, inputs: Tensor) -> BalancerOutput | None:
+    if not isinstance(method, Balanced):
+        return None
+    method.eval()
+    return join_outputs([method.predict(part) for part in inputs.split(1000)])

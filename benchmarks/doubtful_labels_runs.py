@@ -1,0 +1,228 @@
+"""Find wrong labels by one training of ours, and by cleanlab's five: scores and time of both."""
+
+import sys
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "arbex"))
+
+import numpy as np
+import torch
+from cleanlab.rank import get_label_quality_scores
+from encoders import SmallCNN
+from faces.face_table import TRAIN
+from methods import EMBEDDING_DIM, METHODS, make_encoder
+from noisy_data import CORRUPTIONS, DATA, Task
+from rendering.rendered_faces import PRESETS, rendered_faces
+from robustness_runs import predict, train
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch import Tensor, nn
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance.inspection import LabelRanking, Verdict, rank_labels
+from reliability_balance.noise_estimate import estimate_noise
+from reliability_balance.targets import RefurbishedTargets
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+FACES = "faces"
+FOLDS = 5
+OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
+# A face is ambiguous if people would give its likeliest class no larger share than this, and a
+# label is wrong if they would give it no larger one than that.
+AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
+CLEAR_ABOVE = 0.8
+
+
+class Run(NamedTuple):
+    """What names a run: a corruption of noisy_data.py, or "faces"."""
+
+    data: str
+    seed: int
+
+
+class Inspected(nn.Module):
+    """A balancer trained to find wrong labels: few epochs, refurbished targets, no mixing."""
+
+    def __init__(self, task: Task, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.balancer = ReliabilityBalancer(EMBEDDING_DIM, task.num_classes)
+        self.criterion = ReliabilityLoss()
+        self.targets = RefurbishedTargets(
+            len(task.labels), task.num_classes, momentum=0.7, warmup=2
+        )
+
+    def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        output = self.balancer(self.encoder(inputs))
+        loss: Tensor = self.criterion(output, self.targets(index, labels, output.corrected)).total
+        return loss
+
+    def log_probs(self, inputs: Tensor) -> Tensor:
+        log_probs: Tensor = self.balancer(self.encoder(inputs)).log_probs
+        return log_probs
+
+
+class Seconds(NamedTuple):
+    """Time taken, by the process's own clock and by the wall's."""
+
+    cpu: float
+    wall: float
+
+
+def do_run(run: Run) -> dict[str, Any]:
+    """Do one run; both competitors in this process, one after the other."""
+    torch.set_num_threads(1)
+    return {**run._asdict(), **(_faces(run) if run.data == FACES else _fashion(run))}
+
+
+def _fashion(run: Run) -> dict[str, Any]:
+    task = CORRUPTIONS[run.data](DATA["fashion-10k"](run.seed), run.seed)
+    wrong = task.truth.argmax(1) != task.labels
+    (targets, ranking), seconds = timed(
+        inspect, task, make_encoder(task.inputs.shape[1]), OUR_EPOCHS, run.seed
+    )
+    rate = {name: float(value) for name, value in _rate(targets, task.labels)}
+    noise = {**rate, "true": float(wrong.float().mean())}
+    if not wrong.any():
+        return {"noise": noise}
+    scores = _finding(wrong, doubt_by_sample(ranking))
+    found: dict[str, dict[str, float]] = {}
+    found["ours"] = {"epochs": OUR_EPOCHS, **scores, **_rounded(seconds)}
+    for epochs in (FULL_EPOCHS, OUR_EPOCHS):
+        probs, training = timed(cross_validated, task, epochs, run.seed)
+        for method in ("self_confidence", "normalized_margin"):
+            quality, judging = timed(_quality, task.labels, probs, method)
+            seconds = Seconds(training.cpu + judging.cpu, training.wall + judging.wall)
+            scores = _finding(wrong, -quality)
+            found[f"cleanlab {method} {epochs}"] = {
+                "epochs": epochs,
+                **scores,
+                **_rounded(seconds),
+            }
+    return {"found": found, "noise": noise}
+
+
+def _rate(targets: RefurbishedTargets, labels: Tensor) -> Iterable[tuple[str, Tensor]]:
+    return estimate_noise(targets, labels).rate._asdict().items()
+
+
+def inspect(
+    task: Task, encoder: nn.Module, epochs: int, seed: int
+) -> tuple[RefurbishedTargets, LabelRanking]:
+    """Ours: one training, then the ranking."""
+    torch.manual_seed(seed)
+    method = Inspected(task, encoder)
+    train(method, task, epochs)
+    return method.targets, rank_labels(method.targets, task.labels)
+
+
+def cross_validated(task: Task, epochs: int, seed: int) -> Tensor:
+    """Out-of-sample probabilities (N, C) of the same network with cross-entropy, by 5 trainings."""
+    torch.manual_seed(seed)
+    probs = torch.zeros(len(task.labels), task.num_classes)
+    for held_out in torch.randperm(len(task.labels)).chunk(FOLDS):
+        kept = torch.ones(len(task.labels), dtype=torch.bool)
+        kept[held_out] = False
+        part = task._replace(
+            inputs=task.inputs[kept], labels=task.labels[kept], truth=task.truth[kept]
+        )
+        method = METHODS["cross-entropy"](part)
+        train(method, part, epochs)
+        probs[held_out] = predict(method, task.inputs[held_out]).exp()
+    return probs
+
+
+def doubt_by_sample(ranking: LabelRanking) -> np.ndarray[Any, Any]:
+    """Doubts (N,) in the order of the samples; every one was seen."""
+    doubt: np.ndarray[Any, Any] = ranking.doubt[ranking.sample.argsort()].numpy()
+    return doubt
+
+
+def _quality(labels: Tensor, probs: Tensor, method: str) -> np.ndarray[Any, Any]:
+    quality: np.ndarray[Any, Any] = get_label_quality_scores(
+        labels.numpy(), probs.double().numpy(), method=method
+    )
+    return quality
+
+
+def _finding(wrong: Tensor, doubt: np.ndarray[Any, Any]) -> dict[str, float]:
+    return {
+        "auroc": float(roc_auc_score(wrong.numpy(), doubt)),
+        "ap": float(average_precision_score(wrong.numpy(), doubt)),
+    }
+
+
+def timed(
+    call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> tuple[Result, Seconds]:
+    """Call it and take the time."""
+    cpu, wall = time.process_time(), time.perf_counter()
+    result = call(*args, **kwargs)
+    return result, Seconds(time.process_time() - cpu, time.perf_counter() - wall)
+
+
+def _rounded(seconds: Seconds) -> dict[str, float]:
+    return {name: round(value, 2) for name, value in seconds._asdict().items()}
+
+
+def _faces(run: Run) -> dict[str, Any]:
+    settings = replace(
+        PRESETS["easy"],
+        num_faces=6000,
+        image_size=48,
+        validation_share=0.02,
+        test_share=0.02,
+        ambiguity=0.6,
+        label_noise=0.2,
+        seed=run.seed,
+    )
+    table = rendered_faces(settings).subset(TRAIN)
+    assert table.distributions is not None and table.true_labels is not None  # noqa: PT018
+    images = torch.stack([table.images[row] for row in range(len(table))]).float() / 127.5 - 1
+    num_classes = len(table.class_names)
+    task = Task(images, table.labels, table.distributions, images, table.labels, num_classes)
+    _, ranking = inspect(task, SmallCNN(), FACE_EPOCHS, run.seed)
+    return judge_kinds(ranking, table.labels, table.true_labels, table.distributions)
+
+
+def judge_kinds(
+    ranking: LabelRanking, labels: Tensor, before_noise: Tensor, distributions: Tensor
+) -> dict[str, Any]:
+    """How well ambiguous faces are told from wrong labels, and wrong labels from all others.
+
+    Truly mislabelled: noise replaced the label, by one that (almost) nobody would give. Truly
+    ambiguous: the label is one that was drawn from the face's own distribution, which has no
+    clear winner. Other faces are neither, and are left out of the first judgement.
+    """
+    order = ranking.sample.argsort()
+    plausibility, verdict = ranking.plausibility[order], ranking.verdict[order]
+    replaced = labels != before_noise
+    share = distributions.gather(1, labels.unsqueeze(1)).squeeze(1)
+    mislabelled = replaced & (share < WRONG_BELOW)
+    ambiguous = ~replaced & (distributions.amax(1) < AMBIGUOUS_BELOW)
+    either = mislabelled | ambiguous
+    auroc = roc_auc_score(ambiguous[either].numpy(), plausibility[either].numpy())
+    clear = mislabelled & (distributions.amax(1) > CLEAR_ABOVE)
+    among_clear = clear | ambiguous
+    return {
+        "ambiguous_auroc": float(auroc),
+        "ambiguous_auroc_clear": float(
+            roc_auc_score(ambiguous[among_clear].numpy(), plausibility[among_clear].numpy())
+        ),
+        "mislabelled": int(mislabelled.sum()),
+        "ambiguous": int(ambiguous.sum()),
+        "wrong_label_auroc": _finding(replaced, doubt_by_sample(ranking))["auroc"],
+        "verdicts": {
+            name: [int((verdict[rows] == each).sum()) for each in Verdict]
+            for name, rows in (
+                ("mislabelled", mislabelled),
+                ("ambiguous", ambiguous),
+                ("neither", ~either),
+            )
+        },
+    }

@@ -1,0 +1,49 @@
+"""What a benchmark says of the machine, and the memory that a call takes there."""
+
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from reliability_balance import __version__
+
+
+class PeakMemory:
+    """Resident memory at its peak above the start, in MiB; Linux alone tells."""
+
+    def __enter__(self) -> "PeakMemory":
+        try:
+            Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks
+        except OSError:
+            self.start = None
+        else:
+            self.start = _status_mib("VmRSS")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.mib = None if self.start is None else _status_mib("VmHWM") - self.start
+
+
+def _status_mib(field: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def describe_machine() -> dict[str, str]:
+    """The machine and the versions that every benchmark depends on."""
+    cpu = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        cpu = names[0].partition(":")[2].strip() if names else cpu
+    load = f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+    return {
+        "processor": cpu,
+        "cores": str(os.cpu_count()),
+        "threads used": "1",
+        "load before the run": load,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "reliability_balance": __version__,
+    }

@@ -1,0 +1,96 @@
+"""How much the library costs, and how near it is to what the machine can do.
+
+    python benchmarks/overhead.py
+    python benchmarks/overhead.py --part encoder --part limits
+
+Every figure is a ratio of two costs that were measured in turn, in one process and on one thread:
+the median over the rounds of processor time, with a 95 % bootstrap interval. Other load on the
+machine falls on both sides. Parts that are run anew replace their figures in
+`results/overhead.json`, from which `results/overhead.md` is made.
+"""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import torch
+import typer
+from machine import describe_machine
+from overhead_parts import PARTS
+from result_files import save_json, save_text
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main(
+    part: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}.")] = None,
+    quick: Annotated[bool, typer.Option(help="Small sizes, to see that it works.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+) -> None:
+    """Measure all parts, or those that are named."""
+    torch.set_num_threads(1)
+    names = part or list(PARTS)
+    unknown = sorted(set(names) - set(PARTS))
+    if unknown:
+        raise typer.BadParameter(f"{unknown} must be of {list(PARTS)}", param_hint="--part")
+    path = results / "overhead.json"
+    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    for name in names:
+        torch.manual_seed(seed)
+        machine = describe_machine() | {"seed": str(seed), "sizes": "quick" if quick else "full"}
+        findings = []
+        for finding in PARTS[name](quick):
+            print(f"{finding.question}, {finding.setup}: {finding.estimate}", flush=True)
+            findings.append(asdict(finding))
+        report[name] = {"machine": machine, "findings": findings}
+        ordered = {key: report[key] for key in PARTS if key in report}
+        save_json(path, ordered)
+        save_text(results / "overhead.md", render(ordered))
+
+
+def render(report: dict[str, Any]) -> str:
+    """Lay out the figures as Markdown."""
+    lines = [
+        "# Overhead",
+        "",
+        "`python benchmarks/overhead.py`. Each figure is the first cost as a multiple of the "
+        "second, median and 95 % interval; processor time of one thread, both sides in turn. ms: "
+        "of the first. In bold: above what was asked for.",
+    ]
+    for name, part in report.items():
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            f"{(PARTS[name].__doc__ or '').strip()} "
+            + ", ".join(f"{key} {value}" for key, value in part["machine"].items())
+            + ".",
+            "",
+            "| what | size | figure | 95 % interval | ms | asked for |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [_row(finding) for finding in part["findings"]]
+    return "\n".join(lines) + "\n"
+
+
+def _row(finding: dict[str, Any]) -> str:
+    figure, limit = finding["estimate"], finding["limit"]
+    value = f"{figure['value']:.3g}"
+    if limit is not None and figure["value"] > limit:
+        value = f"**{value}**"
+    milliseconds = finding["milliseconds"]
+    return (
+        f"| {finding['question']} | {finding['setup']} | {value} "
+        f"| {figure['low']:.3g} to {figure['high']:.3g} "
+        f"| {'' if milliseconds is None else f'{milliseconds:.3g}'} "
+        f"| {'' if limit is None else f'≤ {limit}'} |"
+    )
+
+
+if __name__ == "__main__":
+    typer.run(main)

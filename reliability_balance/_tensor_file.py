@@ -1,0 +1,130 @@
+"""One file of tensors and one JSON configuration: written whole or not at all, read with distrust.
+
+The file is safetensors, which holds numbers and text but no code. The configuration lies in its
+header, and beside it a digest of configuration and tensors, so that a single flipped bit is seen.
+"""
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
+WITHOUT_DIGEST = 1  # the format version that had none
+
+
+def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write both beside `path`, see them onto the disk, and only then take the old file's place."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"`path` must lie in an existing folder; got {path}")
+    if path.is_dir():
+        raise ValueError(f"`path` must be a file; got the folder {path}")
+    save = _safetensors("safetensors.torch").save
+    # Tensors that share memory, such as tied weights, are each written in full.
+    plain = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
+    text = json.dumps(config, allow_nan=False)
+    content = save(plain, {CONFIG_KEY: text, DIGEST_KEY: _digest(text, plain)})
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read tensors, on the CPU, and configuration of what :func:`write` wrote.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if it is anything else, or damaged; the message names what was found.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"`path` must be an existing checkpoint; got {path}")
+    if not path.is_file():
+        raise ValueError(f"`path` must be a file; got the folder {path}")
+    safetensors = _safetensors("safetensors")
+    load = _safetensors("safetensors.torch").load
+    # Read once, since another process may put a new file in its place meanwhile.
+    content = path.read_bytes()
+    try:
+        tensors = load(content)
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"`path` must be a whole checkpoint; got {_describe_foreign(content)}: {path}: {error}"
+        ) from error
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    if CONFIG_KEY not in metadata:
+        raise ValueError(
+            "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
+            f"origin: {path}. `backbones.weights.read_weights` reads weights alone"
+        )
+    text = metadata[CONFIG_KEY]
+    try:
+        config = json.loads(text)
+        has_digest = config["format_version"] != WITHOUT_DIGEST
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(
+            f"`path` must have a readable configuration; got {path}: {error!r}"
+        ) from error
+    if has_digest and metadata.get(DIGEST_KEY) != _digest(text, tensors):
+        raise ValueError(
+            "`path` must be as `save` left it; got a file that was damaged or changed, since its "
+            f"digest differs: {path}"
+        )
+    return tensors, config
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the configuration and of each tensor's name, dtype, shape and bytes."""
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _safetensors(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise ImportError(
+            "a checkpoint needs safetensors: pip install 'reliability-balance[checkpoint]'"
+        ) from error
+
+
+def _describe_foreign(content: bytes) -> str:
+    """Name what is mistaken for a checkpoint most, by its first bytes alone."""
+    start = content[:4]
+    is_pickle = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if start == b"PK\x03\x04" or is_pickle:
+        return "a pickle, as torch.save writes, which is not opened since it can run any code"
+    return "a file that is damaged, cut short, or no safetensors at all"
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the new name last, too; not every system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

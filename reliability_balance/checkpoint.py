@@ -1,0 +1,245 @@
+"""A trained model in one file: weights, settings, class names, preprocessing, calibration.
+
+The file is safetensors with JSON in its header; nothing in it is ever executed. It needs the extra
+``checkpoint``.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import _rebuilding, _tensor_file
+from reliability_balance._formats import FORMAT_VERSION, migrate
+from reliability_balance._version import __version__
+
+MODEL = "model"
+
+
+class Checkpoint(NamedTuple):
+    """What :func:`load` found: the model, and all that was saved beside it."""
+
+    model: nn.Module
+    class_names: tuple[str, ...] | None
+    preprocessing: dict[str, Any] | None
+    companions: dict[str, nn.Module]
+    versions: dict[str, str]
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    companions: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Write a model and what belongs to it to one file, whole or not at all.
+
+    An old file of that name stays whole until the new one is on the disk, also if the process is
+    killed, which can leave a hidden ``.tmp`` file beside it.
+
+    Args:
+        path: the file, whose folder must exist.
+        model: a balancer, a wrapped classifier, or any module. Under DDP or ``torch.compile``
+            the module within.
+        class_names: C names, in the order of the classes.
+        preprocessing: what inputs need, in your own words, as far as JSON has them; tuples come
+            back as lists.
+        companions: modules of this package that go with the model, by any names: scalings,
+            :class:`PredictionSets`, :class:`Abstention`, :class:`RefurbishedTargets`, balancers.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        ImportError: without the package safetensors.
+        TypeError: if `model` is no module, its state holds more than dense tensors, or
+            `preprocessing` more than JSON does.
+        ValueError: if class names repeat or are not C, or a companion cannot be rebuilt.
+
+    Example:
+        >>> import tempfile
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> from reliability_balance.calibration import TemperatureScaling
+        >>> balancer = ReliabilityBalancer(16, num_classes=2).eval()
+        >>> output = balancer(torch.randn(50, 16))
+        >>> scaling = TemperatureScaling().fit(output.log_probs, torch.arange(50) % 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/model.safetensors"
+        ...     save(path, balancer, class_names=["cat", "dog"], companions={"scaling": scaling})
+        ...     found = load(path)
+        >>> found.class_names, found.companions["scaling"].temperature == scaling.temperature
+        (('cat', 'dog'), tensor(True))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    modules = {MODEL: model, **_check_companions(companions or {})}
+    parts = {role: _rebuilding.parts_of(module) for role, module in modules.items()}
+    tensors = {
+        f"{role}.{name}": tensor
+        for role, module in modules.items()
+        for name, tensor in _state(role, module).items()
+    }
+    config = {
+        "format_version": FORMAT_VERSION,
+        "modules": {
+            role: {"class": type(module).__name__, "parts": parts[role]}
+            for role, module in modules.items()
+        },
+        "class_names": _check_names(class_names, parts[MODEL]),
+        "preprocessing": _check_json(preprocessing),
+        "versions": {
+            "reliability_balance": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    _tensor_file.write(Path(path), tensors, config)
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
+    """Read what :func:`save` wrote.
+
+    Args:
+        path: the file.
+        model: what to fill, on any device, built and wrapped as the saved one was; it is not
+            touched unless all fits. None builds a :class:`ReliabilityBalancer` anew.
+
+    Returns:
+        The model that was given; or, as all companions, a new one in eval mode on the CPU.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if the file is of another kind, damaged or of a newer format, or if its sizes,
+            dtypes or settings are not the model's; the message names them.
+
+    Example:
+        >>> import tempfile
+        >>> from reliability_balance import wrap
+        >>> def build():
+        ...     return wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.safetensors", build())
+        ...     model = load(f"{folder}/model.safetensors", build()).model
+        >>> type(model).__name__
+        'WrappedClassifier'
+    """
+    tensors, config = migrate(path, *_tensor_file.read(Path(path)))
+    built: dict[str, nn.Module] = {}
+    for role, described in config["modules"].items():
+        given = model if role == MODEL else None
+        try:
+            module = _rebuilding.build(described["parts"]) if given is None else given
+        except ValueError as error:
+            raise ValueError(f"`path` must hold settings that fit; got {path}: {error}") from error
+        if module is None:
+            raise ValueError(
+                f"`model` must be given, since {path} holds a {described['class']}, of which only "
+                "you can build another; got None"
+            )
+        built[role] = module
+    states = {role: _of_role(tensors, role) for role in built}
+    for role, module in built.items():
+        _rebuilding.check_fit(role, module, config["modules"][role]["parts"], states[role])
+    for role, module in built.items():
+        is_new = any(tensor.is_meta for tensor in module.state_dict().values())
+        module.load_state_dict(states[role], assign=is_new)
+        if module is not model:
+            module.eval()
+    names = config["class_names"]
+    return Checkpoint(
+        built.pop(MODEL),
+        None if names is None else tuple(names),
+        config["preprocessing"],
+        built,
+        config["versions"],
+    )
+
+
+def describe(path: str | Path) -> str:
+    """Return a checkpoint's configuration as indented JSON, to read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if it is no checkpoint, or damaged.
+    """
+    _, config = migrate(path, *_tensor_file.read(Path(path)))
+    return json.dumps(config, indent=2)
+
+
+def _of_role(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
+    start = f"{role}."
+    return {
+        name.removeprefix(start): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(start)
+    }
+
+
+def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, which must be dense tensors with values."""
+    state: dict[str, Any] = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            raise TypeError(
+                f"`{role}` must have a state of dense tensors; got {name}: {type(value).__name__}"
+            )
+    return state
+
+
+def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    for role, module in companions.items():
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"`companions` must be modules; got {role}: {type(module).__name__}")
+        if role == MODEL or not role.isidentifier():
+            raise ValueError(
+                f"`companions` must have identifiers but {MODEL!r} for names; got {role!r}"
+            )
+        if _rebuilding.build(_rebuilding.parts_of(module)) is None:
+            raise ValueError(
+                "`companions` must be modules of this package without layers of your own; "
+                f"got {role}: {type(module).__name__}"
+            )
+    return companions
+
+
+def _check_names(
+    class_names: Sequence[str] | None, parts: Mapping[str, Mapping[str, Any]]
+) -> list[str] | None:
+    """Require distinct names, as many as the model's parts have classes."""
+    if class_names is None:
+        return None
+    names = list(class_names)
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`class_names` must be a sequence of strings; got {class_names!r}")
+    if len(set(names)) != len(names):
+        raise ValueError(f"`class_names` must differ from each other; got {names}")
+    for part in parts.values():
+        if part.get("num_classes", len(names)) != len(names):
+            raise ValueError(
+                f"`class_names` must be the {part['num_classes']} of the model; "
+                f"got {len(names)}: {names}"
+            )
+    return names
+
+
+def _check_json(preprocessing: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if preprocessing is None:
+        return None
+    try:
+        json.dumps(dict(preprocessing), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`preprocessing` must be a mapping that JSON can hold; got {error}"
+        ) from error
+    return dict(preprocessing)

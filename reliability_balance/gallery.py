@@ -1,0 +1,166 @@
+"""The most doubtful labels for people to look at: a table file, and a page with the pictures."""
+
+import base64
+import csv
+import io
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from reliability_balance import _checks, _png
+from reliability_balance._files import write_text
+from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
+
+COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
+CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2937; --muted: #5b6472; --line: #e2e6ea;
+  --page: #fff; --card: #f8fafb; --wrong: #b3372f; --unsure: #8a5a00; --right: #1f6f8b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --muted: #a3acb9; --line: #323a45;
+  --page: #14181d; --card: #1d232b; --wrong: #ff8f86; --unsure: #f0b85a; --right: #74c3dd; } }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: var(--page);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 75rem; margin: 0 auto; padding: 2rem 1rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+p { margin: .3rem 0; max-width: 46rem; color: var(--muted); }
+ol { list-style: none; margin: 1.5rem 0 0; padding: 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+li { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  overflow: hidden; font-size: .82rem; }
+img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883; }
+.small { image-rendering: pixelated; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .5rem; margin: 0;
+  padding: .6rem .75rem .7rem; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+.verdict, .name { grid-column: 1 / -1; overflow-wrap: anywhere; }
+.verdict { font-weight: 650; } .name { display: block; color: var(--muted); font-weight: 400; }
+.mislabelled { color: var(--wrong); } .ambiguous { color: var(--unsure); }
+.undoubted { color: var(--right); }
+@media (max-width: 30rem) { ol { grid-template-columns: 1fr 1fr; gap: .6rem; }
+  dl { padding: .5rem .6rem .6rem; } }
+"""
+
+
+def save_csv(
+    ranking: LabelRanking,
+    path: Path,
+    *,
+    class_names: Sequence[str] | None = None,
+    sample_names: Sequence[str] | None = None,
+) -> None:
+    """Write the ranking as a table, the most doubtful label first; whole or not at all.
+
+    Args:
+        ranking: what to write.
+        path: the file.
+        class_names: C names; None writes class indices.
+        sample_names: N names by sample index, such as file names; None writes indices.
+
+    Raises:
+        ValueError: if there are too few names.
+    """
+    name_class, name_sample = _namers(ranking, class_names, sample_names)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in ranking:
+        writer.writerow(
+            [
+                name_sample(row.sample),
+                name_class(row.given),
+                name_class(row.suggested),
+                row.verdict.name.lower(),
+                f"{row.doubt:.6f}",
+                f"{row.plausibility:.6f}",
+            ]
+        )
+    write_text(path, buffer.getvalue())
+
+
+def save_gallery(
+    ranking: LabelRanking,
+    path: Path,
+    image_of: Callable[[int], npt.NDArray[np.uint8]],
+    *,
+    title: str = "Doubtful labels",
+    count: int = 60,
+    class_names: Sequence[str] | None = None,
+    sample_names: Sequence[str] | None = None,
+) -> None:
+    """Write an HTML page of the most doubtful labels; it needs no other file and no network.
+
+    Args:
+        ranking: what to show; choose part of it with :meth:`LabelRanking.only`.
+        path: the file, written whole or not at all.
+        image_of: gives the picture of a sample index, (H, W) or (H, W, 3) bytes.
+        title: of the page.
+        count: labels to show at most, >= 1.
+        class_names: C names; None shows class indices.
+        sample_names: N names by sample index; None shows indices.
+
+    Raises:
+        TypeError: if a picture is not an array of bytes.
+        ValueError: on a picture of another shape, too few names, or count < 1.
+    """
+    _checks.at_least("count", count, 1)
+    name_class, name_sample = _namers(ranking, class_names, sample_names)
+    shown = list(ranking.first(count))
+    cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
+    counts = ", ".join(
+        f"{len(ranking.only(verdict))} {verdict.name.lower()}" for verdict in reversed(Verdict)
+    )
+    write_text(
+        path,
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        f"<h1>{escape(title)}</h1>\n"
+        f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
+        "<p>Doubt is the estimated probability that the label is wrong. Plausibility tells how "
+        "far the label competes with the likeliest other class: a doubtful label that does not "
+        "compete at all is mislabelled, another one ambiguous.</p>\n"
+        "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n",
+    )
+
+
+Namer = Callable[[int], str]
+
+
+def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_class: Namer) -> str:
+    given, suggested = name_class(row.given), name_class(row.suggested)
+    verdict = row.verdict.name.lower()
+    alt = f"{name}: labelled {given}, {verdict}, suggested {suggested}"
+    data = base64.b64encode(_png.encode(pixels)).decode()
+    small = ' class="small"' if pixels.shape[1] < CARD_WIDTH else ""
+    return (
+        f'<li><img{small} src="data:image/png;base64,{data}" alt="{escape(alt)}">'
+        f'<dl><dt class="verdict {verdict}">{verdict} <span class="name">{escape(name)}</span></dt>'
+        f"<dt>given</dt><dd>{escape(given)}</dd><dt>suggested</dt><dd>{escape(suggested)}</dd>"
+        f"<dt>doubt</dt><dd>{row.doubt:.1%}</dd><dt>plausibility</dt><dd>{row.plausibility:.1%}</dd>"
+        "</dl></li>"
+    )
+
+
+def _namers(
+    ranking: LabelRanking, class_names: Sequence[str] | None, sample_names: Sequence[str] | None
+) -> tuple[Namer, Namer]:
+    """How to name a class and a sample, checked against all that the ranking holds."""
+    if len(ranking):
+        largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
+        _enough("class_names", class_names, largest_class)
+        _enough("sample_names", sample_names, int(ranking.sample.max()))
+    return _namer(class_names), _namer(sample_names)
+
+
+def _enough(name: str, names: Sequence[str] | None, largest: int) -> None:
+    if names is not None and len(names) <= largest:
+        raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(names)}")
+
+
+def _namer(names: Sequence[str] | None) -> Namer:
+    return str if names is None else lambda index: names[index]

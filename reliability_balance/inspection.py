@@ -1,0 +1,236 @@
+"""Which labels to doubt, from one training: a ranking, without cross-validation.
+
+Everything begins with :class:`targets.RefurbishedTargets` after training: those of a wrapped
+model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from enum import IntEnum
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from reliability_balance import _checks
+from reliability_balance import functional as RF
+from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.fitting import fit_head
+from reliability_balance.noise_estimate import seen_samples
+from reliability_balance.targets import RefurbishedTargets, as_probabilities, label_posterior
+
+
+class Verdict(IntEnum):
+    """What to make of a label."""
+
+    UNDOUBTED = 0
+    AMBIGUOUS = 1
+    MISLABELLED = 2
+
+
+DOUBTED_FROM = 0.5
+# Of a doubted label; chosen on rendered faces of other seeds than those that are reported.
+AMBIGUOUS_FROM = 0.25
+# Of the averages in short trainings, in which the first epochs must not weigh long.
+MOMENTUM, WARMUP = 0.7, 2
+
+
+class DoubtfulLabel(NamedTuple):
+    """One row of a :class:`LabelRanking`."""
+
+    sample: int
+    given: int
+    suggested: int
+    doubt: float
+    plausibility: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRanking:
+    """M labels, the most doubtful first; equal doubts in the order of the samples.
+
+    Args:
+        sample: index in the training set.
+        given: the label; of a soft one the likeliest class.
+        suggested: the likeliest true class, all considered.
+        doubt: estimated probability that the label is wrong, in [0, 1].
+        plausibility: average prediction of the label over that of the likeliest other class, at
+            most 1; near 0 for a label that the sample does not look like at all.
+        verdict: values of :class:`Verdict`.
+
+    Shape:
+        - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
+          int64; on the CPU.
+    """
+
+    sample: Tensor
+    given: Tensor
+    suggested: Tensor
+    doubt: Tensor
+    plausibility: Tensor
+    verdict: Tensor
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __iter__(self) -> Iterator[DoubtfulLabel]:
+        columns = [getattr(self, field.name).tolist() for field in fields(self)]
+        for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
+            yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
+
+    def first(self, count: int) -> Self:
+        """The `count` most doubtful labels, or all that there are."""
+        _checks.at_least("count", count, 0)
+        return self._rows(slice(count))
+
+    def only(self, verdict: Verdict) -> Self:
+        """The labels of one verdict."""
+        return self._rows(self.verdict == verdict)
+
+    def _rows(self, rows: Tensor | slice) -> Self:
+        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+
+
+@torch.no_grad()
+def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
+    r"""Rank labels by how surely they are wrong, and tell wrong from ambiguous ones.
+
+    .. math:: \mathrm{doubt} = 1 - q_y, \quad
+        \mathrm{plausibility} = \min(1, \bar p_y / \max_{c \ne y} \bar p_c)
+
+    with q the :func:`targets.label_posterior` and p the running average of the corrected
+    distribution over the epochs. Where epochs, or the branches behind the corrected distribution,
+    disagree about a sample, its average is spread. A doubted label is mislabelled if the average
+    is sure of another class, and ambiguous if the label still competes with it.
+
+    Args:
+        targets: after training. Samples that were never seen are left out of the ranking.
+        labels: all N labels, as trained on.
+
+    Shape:
+        - labels: (N,) int64, or (N, C) floating: a soft label is doubted as far as it and q do
+          not overlap, and then stands for its likeliest class.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, or if no sample was seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=4, num_classes=2, warmup=0)
+        >>> labels = torch.tensor([0, 1, 1, 0])
+        >>> probs = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05], [0.8, 0.2]])
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(4), labels, probs)
+        >>> ranking = rank_labels(targets, labels)
+        >>> worst = next(iter(ranking))
+        >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
+        (2, 1, 0, 'MISLABELLED')
+    """
+    seen = seen_samples(targets, labels)
+    used = labels.to(seen.device)[seen]
+    given = used.argmax(-1) if used.is_floating_point() else used
+    posterior = label_posterior(targets.beliefs(seen), used, targets.noise_matrix)
+    doubt = 1.0 - posterior.minimum(as_probabilities(used, posterior)).sum(-1)
+    average = RF.widen(targets.average[seen])
+    own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
+    other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
+    plausibility = (own / other.clamp_min(torch.finfo(other.dtype).tiny)).clamp_max(1.0)
+    kind = torch.where(plausibility < AMBIGUOUS_FROM, Verdict.MISLABELLED, Verdict.AMBIGUOUS)
+    verdict = torch.where(doubt > DOUBTED_FROM, kind, Verdict.UNDOUBTED)
+    columns = (seen, given, posterior.argmax(-1), doubt, plausibility, verdict)
+    order = doubt.argsort(descending=True, stable=True)
+    return LabelRanking(*(column[order].cpu() for column in columns))
+
+
+@torch.no_grad()
+def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
+    """What the model believes of each sample, as cleanlab and others want it.
+
+    Args:
+        targets: after training.
+
+    Returns:
+        (N, C) float64, rows that sum to one: :meth:`targets.RefurbishedTargets.beliefs`. They are
+        not out-of-sample, but neither are they fitted to the labels as they are.
+
+    Raises:
+        ValueError: if a sample was never seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=1, num_classes=2)
+        >>> _ = targets(torch.tensor([0]), torch.tensor([0]), torch.tensor([[0.5, 0.5]]))
+        >>> pred_probs(targets)
+        array([[0.5, 0.5]])
+    """
+    unseen = int((targets.updates == 0).sum())
+    if unseen:
+        raise ValueError(f"`targets` must have seen all samples; got {unseen} unseen")
+    beliefs = targets.beliefs(torch.arange(len(targets.updates))).double().cpu()
+    wide: npt.NDArray[np.float64] = (beliefs / beliefs.sum(-1, keepdim=True)).numpy()
+    return wide
+
+
+def inspect_embeddings(
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    epochs: int = 20,
+    batch_size: int = 128,
+    learning_rate: float = 2e-3,
+    seed: int = 0,
+) -> RefurbishedTargets:
+    """Train a balancer on frozen embeddings, and return what it came to believe of the labels.
+
+    Pass the result on to :func:`rank_labels`, :func:`pred_probs` and
+    :func:`noise_estimate.estimate_noise`.
+
+    Args:
+        embeddings: of any origin.
+        labels: class indices or class probabilities.
+        num_classes: C.
+        epochs: passes over the embeddings, >= 4: before, labels are not doubted.
+        batch_size: samples a step, >= 2.
+        learning_rate: > 0.
+        seed: of weights and batches; torch's own generator is left as it was.
+
+    Shape:
+        - embeddings: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating.
+
+    Raises:
+        TypeError: on wrong dtypes.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> classes = torch.arange(600) % 2
+        >>> embeddings = torch.randn(600, 4) + 4 * classes.unsqueeze(-1)
+        >>> labels = classes.clone()
+        >>> labels[7] = 0  # of the second class
+        >>> targets = inspect_embeddings(embeddings, labels, num_classes=2)
+        >>> int(rank_labels(targets, labels).sample[0])
+        7
+    """
+    _checks.floating("embeddings", embeddings)
+    _checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    _checks.at_least("num_classes", num_classes, 2)
+    _checks.at_least("epochs", epochs, WARMUP + 1)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        targets = RefurbishedTargets(
+            len(embeddings), num_classes, momentum=MOMENTUM, warmup=WARMUP
+        ).to(embeddings.device)
+        balancer = ReliabilityBalancer(embeddings.shape[-1], num_classes).to(embeddings.device)
+        fit_head(
+            balancer,
+            embeddings,
+            labels,
+            targets=targets,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+        )
+    return targets

@@ -1,0 +1,183 @@
+"""How many labels are wrong, and which classes they go to, with an interval."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import _checks
+from reliability_balance import functional as RF
+from reliability_balance.targets import RefurbishedTargets
+
+MAX_STEPS, TOLERANCE = 500, 1e-5
+
+
+class Interval(NamedTuple):
+    """An estimate and the limits of its interval, all of one shape.
+
+    Shape:
+        - value, low, high: () or (C, C), probabilities.
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+
+
+class NoiseEstimate(NamedTuple):
+    """The share of wrong labels, and the probabilities T_ck that a class c is labelled k."""
+
+    rate: Interval
+    matrix: Interval
+
+
+def estimate_noise(
+    targets: RefurbishedTargets,
+    labels: Tensor,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> NoiseEstimate:
+    """Estimate label noise from what was learned in training; see :func:`noise_from_beliefs`.
+
+    Args:
+        targets: after training. Samples that were never seen are left out.
+        labels: all N labels, as trained on.
+        level: of the intervals, in (0, 1).
+        num_resamples: of the bootstrap, >= 2.
+        seed: of the bootstrap.
+
+    Shape:
+        - labels: (N,) int64 or (N, C) floating.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, or if no sample was seen.
+    """
+    seen = seen_samples(targets, labels)
+    return noise_from_beliefs(
+        targets.beliefs(seen),
+        labels.to(seen.device)[seen],
+        targets.noise_matrix,
+        level=level,
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+
+
+@torch.no_grad()
+def noise_from_beliefs(
+    beliefs: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> NoiseEstimate:
+    r"""Find the noise matrix under which beliefs and labels go together best, with an interval.
+
+    .. math:: J_{ck} \gets \mathrm{mean}_i \, y_{ik} \frac{p_{ic} T_{ck}}{\sum_{c'} p_{ic'}T_{c'k}},
+        \quad T_{ck} \gets J_{ck} / \sum_k J_{ck}, \quad \mathrm{rate} = 1 - \sum_c J_{cc}
+
+    is repeated until it stands still (maximum likelihood by expectation maximisation, the beliefs
+    given). The interval is that of the bootstrap over samples, by its percentiles. It covers what
+    another draw of as many samples would have changed. It does not cover wrong beliefs: a model
+    that takes one class for another makes their labels look wrong, and one that has learned wrong
+    labels by heart makes them look right, whatever the interval.
+
+    Args:
+        beliefs: probabilities of the true class, before the label is looked at.
+        labels: class indices or class probabilities.
+        start: the noise matrix to start from.
+        level: of the intervals, in (0, 1).
+        num_resamples: of the bootstrap, >= 2.
+        seed: of the bootstrap.
+
+    Shape:
+        - beliefs: (N, C) floating; labels: (N,) int64 or (N, C) floating; start: (C, C) floating.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> classes = torch.tensor([0, 1]).repeat(500)
+        >>> beliefs = 0.998 * torch.nn.functional.one_hot(classes, 2) + 0.001
+        >>> labels = classes.clone()
+        >>> labels[:100] = 0  # 50 of the second class
+        >>> noise = noise_from_beliefs(beliefs, labels, torch.full((2, 2), 0.5))
+        >>> bool(noise.rate.low < 0.05 < noise.rate.high)
+        True
+    """
+    _checks.distributions("beliefs", beliefs)
+    _checks.rank("beliefs", beliefs, "(N, C)", 2)
+    count, num_classes = beliefs.shape
+    _checks.labels(labels, beliefs.shape[:1], num_classes)
+    _checks.label_values(labels, num_classes)
+    _checks.at_least("num_resamples", num_resamples, 2)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie in (0, 1); got {level}")
+    _checks.floating("start", start)
+    if start.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
+        )
+    beliefs, start = RF.widen(beliefs), RF.widen(start)
+    given = labels if labels.is_floating_point() else nn.functional.one_hot(labels, num_classes)
+    given = given.to(beliefs.dtype)
+    joint = _fit(beliefs, given, start)
+    generator = torch.Generator().manual_seed(seed)
+    resampled = []
+    for _ in range(num_resamples):
+        drawn = torch.randint(count, (count,), generator=generator).bincount(minlength=count)
+        weights = drawn.to(beliefs).unsqueeze(-1)
+        resampled.append(_fit(beliefs, given * weights, _matrix(joint)))
+    joints = torch.stack(resampled)
+    return NoiseEstimate(
+        _interval(_rate(joint), _rate(joints), level),
+        _interval(_matrix(joint), _matrix(joints), level),
+    )
+
+
+def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
+    """Indices (M,) of the samples that were trained on; `labels` must be those of all N."""
+    num_samples, num_classes = targets.average.shape
+    _checks.labels(labels, torch.Size([num_samples]), num_classes)
+    _checks.label_values(labels, num_classes)
+    seen = targets.updates.nonzero().squeeze(-1)
+    if len(seen) == 0:
+        raise ValueError("`targets` must have been trained with; got none of its samples seen")
+    return seen
+
+
+def _fit(beliefs: Tensor, weighted: Tensor, start: Tensor) -> Tensor:
+    """J (C, C) where expectation maximisation stands still; `weighted` are weights times labels."""
+    tiny = torch.finfo(beliefs.dtype).tiny
+    joint, matrix = start, start
+    for _ in range(MAX_STEPS):
+        ratio = weighted / (beliefs @ matrix).clamp_min(tiny)
+        moved = matrix * (beliefs.T @ ratio) / weighted.sum()
+        still = float((moved - joint).abs().max()) < TOLERANCE
+        joint, matrix = moved, _matrix(moved)
+        if still:
+            break
+    return joint
+
+
+def _matrix(joint: Tensor) -> Tensor:
+    """Rows of T; that of a class that no sample has is even."""
+    shares = joint.sum(-1, keepdim=True)
+    even = torch.full_like(joint, 1.0 / joint.shape[-1])
+    return (joint / shares).where(shares > 0, even)
+
+
+def _rate(joint: Tensor) -> Tensor:
+    return (1.0 - joint.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(0.0, 1.0)
+
+
+def _interval(value: Tensor, resampled: Tensor, level: float) -> Interval:
+    tail = (1.0 - level) / 2.0
+    low, high = torch.quantile(resampled, torch.tensor([tail, 1.0 - tail]).to(resampled), dim=0)
+    return Interval(value, low, high)

@@ -1,0 +1,63 @@
+"""A disk that takes no more: an error that names the file, and the old file stays as it was."""
+
+import contextlib
+import resource
+
+import pytest
+import torch
+from face_model import build_model
+from model_bundle import load_bundle, save_bundle
+from prediction import FacePrediction, save_predictions
+from result_files import save_json
+from tiny_training import tiny_recipe, train_tiny
+from training.run_keeping import AtomicCheckpointIO
+
+from reliability_balance import ReliabilityBalancer
+from reliability_balance.checkpoint import save
+
+RECIPE = tiny_recipe()
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Writing beyond that many bytes of a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+WRITERS = {
+    "metrics.json": lambda path: save_json(path, list(range(5000))),
+    "checkpoint.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint(
+        {"weight": torch.ones(5000)}, path
+    ),
+    "model.safetensors": lambda path: save_bundle(path, build_model(RECIPE, 2), RECIPE, ("a", "b")),
+    "balancer.safetensors": lambda path: save(path, ReliabilityBalancer(64, 2)),
+    "predictions.csv": lambda path: save_predictions(
+        path.parent, [FacePrediction(f"{number}.jpg") for number in range(500)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_the_old_file_stays(name, tmp_path):
+    path = tmp_path / name
+    WRITERS[name](path)
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    with largest_file(3000), pytest.raises(OSError, match=r"File too large|disk full"):
+        WRITERS[name](path)
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_training_stops_and_keeps_what_it_had(tmp_path):
+    folder = train_tiny(tmp_path, tiny_recipe(epochs=1))
+    before = {path: path.read_bytes() for path in (folder.checkpoint, folder.model)}
+    with largest_file(5000), pytest.raises(OSError, match=r"checkpoint.ckpt could not be written"):
+        train_tiny(tmp_path, tiny_recipe(epochs=2))
+    assert {path: path.read_bytes() for path in before} == before
+    load_bundle(folder.model)
+    train_tiny(tmp_path, tiny_recipe(epochs=2))
+    assert len(folder.history.read_text().splitlines()) == 3

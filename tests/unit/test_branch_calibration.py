@@ -1,0 +1,151 @@
+"""A temperature for each branch: unfitted it is the balancer, fitted it is never worse."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from reliability_balance import ReliabilityBalancer
+from reliability_balance import functional as RF
+from reliability_balance.branch_calibration import BranchTemperatures
+from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.output import join_outputs
+
+
+def held_out(count=400, seed=0, **options):
+    """Classes that lie apart, but overlap, and a balancer that was trained on others of them."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (2 * count,), generator=generator)
+    features = torch.randn(2 * count, 16, generator=generator) + 1.5 * F.one_hot(labels, 16)
+    torch.manual_seed(seed)
+    balancer = ReliabilityBalancer(16, 4, num_anchors=2, head="linear", **options)
+    balancer.fit_head(features[:count], labels[:count], epochs=3, batch_size=64)
+    with torch.no_grad():
+        return balancer(features[count:]), labels[count:]
+
+
+OUTPUT, LABELS = held_out()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"num_anchors": 0}, {"attention": "off"}, {"num_anchors": 0, "attention": "off"}],
+)
+@pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
+def test_unfitted_it_fuses_as_the_balancer_does(options, weight):
+    balancer = ReliabilityBalancer(8, 3, correction_weight=weight, **options).eval()
+    output = balancer(torch.randn(6, 8))
+    calibrated = BranchTemperatures(correction_weight=weight)(output)
+    torch.testing.assert_close(calibrated, output.log_probs, rtol=1e-6, atol=1e-6)
+
+
+def test_by_the_equation_written_out():
+    calibration = BranchTemperatures().fit(OUTPUT, LABELS)
+    temperatures = calibration.temperatures.tolist()
+    for index in range(5):
+        branches = [
+            (scores[index].double() / temperature).softmax(-1)
+            for scores, temperature in zip(
+                (OUTPUT.logits, OUTPUT.anchor_log_probs, OUTPUT.attentive_log_probs),
+                temperatures[:3],
+                strict=True,
+            )
+        ]
+        fused = RF.fuse(branches[0], RF.fuse(branches[1], branches[2]))
+        expected = fused ** (1 / temperatures[3])
+        torch.testing.assert_close(
+            calibration(OUTPUT)[index].exp().double(),
+            expected / expected.sum(),
+            rtol=1e-4,
+            atol=1e-6,
+        )
+
+
+def test_the_likelihood_is_flat_where_it_ends():
+    calibration = BranchTemperatures().fit(OUTPUT, LABELS)
+    nll = float(F.nll_loss(calibration(OUTPUT), LABELS))
+    found = calibration.temperatures.clone()
+    for place in range(4):
+        for factor in (0.9, 1.1):
+            calibration.temperatures.copy_(found)
+            calibration.temperatures[place] *= factor
+            assert nll < float(F.nll_loss(calibration(OUTPUT), LABELS)) + 1e-6
+
+
+def test_a_branch_that_is_switched_off_keeps_one():
+    output, labels = held_out(100, attention="off")
+    temperatures = BranchTemperatures().fit(output, labels).temperatures
+    assert float(temperatures[2]) == 1.0
+
+
+@given(
+    seed=st.integers(0, 2**31),
+    count=st.integers(1, 40),
+    scales=st.tuples(*[st.sampled_from([0.05, 1.0, 20.0])] * 3),
+)
+def test_never_worse_than_one_temperature_nor_than_none(seed, count, scales):
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(LABELS), generator=generator)[:count]
+    first, second, third = scales
+    output = OUTPUT._replace(
+        logits=OUTPUT.logits[rows] * first,
+        anchor_log_probs=(OUTPUT.anchor_log_probs[rows] * second).log_softmax(-1),
+        attentive_log_probs=(OUTPUT.attentive_log_probs[rows] * third).log_softmax(-1),
+    )
+    labels = LABELS[rows].where(torch.rand(count, generator=generator) > 0.2, 0)
+    fused = BranchTemperatures()(output)
+    single = TemperatureScaling().fit(fused, labels)
+    calibrated = BranchTemperatures().fit(output, labels)(output)
+    nll = float(F.nll_loss(calibrated, labels))
+    assert nll <= float(F.nll_loss(single(fused), labels)) + 1e-5
+    assert nll <= float(F.nll_loss(fused, labels)) + 1e-5
+
+
+def test_an_overconfident_branch_is_put_right():
+    loud = OUTPUT._replace(
+        anchor_log_probs=(OUTPUT.anchor_log_probs * 30).log_softmax(-1),
+    )
+    loud = loud._replace(log_probs=BranchTemperatures()(loud))
+    single = TemperatureScaling().fit(loud.log_probs, LABELS)(loud.log_probs)
+    branches = BranchTemperatures().fit(loud, LABELS)(loud)
+    assert float(F.nll_loss(branches, LABELS)) < float(F.nll_loss(single, LABELS)) - 0.01
+
+
+def test_a_second_fit_forgets_the_first():
+    fitted = BranchTemperatures().fit(OUTPUT, LABELS.flip(0)).fit(OUTPUT, LABELS)
+    fresh = BranchTemperatures().fit(OUTPUT, LABELS)
+    assert torch.equal(fitted.temperatures, fresh.temperatures)
+
+
+def test_soft_labels_count_as_index_labels_do():
+    soft = BranchTemperatures().fit(OUTPUT, F.one_hot(LABELS, 4).double())
+    torch.testing.assert_close(
+        soft(OUTPUT), BranchTemperatures().fit(OUTPUT, LABELS)(OUTPUT), rtol=1e-5, atol=1e-6
+    )
+
+
+def test_joined_batches_are_one():
+    parts = [
+        OUTPUT._replace(
+            **{name: getattr(OUTPUT, name)[part] for name in OUTPUT._fields if name != "anchors"}
+        )
+        for part in (slice(0, 150), slice(150, None))
+    ]
+    for joined, whole in zip(join_outputs(parts), OUTPUT, strict=True):
+        assert torch.equal(joined, whole)
+
+
+def test_errors():
+    with pytest.raises(TypeError, match="`output` must be a BalancerOutput; got Tensor"):
+        BranchTemperatures().fit(OUTPUT.logits, LABELS)
+    with pytest.raises(
+        ValueError, match=r"`logits` must be .* are probabilities: take their logarithm"
+    ):
+        BranchTemperatures().fit(OUTPUT._replace(logits=OUTPUT.primary), LABELS)
+    with pytest.raises(ValueError, match="`correction_weight` must be at least 0; got -1"):
+        BranchTemperatures(correction_weight=-1)
+    with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 4\)"):
+        BranchTemperatures().fit(OUTPUT, LABELS + 1)
+    with pytest.raises(ValueError, match="`outputs` must hold at least 1 output; got 0"):
+        join_outputs([])

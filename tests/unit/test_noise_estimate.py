@@ -1,0 +1,101 @@
+"""The noise estimate against plain loops, and how often its intervals hold the truth."""
+
+import pytest
+import torch
+
+from reliability_balance.label_noise import pair_noise
+from reliability_balance.noise_estimate import noise_from_beliefs
+
+MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
+START = 0.5 * torch.eye(3) + 0.5 / 3
+
+
+def draw(generator, count=300):
+    """Beliefs that mean what they say, true classes drawn from them, labels drawn from MATRIX."""
+    beliefs = (2.5 * torch.randn(count, 3, generator=generator)).softmax(-1)
+    true = beliefs.multinomial(1, generator=generator).squeeze(-1)
+    return beliefs, true, MATRIX[true].multinomial(1, generator=generator).squeeze(-1)
+
+
+def fit_by_loops(beliefs, labels, steps):
+    matrix = START.tolist()
+    for _ in range(steps):
+        joint = [[0.0] * 3 for _ in range(3)]
+        for row, label in zip(beliefs.tolist(), labels.tolist(), strict=True):
+            evidence = sum(row[c] * matrix[c][label] for c in range(3))
+            for c in range(3):
+                joint[c][label] += row[c] * matrix[c][label] / evidence / len(labels)
+        matrix = [[cell / sum(cells) for cell in cells] for cells in joint]
+    return 1 - sum(joint[c][c] for c in range(3)), torch.tensor(matrix)
+
+
+def test_estimate_is_where_loops_end():
+    beliefs, _, labels = draw(torch.Generator().manual_seed(0), count=60)
+    rate, matrix = fit_by_loops(beliefs, labels, steps=400)
+    noise = noise_from_beliefs(beliefs, labels, START, num_resamples=2)
+    assert float(noise.rate.value) == pytest.approx(rate, abs=1e-3)
+    torch.testing.assert_close(noise.matrix.value, matrix, rtol=0, atol=3e-3)
+    torch.testing.assert_close(noise.matrix.value.sum(-1), torch.ones(3))
+    one_hot = torch.nn.functional.one_hot(labels, 3).float()
+    soft = noise_from_beliefs(beliefs, one_hot, START, num_resamples=2)
+    torch.testing.assert_close(soft, noise)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say():
+    """With beliefs that mean what they say; 43 of 50 is 3 standard errors below 95 %."""
+    generator = torch.Generator().manual_seed(1)
+    true_rate = 1 - float(MATRIX.diagonal().mean())  # the classes are as frequent
+    rate_hits, matrix_hits = 0, torch.zeros(3, 3)
+    for repeat in range(50):
+        beliefs, _, labels = draw(generator)
+        noise = noise_from_beliefs(beliefs, labels, START, num_resamples=80, seed=repeat)
+        rate_hits += int(noise.rate.low <= true_rate <= noise.rate.high)
+        matrix_hits += (noise.matrix.low <= MATRIX) & (noise.matrix.high >= MATRIX)
+    assert rate_hits >= 43
+    assert float(matrix_hits.min()) / 50 >= 0.85
+    assert 0.90 <= float(matrix_hits.mean()) / 50 < 1.0
+
+
+def test_intervals_do_not_cover_beliefs_that_are_wrong():
+    """What the docstring warns of: labels learned by heart look right."""
+    labels = pair_noise(torch.arange(300) % 3, 0.3, 3, seed=0)
+    by_heart = 0.99 * torch.nn.functional.one_hot(labels, 3) + 0.01 / 3
+    noise = noise_from_beliefs(by_heart, labels, START, num_resamples=20)
+    assert float(noise.rate.high) < 0.05
+
+
+def test_a_higher_level_is_wider_and_seeds_repeat():
+    beliefs, _, labels = draw(torch.Generator().manual_seed(2))
+    wide, narrow, again = (
+        noise_from_beliefs(beliefs, labels, START, level=level, num_resamples=50)
+        for level in (0.99, 0.5, 0.5)
+    )
+    assert wide.rate.low < narrow.rate.low < narrow.rate.value < narrow.rate.high < wide.rate.high
+    torch.testing.assert_close(narrow, again, rtol=0, atol=0)
+
+
+def test_a_class_that_is_never_met_keeps_an_even_row():
+    beliefs = torch.tensor([[1.0, 0.0, 0.0]]).repeat(20, 1)
+    noise = noise_from_beliefs(beliefs, torch.zeros(20, dtype=torch.int64), START, num_resamples=3)
+    torch.testing.assert_close(noise.matrix.value[1:], torch.full((2, 3), 1 / 3))
+    assert [float(each) for each in noise.rate] == [0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"level": 1.0}, r"`level` must lie in \(0, 1\)"),
+        ({"num_resamples": 1}, "`num_resamples`"),
+        ({"start": torch.eye(2)}, r"`start` must have shape \(3, 3\)"),
+        ({"beliefs": torch.ones(3)}, "`beliefs` must have shape"),
+        ({"labels": torch.tensor([0, 1, 9])}, r"`labels` must lie in \[0, 3\)"),
+    ],
+)
+def test_wrong_input_is_named(change, message):
+    arguments = {
+        "beliefs": torch.full((3, 3), 1 / 3),
+        "labels": torch.tensor([0, 1, 2]),
+        "start": START,
+    }
+    with pytest.raises(ValueError, match=message):
+        noise_from_beliefs(**{**arguments, **change})

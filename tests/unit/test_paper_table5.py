@@ -1,0 +1,42 @@
+"""Table 5's command on small trees of each data set's layout."""
+
+import json
+
+import face_trees
+import pytest
+
+pytest.importorskip("lightning", reason="the ARBEx example needs Lightning")
+
+import typer
+from paper_table5 import MODELS, PAPER, format_markdown, main
+
+TINY = [
+    "data.image_size=16",
+    "data.per_class=null",
+    "encoder.name=small_cnn",
+    "encoder.options={width: 4}",
+    "optimization.epochs=1",
+    "optimization.batch_size=8",
+]
+
+
+def test_trains_on_a_tree_and_prints_the_papers_column(tmp_path, capsys):
+    root = face_trees.raf_db(tmp_path / "raf")
+    results = tmp_path / "results"
+    main("raf-db", root, "robust", TINY, tmp_path / "runs", results)
+    assert "| ARBEx | 92.47 |" in capsys.readouterr().out
+    content = json.loads((results / "paper_table5_raf-db.json").read_text())
+    assert 0 <= content["corrected"]["accuracy"] <= 100
+    assert "recipe robust, corrected" in (results / "paper_table5_raf-db.md").read_text()
+
+
+def test_refuses_what_the_table_does_not_hold(tmp_path):
+    with pytest.raises(typer.BadParameter, match=r"aff-wild2.*got affectnet"):
+        main("affectnet", tmp_path)
+
+
+def test_every_column_holds_every_model():
+    assert {len(column) for column in PAPER.values()} == {len(MODELS)}
+    score = {"accuracy": 1.0}
+    text = format_markdown("fer-plus", "paper", {"corrected": score, "primary": score})
+    assert "| RUL | - |" in text

@@ -1,0 +1,18 @@
+"""The public interface changes only where that is meant and told."""
+
+import json
+import re
+
+from public_api import SNAPSHOT, public_api
+
+
+def test_the_public_interface_is_the_one_announced():
+    announced = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
+    assert public_api() == announced, (
+        "the public interface changed. If that is meant, tell it in CHANGELOG.md and run "
+        "`python tests/public_api.py`"
+    )
+
+
+def test_no_signature_depends_on_the_run():
+    assert not re.search(r"0x[0-9a-f]{6}", SNAPSHOT.read_text(encoding="utf-8"))
