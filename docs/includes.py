@@ -4,7 +4,7 @@ A line of its own becomes what it names:
 
 - ``{{ README.md # Labels that are wrong }}``: the text under that heading;
 - ``{{ examples/lightning_training.py # BalancedClassifier }}``: that class or function;
-- ``{{ benchmarks/results/robustness.md }}``: the whole file, its headings one level down;
+- ``{{ benchmarks/results/*.md }}``: all of these files, their headings one level down;
 - ``{{ modules }}``: the documentation of every public module of the library.
 """
 
@@ -34,7 +34,10 @@ def include(path: str, title: str | None) -> str:
     """
     if path == "modules":
         return "\n\n".join(public_modules())
-    text = (ROOT / path).read_text(encoding="utf-8")
+    files = sorted(ROOT.glob(path))
+    if not files:
+        raise FileNotFoundError(f"an included file must exist; got {path}")
+    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     if title is None:
         return re.sub(r"^(?=#+ )", "#", text, flags=re.MULTILINE).strip()
     if path.endswith(".py"):

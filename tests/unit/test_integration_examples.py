@@ -1,8 +1,11 @@
 """The examples of one framework each, run on a tiny data set."""
 
+import re
+
 import huggingface_trainer
 import lightning_training
 import pytest
+import tabular
 import timm_training
 import torch
 import typer
@@ -81,3 +84,9 @@ def test_hugging_face_accumulates_means(tmp_path):
 def test_timm(run, tmp_path):
     run(timm_training.main, "--out", tmp_path / "model.pt")
     assert torch.load(tmp_path / "model.pt", weights_only=True)
+
+
+def test_tabular(capsys):
+    tabular.main("wine", rate=0.3, seed=0)
+    found = re.search(r"124 rows, 37 labels wrong\n.*AUROC ([.\d]+)\n", capsys.readouterr().out)
+    assert float(found[1]) > 0.8

@@ -65,6 +65,7 @@ def test_each_found_face_has_a_box_and_a_card(bundle, picture):
     boxes = [Box(0, 0, 20, 20), Box(30, 10, 60, 40)]
     html = face_cards(picture, predictions(bundle, picture, lambda _: boxes))
     assert html.count('class="card"') == html.count('class="box"') == 2
+    assert re.findall(r"<h3>(\d) ", html) == re.findall(r"<span>(\d)</span>", html) == ["1", "2"]
     assert "left: 50.00%; top: 25.00%; width: 50.00%; height: 75.00%" in html
 
 

@@ -35,8 +35,8 @@ STYLE = """
 .cards p { margin: .15rem 0; opacity: .72; font-size: .9rem; }
 .cards .classes + p { margin-top: .8rem; }
 .cards .branches { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.6rem, 1fr));
-  gap: .5rem; margin-bottom: 1rem; }
-.cards .branches div { border-left: 4px solid; padding: .1rem .5rem; font-size: .82rem;
+  gap: .4rem; margin-bottom: 1rem; }
+.cards .branches div { border-left: 4px solid; padding: .1rem .4rem; font-size: .78rem;
   line-height: 1.4; }
 .cards .branches b { display: block; font-size: 1rem; }
 .cards .classes { display: grid; grid-template-columns: max-content minmax(4rem, 1fr) 2.2rem
@@ -59,17 +59,18 @@ def face_cards(picture: Tensor, predictions: Sequence[FacePrediction]) -> str:
     problems = [f"<p>{escape(each.problem)}</p>" for each in predictions if each.problem]
     whole = len(faces) == 1 and _covers(picture, faces[0].box)
     marked = "" if whole or not faces else _marked(picture, faces)
-    cards = "".join(_card(picture, each, number) for number, each in enumerate(faces, start=1))
+    numbers = [f"{number} " if marked else "" for number in range(1, len(faces) + 1)]
+    cards = "".join(_card(picture, *each) for each in zip(faces, numbers, strict=True))
     return f'<div class="cards">{marked}{cards}{"".join(problems)}</div>'
 
 
-def _card(picture: Tensor, face: FacePrediction, number: int) -> str:
+def _card(picture: Tensor, face: FacePrediction, number: str) -> str:
     assert face.box is not None
     was = f"corrected from {face.primary_label}" if face.changed else "unchanged by the correction"
     return (
         '<section class="card"><header>'
         f'<img alt="face {number}" src="{_data_url(crop(picture, face.box), FACE_PIXELS)}"><div>'
-        f"<h3>{escape(face.label or '')} {face.probability:.2f}</h3>"
+        f"<h3>{number}{escape(face.label or '')} {face.probability:.2f}</h3>"
         f"<p>{escape(was)}; the {face.decided_by} branch gave most of it</p></div></header>"
         f"{_branches(face)}{_classes(face)}</section>"
     )

@@ -30,9 +30,10 @@ def build_page(bundle: ModelBundle, detect: Detector) -> gr.Blocks:
         pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
         return face_cards(pixels, predict_frame(bundle, Frame("picture", pixels), detect))
 
-    with gr.Blocks(
+    page = gr.Blocks(
         title="ARBEx", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)
-    ) as page:
+    )
+    with page:
         gr.Markdown(f"# ARBEx\n{_describe(bundle)}")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
