@@ -14,12 +14,21 @@ WAYS = {
     "none": "not calibrated",
     "clean": "temperature, clean labels",
     "branches_clean": "temperature of each branch, clean labels",
-    "noisy": "temperature, labels as noisy as in training",
+    "vector_clean": "vector scaling, clean labels",
+    "noisy": "temperature, noisy labels",
     "branches_noisy": "temperature of each branch, noisy labels",
     "cleaned": "temperature, noisy labels, learned noise matrix",
+    "branches_cleaned": "temperature of each branch, noisy labels, learned noise matrix",
 }
 # Ours calibrated in one of these ways, cross-entropy in the other; the same held-out samples.
-CONTESTS = {"clean": "clean", "noisy": "noisy", "cleaned": "noisy"}
+CONTESTS = (
+    ("clean", "clean"),
+    ("branches_clean", "clean"),
+    ("vector_clean", "vector_clean"),
+    ("noisy", "noisy"),
+    ("cleaned", "noisy"),
+    ("branches_cleaned", "noisy"),
+)
 
 Line = dict[str, Any]
 
@@ -80,7 +89,7 @@ def _contests(methods: dict[str, dict[int, Line]]) -> list[str]:
         "|---|---|---|",
     ]
     seeds = sorted(methods[OURS].keys() & methods[BASELINE].keys())
-    for ours, baseline in CONTESTS.items():
+    for ours, baseline in CONTESTS:
         differences = [
             methods[OURS][seed][f"ece_{ours}"] - methods[BASELINE][seed][f"ece_{baseline}"]
             for seed in seeds

@@ -1,6 +1,6 @@
 """One run: train on four fifths of the data, calibrate on the fifth, judge on the test set."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from methods import METHODS, Balanced, Method
@@ -11,14 +11,14 @@ from torch import Tensor
 
 from reliability_balance import BalancerOutput
 from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.output import join_outputs
 from reliability_balance.selective import PredictionSets
 from reliability_balance.targets import label_posterior
 
 HELD_OUT_SHARE = 0.2
 COVERAGE = 0.9
-EM_STEPS = 20
+EM_STEPS = 10
 
 
 class Predictions(NamedTuple):
@@ -72,24 +72,25 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
     """Calibration error and likelihood on the test set after each way to calibrate."""
     held_out, test = predictions.held_out, predictions.test
     clean, noisy = predictions.clean_labels, predictions.noisy_labels
-    by_clean = TemperatureScaling().fit(held_out, clean)
-    by_noisy = TemperatureScaling().fit(held_out, noisy)
+    noise_matrix = predictions.noise_matrix
     calibrated = {
         "none": test,
-        "clean": by_clean(test),
-        "noisy": by_noisy(test),
+        "clean": TemperatureScaling().fit(held_out, clean)(test),
+        "vector_clean": VectorScaling(test.shape[1]).fit(held_out, clean)(test),
+        "noisy": TemperatureScaling().fit(held_out, noisy)(test),
     }
-    if predictions.noise_matrix is not None:
-        by_cleaned = fit_with_noise(held_out, noisy, predictions.noise_matrix)
-        calibrated["cleaned"] = by_cleaned(test)
-    if predictions.held_out_output is not None and predictions.test_output is not None:
+    if noise_matrix is not None:
+        scaling = fit_with_noise(TemperatureScaling(), held_out, noisy, noise_matrix)
+        calibrated["cleaned"] = scaling(test)
+    held_output, test_output = predictions.held_out_output, predictions.test_output
+    if held_output is not None and test_output is not None:
         for name, labels in (("clean", clean), ("noisy", noisy)):
-            branches = BranchTemperatures().fit(predictions.held_out_output, labels)
-            calibrated[f"branches_{name}"] = branches(predictions.test_output)
-    measures = {
-        "temperature_clean": float(by_clean.temperature),
-        "temperature_noisy": float(by_noisy.temperature),
-    }
+            branches = BranchTemperatures().fit(held_output, labels)
+            calibrated[f"branches_{name}"] = branches(test_output)
+        if noise_matrix is not None:
+            cleaned = fit_with_noise(BranchTemperatures(), held_output, noisy, noise_matrix)
+            calibrated["branches_cleaned"] = cleaned(test_output)
+    measures: dict[str, float] = {}
     for name, log_probs in calibrated.items():
         scores = score(log_probs.exp(), log_probs.clamp_min(-30), predictions.test_labels)
         measures |= {f"ece_{name}": scores.ece, f"nll_{name}": scores.nll}
@@ -97,16 +98,27 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
     return {**measures, **coverage(calibrated["clean"], predictions.test_labels, seed)}
 
 
-def fit_with_noise(log_probs: Tensor, labels: Tensor, noise_matrix: Tensor) -> TemperatureScaling:
-    """Fit to noisy labels as if cleaned: by turns the true class's posterior, and the temperature.
+ScoresT = TypeVar("ScoresT", Tensor, BalancerOutput, contravariant=True)
+
+
+class Calibration(Protocol[ScoresT]):
+    """What a scaling of log-probabilities and one of a balancer's branches have in common."""
+
+    def __call__(self, scores: ScoresT, /) -> Tensor: ...
+    def fit(self, scores: ScoresT, labels: Tensor, /) -> Any: ...
+
+
+def fit_with_noise(
+    calibration: Calibration[ScoresT], scores: ScoresT, labels: Tensor, noise_matrix: Tensor
+) -> Calibration[ScoresT]:
+    """Fit to noisy labels as if cleaned: by turns the true class's posterior, and the scaling.
 
     This is expectation maximisation of the noisy labels' likelihood under the noise matrix.
     """
-    scaling = TemperatureScaling()
     for _ in range(EM_STEPS):
-        posterior = label_posterior(scaling(log_probs).exp(), labels, noise_matrix)
-        scaling.fit(log_probs, posterior)
-    return scaling
+        beliefs = calibration(scores).exp()
+        calibration.fit(scores, label_posterior(beliefs, labels, noise_matrix))
+    return calibration
 
 
 def coverage(log_probs: Tensor, labels: Tensor, seed: int) -> dict[str, float]:

@@ -445,9 +445,8 @@ class TestDamage:
         finally:
             process.kill()
             process.communicate()
-        found = load(path)
-        assert float(found.model.anchors.detach().std()) == 0.0  # each file holds one number only
-        assert f"{found.model.anchors[0, 0, 0].item():g}" == found.class_names[0]
+        found = load(path)  # each file is full of the number that it has for a class name
+        assert bool((found.model.anchors == int(found.class_names[0])).all())
 
 
 def test_without_safetensors_the_extra_is_named(path, monkeypatch):

@@ -1,0 +1,179 @@
+"""Look into a trained model: what is idle, what has collapsed, what harms, and what to do."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import _checks, _findings
+from reliability_balance import functional as RF
+from reliability_balance.output import BalancerOutput, join_outputs
+from reliability_balance.symptoms import (
+    Changes,
+    anchor_spacing,
+    anchor_use,
+    branch_agreement,
+    branches_of,
+    class_shares,
+    count_changes,
+    non_finite_parameters,
+)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What :func:`diagnose` measured, and what it makes of it; as text, a report.
+
+    ``anchor_use`` (C, K) and ``agreement`` are None where the branches are switched off.
+    ``findings`` are empty for a healthy model. A model with weights that are not numbers is not
+    run at all, and ``samples`` then 0.
+    """
+
+    samples: int
+    accuracy: float
+    confidences: dict[str, float]
+    agreement: dict[str, float]
+    changes: Changes
+    anchor_use: Tensor | None
+    findings: tuple[_findings.Finding, ...]
+
+    def __str__(self) -> str:
+        """Say what was measured, then what was found and what to do."""
+        lines = self._measured() if self.samples else []
+        lines += [f"- {found.what}\n  {found.advice}" for found in self.findings]
+        if not self.findings:
+            lines.append("nothing is wrong as far as this can tell")
+        return "\n".join(lines)
+
+    def _measured(self) -> list[str]:
+        told = {name: f"{value:.2f}" for name, value in self.confidences.items()}
+        agreed = {name: f"{100 * value:.1f} %" for name, value in self.agreement.items()}
+        changes = self.changes
+        lines = [
+            f"{self.samples} samples, accuracy {100 * self.accuracy:.1f} %",
+            "mean confidence: " + _listed(told),
+            f"changed predictions: {changes.changed}, of which {changes.helped} became right, "
+            f"{changes.harmed} wrong, and {changes.still_wrong} stayed wrong",
+        ]
+        if agreed:
+            lines.append("branches that agree: " + _listed(agreed))
+        if self.anchor_use is not None:
+            used = int((self.anchor_use > 0).sum())
+            lines.append(f"anchors in use: {used} of {self.anchor_use.numel()}")
+        return lines
+
+
+def diagnose(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> Diagnosis:
+    """Measure a trained model on labelled data, and say what is wrong with it and what to do.
+
+    Args:
+        model: gives a :class:`BalancerOutput`: a balancer, or a wrapped classifier. Its mode is
+            put back afterwards.
+        loader: batches of inputs and index labels. Inputs are a tensor, a tuple of arguments, or a
+            mapping of keyword arguments, and are brought to the model's device.
+
+    Raises:
+        TypeError: if the model gives something else, or labels are no indices.
+        ValueError: if there is no batch, or shapes do not fit.
+
+    Example:
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> balancer = ReliabilityBalancer(8, num_classes=2, delta=1000.0)
+        >>> diagnosis = diagnose(balancer, [(torch.randn(64, 8), torch.arange(64) % 2)])
+        >>> "the anchor branch is uniform: it has no say" in str(diagnosis)
+        True
+    """
+    spoiled = non_finite_parameters(model)
+    if spoiled:
+        nothing = Changes(0, 0, 0, 0)
+        found = (_findings.non_finite(spoiled),)
+        return Diagnosis(0, float("nan"), {}, {}, nothing, None, found)
+    output, labels = _run(model, loader)
+    use = None
+    findings = []
+    if output.distances is not None and output.anchors is not None:
+        use = anchor_use(output.distances, labels)
+        findings += [
+            _findings.dead_anchors(use),
+            _findings.collapsed_anchors(anchor_spacing(output.anchors)),
+        ]
+    branches = branches_of(output)
+    rights = {name: _accuracy(probs, labels) for name, probs in branches.items()}
+    findings += [
+        _findings.idle_branch(name, probs)
+        or _findings.lagging_branch(name, rights[name], max(rights.values()))
+        for name, probs in branches.items()
+    ]
+    changes = count_changes(output, labels)
+    num_classes = output.corrected.shape[-1]
+    accuracy = _accuracy(output.corrected, labels)
+    findings += [
+        _findings.harm(changes.helped, changes.harmed),
+        _findings.untrue_confidence(float(output.corrected.amax(-1).mean()), accuracy),
+        _findings.unbalanced_predictions(
+            class_shares(output.corrected.argmax(-1), num_classes),
+            class_shares(labels, num_classes),
+            len(labels),
+        ),
+    ]
+    return Diagnosis(
+        samples=len(labels),
+        accuracy=accuracy,
+        confidences={
+            name: float(RF.confidence(probs).mean())
+            for name, probs in {"corrected": output.corrected, **branches}.items()
+        },
+        agreement=branch_agreement(output),
+        changes=changes,
+        anchor_use=use,
+        findings=tuple(found for found in findings if found is not None),
+    )
+
+
+@torch.no_grad()
+def _run(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> tuple[BalancerOutput, Tensor]:
+    """Outputs and labels of all batches, on the CPU."""
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    modes = {module: module.training for module in model.modules()}
+    outputs, labels = [], []
+    model.eval()
+    try:
+        for inputs, batch_labels in loader:
+            output = _call(model, inputs, device)
+            if not isinstance(output, BalancerOutput):
+                raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
+            _checks.indices("labels", batch_labels)
+            on_cpu: dict[str, Any] = {
+                name: None if each is None else each.cpu()
+                for name, each in output._asdict().items()
+            }
+            outputs.append(BalancerOutput(**on_cpu))
+            labels.append(batch_labels.cpu())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    if not outputs:
+        raise ValueError("`loader` must give at least 1 batch; got 0")
+    return join_outputs(outputs), torch.cat(labels)
+
+
+def _accuracy(probs: Tensor, labels: Tensor) -> float:
+    return float((probs.argmax(-1) == labels).float().mean())
+
+
+def _call(model: nn.Module, inputs: Any, device: torch.device) -> Any:
+    if isinstance(inputs, Mapping):
+        return model(**{name: _moved(value, device) for name, value in inputs.items()})
+    if isinstance(inputs, (tuple, list)):
+        return model(*(_moved(value, device) for value in inputs))
+    return model(_moved(inputs, device))
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
+
+
+def _listed(values: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in values.items())

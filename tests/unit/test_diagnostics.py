@@ -1,0 +1,239 @@
+"""Each sickness is made, and named; a healthy model gets no complaint."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, wrap
+from reliability_balance.diagnostics import diagnose
+from reliability_balance.losses import LossTerms
+from reliability_balance.selective import PredictionSets
+from reliability_balance.symptoms import (
+    Changes,
+    anchor_spacing,
+    anchor_use,
+    branch_agreement,
+    class_shares,
+    count_changes,
+    non_finite_parameters,
+    non_finite_terms,
+)
+
+CLASSES = 4
+
+
+def blobs(count=600, seed=0):
+    """Embeddings of two kinds in each class, and their classes."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(CLASSES, (count,), generator=generator)
+    kind = 2 * labels + torch.randint(2, (count,), generator=generator)
+    points = 4.0 * F.one_hot(kind, 16) + torch.randn(count, 16, generator=generator) * 0.5
+    return points, labels
+
+
+@pytest.fixture(scope="module")
+def trained():
+    torch.manual_seed(0)
+    balancer = ReliabilityBalancer(16, CLASSES, num_anchors=2, head="linear")
+    balancer.fit_head(*blobs(), epochs=15, batch_size=64, learning_rate=3e-2)
+    return balancer.state_dict()
+
+
+@pytest.fixture
+def balancer(trained):
+    healthy = ReliabilityBalancer(16, CLASSES, num_anchors=2, head="linear")
+    healthy.load_state_dict(trained)
+    return healthy
+
+
+def copying():
+    """A balancer without corrections, whose embeddings are its logits."""
+    return ReliabilityBalancer(CLASSES, CLASSES, num_anchors=0, attention="off", head=nn.Identity())
+
+
+def batches(points, labels):
+    return list(zip(points.split(100), labels.split(100), strict=True))
+
+
+def whats(model, data=None):
+    return [found.what for found in diagnose(model, data or batches(*blobs(seed=1))).findings]
+
+
+class TestWhole:
+    def test_a_healthy_model_gets_no_complaint(self, balancer):
+        diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
+        assert diagnosis.findings == ()
+        assert str(diagnosis).endswith("nothing is wrong as far as this can tell")
+        assert "600 samples, accuracy" in str(diagnosis)
+        assert "anchors in use: 8 of 8" in str(diagnosis)
+
+    def test_nor_does_one_with_branches_switched_off(self):
+        for options in ({"num_anchors": 0}, {"attention": "off"}):
+            balancer = ReliabilityBalancer(16, CLASSES, head="linear", **options)
+            balancer.fit_head(*blobs(), epochs=15, batch_size=64, learning_rate=3e-2)
+            diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
+            assert [f.what for f in diagnosis.findings if "anchors are dead" not in f.what] == []
+
+    def test_every_sickness_comes_with_advice(self, balancer):
+        nn.init.constant_(balancer.anchors, 1.0)
+        diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
+        for found in diagnosis.findings:
+            assert f"- {found.what}\n  {found.advice}" in str(diagnosis)
+
+    def test_dead_anchors(self, balancer):
+        many = ReliabilityBalancer(16, CLASSES, num_anchors=6, head="linear")
+        far = -balancer.anchors.detach().mean(1, keepdim=True) + torch.randn(CLASSES, 4, 16)
+        anchors = torch.cat([balancer.anchors.detach(), far], 1)
+        many.load_state_dict(balancer.state_dict() | {"anchors": anchors})
+        assert "16 of 24 anchors are dead: never the nearest of their class" in whats(many)
+
+    def test_collapsed_anchors(self, balancer):
+        with torch.no_grad():
+            balancer.anchors[0] = balancer.anchors[0, 0] + 1e-4
+        assert "2 of 8 anchors have collapsed onto another one" in whats(balancer)
+
+    @pytest.mark.parametrize("branch", ["primary", "attentive"])
+    def test_a_uniform_branch(self, balancer, branch):
+        layer = balancer.head if branch == "primary" else balancer.attention.output
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+        assert f"the {branch} branch is uniform: it has no say" in whats(balancer)
+
+    def test_a_uniform_anchor_branch(self, balancer):
+        balancer.delta = 1e3
+        assert "the anchor branch is uniform: it has no say" in whats(balancer)
+
+    @pytest.mark.parametrize("branch", ["primary", "attentive"])
+    def test_a_constant_branch(self, balancer, branch):
+        layer = balancer.head if branch == "primary" else balancer.attention.output
+        nn.init.zeros_(layer.weight)
+        with torch.no_grad():
+            layer.bias.copy_(torch.tensor([3.0, 0.0, 0.0, 0.0]))
+        told = f"the {branch} branch is constant: it gives every sample the same answer"
+        assert told in whats(balancer)
+
+    def test_a_lagging_branch(self, balancer):
+        nn.init.normal_(balancer.attention.output.weight)
+        assert any(
+            what.startswith("the attentive branch lags: right in") for what in whats(balancer)
+        )
+
+    def test_harm(self, balancer):
+        with torch.no_grad():
+            balancer.anchors.copy_(balancer.anchors.roll(1, 0))
+            layer = balancer.attention.output
+            layer.weight.copy_(layer.weight.roll(1, 0) * 5)
+            layer.bias.copy_(layer.bias.roll(1, 0))
+        assert any(what.startswith("the correction harms: it made") for what in whats(balancer))
+
+    @pytest.mark.parametrize(("factor", "side"), [(0.1, "under"), (1.0, "over")])
+    def test_untrue_confidence(self, factor, side):
+        labels = torch.arange(400) % CLASSES
+        wrong = torch.arange(400) < (0 if side == "under" else 100)
+        points = 8.0 * factor * F.one_hot((labels + wrong) % CLASSES, CLASSES)
+        (what,) = whats(copying(), batches(points, labels))
+        assert what.startswith(f"the predictions are {side}confident: probability")
+
+    def test_a_class_that_is_never_predicted(self):
+        labels = torch.arange(400) % CLASSES
+        points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
+        told = [what for what in whats(copying(), batches(points, labels)) if "shares" in what]
+        assert told == [
+            "predictions and labels differ in their shares of classes "
+            "2 (0.0 % predicted, 25.0 % labelled)"
+        ]
+
+    def test_weights_that_are_no_numbers(self, balancer):
+        with torch.no_grad():
+            balancer.head.weight[0, 0] = torch.nan
+        diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
+        assert str(diagnosis).startswith("- NaN or infinite weights: head.weight\n  go back")
+        assert diagnosis.samples == 0
+
+    def test_a_branch_that_overflows(self, balancer):
+        balancer.head = nn.Sequential(balancer.head, nn.Softmax(-1), nn.Threshold(2.0, torch.inf))
+        assert "the primary branch is NaN for 600 of 600 samples" in whats(balancer)
+
+
+class TestCalling:
+    def test_wrapped_models_of_any_inputs(self):
+        class Sum(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+
+            def forward(self, left, right):
+                return self.last(self.layer(left + right))
+
+        model = wrap(Sum(), num_anchors=0)
+        model.train()
+        parts, labels = torch.randn(2, 20, 3), torch.arange(20) % 2
+        one = diagnose(model, [((parts[0], parts[1]), labels)])
+        other = diagnose(model, [({"left": parts[0], "right": parts[1]}, labels)])
+        assert str(one) == str(other)
+        assert model.training
+
+    def test_errors(self, balancer):
+        with pytest.raises(ValueError, match="`loader` must give at least 1 batch; got 0"):
+            diagnose(balancer, [])
+        with pytest.raises(TypeError, match="`model` must give a BalancerOutput; got Tensor"):
+            diagnose(nn.Linear(16, 4), batches(*blobs()))
+        with pytest.raises(TypeError, match="`labels` must be an int64 tensor"):
+            diagnose(balancer, [(torch.randn(4, 16), torch.rand(4, CLASSES))])
+        with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 4\)"):
+            diagnose(balancer, [(torch.randn(4, 16), torch.full((4,), 4))])
+
+
+class TestSymptoms:
+    def test_anchor_use_by_a_loop(self):
+        distances, labels = torch.rand(50, 3, 4), torch.randint(2, (50,))
+        expected = torch.zeros(3, 4)
+        for row, label in zip(distances, labels.tolist(), strict=True):
+            expected[label, row[label].argmin()] += 1
+        expected[:2] /= expected[:2].sum(1, keepdim=True)
+        torch.testing.assert_close(anchor_use(distances, labels), expected)
+
+    def test_anchor_spacing_by_a_loop(self):
+        anchors = torch.randn(3, 2, 5)
+        points = anchors.flatten(0, 1)
+        spread = sum(float((p - points.mean(0)).square().sum()) for p in points) / 6
+        for index, point in enumerate(points):
+            nearest = min(float((point - p).norm()) for i, p in enumerate(points) if i != index)
+            found = float(anchor_spacing(anchors).flatten()[index])
+            assert found == pytest.approx(nearest / spread**0.5, rel=1e-5)
+
+    def test_anchor_spacing_does_not_depend_on_the_unit(self):
+        anchors = torch.randn(3, 2, 5)
+        torch.testing.assert_close(anchor_spacing(anchors * 1e3), anchor_spacing(anchors))
+        assert float(anchor_spacing(torch.ones(2, 2, 3)).max()) == 0.0
+
+    def test_changes_and_agreement_counted_by_hand(self):
+        balancer = ReliabilityBalancer(4, 2, num_anchors=1, attention="off").eval()
+        output = balancer(torch.randn(4, 4))
+        first, second = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
+        output = output._replace(
+            primary=torch.stack([first, first, second, second]),
+            corrected=torch.stack([first, second, first, second]),
+            anchor=torch.stack([first, second, first, first]),
+            changed=torch.tensor([False, True, True, False]),
+        )
+        assert count_changes(output, torch.tensor([0, 1, 1, 0])) == Changes(2, 1, 1, 0)
+        assert branch_agreement(output) == {"primary and anchor": 0.25}
+
+    def test_class_shares(self):
+        assert class_shares(torch.tensor([0, 2, 2, 2]), 4).tolist() == [0.25, 0.0, 0.75, 0.0]
+
+    def test_the_term_that_went_nan(self):
+        balancer, criterion = ReliabilityBalancer(8, 3), ReliabilityLoss()
+        output, labels = balancer(torch.randn(4, 8)), torch.arange(4) % 3
+        assert non_finite_terms(criterion(output, labels)) == ()
+        broken = output._replace(distances=output.distances * torch.inf)
+        assert non_finite_terms(criterion(broken, labels)) == ("center",)
+        broken = output._replace(logits=output.logits * torch.nan)
+        assert non_finite_terms(criterion(broken, labels)) == ("branches",)
+        one, inf = torch.tensor(1.0), torch.tensor(torch.inf)
+        assert non_finite_terms(LossTerms(inf, one, one, one, one)) == ("total",)
+
+    def test_infinite_buffers_may_be_meant(self):
+        assert non_finite_parameters(PredictionSets()) == ()
