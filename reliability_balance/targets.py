@@ -49,11 +49,12 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     beliefs = RF.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
     given = _as_probabilities(labels, beliefs)
-    expected = beliefs @ noise_matrix
-    possible = expected > torch.finfo(beliefs.dtype).tiny
-    ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
-    unexplained = (given * ~possible).sum(-1, keepdim=True)
-    return beliefs * (ratio @ noise_matrix.T + unexplained)
+    with RF._without_autocast(beliefs):
+        expected = beliefs @ noise_matrix
+        possible = expected > torch.finfo(beliefs.dtype).tiny
+        ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
+        unexplained = (given * ~possible).sum(-1, keepdim=True)
+        return beliefs * (ratio @ noise_matrix.T + unexplained)
 
 
 def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
@@ -224,7 +225,9 @@ class RefurbishedTargets(nn.Module):
 
     def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
         """Move J by as much as these samples are of an epoch; rows of zeros count for nothing."""
-        news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
+        posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
+        with RF._without_autocast(posterior):
+            news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
 
     def _update_tilt(self, average: Tensor, beliefs: Tensor) -> None:

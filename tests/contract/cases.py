@@ -1,5 +1,6 @@
 """Every public module, small, with inputs: what the shared contract runs over."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,7 +16,10 @@ from reliability_balance import (
     wrap,
 )
 from reliability_balance.attention import AttentiveCorrection
+from reliability_balance.branch_calibration import BranchTemperatures
+from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.heads import MLPHead
+from reliability_balance.selective import Abstention, PredictionSets
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -30,6 +34,19 @@ class BalancerAndLoss(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.criterion(self.balancer(embedding), LABELS).total
+
+
+class CalibratedBalancer(nn.Module):
+    """A balancer and the temperatures of its branches, as one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2, head_dim=4)
+        self.calibration = BranchTemperatures()
+        self.calibration.temperatures.copy_(torch.tensor([0.5, 2.0, 1.5, 0.8]))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.calibration(self.balancer(embedding))
 
 
 @dataclass(frozen=True)
@@ -61,6 +78,21 @@ def classifier(**options: Any) -> Callable[[], nn.Module]:
     return make
 
 
+def log_probs() -> tuple[Tensor, ...]:
+    return (torch.randn(4, 3).log_softmax(-1),)
+
+
+def fitted(module: nn.Module) -> Callable[[], nn.Module]:
+    """A module fitted on held-out data."""
+    held_out = torch.randn(60, 3, generator=torch.Generator().manual_seed(1)).log_softmax(-1)
+    if isinstance(module, Abstention):
+        surest, predicted = held_out.max(-1)
+        module.fit(surest.exp(), predicted == torch.arange(60) % 2)
+    else:
+        module.fit(held_out, torch.arange(60) % 3)
+    return lambda: copy.deepcopy(module)
+
+
 CASES = {
     "robust": Case(balancer(), embedding, exports=True),
     "paper": Case(balancer(recipe="paper"), embedding, exports=True),
@@ -74,6 +106,11 @@ CASES = {
     ),
     "attention": Case(lambda: AttentiveCorrection(8, 3, head_dim=4), embedding, exports=True),
     "head": Case(lambda: MLPHead(8, 3), embedding, exports=True),
+    "temperature": Case(fitted(TemperatureScaling()), log_probs, exports=True),
+    "vector scaling": Case(fitted(VectorScaling(3)), log_probs, exports=True),
+    "branch temperatures": Case(CalibratedBalancer, embedding, exports=True),
+    "prediction sets": Case(fitted(PredictionSets(0.8)), log_probs, exports=True),
+    "abstention": Case(fitted(Abstention(0.6, delta=0.3)), lambda: (torch.rand(4),), exports=True),
     "anchor loss": Case(AnchorLoss, lambda: (torch.randn(3, 2, 8),)),
     "center loss": Case(CenterLoss, lambda: (torch.randn(4, 8), torch.randn(3, 2, 8), LABELS)),
     "robust loss": Case(BalancerAndLoss, embedding),

@@ -5,9 +5,11 @@ import pickle
 
 import pytest
 import torch
-from contract.cases import CASES, Case, floating, tensors
+from contract.cases import CASES, BalancerAndLoss, Case, floating, tensors
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from reliability_balance import CenterLoss
 from reliability_balance.wrapping import WrappedClassifier
 
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -70,7 +72,34 @@ def test_gradcheck(case):
     def differentiable(*args):
         return tuple(value for value in floating(module(*args)) if value.requires_grad)
 
+    if not differentiable(*inputs):
+        pytest.skip("it answers yes or no")
     assert torch.autograd.gradcheck(differentiable, inputs, fast_mode=True)
+    # torch's fused attention has no second derivative; its plain form has.
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.autograd.gradgradcheck(differentiable, inputs, fast_mode=True)
+
+
+def test_deterministic_algorithms_suffice(case):
+    module, inputs = case.make(), case.inputs()
+    torch.use_deterministic_algorithms(True)
+    try:
+        values = [value for value in floating(module(*inputs)) if value.requires_grad]
+        if values:
+            sum(value.square().sum() for value in values).backward()
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("size", [0, 1])
+def test_a_batch_of_none_or_one(case, size):
+    module, inputs = case.make().eval(), case.inputs()
+    if len(inputs[0]) != 4 or isinstance(module, (BalancerAndLoss, CenterLoss)):
+        pytest.skip("it has no batch, or labels of its own: see test_edges.py")
+    output = module(*(x[:size] for x in inputs))
+    for value, whole in zip(tensors(output), tensors(module(*inputs)), strict=True):
+        if len(whole) == 4:  # not the anchors
+            assert value.shape == (size, *whole.shape[1:])
 
 
 def test_eval_is_deterministic(case):
@@ -159,7 +188,9 @@ def test_torch_export_with_any_batch_size(exported_case):
     assert_same(program.module()(*larger), module(*larger))
 
 
-@pytest.mark.parametrize("name", ["robust", "paper", "tokens", "wrapped"])
+@pytest.mark.parametrize(
+    "name", ["robust", "paper", "tokens", "wrapped", "vector scaling", "prediction sets"]
+)
 def test_onnx_with_any_batch_size(name, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")

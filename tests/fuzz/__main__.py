@@ -3,11 +3,13 @@
     python tests/fuzz --inputs 100000
     python tests/fuzz --only "csv table" --first 17 --inputs 1
 
-The second form repeats one input. Ends with an error if any input crashed, hung, took too much
-memory, or raised another exception than the reader documents.
+The second form repeats one input. `--only` from the first input on replaces the row of that target.
+Ends with an error if any input crashed, hung, took too much memory, or raised another exception
+than the reader documents.
 """
 
 import faulthandler
+import json
 import platform
 import sys
 import time
@@ -57,16 +59,19 @@ def main(
         print(lines[-1], flush=True)
         for each in tally.faults[:3]:
             print(f"    {each.number}: {each.fault}", flush=True)
-    if only is None:
+    if first == 0:
+        file = results / "fuzz.json"
+        known = json.loads(file.read_text())["targets"] if only and file.exists() else []
+        rows = {line["target"]: line for line in [*known, *lines]}
         report = {
             "machine": f"{platform.machine()}, Python {platform.python_version()}",
             "torch": torch.__version__,
             "limits": {"seconds": SECONDS, "bytes": MEMORY},
-            "targets": lines,
+            "targets": list(rows.values()),
             "faults": faults,
         }
-        save_json(results / "fuzz.json", report)
-        save_text(results / "fuzz.md", format_report(lines))
+        save_json(file, report)
+        save_text(results / "fuzz.md", format_report(list(rows.values())))
     if faults:
         sys.exit(f"{len(faults)} faults")
 
