@@ -79,9 +79,12 @@ def linear(size: Size, batch: Batch) -> Head:
 def soft_triple(size: Size, batch: Batch) -> Head:
     """SoftTriple of pytorch-metric-learning, with as many centres as we have anchors."""
     module = SoftTripleLoss(size.classes, size.dim, centers_per_class=size.anchors)
-    return Head(
-        lambda: module(batch.embedding, batch.labels), [batch.embedding, *module.parameters()]
-    )
+
+    def loss() -> Tensor:
+        value: Tensor = module(batch.embedding, batch.labels)
+        return value
+
+    return Head(loss, [batch.embedding, *module.parameters()])
 
 
 def anchor_branch(size: Size, batch: Batch) -> Head:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from machine import PeakMemory
@@ -113,6 +114,7 @@ def limits(quick: bool) -> Iterator[Finding]:
     anchors = torch.randn(size.classes, size.anchors, size.dim) * size.dim**-0.5
     flat = anchors.flatten(0, 1).T
 
+    @torch.no_grad()
     def similarities(metric: RF.Metric) -> Tensor:
         distances = RF.anchor_distances(embedding, anchors, metric=metric, validate_args=False)
         return RF.anchor_similarities(distances)
@@ -133,8 +135,10 @@ def limits(quick: bool) -> Iterator[Finding]:
         {
             "product": lambda: embedding @ flat,
             "product and softmax": lambda: (embedding @ flat).softmax(-1),
-            "distances": lambda: RF.anchor_distances(embedding, anchors, validate_args=False),
-            **{metric: lambda metric=metric: similarities(metric) for metric in RF.METRICS},
+            "distances": torch.no_grad()(
+                lambda: RF.anchor_distances(embedding, anchors, validate_args=False)
+            ),
+            **{metric: partial(similarities, metric) for metric in RF.METRICS},
         },
         3 if quick else 15,
     )

@@ -311,3 +311,5 @@ def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
     whole = losses()
     monkeypatch.setattr(RF, "ANCHOR_BLOCK", 4)
     torch.testing.assert_close(losses(), whole)
+    with torch.no_grad():
+        torch.testing.assert_close(losses(), whole)
