@@ -113,10 +113,11 @@ def pairwise_branch(size: Size, batch: Batch) -> Head:
 def matmul_softmax(size: Size, batch: Batch) -> Head:
     """The product of embeddings and anchors and a softmax over it: what no form can do without."""
     anchors = _anchors(size)
-    return Head(
-        lambda: (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1).square().sum(),
-        [batch.embedding, anchors],
-    )
+
+    def loss() -> Tensor:
+        return (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1).square().sum()
+
+    return Head(loss, [batch.embedding, anchors])
 
 
 def fits_pairwise(size: Size) -> bool:
