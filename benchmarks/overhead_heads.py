@@ -115,7 +115,9 @@ def matmul_softmax(size: Size, batch: Batch) -> Head:
     anchors = _anchors(size)
 
     def loss() -> Tensor:
-        return (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1).square().sum()
+        shares = (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1)
+        total: Tensor = shares.square().sum()
+        return total
 
     return Head(loss, [batch.embedding, anchors])
 
