@@ -129,7 +129,9 @@ def fits_pairwise(size: Size) -> bool:
 
 def _anchors(size: Size) -> Tensor:
     shape = size.classes, size.anchors, size.dim
-    return (torch.randn(shape) * size.dim**-0.5).requires_grad_()
+    anchors: Tensor = torch.randn(shape) * size.dim**-0.5
+    anchors.requires_grad_()
+    return anchors
 
 
 def _branch_loss(distances: Tensor, labels: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from machine import PeakMemory
+from machine import peak_allocated
 from overhead_heads import (
     Head,
     Size,
@@ -119,17 +119,12 @@ def limits(quick: bool) -> Iterator[Finding]:
         distances = RF.anchor_distances(embedding, anchors, metric=metric, validate_args=False)
         return RF.anchor_similarities(distances)
 
-    matrix_mib = size.batch * size.classes * size.anchors * 4 / 2**20
+    matrix_bytes = size.batch * size.classes * size.anchors * 4
     for metric in RF.METRICS:
-        peaks = []
-        for _ in range(5):
-            with PeakMemory() as peak:
-                similarities(metric)
-            peaks += [] if peak.mib is None else [peak.mib / matrix_mib]
-        if peaks:
-            yield Finding(
-                f"peak memory, {metric} / (B, C K) matrix", str(size), estimate(peaks), None, 3.0
-            )
+        peak = peak_allocated(partial(similarities, metric)) / matrix_bytes
+        yield Finding(
+            f"peak memory, {metric} / (B, C K) matrix", str(size), estimate([peak]), None, 3.0
+        )
 
     seconds = alternate(
         {
