@@ -45,7 +45,7 @@ def peak_allocated(call: Callable[[], object]) -> int:
         events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
     changes = [event for event in events if event.get("name") == "[memory]"]
     changes.sort(key=lambda event: event["ts"])
-    return max(itertools.accumulate(event["args"]["Bytes"] for event in changes))
+    return max(itertools.accumulate(int(event["args"]["Bytes"]) for event in changes))
 
 
 def describe_machine() -> dict[str, str]:
