@@ -323,8 +323,8 @@ def test_no_operation_makes_more_than_points_by_anchors(metric):
 
 @pytest.mark.parametrize("metric", RF.METRICS)
 def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
-    embedding, anchors = torch.randn(3, 4).double(), torch.randn(5, 3, 4).double()
-    labels = torch.tensor([0, 2, 4])
+    embedding, anchors = torch.randn(2, 3, 4).double(), torch.randn(5, 3, 4).double()
+    labels = torch.tensor([[0, 2, 4], [1, 3, 0]])
 
     def losses():
         return (
