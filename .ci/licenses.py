@@ -21,7 +21,7 @@ else:
     import tomli as tomllib
 
 ROOT = Path(__file__).parents[1]
-LONGEST = 60  # characters of a licence's name; some packages put the whole text there
+LONGEST = 120  # characters of a licence's name; some packages put the whole text there
 
 
 def project_requirements(extra: str | None) -> list[Requirement]:

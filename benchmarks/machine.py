@@ -1,10 +1,15 @@
 """What a benchmark says of the machine, and the memory that a call takes there."""
 
+import itertools
+import json
 import os
 import platform
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from reliability_balance import __version__
 
@@ -28,6 +33,19 @@ class PeakMemory:
 def _status_mib(field: str) -> float:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def peak_allocated(call: Callable[[], object]) -> int:
+    """Bytes that torch holds at most during a call, above what it held before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder, "trace.json")
+        profiler.export_chrome_trace(str(trace))
+        events = json.loads(trace.read_text(encoding="utf-8"))["traceEvents"]
+    changes = [event for event in events if event.get("name") == "[memory]"]
+    changes.sort(key=lambda event: event["ts"])
+    return max(itertools.accumulate(int(event["args"]["Bytes"]) for event in changes))
 
 
 def describe_machine() -> dict[str, str]:

@@ -81,7 +81,7 @@ def render(report: dict[str, Any]) -> str:
 def _row(finding: dict[str, Any]) -> str:
     figure, limit = finding["estimate"], finding["limit"]
     value = f"{figure['value']:.3g}"
-    if limit is not None and figure["value"] > limit:
+    if limit is not None and round(figure["value"], 3) > limit:
         value = f"**{value}**"
     milliseconds = finding["milliseconds"]
     return (

@@ -79,9 +79,12 @@ def linear(size: Size, batch: Batch) -> Head:
 def soft_triple(size: Size, batch: Batch) -> Head:
     """SoftTriple of pytorch-metric-learning, with as many centres as we have anchors."""
     module = SoftTripleLoss(size.classes, size.dim, centers_per_class=size.anchors)
-    return Head(
-        lambda: module(batch.embedding, batch.labels), [batch.embedding, *module.parameters()]
-    )
+
+    def loss() -> Tensor:
+        value: Tensor = module(batch.embedding, batch.labels)
+        return value
+
+    return Head(loss, [batch.embedding, *module.parameters()])
 
 
 def anchor_branch(size: Size, batch: Batch) -> Head:
@@ -110,10 +113,13 @@ def pairwise_branch(size: Size, batch: Batch) -> Head:
 def matmul_softmax(size: Size, batch: Batch) -> Head:
     """The product of embeddings and anchors and a softmax over it: what no form can do without."""
     anchors = _anchors(size)
-    return Head(
-        lambda: (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1).square().sum(),
-        [batch.embedding, anchors],
-    )
+
+    def loss() -> Tensor:
+        shares = (batch.embedding @ anchors.flatten(0, 1).T).softmax(-1)
+        total: Tensor = shares.square().sum()
+        return total
+
+    return Head(loss, [batch.embedding, anchors])
 
 
 def fits_pairwise(size: Size) -> bool:
@@ -123,7 +129,9 @@ def fits_pairwise(size: Size) -> bool:
 
 def _anchors(size: Size) -> Tensor:
     shape = size.classes, size.anchors, size.dim
-    return (torch.randn(shape) * size.dim**-0.5).requires_grad_()
+    anchors: Tensor = torch.randn(shape) * size.dim**-0.5
+    anchors.requires_grad_()
+    return anchors
 
 
 def _branch_loss(distances: Tensor, labels: Tensor) -> Tensor:

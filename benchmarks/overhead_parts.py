@@ -7,9 +7,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from machine import PeakMemory
+from machine import peak_allocated
 from overhead_heads import (
     Head,
     Size,
@@ -113,28 +114,26 @@ def limits(quick: bool) -> Iterator[Finding]:
     anchors = torch.randn(size.classes, size.anchors, size.dim) * size.dim**-0.5
     flat = anchors.flatten(0, 1).T
 
+    @torch.no_grad()
     def similarities(metric: RF.Metric) -> Tensor:
         distances = RF.anchor_distances(embedding, anchors, metric=metric, validate_args=False)
         return RF.anchor_similarities(distances)
 
-    matrix_mib = size.batch * size.classes * size.anchors * 4 / 2**20
+    matrix_bytes = size.batch * size.classes * size.anchors * 4
     for metric in RF.METRICS:
-        peaks = []
-        for _ in range(5):
-            with PeakMemory() as peak:
-                similarities(metric)
-            peaks += [] if peak.mib is None else [peak.mib / matrix_mib]
-        if peaks:
-            yield Finding(
-                f"peak memory, {metric} / (B, C K) matrix", str(size), estimate(peaks), None, 3.0
-            )
+        peak = peak_allocated(partial(similarities, metric)) / matrix_bytes
+        yield Finding(
+            f"peak memory, {metric} / (B, C K) matrix", str(size), estimate([peak]), None, 3.0
+        )
 
     seconds = alternate(
         {
             "product": lambda: embedding @ flat,
             "product and softmax": lambda: (embedding @ flat).softmax(-1),
-            "distances": lambda: RF.anchor_distances(embedding, anchors, validate_args=False),
-            **{metric: lambda metric=metric: similarities(metric) for metric in RF.METRICS},
+            "distances": torch.no_grad()(
+                lambda: RF.anchor_distances(embedding, anchors, validate_args=False)
+            ),
+            **{metric: partial(similarities, metric) for metric in RF.METRICS},
         },
         3 if quick else 15,
     )

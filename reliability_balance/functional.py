@@ -141,8 +141,14 @@ def anchor_distances(
     # Distances do not change when both move together; small coordinates cancel less.
     center = scale(blocks[0]).detach().mean(0)
     points = points - center
-    distances = [_distances(points, scale(block) - center) for block in blocks]
-    return torch.cat(distances, -1).reshape(*embedding.shape[:-1], *anchors.shape[:2])
+    parts = (_distances(points, scale(block) - center) for block in blocks)
+    if len(blocks) == 1 or torch.is_grad_enabled():
+        distances = torch.cat(list(parts), -1)
+    else:  # each to its place at once: all of them together are as large as the result
+        distances = points.new_empty(*points.shape[:-1], anchors.shape[:2].numel())
+        for place, part in zip(distances.split(ANCHOR_BLOCK, -1), parts, strict=True):
+            place.copy_(part)
+    return distances.reshape(*embedding.shape[:-1], *anchors.shape[:2])
 
 
 def _distances(points: Tensor, others: Tensor) -> Tensor:

@@ -90,6 +90,16 @@ LABELS = torch.tensor([0, 2])
             r"`similarities` must have shape \(..., C, K\); got \(3,\)",
         ),
         (
+            lambda: RF.fuse(torch.ones(2, 3).long(), torch.ones(2, 3)),
+            TypeError,
+            r"`first` must have a floating dtype; got torch.int64",
+        ),
+        (
+            lambda: RF.log_fuse(torch.ones(2, 3), torch.ones(2, 1)),
+            ValueError,
+            r"`second` must have shape \(..., C\) with C >= 2 classes; got \(2, 1\)",
+        ),
+        (
             lambda: RF.fuse(torch.ones(2, 3), torch.ones(2, 4)),
             ValueError,
             r"`second` must have the shape of `first`, \(2, 3\); got \(2, 4\)",

@@ -1,5 +1,7 @@
 """Gradients, edges and extreme values of the functions."""
 
+from functools import partial
+
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
@@ -61,9 +63,13 @@ def test_zero_vectors_have_finite_gradients(metric):
     assert bool(torch.isfinite(anchors.grad).all())
 
 
-def test_the_second_derivative_is_finite_on_an_anchor():
-    embedding = torch.tensor([[3.0, 4.0]], requires_grad=True)
-    anchors = torch.tensor([[[3.0, 4.0]], [[-3.0, -4.0]]], requires_grad=True)
+@pytest.mark.parametrize(
+    ("point", "anchor"), [([3.0, 4.0], [3.0, 4.0]), ([0.0, 0.0], [1e-15, 0.0])]
+)
+def test_the_second_derivative_is_finite_at_an_anchor(point, anchor):
+    embedding = torch.tensor([point], requires_grad=True)
+    around = torch.tensor([[anchor]])
+    anchors = torch.cat([around, -around]).requires_grad_()
     distances = RF.anchor_distances(embedding, anchors)
     first = torch.autograd.grad(distances.sum(), [embedding, anchors], create_graph=True)
     second = torch.autograd.grad(first[0].sum() + first[1].sum(), [embedding, anchors])
@@ -152,16 +158,36 @@ def test_arguments_of_two_dtypes_are_computed_in_the_wider(dtypes):
     first, second = (getattr(torch.rand(3, 4).softmax(-1), dtype)() for dtype in dtypes)
     anchors = getattr(torch.randn(2, 2, 4), dtypes[1])()
     labels = torch.tensor([0, 1, 1])
-    for function, others in (
-        (RF.anchor_distances, [anchors]),
-        (RF.center_loss, [anchors, labels]),
-        (RF.fuse, [second]),
-        (lambda one, other: RF.log_fuse(one.log(), other.log()), [second]),
+    for function, arguments in (
+        (RF.anchor_distances, [first, anchors]),
+        (partial(RF.anchor_distances, metric="cosine"), [first, anchors]),
+        (RF.center_loss, [first, anchors, labels]),
+        (RF.fuse, [first, second]),
+        (RF.log_fuse, [first.log(), second.log()]),
     ):
-        wide = [other.double() if other.is_floating_point() else other for other in others]
-        result = function(first, *others)
-        torch.testing.assert_close(result, function(first.double(), *wide), rtol=0, atol=1e-7)
+        wide = [each.double() if each.is_floating_point() else each for each in arguments]
+        result = function(*arguments)
+        torch.testing.assert_close(result, function(*wide), rtol=0, atol=1e-12)
         assert result.dtype == torch.float64
+
+
+def test_confidence_stays_within_0_1_where_probabilities_are_rounded_above_1():
+    assert float(RF.confidence(torch.tensor([1.0 + 1e-6, 0.0]))) == 1.0
+
+
+def test_the_soft_minimum_of_many_leading_dimensions():
+    distances, labels = torch.rand(2, 5, 3, 4), torch.randint(3, (2, 5))
+    whole = RF.nearest_anchor_loss(distances, labels, softmin_temperature=1.0, reduction="none")
+    part = RF.nearest_anchor_loss(
+        distances[1], labels[1], softmin_temperature=1.0, reduction="none"
+    )
+    torch.testing.assert_close(whole[1], part)
+
+
+def test_the_anchor_loss_far_from_the_origin_does_not_cancel():
+    shift = torch.tensor([1e4, -1e4])
+    anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]]) + shift
+    torch.testing.assert_close(RF.anchor_loss(anchors, reduction="sum"), torch.tensor(-50.0))
 
 
 def test_the_second_weight_multiplies_the_second_confidence():
@@ -297,8 +323,8 @@ def test_no_operation_makes_more_than_points_by_anchors(metric):
 
 @pytest.mark.parametrize("metric", RF.METRICS)
 def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
-    embedding, anchors = torch.randn(3, 4).double(), torch.randn(5, 3, 4).double()
-    labels = torch.tensor([0, 2, 4])
+    embedding, anchors = torch.randn(2, 3, 4).double(), torch.randn(5, 3, 4).double()
+    labels = torch.tensor([[0, 2, 4], [1, 3, 0]])
 
     def losses():
         return (
@@ -311,3 +337,5 @@ def test_many_blocks_of_anchors_equal_one(metric, monkeypatch):
     whole = losses()
     monkeypatch.setattr(RF, "ANCHOR_BLOCK", 4)
     torch.testing.assert_close(losses(), whole)
+    with torch.no_grad():
+        torch.testing.assert_close(losses(), whole)

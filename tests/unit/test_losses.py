@@ -179,6 +179,13 @@ def test_the_soft_minimum_reaches_the_reliability_loss(output):
     torch.testing.assert_close(terms.center, expected)
 
 
+def test_what_is_ignored_is_ignored_in_the_center_loss_too(output):
+    labels = torch.tensor([0, -7, 2, -7, 0, 2])
+    terms = ReliabilityLoss(ignore_index=-7)(output, labels)
+    expected = RF.nearest_anchor_loss(output.distances[labels >= 0], labels[labels >= 0])
+    torch.testing.assert_close(terms.center, expected)
+
+
 def test_an_output_without_distances_has_no_center_loss(output):
     terms = ReliabilityLoss()(output._replace(distances=None), LABELS)
     assert float(terms.center.detach()) == 0.0
