@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
 
 import typer
 from calibration_report import write_report

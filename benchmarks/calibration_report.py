@@ -15,19 +15,20 @@ WAYS = {
     "clean": "temperature, clean labels",
     "branches_clean": "temperature of each branch, clean labels",
     "vector_clean": "vector scaling, clean labels",
+    "top_clean": "top-label scaling, clean labels",
     "noisy": "temperature, noisy labels",
-    "branches_noisy": "temperature of each branch, noisy labels",
     "cleaned": "temperature, noisy labels, learned noise matrix",
-    "branches_cleaned": "temperature of each branch, noisy labels, learned noise matrix",
+    "top_cleaned": "top-label scaling, noisy labels, learned noise matrix",
 }
 # Ours calibrated in one of these ways, cross-entropy in the other; the same held-out samples.
 CONTESTS = (
     ("clean", "clean"),
     ("branches_clean", "clean"),
-    ("vector_clean", "vector_clean"),
+    ("top_clean", "clean"),
+    ("top_clean", "top_clean"),
     ("noisy", "noisy"),
     ("cleaned", "noisy"),
-    ("branches_cleaned", "noisy"),
+    ("top_cleaned", "noisy"),
 )
 
 Line = dict[str, Any]

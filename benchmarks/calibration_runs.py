@@ -1,24 +1,24 @@
 """One run: train on four fifths of the data, calibrate on the fifth, judge on the test set."""
 
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from methods import METHODS, Balanced, Method
-from noisy_data import CORRUPTIONS, DATA
+from noisy_data import CORRUPTIONS
 from prediction_report import score
 from robustness_runs import Run, predict, train
+from tasks import DATA
 from torch import Tensor
 
 from reliability_balance import BalancerOutput
 from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
+from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
 from reliability_balance.output import join_outputs
 from reliability_balance.selective import PredictionSets
-from reliability_balance.targets import label_posterior
+from reliability_balance.top_label_calibration import TopLabelScaling
 
 HELD_OUT_SHARE = 0.2
 COVERAGE = 0.9
-EM_STEPS = 10
 
 
 class Predictions(NamedTuple):
@@ -77,48 +77,23 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
         "none": test,
         "clean": TemperatureScaling().fit(held_out, clean)(test),
         "vector_clean": VectorScaling(test.shape[1]).fit(held_out, clean)(test),
+        "top_clean": TopLabelScaling().fit(held_out, clean)(test),
         "noisy": TemperatureScaling().fit(held_out, noisy)(test),
     }
     if noise_matrix is not None:
-        scaling = fit_with_noise(TemperatureScaling(), held_out, noisy, noise_matrix)
-        calibrated["cleaned"] = scaling(test)
+        for name, scaling in (("", TemperatureScaling()), ("top_", TopLabelScaling())):
+            fit_with_noise(scaling, held_out, noisy, noise_matrix)
+            calibrated[f"{name}cleaned"] = scaling(test)
     held_output, test_output = predictions.held_out_output, predictions.test_output
     if held_output is not None and test_output is not None:
-        for name, labels in (("clean", clean), ("noisy", noisy)):
-            branches = BranchTemperatures().fit(held_output, labels)
-            calibrated[f"branches_{name}"] = branches(test_output)
-        if noise_matrix is not None:
-            cleaned = fit_with_noise(BranchTemperatures(), held_output, noisy, noise_matrix)
-            calibrated["branches_cleaned"] = cleaned(test_output)
+        branches = BranchTemperatures().fit(held_output, clean)
+        calibrated["branches_clean"] = branches(test_output)
     measures: dict[str, float] = {}
     for name, log_probs in calibrated.items():
         scores = score(log_probs.exp(), log_probs.clamp_min(-30), predictions.test_labels)
         measures |= {f"ece_{name}": scores.ece, f"nll_{name}": scores.nll}
         measures |= {f"accuracy_{name}": scores.accuracy}
     return {**measures, **coverage(calibrated["clean"], predictions.test_labels, seed)}
-
-
-ScoresT = TypeVar("ScoresT", Tensor, BalancerOutput, contravariant=True)
-
-
-class Calibration(Protocol[ScoresT]):
-    """What a scaling of log-probabilities and one of a balancer's branches have in common."""
-
-    def __call__(self, scores: ScoresT, /) -> Tensor: ...
-    def fit(self, scores: ScoresT, labels: Tensor, /) -> Any: ...
-
-
-def fit_with_noise(
-    calibration: Calibration[ScoresT], scores: ScoresT, labels: Tensor, noise_matrix: Tensor
-) -> Calibration[ScoresT]:
-    """Fit to noisy labels as if cleaned: by turns the true class's posterior, and the scaling.
-
-    This is expectation maximisation of the noisy labels' likelihood under the noise matrix.
-    """
-    for _ in range(EM_STEPS):
-        beliefs = calibration(scores).exp()
-        calibration.fit(scores, label_posterior(beliefs, labels, noise_matrix))
-    return calibration
 
 
 def coverage(log_probs: Tensor, labels: Tensor, seed: int) -> dict[str, float]:

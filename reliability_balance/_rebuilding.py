@@ -12,6 +12,7 @@ from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.heads import MLPHead
 from reliability_balance.selective import Abstention, PredictionSets
 from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.top_label_calibration import TopLabelScaling
 from reliability_balance.wrapping import WrappedClassifier
 
 Settings = dict[str, Any]
@@ -73,6 +74,7 @@ SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     WrappedClassifier: _of_wrapped,
     RefurbishedTargets: _of_targets,
     TemperatureScaling: lambda scaling: {},
+    TopLabelScaling: lambda scaling: {},
     VectorScaling: lambda scaling: {"num_classes": len(scaling.weight)},
     BranchTemperatures: lambda branches: {"correction_weight": branches.correction_weight},
     PredictionSets: lambda sets: {"coverage": sets.coverage},

@@ -6,6 +6,7 @@ wrong ones make every answer look less sure than it should.
 
 import math
 from collections.abc import Callable
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,10 +15,25 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance.targets import label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
 LBFGS_STEPS = 200
+EM_STEPS = 50
+
+
+class Calibration(Protocol):
+    """What all scalings of log-probabilities have in common."""
+
+    def __call__(self, log_probs: Tensor, /) -> Tensor:
+        """Return the calibrated log-probabilities."""
+
+    def fit(self, log_probs: Tensor, labels: Tensor, /) -> Any:
+        """Fit to held-out data."""
+
+
+CalibrationT = TypeVar("CalibrationT", bound=Calibration)
 
 
 class TemperatureScaling(nn.Module):
@@ -174,6 +190,43 @@ class VectorScaling(nn.Module):
             self.weight.copy_(weight.detach())
             self.bias.copy_(bias.detach())
         return self
+
+
+def fit_with_noise(
+    calibration: CalibrationT, log_probs: Tensor, labels: Tensor, noise_matrix: Tensor
+) -> CalibrationT:
+    r"""Fit a scaling to held-out labels that are as noisy as those of the training.
+
+    By turns the true classes' :func:`targets.label_posterior`, and the scaling fitted to it: this
+    is expectation maximisation of the noisy labels' likelihood under the noise matrix.
+
+    Args:
+        calibration: a scaling of log-probabilities; it is fitted in place, and returned.
+        log_probs: held-out logits or log-probabilities.
+        labels: their noisy class indices.
+        noise_matrix: T_{ck}, how often class c is labelled k, such as
+            :attr:`targets.RefurbishedTargets.noise_matrix`.
+
+    Shape:
+        - log_probs: (N, C) floating; labels: (N,) int64; noise_matrix: (C, C) floating.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.9, 0.1]] * 10).log()
+        >>> labels = torch.tensor([0] * 6 + [1] * 4)  # of 7 to 3, a quarter flipped
+        >>> noise_matrix = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
+        >>> scaling = fit_with_noise(TemperatureScaling(), log_probs, labels, noise_matrix)
+        >>> bool((scaling(log_probs).exp()[0, 0] - 0.7).abs() < 0.02)
+        True
+    """
+    held_out(log_probs, labels)
+    for _ in range(EM_STEPS):
+        beliefs = calibration(log_probs).exp()
+        calibration.fit(log_probs, label_posterior(beliefs, labels, noise_matrix))
+    return calibration
 
 
 def held_out(log_probs: Tensor, labels: Tensor, name: str = "log_probs") -> tuple[Tensor, Tensor]:

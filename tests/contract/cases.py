@@ -20,6 +20,7 @@ from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.heads import MLPHead
 from reliability_balance.selective import Abstention, PredictionSets
+from reliability_balance.top_label_calibration import TopLabelScaling
 
 LABELS = torch.tensor([0, 1, 2, 1])
 
@@ -108,6 +109,7 @@ CASES = {
     "head": Case(lambda: MLPHead(8, 3), embedding, exports=True),
     "temperature": Case(fitted(TemperatureScaling()), log_probs, exports=True),
     "vector scaling": Case(fitted(VectorScaling(3)), log_probs, exports=True),
+    "top-label scaling": Case(fitted(TopLabelScaling()), log_probs, exports=True),
     "branch temperatures": Case(CalibratedBalancer, embedding, exports=True),
     "prediction sets": Case(fitted(PredictionSets(0.8)), log_probs, exports=True),
     "abstention": Case(fitted(Abstention(0.6, delta=0.3)), lambda: (torch.rand(4),), exports=True),

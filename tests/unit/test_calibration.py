@@ -6,9 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
+from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
+from reliability_balance.top_label_calibration import TopLabelScaling
 
-SCALINGS = [TemperatureScaling, lambda: VectorScaling(4)]
+SCALINGS = [TemperatureScaling, lambda: VectorScaling(4), TopLabelScaling]
 
 
 def sampled(count=4000, scale=1.0, seed=0):
@@ -126,3 +127,44 @@ def test_errors(make, log_probs, labels, error, message):
 def test_vector_scaling_of_another_width():
     with pytest.raises(ValueError, match=r"last dimension 5; got \(1, 4\)"):
         VectorScaling(5).fit(torch.zeros(1, 4), torch.tensor([0]))
+
+
+@pytest.mark.parametrize("make", [TemperatureScaling, TopLabelScaling])
+def test_a_known_noise_matrix_gives_back_what_clean_labels_would_have(make):
+    logits, labels = sampled(30_000, 2.5)
+    generator = torch.Generator().manual_seed(1)
+    moved = torch.rand(len(labels), generator=generator) < 0.3
+    noise_matrix = 0.7 * torch.eye(4) + 0.3 * torch.eye(4).roll(1, 1)
+    cleaned = fit_with_noise(make(), logits, (labels + moved) % 4, noise_matrix.double())
+    truth = make().fit(logits, labels)(logits).exp()
+    assert float((cleaned(logits).exp() - truth).abs().mean()) < 0.01
+    bent = make().fit(logits, (labels + moved) % 4)
+    assert float((bent(logits).exp() - truth).abs().mean()) > 0.05
+
+
+def test_top_label_scaling_undoes_a_known_curve():
+    """Predictions that an even mixture has flattened, which no temperature undoes."""
+    logits, labels = sampled(40_000)
+    truth = logits.softmax(-1)
+    flattened = (0.7 * truth + 0.3 / 4).log()
+    calibration = TopLabelScaling().fit(flattened, labels)
+    top = truth.amax(-1)
+    error = (calibration(flattened).exp().amax(-1) - top).abs().mean()
+    by_temperature = TemperatureScaling().fit(flattened, labels)(flattened).exp().amax(-1)
+    assert float(error) < 0.5 * float((by_temperature - top).abs().mean())
+
+
+def test_top_label_scaling_leaves_the_others_their_proportions():
+    logits, labels = sampled(500)
+    before, after = logits.softmax(-1), TopLabelScaling().fit(logits * 3, labels)(logits).exp()
+    top = before.argmax(-1, keepdim=True)
+    shares = [
+        probs.scatter(-1, top, 0.0) / (1 - probs.gather(-1, top)) for probs in (before, after)
+    ]
+    torch.testing.assert_close(*shares)
+
+
+def test_top_label_scaling_of_a_certain_prediction_is_a_distribution():
+    log_probs = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    calibrated = TopLabelScaling()(log_probs)
+    torch.testing.assert_close(calibrated.exp(), torch.tensor([[1.0, 0.0, 0.0]]))

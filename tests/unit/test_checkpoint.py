@@ -19,6 +19,7 @@ from reliability_balance.checkpoint import describe, load, save
 from reliability_balance.heads import MLPHead
 from reliability_balance.selective import Abstention, PredictionSets
 from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.top_label_calibration import TopLabelScaling
 
 ROOT = Path(__file__).parents[2]
 FORMAT_1 = ROOT / "tests" / "fixtures" / "checkpoint_format_1.safetensors"
@@ -49,6 +50,7 @@ def fitted_companions():
     return {
         "temperature": TemperatureScaling().fit(log_probs, labels),
         "vector": VectorScaling(3).fit(log_probs, labels),
+        "top": TopLabelScaling().fit(log_probs, labels),
         "branches": BranchTemperatures(correction_weight=0.5).fit(output, labels),
         "sets": PredictionSets(0.8).fit(log_probs, labels),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
