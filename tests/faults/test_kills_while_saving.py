@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 TESTS = Path(__file__).resolve().parent.parent
-# Hundreds of kills are what `SAVE_KILLS=300 pytest tests/faults/test_kills_while_saving.py` does.
+# `SAVE_KILLS=100 pytest tests/faults/test_kills_while_saving.py` kills a hundred times each.
 KILLS = os.environ.get("SAVE_KILLS", "10")
 
 
