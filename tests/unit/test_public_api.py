@@ -3,12 +3,15 @@
 import json
 import re
 
-from public_api import SNAPSHOT, public_api
+from public_api import NEED_AN_EXTRA, SNAPSHOT, public_api
 
 
 def test_the_public_interface_is_the_one_announced():
     announced = json.loads(SNAPSHOT.read_text(encoding="utf-8"))
-    assert public_api() == announced, (
+    found = public_api()
+    for name in NEED_AN_EXTRA - found.keys():
+        del announced[name]
+    assert found == announced, (
         "the public interface changed. If that is meant, tell it in CHANGELOG.md and run "
         "`python tests/public_api.py`"
     )
