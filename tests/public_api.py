@@ -55,7 +55,7 @@ def _module_api(name: str) -> dict[str, object]:
 
 
 def _class_api(cls: type) -> dict[str, str]:
-    """The constructor and the class's own public methods and properties; of some only their names."""
+    """The constructor and the class's own public methods and properties, or the names it holds."""
     if is_typeddict(cls):
         return {"keys": ", ".join(cls.__annotations__)}
     if issubclass(cls, Enum):
