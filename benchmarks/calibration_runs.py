@@ -88,6 +88,8 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
     if held_output is not None and test_output is not None:
         branches = BranchTemperatures().fit(held_output, clean)
         calibrated["branches_clean"] = branches(test_output)
+        both = TopLabelScaling().fit(branches(held_output), clean)
+        calibrated["both_clean"] = both(branches(test_output))
     measures: dict[str, float] = {}
     for name, log_probs in calibrated.items():
         scores = score(log_probs.exp(), log_probs.clamp_min(-30), predictions.test_labels)
