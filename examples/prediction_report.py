@@ -1,9 +1,7 @@
 """Compare the primary and the corrected predictions on a test set: figures, table, picture."""
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -35,16 +33,6 @@ class Scores:
     ece: float
 
 
-@dataclass(frozen=True)
-class Changes:
-    """How often the correction changed the predicted class, and to what end."""
-
-    changed: int
-    better: int
-    worse: int
-    still_wrong: int
-
-
 def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
     """Score (N, C) predictions against (N,) labels."""
     num_classes = probs.shape[-1]
@@ -54,30 +42,6 @@ def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
         macro_f1=100 * float(multiclass_f1_score(probs, labels, num_classes)),
         nll=float(torch.nn.functional.nll_loss(log_probs, labels)),
         ece=100 * float(multiclass_calibration_error(probs, labels, num_classes, NUM_BINS)),
-    )
-
-
-def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
-    """Join the outputs of all batches, on the CPU."""
-
-    def join(name: str) -> Any:
-        values = [getattr(output, name) for output in outputs]
-        if values[0] is None or name == "anchors":
-            return None if values[0] is None else values[0].cpu()
-        return torch.cat(values).cpu()
-
-    return BalancerOutput(**{name: join(name) for name in BalancerOutput._fields})
-
-
-def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
-    """Count the changed predictions that became right, became wrong, or stayed wrong."""
-    was_right = output.primary.argmax(-1) == labels
-    is_right = output.corrected.argmax(-1) == labels
-    return Changes(
-        changed=int(output.changed.sum()),
-        better=int((~was_right & is_right).sum()),
-        worse=int((was_right & ~is_right).sum()),
-        still_wrong=int((output.changed & ~was_right & ~is_right).sum()),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 import torch
 import typer
 from image_data import LabelledImages, load_images
-from prediction_report import count_changes, format_table, join_outputs, save_picture, score
+from prediction_report import format_table, save_picture, score
 from result_files import atomic_path, save_json
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -23,7 +23,9 @@ from tqdm import tqdm
 from reliability_balance import BalancerOutput, ReliabilityLoss, __version__, wrap
 from reliability_balance.label_noise import pair_noise, symmetric_noise
 from reliability_balance.mixing import mix
+from reliability_balance.output import join_outputs, on_cpu
 from reliability_balance.recipes import RecipeName
+from reliability_balance.symptoms import count_changes
 from reliability_balance.targets import RefurbishedTargets
 from reliability_balance.wrapping import WrappedClassifier
 
@@ -107,7 +109,8 @@ def predict(
 ) -> BalancerOutput:
     """Join the outputs of all batches, on the CPU."""
     model.eval()
-    return join_outputs([model(scale(batch.to(device))) for batch in images.split(batch_size)])
+    batches = images.split(batch_size)
+    return join_outputs([on_cpu(model(scale(batch.to(device)))) for batch in batches])
 
 
 def main(
@@ -169,8 +172,8 @@ def main(
     changes = count_changes(output, labels)
     print(
         f"trained {epochs} epochs in {seconds:.0f} s\n\n{format_table(primary, corrected)}\n\n"
-        f"{changes.changed} of {len(labels)} predictions changed: {changes.better} became right, "
-        f"{changes.worse} became wrong, {changes.still_wrong} stayed wrong"
+        f"{changes.changed} of {len(labels)} predictions changed: {changes.helped} became right, "
+        f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )
 
     with atomic_path(out / "model.pt") as temporary:

@@ -4,17 +4,17 @@ The file is safetensors, which holds numbers and text but no code. The configura
 header, and beside it a digest of configuration and tensors, so that a single flipped bit is seen.
 """
 
-import contextlib
 import hashlib
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from reliability_balance import _files
 
 CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
 WITHOUT_DIGEST = 1  # the format version that had none
@@ -34,16 +34,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
     }
     text = json.dumps(config, allow_nan=False)
     content = save(plain, {CONFIG_KEY: text, DIGEST_KEY: _digest(text, plain)})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
+    _files.write(path, content)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -118,13 +109,3 @@ def _describe_foreign(content: bytes) -> str:
     if start == b"PK\x03\x04" or is_pickle:
         return "a pickle, as torch.save writes, which is not opened since it can run any code"
     return "a file that is damaged, cut short, or no safetensors at all"
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name last, too; not every system can."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from reliability_balance import _checks, _findings
 from reliability_balance import functional as RF
-from reliability_balance.output import BalancerOutput, join_outputs
+from reliability_balance.output import BalancerOutput, join_outputs, on_cpu
 from reliability_balance.symptoms import (
     Changes,
     anchor_spacing,
@@ -145,11 +145,7 @@ def _run(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> tuple[Balanc
             if not isinstance(output, BalancerOutput):
                 raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
             _checks.indices("labels", batch_labels)
-            on_cpu: dict[str, Any] = {
-                name: None if each is None else each.cpu()
-                for name, each in output._asdict().items()
-            }
-            outputs.append(BalancerOutput(**on_cpu))
+            outputs.append(on_cpu(output))
             labels.append(batch_labels.cpu())
     finally:
         for module, mode in modes.items():

@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reliability_balance import _checks, _png
-from reliability_balance._files import write_text
+from reliability_balance import _checks, _files, _png
 from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
 
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
@@ -91,7 +90,7 @@ def save_csv(
                 f"{row.plausibility:.6f}",
             ]
         )
-    write_text(path, buffer.getvalue())
+    _files.write(path, buffer.getvalue().encode())
 
 
 def save_gallery(
@@ -126,8 +125,7 @@ def save_gallery(
     counts = ", ".join(
         f"{len(ranking.only(verdict))} {verdict.name.lower()}" for verdict in reversed(Verdict)
     )
-    write_text(
-        path,
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
@@ -136,8 +134,9 @@ def save_gallery(
         "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
         "of the label in what label and likeliest other class were predicted with: near 0 the "
         "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
-        "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n",
+        "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
     )
+    _files.write(path, page.encode())
 
 
 Namer = Callable[[int], str]

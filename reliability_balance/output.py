@@ -45,6 +45,18 @@ class BalancerOutput(NamedTuple):
     anchors: Tensor | None = None
 
 
+def on_cpu(output: BalancerOutput) -> BalancerOutput:
+    """Bring an output to the CPU, so that the device need not hold those of a whole data set.
+
+    Args:
+        output: on any device.
+    """
+    moved: dict[str, Any] = {
+        name: None if each is None else each.cpu() for name, each in output._asdict().items()
+    }
+    return BalancerOutput(**moved)
+
+
 def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
     """Join the outputs of several batches of one model, in their order.
 

@@ -1,6 +1,6 @@
 """What can be measured of a trained model to see whether it is well: one pure function each."""
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,8 @@ from reliability_balance.losses import LossTerms
 from reliability_balance.output import BalancerOutput
 
 
-class Changes(NamedTuple):
+@dataclass(frozen=True)
+class Changes:
     """How many predictions the correction changed, and to what end."""
 
     changed: int

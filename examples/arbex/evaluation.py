@@ -9,7 +9,6 @@ from faces.augmentation import eval_transform
 from faces.face_dataset import FaceDataset
 from faces.face_table import FaceTable
 from memory import advising_out_of_memory
-from prediction_report import Changes, count_changes, join_outputs
 from scoring import (
     ClassScores,
     Clustering,
@@ -23,6 +22,8 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from reliability_balance import BalancerOutput
+from reliability_balance.output import join_outputs, on_cpu
+from reliability_balance.symptoms import Changes, count_changes
 
 SCORE_LABELS = {
     "accuracy": "accuracy (%)",
@@ -70,7 +71,7 @@ def predict_table(
     dataset = FaceDataset(table, eval_transform(image_size))
     loader = DataLoader(dataset, batch_size, num_workers=workers)
     with advising_out_of_memory(f"try --device cpu, or fewer than {batch_size} faces at a time"):
-        return join_outputs([model(batch.image.to(device)) for batch in loader])
+        return join_outputs([on_cpu(model(batch.image.to(device))) for batch in loader])
 
 
 def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTable, list[str]]:
@@ -172,8 +173,8 @@ def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
 def describe_changes(changes: Changes) -> str:
     """Say in a sentence what the correction did."""
     return (
-        f"{changes.changed} predictions changed: {changes.better} became right, "
-        f"{changes.worse} became wrong, {changes.still_wrong} stayed wrong"
+        f"{changes.changed} predictions changed: {changes.helped} became right, "
+        f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )
 
 

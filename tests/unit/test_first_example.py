@@ -8,10 +8,8 @@ import torch
 import typer
 import wrap_classifier
 from idx_files import write_mnist
-from prediction_report import atomic_path, count_changes, format_table, score
+from prediction_report import atomic_path, format_table, score
 from typer.testing import CliRunner
-
-from reliability_balance import ReliabilityBalancer
 
 
 @pytest.fixture
@@ -89,19 +87,6 @@ def test_scores_equal_naive_ones():
     )
     assert found.ece == pytest.approx(100 * ece / 200, abs=1e-3)
     assert "macro f1 (%)" in format_table(found, found)
-
-
-def test_changes_are_counted():
-    output = ReliabilityBalancer(4, 2, num_anchors=0, attention="off").eval()(torch.zeros(4, 4))
-    primary = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.1, 0.9]])
-    corrected = torch.tensor([[0.1, 0.9], [0.1, 0.9], [0.9, 0.1], [0.1, 0.9]])
-    output = output._replace(
-        primary=primary,
-        corrected=corrected,
-        changed=corrected.argmax(-1) != primary.argmax(-1),
-    )
-    changes = count_changes(output, torch.tensor([1, 0, 0, 0]))
-    assert (changes.changed, changes.better, changes.worse, changes.still_wrong) == (2, 1, 1, 0)
 
 
 def test_a_failed_write_keeps_the_old_file(tmp_path):
