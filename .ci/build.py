@@ -1,7 +1,7 @@
 """Build sdist and wheel so that one commit always gives the same bytes.
 
     python .ci/build.py            # into dist/
-    python .ci/build.py --check    # twice, and compare
+    python .ci/build.py --check    # the same, and once more to compare
 
 Times are the commit's, or SOURCE_DATE_EPOCH where it is set; owners and modes are fixed. The wheel
 is built from the sdist, as pip would. The version of setuptools is part of what must be the same.
@@ -11,6 +11,7 @@ import argparse
 import gzip
 import hashlib
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -67,23 +68,23 @@ def _run(*command: str) -> str:
 
 
 def main() -> None:
-    """Build, or build twice and compare."""
+    """Build, and compare with another build."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="build twice and compare")
+    parser.add_argument("--check", action="store_true", help="build once more and compare")
     parser.add_argument("--no-isolation", action="store_true", help="use what is installed")
     arguments = parser.parse_args()
     options = ["--no-isolation"] if arguments.no_isolation else []
-    if not arguments.check:
-        build(ROOT / "dist", *options)
-        return
-    with tempfile.TemporaryDirectory() as folder:
-        built = []
-        for name in ("first", "second"):
-            build(Path(folder, name), *options)
-            built.append(hashes(Path(folder, name)))
-    if built[0] != built[1]:
-        sys.exit(f"two builds differ: {built[0]} and {built[1]}")
-    for name, digest in built[0].items():
+    dist = ROOT / "dist"
+    shutil.rmtree(dist, ignore_errors=True)
+    build(dist, *options)
+    built = hashes(dist)
+    if arguments.check:
+        with tempfile.TemporaryDirectory() as folder:
+            build(Path(folder), *options)
+            again = hashes(Path(folder))
+        if built != again:
+            sys.exit(f"two builds differ: {built} and {again}")
+    for name, digest in built.items():
         print(f"{digest}  {name}")
 
 
