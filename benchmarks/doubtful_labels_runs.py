@@ -1,13 +1,9 @@
 """Find wrong labels by one training of ours, and by cleanlab's five: scores and time of both."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, TypeVar
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples" / "arbex"))
 
 import numpy as np
 import torch

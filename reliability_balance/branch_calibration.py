@@ -7,7 +7,8 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration import LBFGS_STEPS, TemperatureScaling, held_out
+from reliability_balance._scaling import minimise, tempered
+from reliability_balance.calibration import TemperatureScaling, held_out
 from reliability_balance.output import BalancerOutput
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
@@ -100,18 +101,11 @@ class BranchTemperatures(nn.Module):
         start, before = self.temperatures.clone(), self._nll(output, targets)
 
         log_temperatures = start.to(targets).log().requires_grad_()  # so that they stay positive
-        optimizer = torch.optim.LBFGS(
-            [log_temperatures], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe"
-        )
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = F.cross_entropy(self._fuse(wide, log_temperatures.exp()), targets)
-            value.backward()
-            return value
+        def loss() -> Tensor:
+            return F.cross_entropy(self._fuse(wide, log_temperatures.exp()), targets)
 
-        with torch.enable_grad():
-            optimizer.step(closure)
+        minimise(loss, [log_temperatures])
         self.temperatures.copy_(log_temperatures.detach().exp())
         # Judged in the precision that predictions will have.
         if not self._nll(output, targets) < before:
@@ -124,7 +118,7 @@ class BranchTemperatures(nn.Module):
     def _fuse(self, output: BalancerOutput, temperatures: Tensor) -> Tensor:
         """Eq. 18 and 19 of the scaled branches that there are, scaled once more."""
         first, *corrections = (
-            _scale(scores, temperature)
+            tempered(scores, temperature)
             for scores, temperature in zip(
                 (output.logits, output.anchor_log_probs, output.attentive_log_probs),
                 temperatures[:3],
@@ -135,14 +129,9 @@ class BranchTemperatures(nn.Module):
         if corrections and self.correction_weight > 0:
             correction = corrections[0] if len(corrections) == 1 else RF.log_fuse(*corrections)
             first = RF.log_fuse(first, correction, second_weight=self.correction_weight)
-        return _scale(first, temperatures[3])
+        return tempered(first, temperatures[3])
 
     def extra_repr(self) -> str:
         """Name setting and temperatures."""
         told = ", ".join(f"{value:.4g}" for value in self.temperatures.tolist())
         return f"correction_weight={self.correction_weight}, temperatures=[{told}]"
-
-
-def _scale(scores: Tensor, temperature: Tensor) -> Tensor:
-    wide = RF.widen(scores)
-    return (wide / temperature.to(wide.dtype)).log_softmax(-1)

@@ -15,11 +15,11 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._scaling import minimise, tempered
 from reliability_balance.targets import label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
-LBFGS_STEPS = 200
 EM_STEPS = 50
 
 
@@ -75,8 +75,7 @@ class TemperatureScaling(nn.Module):
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
-        wide = RF.widen(log_probs)
-        return (wide / self.temperature.to(wide.dtype)).log_softmax(-1)
+        return tempered(log_probs, self.temperature)
 
     @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
@@ -169,24 +168,13 @@ class VectorScaling(nn.Module):
         _checks.width("log_probs", log_probs, len(self.weight))
         weight = torch.ones_like(self.weight, dtype=scores.dtype).requires_grad_()
         bias = torch.zeros_like(self.bias, dtype=scores.dtype).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [weight, bias], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe"
-        )
 
         def loss() -> Tensor:
             return F.cross_entropy(scores * weight + bias, targets)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = loss()
-            value.backward()
-            return value
-
-        with torch.enable_grad():
-            before = float(loss().detach())
-            optimizer.step(closure)
-            after = float(loss().detach())
-        if after < before:
+        before = float(loss().detach())
+        minimise(loss, [weight, bias])
+        if float(loss().detach()) < before:
             self.weight.copy_(weight.detach())
             self.bias.copy_(bias.detach())
         return self

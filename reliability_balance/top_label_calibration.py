@@ -9,7 +9,8 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration import LBFGS_STEPS, held_out
+from reliability_balance._scaling import minimise
+from reliability_balance.calibration import held_out
 
 
 class TopLabelScaling(nn.Module):
@@ -85,20 +86,12 @@ class TopLabelScaling(nn.Module):
         is_right = targets.gather(-1, top)
         # Of the first two the logarithms, so that they stay positive.
         free = torch.zeros(3).to(scores).requires_grad_()
-        optimizer = torch.optim.LBFGS([free], max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 
         def loss(coefficients: Tensor) -> Tensor:
             score = _score(log_top, log_rest, coefficients)
             return F.binary_cross_entropy_with_logits(score, is_right)
 
-        def closure() -> Tensor:
-            optimizer.zero_grad()
-            value = loss(_coefficients(free))
-            value.backward()
-            return value
-
-        with torch.enable_grad():
-            optimizer.step(closure)
+        minimise(lambda: loss(_coefficients(free)), [free])
         # Judged as it will be stored.
         found = _coefficients(free.detach()).to(self.coefficients)
         plain = torch.tensor([1.0, 1.0, 0.0]).to(found)
