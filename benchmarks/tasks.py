@@ -2,12 +2,17 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING
 
 import torch
 from image_data import DEBIAN_FASHION_MNIST, load_images
 from noisy_data import Task
 from package_texts import load_package_texts
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from faces.face_table import FaceTable
 
 # Seeds below this one were used to choose our settings.
 FIRST_SEED = 100
@@ -42,6 +47,19 @@ def faces(size: int, seed: int) -> Task:
     The expressions are blends, so that the true distributions are soft, and the classes are
     unbalanced by 2 to 1.
     """
+    table = _rendered_faces()
+    assert table.distributions is not None  # for the type checker: rendered faces have them
+    pixels = torch.stack([torch.as_tensor(table.images[row]) for row in range(len(table.labels))])
+    inputs = _standardise(pixels.float().mean(1).flatten(1) / 255)
+    training, test = table.splits == 0, table.splits == 2
+    chosen = training.nonzero().squeeze(1)[_shuffled(int(training.sum()), seed)[:size]]
+    task = _task(inputs[chosen], table.labels[chosen], inputs[test], table.labels[test])
+    return task._replace(truth=table.distributions[chosen])
+
+
+@cache
+def _rendered_faces() -> "FaceTable":
+    """Rendered once in a process, since no seed changes them."""
     from rendering.rendered_faces import PRESETS, rendered_faces
 
     settings = replace(
@@ -52,14 +70,7 @@ def faces(size: int, seed: int) -> Task:
         validation_share=0.0,
         test_share=0.2,
     )
-    table = rendered_faces(settings)
-    assert table.distributions is not None  # for the type checker: rendered faces have them
-    pixels = torch.stack([torch.as_tensor(table.images[row]) for row in range(len(table.labels))])
-    inputs = _standardise(pixels.float().mean(1).flatten(1) / 255)
-    training, test = table.splits == 0, table.splits == 2
-    chosen = training.nonzero().squeeze(1)[_shuffled(int(training.sum()), seed)[:size]]
-    task = _task(inputs[chosen], table.labels[chosen], inputs[test], table.labels[test])
-    return task._replace(truth=table.distributions[chosen])
+    return rendered_faces(settings)
 
 
 def texts(size: int, seed: int) -> Task:
