@@ -33,6 +33,8 @@ def _of_balancer(balancer: ReliabilityBalancer) -> Settings:
         "attention": "off" if attention is None else attention.mode,
         "correction_weight": balancer.correction_weight,
     }
+    if balancer.class_prior is not None:
+        settings["has_class_prior"] = True
     if attention is not None:
         settings["num_heads"] = attention.num_heads
         settings["head_dim"] = attention.output.in_features // attention.num_heads
@@ -103,6 +105,8 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
         return None
     try:
         with torch.device("meta"):
+            if arguments.pop("has_class_prior", False):
+                arguments["class_prior"] = torch.ones(arguments["num_classes"])
             return kind(**arguments)
     except TypeError as error:
         raise ValueError(

@@ -1,7 +1,6 @@
 """The reliability balancer: from an embedding to a corrected label distribution."""
 
 import warnings
-from collections.abc import Callable
 from typing import Literal, TypedDict
 
 import torch
@@ -11,8 +10,9 @@ from typing_extensions import Self, Unpack
 from reliability_balance import _checks, clustering, fitting
 from reliability_balance import functional as RF
 from reliability_balance.attention import AttentiveCorrection, pool_tokens
+from reliability_balance.class_prior import normalized_prior, with_class_prior
 from reliability_balance.heads import MLPHead
-from reliability_balance.output import BalancerOutput
+from reliability_balance.output import BalancerOutput, complete_output
 from reliability_balance.recipes import ATTENTION_MODES, AttentionMode, RecipeName, get_recipe
 
 Head = Literal["mlp", "linear"] | nn.Module | None
@@ -30,6 +30,7 @@ class BalancerOptions(TypedDict, total=False):
     num_heads: int
     head_dim: int
     correction_weight: float
+    class_prior: Tensor | None
     validate_args: bool
 
 
@@ -61,16 +62,22 @@ class ReliabilityBalancer(nn.Module):
         head_dim: width of each head.
         correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
             0 leaves the primary distribution as it is, bit for bit.
+        class_prior: how frequent each class is in training, > 0, such as
+            ``torch.bincount(labels)``, where the answers are wanted for evenly frequent classes.
+            In training mode outputs are for classes as frequent as that, in eval mode for even
+            ones; :func:`class_prior.with_class_prior` turns these into others. None asks for
+            answers where classes are as frequent as in training.
         validate_args: whether to look for non-finite embeddings and logits, which waits for the
             device.
 
     Shape:
         - embedding: (B, D) or tokens (B, T, D) floating; primary_logits: (B, C) floating or None;
-          returns a :class:`BalancerOutput`.
+          class_prior: (C,); returns a :class:`BalancerOutput`.
 
     State:
         ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
-        parameters, so ranks merge them as gradients. No buffers but the head's batch norm.
+        parameters, so ranks merge them as gradients. ``class_prior`` (C,) is set once, as shares of
+        one. No other buffers but the head's batch norm.
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
@@ -79,6 +86,8 @@ class ReliabilityBalancer(nn.Module):
 
     Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
     function; the paper leaves the anchors' start open, ours is random with unit expected length.
+    `class_prior` is the logit adjustment of Menon et al., 2021 (https://arxiv.org/abs/2007.07314),
+    of every branch.
 
     Example:
         >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
@@ -88,6 +97,7 @@ class ReliabilityBalancer(nn.Module):
     """
 
     anchors: nn.Parameter | None
+    class_prior: Tensor | None
 
     def __init__(
         self,
@@ -103,6 +113,7 @@ class ReliabilityBalancer(nn.Module):
         num_heads: int = 4,
         head_dim: int = 32,
         correction_weight: float = 1.0,
+        class_prior: Tensor | None = None,
         validate_args: bool = True,
     ) -> None:
         super().__init__()
@@ -139,6 +150,10 @@ class ReliabilityBalancer(nn.Module):
                 torch.randn(num_classes, num_anchors, embedding_dim) * embedding_dim**-0.5
             )
 
+        if class_prior is not None:
+            class_prior = normalized_prior(class_prior, num_classes, validate_args=True)
+        self.register_buffer("class_prior", class_prior)
+
     def forward(self, embedding: Tensor, primary_logits: Tensor | None = None) -> BalancerOutput:
         """Correct one batch."""
         self._check(embedding, primary_logits)
@@ -156,39 +171,25 @@ class ReliabilityBalancer(nn.Module):
             attentive_log_probs = RF.widen(self.attention(embedding)).log_softmax(-1)
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        wide_logits = RF.widen(logits)
-        primary_log_probs, primary = wide_logits.log_softmax(-1), wide_logits.softmax(-1)
-        if correction_log_probs is None or self.correction_weight == 0:
-            log_probs, corrected = primary_log_probs, primary
-        else:
+        primary_log_probs = RF.widen(logits).log_softmax(-1)
+        log_probs = None  # that of the primary branch, bit for bit
+        if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
                 primary_log_probs, correction_log_probs, second_weight=self.correction_weight
             )
-            corrected = log_probs.exp()
-
-        anchor = _apply(torch.exp, anchor_log_probs)
-        attentive = _apply(torch.exp, attentive_log_probs)
-        correction = _apply(torch.exp, correction_log_probs)
-        return BalancerOutput(
-            corrected=corrected,
-            log_probs=log_probs,
-            primary=primary,
-            logits=logits,
-            confidence=RF.confidence(corrected),
-            primary_confidence=RF.confidence(primary),
-            changed=corrected.argmax(-1) != primary.argmax(-1),
-            embedding=pooled,
-            anchor=anchor,
+        output = complete_output(
+            logits,
+            log_probs,
             anchor_log_probs=anchor_log_probs,
-            anchor_confidence=_apply(RF.confidence, anchor),
-            attentive=attentive,
             attentive_log_probs=attentive_log_probs,
-            attentive_confidence=_apply(RF.confidence, attentive),
-            correction=correction,
-            correction_confidence=_apply(RF.confidence, correction),
+            correction_log_probs=correction_log_probs,
+            embedding=pooled,
             distances=distances,
             anchors=anchors,
         )
+        if self.class_prior is None or not self.training:
+            return output
+        return with_class_prior(output, self.class_prior, validate_args=False)
 
     @torch.no_grad()
     def initialize_anchors(self, embedding: Tensor, labels: Tensor) -> Self:
@@ -293,7 +294,3 @@ def _combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     if first is None or second is None:
         return second if first is None else first
     return RF.log_fuse(first, second)
-
-
-def _apply(function: Callable[[Tensor], Tensor], value: Tensor | None) -> Tensor | None:
-    return None if value is None else function(value)

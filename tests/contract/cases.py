@@ -105,6 +105,7 @@ CASES = {
     "given logits": Case(
         balancer(head=None), lambda: (torch.randn(4, 8), torch.randn(4, 3)), exports=True
     ),
+    "class prior": Case(balancer(class_prior=torch.tensor([90, 9, 1])), embedding, exports=True),
     "attention": Case(lambda: AttentiveCorrection(8, 3, head_dim=4), embedding, exports=True),
     "head": Case(lambda: MLPHead(8, 3), embedding, exports=True),
     "temperature": Case(fitted(TemperatureScaling()), log_probs, exports=True),
@@ -116,6 +117,9 @@ CASES = {
     "anchor loss": Case(AnchorLoss, lambda: (torch.randn(3, 2, 8),)),
     "center loss": Case(CenterLoss, lambda: (torch.randn(4, 8), torch.randn(3, 2, 8), LABELS)),
     "robust loss": Case(BalancerAndLoss, embedding),
+    "class prior loss": Case(
+        lambda: BalancerAndLoss(class_prior=torch.tensor([90, 9, 1])), embedding
+    ),
     "paper loss": Case(lambda: BalancerAndLoss(recipe="paper"), embedding),
     "wrapped": Case(classifier(), lambda: (torch.randn(4, 6),), exports=True),
     "wrapped, head kept": Case(

@@ -73,6 +73,7 @@ BALANCERS = {
     "no anchors": {"num_anchors": 0, "delta": 0.7},
     "no attention": {"attention": "off", "head": "linear"},
     "no head": {"head": None, "correction_weight": 0.5},
+    "class prior": {"class_prior": torch.tensor([5, 3, 2])},
     "other sizes": {"num_heads": 3, "head_dim": 5, "metric": "euclidean", "attention": "single"},
 }
 

@@ -1,0 +1,130 @@
+"""Unbalanced classes: answers for even and for other class frequencies."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, wrap
+from reliability_balance.class_prior import with_class_prior
+
+EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
+PRIOR = torch.tensor([0.7, 0.2, 0.1])
+BRANCHES = ("corrected", "primary", "anchor", "attentive", "correction")
+frequencies = st.lists(st.floats(1e-3, 1e3), min_size=3, max_size=3).map(torch.tensor)
+
+
+def even_output(**options):
+    torch.manual_seed(1)
+    return ReliabilityBalancer(8, 3, num_anchors=2, **options).eval()(EMBEDDING)
+
+
+def assert_same(first, second, **tolerances):
+    for name, one, other in zip(first._fields, first, second, strict=True):
+        if name == "logits":  # known up to a constant
+            one, other = one.log_softmax(-1), other.log_softmax(-1)
+        if one is None:
+            assert other is None, name
+        else:
+            torch.testing.assert_close(one, other, msg=name, **tolerances)
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_bayes_rule_entry_by_entry(name):
+    even, weighed = even_output(), with_class_prior(even_output(), PRIOR)
+    for before, after, confidence in zip(
+        getattr(even, name).tolist(),
+        getattr(weighed, name).tolist(),
+        getattr(weighed, "confidence" if name == "corrected" else f"{name}_confidence").tolist(),
+        strict=True,
+    ):
+        products = [p * prior for p, prior in zip(before, PRIOR.tolist(), strict=True)]
+        wanted = [product / sum(products) for product in products]
+        entropy = -sum(p * math.log(p) for p in wanted)
+        assert after == pytest.approx(wanted, abs=1e-6)
+        assert confidence == pytest.approx(1 - entropy / math.log(3), abs=1e-5)
+
+
+def test_what_depends_on_the_branches_follows():
+    weighed = with_class_prior(even_output(), PRIOR)
+    torch.testing.assert_close(weighed.log_probs.exp(), weighed.corrected)
+    torch.testing.assert_close(weighed.logits.softmax(-1), weighed.primary)
+    torch.testing.assert_close(weighed.anchor_log_probs.exp(), weighed.anchor)
+    torch.testing.assert_close(weighed.attentive_log_probs.exp(), weighed.attentive)
+    changed = weighed.corrected.argmax(-1) != weighed.primary.argmax(-1)
+    assert torch.equal(weighed.changed, changed)
+
+
+@given(frequencies)
+def test_the_inverse_prior_restores(prior):
+    even = even_output()
+    back = with_class_prior(with_class_prior(even, prior), 1 / prior)
+    assert_same(back._replace(changed=even.changed), even, rtol=1e-3, atol=1e-4)
+
+
+@given(frequencies, st.floats(1e-3, 1e3))
+def test_only_the_ratios_of_frequencies_count(prior, factor):
+    one, other = (with_class_prior(even_output(), each) for each in (prior, factor * prior))
+    assert_same(one._replace(changed=other.changed), other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("options", [{"num_anchors": 0}, {"attention": "off"}])
+def test_absent_branches_stay_absent(options):
+    output = ReliabilityBalancer(8, 3, **options).eval()(EMBEDDING)
+    weighed = with_class_prior(output, PRIOR)
+    assert [each is None for each in weighed] == [each is None for each in output]
+
+
+def test_a_balancer_answers_for_training_in_training_and_for_even_classes_afterwards():
+    balancer = ReliabilityBalancer(8, 3, head="linear", class_prior=torch.tensor([7, 2, 1]))
+    in_training, afterwards = balancer.train()(EMBEDDING), balancer.eval()(EMBEDDING)
+    assert_same(in_training, with_class_prior(afterwards, PRIOR))
+    assert not torch.allclose(in_training.corrected, afterwards.corrected, atol=1e-2)
+
+
+def test_a_prior_is_saved_with_the_model():
+    model = wrap(torch.nn.Linear(4, 3), class_prior=torch.tensor([7, 2, 1]))
+    torch.testing.assert_close(model.state_dict()["balancer.class_prior"], PRIOR)
+    assert "class_prior" not in ReliabilityBalancer(8, 3).state_dict()
+
+
+def test_rare_classes_are_found():
+    """One in fifty: two overlapping clouds, told apart where both are equally likely."""
+    torch.manual_seed(2)
+    labels = (torch.arange(2000) % 50 == 0).long()
+    features = torch.randn(2000, 4)
+    features[:, 0] += 2.0 * labels
+    recall = {}
+    for prior in (None, torch.bincount(labels)):
+        torch.manual_seed(3)
+        balancer = ReliabilityBalancer(4, 2, head="linear", class_prior=prior)
+        balancer.fit_head(features, labels, epochs=8, learning_rate=1e-2)
+        predicted = balancer(features).corrected.argmax(-1)
+        recall[prior is None] = float((predicted == labels)[labels == 1].float().mean())
+    assert recall[False] > 0.7 > 0.4 > recall[True]
+
+
+def test_gradients_are_finite_for_extreme_priors():
+    balancer = ReliabilityBalancer(8, 3, class_prior=torch.tensor([1e9, 1.0, 1.0]))
+    loss = ReliabilityLoss()(balancer(1e3 * EMBEDDING), torch.tensor([0, 1, 2, 1, 0])).total
+    loss.backward()
+    gradients = [p.grad for p in balancer.parameters() if p.grad is not None]
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
+@pytest.mark.parametrize(
+    ("prior", "error", "message"),
+    [
+        ([1, 1, 1], TypeError, "`class_prior` must be a torch.Tensor; got list"),
+        (torch.ones(2), ValueError, r"`class_prior` must have shape \(C,\) = \(3,\); got \(2,\)"),
+        (torch.tensor([3, 0, 1]), ValueError, r"finite and above 0; got \[3, 0, 1\]"),
+        (torch.tensor([1.0, torch.nan, 1.0]), ValueError, "finite and above 0; got"),
+    ],
+)
+def test_bad_priors(prior, error, message):
+    with pytest.raises(error, match=message):
+        ReliabilityBalancer(8, 3, class_prior=prior)
+    with pytest.raises(error, match=message):
+        with_class_prior(even_output(), prior)
