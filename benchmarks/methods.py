@@ -20,11 +20,12 @@ from losses_of_others import (
 from noisy_data import Task
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import Unpack
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss
+from reliability_balance.balancer import BalancerOptions
 from reliability_balance.heads import MLPHead
 from reliability_balance.mixing import mix
-from reliability_balance.recipes import RecipeName
 from reliability_balance.targets import RefurbishedTargets
 
 EMBEDDING_DIM = 128
@@ -208,16 +209,14 @@ class Proxies(nn.Module):
 
 
 class Balanced(nn.Module):
-    """Our balancer: the paper's recipe, or the robust one with refurbished targets and mixing."""
+    """Our balancer by the paper's recipe."""
 
-    def __init__(self, task: Task, recipe: RecipeName) -> None:
+    def __init__(self, task: Task, **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
         self.encoder = make_encoder(task.inputs.shape[1])
-        self.balancer = ReliabilityBalancer(EMBEDDING_DIM, task.num_classes, recipe=recipe)
-        self.criterion = ReliabilityLoss(recipe=recipe)
-        self.targets = (
-            RefurbishedTargets(len(task.labels), task.num_classes) if recipe == "robust" else None
-        )
+        self.balancer = ReliabilityBalancer(EMBEDDING_DIM, task.num_classes, **options)
+        self.criterion = ReliabilityLoss(recipe=self.balancer.recipe)
+        self.targets: RefurbishedTargets | None = None
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         output = self.predict(inputs)
@@ -239,6 +238,18 @@ class Balanced(nn.Module):
         return None if self.targets is None else self.targets.trust(index, labels)
 
 
+class Robust(Balanced):
+    """Our robust recipe: refurbished targets, mixing, and the classes' frequencies."""
+
+    def __init__(self, task: Task) -> None:
+        # One sample more for each class, since a rare one may be missing from a noisy draw.
+        counts = task.labels.bincount(minlength=task.num_classes) + 1
+        super().__init__(task, head="linear", class_prior=counts)
+        self.targets = RefurbishedTargets(
+            len(task.labels), task.num_classes, momentum=None, temperature=0.55, warmup=6
+        )
+
+
 def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels, label_smoothing=0.11)
 
@@ -256,6 +267,6 @@ METHODS: dict[str, Callable[[Task], Method]] = {
     "center loss": Centers,
     "SoftTriple": lambda task: Proxies(task, "SoftTripleLoss"),
     "ProxyAnchor": lambda task: Proxies(task, "ProxyAnchorLoss"),
-    "ours, paper": lambda task: Balanced(task, "paper"),
-    "ours, robust": lambda task: Balanced(task, "robust"),
+    "ours, paper": lambda task: Balanced(task, recipe="paper"),
+    "ours, robust": Robust,
 }

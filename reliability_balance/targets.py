@@ -7,6 +7,9 @@ from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._ranks import gather_ranks
 
+# Of a sample in J after its first doubt, where nothing is to be forgotten.
+LATER_WEIGHT = 0.1
+
 
 def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
     r"""Distribution of the true class, given what the model believes and the label it was given.
@@ -70,12 +73,17 @@ class RefurbishedTargets(nn.Module):
     Each call takes a batch's predictions into the samples' running averages and returns the targets
     to train on: the labels while a sample is new, afterwards the :func:`label_posterior` of the
     sharpened average. The noise matrix T is learned along the way by expectation maximisation,
-    from how these posteriors and the labels go together over about one epoch, so no noise rate
-    need be known:
+    from how these posteriors and the labels have gone together so far, so no noise rate need be
+    known:
 
     .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
-        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q_c y_k, \quad
+        J_{ck} \gets (1 - w B/N) \, J_{ck} + w B/N \, \mathrm{mean}_B \, q_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
+
+    With a `momentum` the averages forget, and so does J, over about one epoch (w = 1). Without one
+    both hold on to what the model made of the data before it learned wrong labels by heart: the
+    averages count all predictions alike, and w is .1 from a sample's second doubt on. That is
+    for trainings of some twenty epochs and more, with `temperature` .55 and `warmup` 6.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
@@ -86,7 +94,8 @@ class RefurbishedTargets(nn.Module):
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
         num_classes: C.
-        momentum: share of the old average that an update keeps, in [0, 1).
+        momentum: share of the old average that an update keeps, in [0, 1); None for the plain mean
+            of all predictions.
         temperature: tau of the average, > 0; below 1 sharpens.
         warmup: updates of a sample before its target moves away from its label, >= 0.
         dtype: of the running averages; ``torch.float16`` halves their memory of N C numbers.
@@ -135,7 +144,7 @@ class RefurbishedTargets(nn.Module):
         num_samples: int,
         num_classes: int,
         *,
-        momentum: float = 0.9,
+        momentum: float | None = 0.9,
         temperature: float = 0.5,
         warmup: int = 3,
         dtype: torch.dtype = torch.float32,
@@ -146,7 +155,7 @@ class RefurbishedTargets(nn.Module):
         _checks.at_least("num_classes", num_classes, 2)
         _checks.at_least("warmup", warmup, 0)
         _checks.positive("temperature", temperature)
-        if not 0.0 <= momentum < 1.0:
+        if momentum is not None and not 0.0 <= momentum < 1.0:
             raise ValueError(f"`momentum` must lie in [0, 1); got {momentum}")
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
@@ -170,7 +179,8 @@ class RefurbishedTargets(nn.Module):
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         posterior = label_posterior(beliefs, given, self.noise_matrix)
-        self._update_joint(posterior * warm, given * warm)
+        weight = warm * self._joint_weight(index)
+        self._update_joint(posterior * weight, given * warm)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         return posterior.where(warm, given)[own]
 
@@ -217,14 +227,24 @@ class RefurbishedTargets(nn.Module):
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
-        momentum = self.momentum * (self.updates[index] > 0).to(old.dtype).unsqueeze(-1)
+        before = self.updates[index].to(old.dtype).unsqueeze(-1)
+        momentum = (
+            before / (before + 1.0) if self.momentum is None else self.momentum * (before > 0)
+        )
         news = _mean_of_repeated(index, probs.to(old.dtype))
         new = momentum * old + (1.0 - momentum) * news
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
+    def _joint_weight(self, index: Tensor) -> Tensor:
+        """How much each sample counts in J: less after its first doubt, unless J is to forget."""
+        if self.momentum is not None:
+            return torch.ones_like(index).unsqueeze(-1)
+        first = self.updates[index] == self.warmup + 1
+        return torch.where(first, 1.0, LATER_WEIGHT).unsqueeze(-1)
+
     def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
-        """Move J by as much as these samples are of an epoch; rows of zeros count for nothing."""
+        """Take these samples into J, as much as they are of an epoch; zeros count for nothing."""
         posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
         with RF._without_autocast(posterior):
             news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)

@@ -109,14 +109,14 @@ class Targets:
 
     Args:
         enabled: whether to learn which labels to doubt, see :class:`RefurbishedTargets`.
-        momentum: of its averages.
+        momentum: of its averages; None for the mean of all predictions.
         temperature: of its averages.
         warmup: epochs before a label is doubted.
         mixing: concentration of :func:`mix`, which trains between the samples; None for not.
     """
 
     enabled: bool = True
-    momentum: Share = 0.9
+    momentum: Share | None = 0.9
     temperature: Positive = 0.5
     warmup: Annotated[int, Field(ge=0)] = 3
     mixing: Positive | None = 1.0

@@ -64,11 +64,11 @@ def test_an_impossible_label_leaves_the_beliefs():
     torch.testing.assert_close(posterior, beliefs)
 
 
-def simulate(noise, rate, *, confidence=0.7, rounds=12):
+def simulate(noise, rate, *, confidence=0.7, rounds=12, **options):
     """Feed predictions that favour the true class, as far as a network on noisy labels does."""
     true = torch.arange(600) % NUM_CLASSES
     labels = noise(true, rate, NUM_CLASSES, seed=0) if rate else true
-    targets = RefurbishedTargets(len(true), NUM_CLASSES)
+    targets = RefurbishedTargets(len(true), NUM_CLASSES, **options)
     generator = torch.Generator().manual_seed(0)
     signal = 3 * confidence * torch.nn.functional.one_hot(true, NUM_CLASSES)
     for _ in range(rounds):
@@ -131,8 +131,28 @@ def test_average_is_exponential_and_gets_no_gradient():
     torch.testing.assert_close(targets.average, torch.tensor([[0.3, 0.7]]))
 
 
-def test_joint_stays_a_distribution():
-    targets, *_ = simulate(symmetric_noise, 0.4, rounds=5)
+def test_without_momentum_every_prediction_counts_alike():
+    targets = RefurbishedTargets(1, 2, momentum=None, warmup=0)
+    for value in (0.2, 0.6, 0.1):
+        targets(torch.tensor([0]), torch.tensor([0]), torch.tensor([[value, 1 - value]]))
+    torch.testing.assert_close(targets.average, torch.tensor([[0.3, 0.7]]))
+
+
+def test_without_momentum_the_joint_hardly_moves_after_the_first_doubts():
+    index, labels = torch.arange(4), torch.tensor([0, 1, 0, 1])
+    moves = {}
+    for momentum in (None, 0.9):
+        targets = RefurbishedTargets(4, 2, momentum=momentum, warmup=0)
+        probs = torch.eye(2)[labels] * 0.8 + 0.1
+        targets(index, labels, probs)
+        before = targets.joint.clone()
+        targets(index, 1 - labels, probs)
+        moves[momentum] = float((targets.joint - before).abs().sum())
+    assert 0 < moves[None] < 0.15 * moves[0.9]
+
+
+def test_with_momentum_the_joint_stays_a_distribution():
+    targets, *_ = simulate(symmetric_noise, 0.4, rounds=5, momentum=0.9, warmup=3)
     torch.testing.assert_close(targets.joint.sum(), torch.tensor(1.0))
     torch.testing.assert_close(targets.noise_matrix.sum(-1), torch.ones(NUM_CLASSES))
 
