@@ -209,21 +209,16 @@ class Proxies(nn.Module):
 
 
 class Balanced(nn.Module):
-    """Our balancer by the paper's recipe."""
+    """Our balancer alone: the labels as they are."""
 
     def __init__(self, task: Task, **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
         self.encoder = make_encoder(task.inputs.shape[1])
         self.balancer = ReliabilityBalancer(EMBEDDING_DIM, task.num_classes, **options)
         self.criterion = ReliabilityLoss(recipe=self.balancer.recipe)
-        self.targets: RefurbishedTargets | None = None
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        output = self.predict(inputs)
-        if self.targets is not None:
-            labels = self.targets(index, labels, output.corrected)
-            output, labels = mix(self.balancer, output.embedding, labels)
-        loss: Tensor = self.criterion(output, labels).total
+        loss: Tensor = self.criterion(self.predict(inputs), labels).total
         return loss
 
     def log_probs(self, inputs: Tensor) -> Tensor:
@@ -233,21 +228,36 @@ class Balanced(nn.Module):
         output: BalancerOutput = self.balancer(self.encoder(inputs))
         return output
 
-    def trust(self, index: Tensor, labels: Tensor) -> Tensor | None:
-        """Our own judgement of each label, where there is one."""
-        return None if self.targets is None else self.targets.trust(index, labels)
+
+class Refurbished(Balanced):
+    """Our balancer with refurbished targets and mixing."""
+
+    def __init__(
+        self, task: Task, targets: RefurbishedTargets, **options: Unpack[BalancerOptions]
+    ) -> None:
+        super().__init__(task, **options)
+        self.targets = targets
+
+    def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        output = self.predict(inputs)
+        soft = self.targets(index, labels, output.corrected)
+        loss: Tensor = self.criterion(*mix(self.balancer, output.embedding, soft)).total
+        return loss
 
 
-class Robust(Balanced):
-    """Our robust recipe: refurbished targets, mixing, and the classes' frequencies."""
+def refurbished_by_default(task: Task) -> Refurbished:
+    """With the library's defaults throughout."""
+    return Refurbished(task, RefurbishedTargets(len(task.labels), task.num_classes))
 
-    def __init__(self, task: Task) -> None:
-        # One sample more for each class, since a rare one may be missing from a noisy draw.
-        counts = task.labels.bincount(minlength=task.num_classes) + 1
-        super().__init__(task, head="linear", class_prior=counts)
-        self.targets = RefurbishedTargets(
-            len(task.labels), task.num_classes, momentum=None, temperature=0.55, warmup=6
-        )
+
+def robust(task: Task) -> Refurbished:
+    """Our robust recipe: long memory, a linear head, and the classes' frequencies."""
+    targets = RefurbishedTargets(
+        len(task.labels), task.num_classes, momentum=None, temperature=0.55, warmup=6
+    )
+    # One sample more for each class, since a rare one may be missing from a noisy draw.
+    counts = task.labels.bincount(minlength=task.num_classes) + 1
+    return Refurbished(task, targets, head="linear", class_prior=counts)
 
 
 def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
@@ -268,5 +278,5 @@ METHODS: dict[str, Callable[[Task], Method]] = {
     "SoftTriple": lambda task: Proxies(task, "SoftTripleLoss"),
     "ProxyAnchor": lambda task: Proxies(task, "ProxyAnchorLoss"),
     "ours, paper": lambda task: Balanced(task, recipe="paper"),
-    "ours, robust": Robust,
+    "ours, robust": robust,
 }

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 from measures import label_measures, prediction_measures
-from methods import METHODS, Balanced, Method
+from methods import METHODS, Method, Refurbished
 from noisy_data import CORRUPTIONS, Task
 from tasks import DATA
 from torch import Tensor
@@ -33,7 +33,7 @@ def do_run(run: Run) -> dict[str, Any]:
     train(method, task, run.epochs)
     seconds = time.perf_counter() - start
     index = torch.arange(len(task.labels))
-    trust = method.trust(index, task.labels) if isinstance(method, Balanced) else None
+    trust = method.targets.trust(index, task.labels) if isinstance(method, Refurbished) else None
     known = label_measures(predict(method, task.inputs), task.truth, task.labels, trust)
     judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
     return {**run._asdict(), "seconds": round(seconds, 1), "samples": len(index), **judged, **known}
