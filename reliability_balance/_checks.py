@@ -138,6 +138,24 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = No
         )
 
 
+def class_prior(class_prior: Tensor, num_classes: int) -> None:
+    """Require one number for each class."""
+    if not isinstance(class_prior, Tensor):
+        raise TypeError(f"`class_prior` must be a torch.Tensor; got {type(class_prior).__name__}")
+    if class_prior.shape != (num_classes,):
+        raise ValueError(
+            f"`class_prior` must have shape (C,) = ({num_classes},); got {tuple(class_prior.shape)}"
+        )
+
+
+def class_prior_values(class_prior: Tensor) -> None:
+    """Require finite frequencies above zero."""
+    if class_prior.is_meta or not can_read_values():
+        return
+    if not bool(((class_prior > 0) & class_prior.isfinite()).all()):
+        raise ValueError(f"`class_prior` must be finite and above 0; got {class_prior.tolist()}")
+
+
 def positive(name: str, value: float) -> None:
     """Require a number greater than zero."""
     if not value > 0:

@@ -103,11 +103,13 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     kind = BUILDABLE.get(arguments.pop("class", ""))
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
+    has_class_prior = kind is ReliabilityBalancer and arguments.pop("has_class_prior", False)
     try:
         with torch.device("meta"):
-            if arguments.pop("has_class_prior", False):
-                arguments["class_prior"] = torch.ones(arguments["num_classes"])
-            return kind(**arguments)
+            module = kind(**arguments)
+            if has_class_prior:
+                module.class_prior = torch.ones(arguments["num_classes"])
+            return module
     except TypeError as error:
         raise ValueError(
             f"the settings of a {kind.__name__} must be its arguments; got {error}"

@@ -9,10 +9,10 @@ from typing_extensions import Self, Unpack
 
 from reliability_balance import _checks, clustering, fitting
 from reliability_balance import functional as RF
+from reliability_balance._completion import complete_output
 from reliability_balance.attention import AttentiveCorrection, pool_tokens
-from reliability_balance.class_prior import normalized_prior, with_class_prior
 from reliability_balance.heads import MLPHead
-from reliability_balance.output import BalancerOutput, complete_output
+from reliability_balance.output import BalancerOutput
 from reliability_balance.recipes import ATTENTION_MODES, AttentionMode, RecipeName, get_recipe
 
 Head = Literal["mlp", "linear"] | nn.Module | None
@@ -151,7 +151,11 @@ class ReliabilityBalancer(nn.Module):
             )
 
         if class_prior is not None:
-            class_prior = normalized_prior(class_prior, num_classes, validate_args=True)
+            _checks.class_prior(class_prior, num_classes)
+            _checks.class_prior_values(class_prior)
+            # Wide first: counts may be integers, or too large together for half precision.
+            counts = class_prior.to(torch.promote_types(class_prior.dtype, torch.float32))
+            class_prior = counts / counts.sum()
         self.register_buffer("class_prior", class_prior)
 
     def forward(self, embedding: Tensor, primary_logits: Tensor | None = None) -> BalancerOutput:
@@ -171,13 +175,14 @@ class ReliabilityBalancer(nn.Module):
             attentive_log_probs = RF.widen(self.attention(embedding)).log_softmax(-1)
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        primary_log_probs = RF.widen(logits).log_softmax(-1)
         log_probs = None  # that of the primary branch, bit for bit
         if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
-                primary_log_probs, correction_log_probs, second_weight=self.correction_weight
+                RF.widen(logits).log_softmax(-1),
+                correction_log_probs,
+                second_weight=self.correction_weight,
             )
-        output = complete_output(
+        return complete_output(
             logits,
             log_probs,
             anchor_log_probs=anchor_log_probs,
@@ -186,10 +191,8 @@ class ReliabilityBalancer(nn.Module):
             embedding=pooled,
             distances=distances,
             anchors=anchors,
+            class_prior=self.class_prior if self.training else None,
         )
-        if self.class_prior is None or not self.training:
-            return output
-        return with_class_prior(output, self.class_prior, validate_args=False)
 
     @torch.no_grad()
     def initialize_anchors(self, embedding: Tensor, labels: Tensor) -> Self:

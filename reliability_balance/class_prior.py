@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from reliability_balance import _checks
-from reliability_balance import functional as RF
-from reliability_balance.output import BalancerOutput, complete_output
+from reliability_balance._completion import complete_output
+from reliability_balance.output import BalancerOutput
 
 
 def with_class_prior(
@@ -40,38 +40,20 @@ def with_class_prior(
         >>> bool(uneven.corrected[0, 0] > even.corrected[0, 0])
         True
     """
-    num_classes = output.corrected.shape[-1]
-    prior = normalized_prior(class_prior, num_classes, validate_args=validate_args)
-    log_prior = prior.to(output.corrected).log()
-
-    def weigh(log_probs: Tensor | None) -> Tensor | None:
-        return None if log_probs is None else (log_probs + log_prior).log_softmax(-1)
-
+    _checks.class_prior(class_prior, output.corrected.shape[-1])
+    if validate_args:
+        _checks.class_prior_values(class_prior)
     correction = output.correction
     if correction is not None:
         correction = correction.clamp_min(torch.finfo(correction.dtype).tiny).log()
     return complete_output(
-        output.logits + log_prior,
-        weigh(output.log_probs),
-        anchor_log_probs=weigh(output.anchor_log_probs),
-        attentive_log_probs=weigh(output.attentive_log_probs),
-        correction_log_probs=weigh(correction),
+        output.logits,
+        output.log_probs,
+        anchor_log_probs=output.anchor_log_probs,
+        attentive_log_probs=output.attentive_log_probs,
+        correction_log_probs=correction,
         embedding=output.embedding,
         distances=output.distances,
         anchors=output.anchors,
+        class_prior=class_prior,
     )
-
-
-def normalized_prior(class_prior: Tensor, num_classes: int, *, validate_args: bool) -> Tensor:
-    """Frequencies (C,) as shares of one, float32 or wider."""
-    if not isinstance(class_prior, Tensor):
-        raise TypeError(f"`class_prior` must be a torch.Tensor; got {type(class_prior).__name__}")
-    if class_prior.shape != (num_classes,):
-        raise ValueError(
-            f"`class_prior` must have shape (C,) = ({num_classes},); got {tuple(class_prior.shape)}"
-        )
-    readable = validate_args and not class_prior.is_meta and _checks.can_read_values()
-    if readable and not bool(((class_prior > 0) & class_prior.isfinite()).all()):
-        raise ValueError(f"`class_prior` must be finite and above 0; got {class_prior.tolist()}")
-    prior = RF.widen(class_prior if class_prior.is_floating_point() else class_prior.float())
-    return prior / prior.sum()

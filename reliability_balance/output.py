@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from reliability_balance import functional as RF
-
 
 class BalancerOutput(NamedTuple):
     """All that the balancer knows of a batch; a branch that is switched off is None.
@@ -45,53 +43,6 @@ class BalancerOutput(NamedTuple):
     correction_confidence: Tensor | None = None
     distances: Tensor | None = None
     anchors: Tensor | None = None
-
-
-def complete_output(
-    logits: Tensor,
-    log_probs: Tensor | None,
-    *,
-    anchor_log_probs: Tensor | None,
-    attentive_log_probs: Tensor | None,
-    correction_log_probs: Tensor | None,
-    embedding: Tensor,
-    distances: Tensor | None,
-    anchors: Tensor | None,
-) -> BalancerOutput:
-    """Add what follows from the branches' log-probabilities: probabilities and confidences.
-
-    Where `log_probs` is None nothing corrects the primary branch.
-    """
-    wide_logits = RF.widen(logits)
-    primary = wide_logits.softmax(-1)
-    if log_probs is None:
-        log_probs, corrected = wide_logits.log_softmax(-1), primary
-    else:
-        corrected = log_probs.exp()
-    anchor, attentive, correction = (
-        None if branch is None else branch.exp()
-        for branch in (anchor_log_probs, attentive_log_probs, correction_log_probs)
-    )
-    return BalancerOutput(
-        corrected=corrected,
-        log_probs=log_probs,
-        primary=primary,
-        logits=logits,
-        confidence=RF.confidence(corrected),
-        primary_confidence=RF.confidence(primary),
-        changed=corrected.argmax(-1) != primary.argmax(-1),
-        embedding=embedding,
-        anchor=anchor,
-        anchor_log_probs=anchor_log_probs,
-        anchor_confidence=None if anchor is None else RF.confidence(anchor),
-        attentive=attentive,
-        attentive_log_probs=attentive_log_probs,
-        attentive_confidence=None if attentive is None else RF.confidence(attentive),
-        correction=correction,
-        correction_confidence=None if correction is None else RF.confidence(correction),
-        distances=distances,
-        anchors=anchors,
-    )
 
 
 def on_cpu(output: BalancerOutput) -> BalancerOutput:

@@ -176,11 +176,12 @@ class RefurbishedTargets(nn.Module):
         given = _as_probabilities(labels, RF.widen(probs))
         index, given, probs, own = gather_ranks(index, given, probs)
         self._update_average(index, probs)
-        warm = (self.updates[index] > self.warmup).unsqueeze(-1)
+        doubts = (self.updates[index] - self.warmup).unsqueeze(-1)
+        warm = doubts > 0
         beliefs = self.beliefs(index)
         posterior = label_posterior(beliefs, given, self.noise_matrix)
-        weight = warm * self._joint_weight(index)
-        self._update_joint(posterior * weight, given * warm)
+        later = LATER_WEIGHT if self.momentum is None else 1.0
+        self._update_joint(posterior * warm * torch.where(doubts == 1, 1.0, later), given)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         return posterior.where(warm, given)[own]
 
@@ -235,13 +236,6 @@ class RefurbishedTargets(nn.Module):
         new = momentum * old + (1.0 - momentum) * news
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
-
-    def _joint_weight(self, index: Tensor) -> Tensor:
-        """How much each sample counts in J: less after its first doubt, unless J is to forget."""
-        if self.momentum is not None:
-            return torch.ones_like(index).unsqueeze(-1)
-        first = self.updates[index] == self.warmup + 1
-        return torch.where(first, 1.0, LATER_WEIGHT).unsqueeze(-1)
 
     def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
         """Take these samples into J, as much as they are of an epoch; zeros count for nothing."""
