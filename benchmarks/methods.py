@@ -251,9 +251,14 @@ def refurbished_by_default(task: Task) -> Refurbished:
 
 
 def robust(task: Task) -> Refurbished:
-    """Our robust recipe: long memory, a linear head, and the classes' frequencies."""
+    """Our robust recipe: no memory of labels, a linear head, and the classes' frequencies."""
     targets = RefurbishedTargets(
-        len(task.labels), task.num_classes, momentum=None, temperature=0.55, warmup=6
+        len(task.labels),
+        task.num_classes,
+        momentum=None,
+        temperature=0.55,
+        warmup=10,
+        held_back=0.1,
     )
     # One sample more for each class, since a rare one may be missing from a noisy draw.
     counts = task.labels.bincount(minlength=task.num_classes) + 1

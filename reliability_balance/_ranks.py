@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run tell each other."""
+"""What the ranks of a distributed run tell each other, and samples that several of them name."""
 
 import torch
 from torch import Tensor, distributed, nn
@@ -27,6 +27,14 @@ def gather_ranks(
     start = sum(counts[:rank])
     joined = (_join(index, counts), _join(labels, counts), _join(probs, counts))
     return (*joined, slice(start, start + counts[rank]))
+
+
+def mean_of_repeated(index: Tensor, rows: Tensor) -> Tensor:
+    """Give rows of one sample their mean, alike to the bit: it is left open which is stored."""
+    place = torch.searchsorted(index.sort().values, index)
+    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
+    sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
+    return sums[:, :-1] / sums[:, -1:]
 
 
 def _join(rows: Tensor, counts: list[int]) -> Tensor:

@@ -5,10 +5,8 @@ from torch import Tensor, nn
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._ranks import gather_ranks
-
-# Of a sample in J after its first doubt, where nothing is to be forgotten.
-LATER_WEIGHT = 0.1
+from reliability_balance._memorization import Memorization
+from reliability_balance._ranks import gather_ranks, mean_of_repeated
 
 
 def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
@@ -73,32 +71,37 @@ class RefurbishedTargets(nn.Module):
     Each call takes a batch's predictions into the samples' running averages and returns the targets
     to train on: the labels while a sample is new, afterwards the :func:`label_posterior` of the
     sharpened average. The noise matrix T is learned along the way by expectation maximisation,
-    from how these posteriors and the labels have gone together so far, so no noise rate need be
-    known:
+    from how these posteriors and the labels have gone together, so no noise rate need be known:
 
     .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
-        J_{ck} \gets (1 - w B/N) \, J_{ck} + w B/N \, \mathrm{mean}_B \, q_c y_k, \quad
+        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
-    With a `momentum` the averages forget, and so does J, over about one epoch (w = 1). Without one
-    both hold on to what the model made of the data before it learned wrong labels by heart: the
-    averages count all predictions alike, and w is .1 from a sample's second doubt on. That is
-    for trainings of some twenty epochs and more, with `temperature` .55 and `warmup` 6.
+    A network that is trained for long learns wrong labels by heart; its predictions are then no
+    second opinion on them. With `held_back`, that share of the samples keep their labels back in
+    the warm-up, with their own predictions as targets. How much better the network knows the labels
+    of the others is memory, and as much is taken out of each prediction before it is averaged:
+
+    .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
+
+    For trainings of twenty epochs and more take `held_back` .1, `momentum` None, `warmup` 10 and
+    `temperature` .55.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
-    needed: a model trained on noisy labels is unsure, and T could not tell that from clean labels
-    of an ambiguous kind. Alone it would take from the classes that are hardest to tell, so b is
-    moved until each class has the share in p that it has in the averages.
+    needed: a model of noisy labels is unsure, and T could not tell that from clean but ambiguous
+    ones. Alone it would take from the classes that are hardest to tell, so b is moved until each
+    class has the share in p that it has in the averages.
 
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
         num_classes: C.
-        momentum: share of the old average that an update keeps, in [0, 1); None for the plain mean
-            of all predictions.
+        momentum: of the averages, in [0, 1); None for the plain mean of all predictions.
         temperature: tau of the average, > 0; below 1 sharpens.
         warmup: updates of a sample before its target moves away from its label, >= 0.
-        dtype: of the running averages; ``torch.float16`` halves their memory of N C numbers.
+        held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. Needs a
+            warm-up of 2 or more.
+        dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
         validate_args: whether to check values, which waits for the device.
 
     Shape:
@@ -107,10 +110,10 @@ class RefurbishedTargets(nn.Module):
 
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
-        the classes in the averages and in p, and ``tilt`` (C,), b above. In each call all ranks'
-        batches are gathered, so that every rank holds the same state: all must call it equally
-        often, with batches of any size, an empty one where a rank has run out. A sample that
-        occurs more than once, on whichever ranks, counts as one update by its mean prediction.
+        the classes in the averages and in p, and ``tilt`` (C,), b above; ``memorization``, whose
+        ``strength`` is kappa. All ranks' batches are gathered, so that every rank holds the same
+        state: all must call it equally often, with batches of any size, an empty one where a rank
+        has run out. A sample that occurs more than once counts as one update by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -147,6 +150,7 @@ class RefurbishedTargets(nn.Module):
         momentum: float | None = 0.9,
         temperature: float = 0.5,
         warmup: int = 3,
+        held_back: float = 0.0,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
     ) -> None:
@@ -157,17 +161,25 @@ class RefurbishedTargets(nn.Module):
         _checks.positive("temperature", temperature)
         if momentum is not None and not 0.0 <= momentum < 1.0:
             raise ValueError(f"`momentum` must lie in [0, 1); got {momentum}")
+        if not 0.0 <= held_back < 1.0:
+            raise ValueError(f"`held_back` must lie in [0, 1); got {held_back}")
+        if held_back and warmup < 2:
+            raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
         self.momentum = momentum
         self.temperature = temperature
         self.warmup = warmup
+        self.held_back = held_back
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("joint", _first_joint(num_classes))
         self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
         self.register_buffer("tilt", torch.zeros(num_classes))
+        self.memorization = (
+            Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
+        )
 
     @torch.no_grad()
     def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
@@ -175,15 +187,21 @@ class RefurbishedTargets(nn.Module):
         self._check(index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
         index, given, probs, own = gather_ranks(index, given, probs)
-        self._update_average(index, probs)
-        doubts = (self.updates[index] - self.warmup).unsqueeze(-1)
-        warm = doubts > 0
+        memorization = self.memorization
+        freed = probs if memorization is None else memorization.free(index, probs)
+        self._update_average(index, freed)
+        warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         posterior = label_posterior(beliefs, given, self.noise_matrix)
-        later = LATER_WEIGHT if self.momentum is None else 1.0
-        self._update_joint(posterior * warm * torch.where(doubts == 1, 1.0, later), given)
+        self._update_joint(posterior * warm, given)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
-        return posterior.where(warm, given)[own]
+        targets = posterior.where(warm, given)
+        if memorization is not None:
+            memorization.learn(index, given, freed, ~warm)
+            shown = warm | ~memorization.control[index].unsqueeze(-1)
+            targets = targets.where(shown, probs.to(targets.dtype))
+            memorization.record(index, mean_of_repeated(index, targets - probs))
+        return targets[own]
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -232,7 +250,7 @@ class RefurbishedTargets(nn.Module):
         momentum = (
             before / (before + 1.0) if self.momentum is None else self.momentum * (before > 0)
         )
-        news = _mean_of_repeated(index, probs.to(old.dtype))
+        news = mean_of_repeated(index, probs.to(old.dtype))
         new = momentum * old + (1.0 - momentum) * news
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
@@ -273,16 +291,8 @@ class RefurbishedTargets(nn.Module):
         num_samples, num_classes = self.average.shape
         return (
             f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
-            f"temperature={self.temperature}, warmup={self.warmup}"
+            f"temperature={self.temperature}, warmup={self.warmup}, held_back={self.held_back}"
         )
-
-
-def _mean_of_repeated(index: Tensor, rows: Tensor) -> Tensor:
-    """Give rows of one sample their mean, alike to the bit: it is left open which is stored."""
-    place = torch.searchsorted(index.sort().values, index)
-    counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
-    sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
-    return sums[:, :-1] / sums[:, -1:]
 
 
 def _first_joint(num_classes: int) -> Tensor:

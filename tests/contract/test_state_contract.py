@@ -20,12 +20,20 @@ def batch(size=6, dtype=torch.float32):
     return index, labels, torch.randn(size, 3, generator=generator).softmax(-1).to(dtype)
 
 
-def make(**options):
-    """Targets that have seen some batches."""
-    targets = RefurbishedTargets(9, 3, warmup=0, **options)
-    for _ in range(3):
-        targets(*batch())
-    return targets
+SETTINGS = {"plain": {"warmup": 0}, "held back": {"warmup": 2, "held_back": 0.4, "momentum": None}}
+
+
+@pytest.fixture(params=SETTINGS)
+def make(request):
+    """A maker of targets that have seen some batches."""
+
+    def made(*, rounds=3, **options):
+        targets = RefurbishedTargets(9, 3, **SETTINGS[request.param], **options)
+        for _ in range(rounds):
+            targets(*batch())
+        return targets
+
+    return made
 
 
 def assert_same_state(first, second, **tolerance):
@@ -34,14 +42,14 @@ def assert_same_state(first, second, **tolerance):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_any_dtype_of_predictions_and_averages(dtype):
+def test_any_dtype_of_predictions_and_averages(make, dtype):
     made = make(dtype=dtype)(*batch(dtype=dtype))
     assert made.dtype == torch.promote_types(dtype, torch.float32)
     torch.testing.assert_close(made.sum(-1), torch.ones(6, dtype=made.dtype), rtol=0, atol=1e-2)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast_changes_nothing(dtype):
+def test_autocast_changes_nothing(make, dtype):
     alone, inside = make(), make()
     expected = alone(*batch())
     with torch.autocast("cpu", dtype=dtype):
@@ -51,9 +59,9 @@ def test_autocast_changes_nothing(dtype):
 
 
 @pytest.mark.parametrize("duplicate", COPIES)
-def test_copies_and_state_dicts_go_on_alike(duplicate):
+def test_copies_and_state_dicts_go_on_alike(make, duplicate):
     targets = make()
-    other, filled = duplicate(targets), RefurbishedTargets(9, 3, warmup=0)
+    other, filled = duplicate(targets), make(rounds=0)
     filled.load_state_dict(targets.state_dict())
     expected = targets(*batch())
     for each in (other, filled):
@@ -61,7 +69,7 @@ def test_copies_and_state_dicts_go_on_alike(duplicate):
         assert_same_state(each, targets, rtol=0, atol=0)
 
 
-def test_compiles_without_a_graph_break():
+def test_compiles_without_a_graph_break(make):
     torch.compiler.reset()
     plain, traced = make(), make()
     compiled = torch.compile(traced, fullgraph=True, backend="aot_eager")
@@ -70,7 +78,7 @@ def test_compiles_without_a_graph_break():
     assert_same_state(traced, plain)
 
 
-def test_edges_of_the_batch():
+def test_edges_of_the_batch(make):
     targets = make()
     before = copy.deepcopy(targets.state_dict())
     index, labels, probs = batch()
@@ -84,7 +92,7 @@ def test_edges_of_the_batch():
     assert torch.equal(make()(index, labels, strided), make()(index, labels, probs))
 
 
-def test_deterministic_algorithms_suffice():
+def test_deterministic_algorithms_suffice(make):
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.equal(make()(*batch(64)), make()(*batch(64)))
@@ -94,7 +102,7 @@ def test_deterministic_algorithms_suffice():
 
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
-def test_a_second_device_gives_the_same():
+def test_a_second_device_gives_the_same(make):
     expected = make()(*batch())
     made = make().to("cuda")(*(each.to("cuda") for each in batch()))
     torch.testing.assert_close(made.cpu(), expected)

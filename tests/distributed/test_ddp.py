@@ -35,7 +35,7 @@ def batches(rank, world_size):
 def train(model, recipe, rank=0, world_size=1):
     """Losses of all steps on one part of each batch, and the state at the end."""
     criterion = ReliabilityLoss(recipe=recipe)
-    targets = RefurbishedTargets(NUM_SAMPLES, 3, warmup=1)
+    targets = RefurbishedTargets(NUM_SAMPLES, 3, warmup=2, held_back=0.3)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
