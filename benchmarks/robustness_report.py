@@ -22,18 +22,31 @@ COLUMNS = {
     "wrong_label_ap": "AP wrong labels",
 }
 
-Settings = dict[tuple[str, str, int], dict[str, dict[int, dict[str, Any]]]]
+DATA_NAMES = {"fashion": "Fashion-MNIST", "faces": "rendered faces"}
+CORRUPTION_NAMES = {
+    "imbalance": "1 to {}",
+    "symmetric": "{} % symmetric",
+    "pair": "{} % pair",
+    "instance": "{} % by instance",
+}
+
+Methods = dict[str, dict[int, dict[str, Any]]]
+Settings = dict[tuple[str, str, int], Methods]
 
 
 def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `robustness.md` and `robustness.png`, and return the Markdown."""
-    settings = _group(lines)
+    settings = group(lines)
     parts = [
         "# Robustness to wrong, ambiguous and unbalanced labels",
         "",
         "By `python benchmarks/robustness.py`, from the runs in `robustness.jsonl`. Means of the "
         "last epoch, ± 95 % intervals by Student's t over seeds; the difference is paired by seed. "
         f"torch {torch.__version__}.",
+        "",
+        "## In short",
+        "",
+        *summary(settings),
     ]
     for (data, corruption, epochs), methods in settings.items():
         parts += ["", f"## {data}, {corruption}, {epochs} epochs", "", *_table(methods)]
@@ -44,7 +57,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     return text
 
 
-def _group(lines: list[dict[str, Any]]) -> Settings:
+def group(lines: list[dict[str, Any]]) -> Settings:
     settings: Settings = defaultdict(lambda: defaultdict(dict))
     for line in sorted(lines, key=lambda line: (line["data"], line["corruption"], line["method"])):
         key = (line["data"], line["corruption"], line["epochs"])
@@ -52,7 +65,58 @@ def _group(lines: list[dict[str, Any]]) -> Settings:
     return settings
 
 
-def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
+def summary(settings: Settings) -> list[str]:
+    """Cross-entropy, ours, and the best other method of each setting, as a table."""
+    rows = [
+        "| data, labels | cross-entropy: accuracy %, ECE % | ours: accuracy %, ECE % | "
+        "best other method: accuracy % | ours less the best other | wrong labels found, AUROC |",
+        "|---" * 6 + "|",
+    ]
+    for (data, corruption, _), methods in settings.items():
+        if not {OURS, "cross-entropy"} <= methods.keys():
+            continue
+        means = {
+            method: mean_and_interval([line["accuracy"] for line in seeds.values()])
+            for method, seeds in methods.items()
+        }
+        best = max((method for method in means if method != OURS), key=lambda each: means[each][0])
+        difference, interval = mean_and_interval(_differences(methods, best))
+        ahead = f"{difference:+.1f}" + ("" if interval != interval else f" ± {interval:.1f}")
+        found = [line.get("wrong_label_auroc") for line in methods[OURS].values()]
+        cells = [
+            _setting_name(data, corruption),
+            *(
+                f"{_brief(means[method])}, {_mean_of(methods[method], 'ece'):.1f}"
+                for method in ("cross-entropy", OURS)
+            ),
+            f"{best.replace(', ', ' ')}, {_brief(means[best])}",
+            f"**{ahead}**" if difference > interval else ahead,
+            "" if None in found else f"{_mean_of(methods[OURS], 'wrong_label_auroc'):.3f}",
+        ]
+        rows.append("| " + " | ".join(cells) + " |")
+    return rows
+
+
+def _setting_name(data: str, corruption: str) -> str:
+    """`fashion-10k`, `imbalance-17+pair-30`: Fashion-MNIST, 10,000, 1 to 17, 30 % pair."""
+    name, size = data.split("-")
+    parts = []
+    for part in corruption.split("+"):
+        kind, _, rate = part.partition("-")
+        parts.append(CORRUPTION_NAMES.get(kind, kind).format(rate))
+    return ", ".join([DATA_NAMES.get(name, name), size.replace("k", ",000"), *parts])
+
+
+def _brief(mean_and_width: tuple[float, float]) -> str:
+    mean, interval = mean_and_width
+    return f"{mean:.1f}" + ("" if interval != interval else f" ± {interval:.1f}")
+
+
+def _mean_of(seeds: dict[int, dict[str, Any]], name: str) -> float:
+    return mean_and_interval([line[name] for line in seeds.values()])[0]
+
+
+def _table(methods: Methods) -> list[str]:
     shown = [
         name
         for name in COLUMNS
@@ -72,13 +136,19 @@ def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
     return rows
 
 
-def _behind(methods: dict[str, dict[int, dict[str, Any]]], method: str) -> str:
+def _behind(methods: Methods, method: str) -> str:
     """Ours minus this method's accuracy, over the seeds that both have."""
-    both = sorted(methods.get(OURS, {}).keys() & methods[method].keys())
-    if method == OURS or not both:
+    if method == OURS or not (differences := _differences(methods, method)):
         return ""
-    ours, other = methods[OURS], methods[method]
-    return _cell([ours[seed]["accuracy"] - other[seed]["accuracy"] for seed in both], "accuracy")
+    return _cell(differences, "accuracy")
+
+
+def _differences(methods: Methods, method: str) -> list[float]:
+    ours, other = methods.get(OURS, {}), methods[method]
+    return [
+        ours[seed]["accuracy"] - other[seed]["accuracy"]
+        for seed in sorted(ours.keys() & other.keys())
+    ]
 
 
 def _cell(values: list[float], name: str) -> str:

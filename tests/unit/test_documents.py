@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import tomllib
 
 import reliability_balance
 from reliability_balance import functional
@@ -60,6 +59,13 @@ def test_the_readme_has_the_two_commands():
         command = README.split(marker)[1].split("```sh\n")[1].split("```")[0].strip()
         assert "\n" not in command
         assert command.startswith("python3 -m venv .venv && .venv/bin/pip install -e ")
+
+
+def test_the_readmes_table_is_the_benchmarks():
+    rendered = (ROOT / "benchmarks/results/robustness.md").read_text(encoding="utf-8")
+    start = README.index("| data, labels | cross-entropy")
+    table = README[start : README.index("\n\n", start)]
+    assert table in rendered
 
 
 @pytest.mark.parametrize("thing", list(public_objects()))
