@@ -112,6 +112,7 @@ class Targets:
         momentum: of its averages; None for the mean of all predictions.
         temperature: of its averages.
         warmup: epochs before a label is doubted.
+        held_back: share of the labels that are held back until then, to learn what is memory.
         mixing: concentration of :func:`mix`, which trains between the samples; None for not.
     """
 
@@ -119,6 +120,7 @@ class Targets:
     momentum: Share | None = 0.9
     temperature: Positive = 0.5
     warmup: Annotated[int, Field(ge=0)] = 3
+    held_back: Share = 0.0
     mixing: Positive | None = 1.0
 
 

@@ -149,6 +149,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         momentum=targets.momentum,
         temperature=targets.temperature,
         warmup=targets.warmup,
+        held_back=targets.held_back,
     )
     model = build_model(recipe, num_classes)
     load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
