@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 from measures import mean_and_interval
+from noisy_data import CORRUPTIONS
 from result_files import atomic_path, save_text
+from tasks import DATA
 
 OURS = "ours, robust"
 COLUMNS = {
@@ -59,7 +61,15 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
 
 def group(lines: list[dict[str, Any]]) -> Settings:
     settings: Settings = defaultdict(lambda: defaultdict(dict))
-    for line in sorted(lines, key=lambda line: (line["data"], line["corruption"], line["method"])):
+    data, corruptions = list(DATA), list(CORRUPTIONS)
+    for line in sorted(
+        lines,
+        key=lambda line: (
+            data.index(line["data"]),
+            corruptions.index(line["corruption"]),
+            line["method"],
+        ),
+    ):
         key = (line["data"], line["corruption"], line["epochs"])
         settings[key][line["method"]][line["seed"]] = line
     return settings

@@ -87,7 +87,7 @@ def test_runs_resume_after_a_crash(tmp_path):
 
 
 def test_reports_render_what_there_is(tmp_path):
-    base = {"data": "faces-7k", "corruption": "imbalance-17+pair-30", "epochs": 1, "ece": 4.0}
+    base = {"data": "faces-7k", "corruption": "imbalance-17+symmetric-40", "epochs": 1, "ece": 4.0}
     lines = [
         {**base, "method": method, "seed": seed, "accuracy": accuracy + seed}
         for method, accuracy in (("cross-entropy", 80.0), ("ours, robust", 82.0))
@@ -96,7 +96,7 @@ def test_reports_render_what_there_is(tmp_path):
     text = write_report(lines, tmp_path)
     assert "| ours, robust | 2 | 82.50 ± 6.35 |" in text
     assert (
-        "| rendered faces, 7,000, 1 to 17, 30 % pair | 80.5 ± 6.4, 4.0 | 82.5 ± 6.4, 4.0 "
+        "| rendered faces, 7,000, 1 to 17, 40 % symmetric | 80.5 ± 6.4, 4.0 | 82.5 ± 6.4, 4.0 "
         "| cross-entropy, 80.5 ± 6.4 | **+2.0 ± 0.0** |  |" in text
     )
     assert text.rstrip().endswith("| 2.00 ± 0.00 |")
