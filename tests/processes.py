@@ -26,5 +26,7 @@ def _run(
     )
     try:
         torch.save(function(rank, *args), folder / f"rank{rank}.pt")
+        # Who leaves while another still talks can bring that one's threads down.
+        distributed.barrier()
     finally:
         distributed.destroy_process_group()
