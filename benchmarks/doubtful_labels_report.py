@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measures import mean_and_interval
+from measures import mean_and_interval, show_mean
 from result_files import save_text
 
 from reliability_balance.inspection import Verdict
@@ -54,15 +54,16 @@ def _finders(runs: list[dict[str, Any]]) -> list[str]:
         ours = [run["found"][OURS] for run in runs]
         epochs = str(each[0]["epochs"])
         cells = [finder.removesuffix(f" {epochs}").replace("_", " "), epochs]
-        cells += [_cell([found[name] for found in each], 3) for name in ("auroc", "ap")]
-        cells += [_cell([found[name] for found in each], 1) for name in ("cpu", "wall")]
+        cells += [show_mean([found[name] for found in each], 3) for name in ("auroc", "ap")]
+        cells += [show_mean([found[name] for found in each], 1) for name in ("cpu", "wall")]
         pairs = list(zip(ours, each, strict=True))
         if finder == OURS:
             cells += ["", "", ""]
         else:
-            cells.append(_cell([our["cpu"] / its["cpu"] for our, its in pairs], 3))
+            cells.append(show_mean([our["cpu"] / its["cpu"] for our, its in pairs], 3))
             cells += [
-                _cell([our[name] - its[name] for our, its in pairs], 3) for name in ("auroc", "ap")
+                show_mean([our[name] - its[name] for our, its in pairs], 3)
+                for name in ("auroc", "ap")
             ]
         rows.append("| " + " | ".join(cells) + " |")
     return [f"{len(runs)} seeds. {' '.join((_finders.__doc__ or '').split())}", "", *rows]
@@ -76,7 +77,7 @@ def _noise(data: dict[str, list[dict[str, Any]]]) -> list[str]:
         covered = sum(each["low"] <= each["true"] <= each["high"] for each in noise)
         rows.append(
             f"| {name} | {_mean(100 * each['true'] for each in noise):.1f} "
-            f"| {_cell([100 * each['value'] for each in noise], 1)} | {low:.1f} to {high:.1f} "
+            f"| {show_mean([100 * each['value'] for each in noise], 1)} | {low:.1f} to {high:.1f} "
             f"| {covered} of {len(noise)} |"
         )
     return [
@@ -95,12 +96,12 @@ def _kinds(runs: list[dict[str, Any]]) -> list[str]:
         "fewer than 60 % would give any one label.",
         "",
         f"- AUROC, ambiguous against mislabelled: "
-        f"{_cell([run['ambiguous_auroc'] for run in runs], 3)}",
+        f"{show_mean([run['ambiguous_auroc'] for run in runs], 3)}",
         f"- harder, {runs[0]['minority']} faces with under 75 % for any one label, and a label "
         f"of their own that is not the likeliest, against mislabelled: "
-        f"{_cell([run['minority_auroc'] for run in runs], 3)}",
+        f"{show_mean([run['minority_auroc'] for run in runs], 3)}",
         f"- AUROC of the doubt, replaced labels against all others: "
-        f"{_cell([run['wrong_label_auroc'] for run in runs], 3)}",
+        f"{show_mean([run['wrong_label_auroc'] for run in runs], 3)}",
         "",
         "| truly | " + " | ".join(f"judged {each.name.lower()} %" for each in Verdict) + " |",
         "|---" * 4 + "|",
@@ -108,16 +109,11 @@ def _kinds(runs: list[dict[str, Any]]) -> list[str]:
     for kind in runs[0]["verdicts"]:
         counts = [run["verdicts"][kind] for run in runs]
         cells = [
-            _cell([100 * each[verdict] / max(1, sum(each)) for each in counts], 1)
+            show_mean([100 * each[verdict] / max(1, sum(each)) for each in counts], 1)
             for verdict in Verdict
         ]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return lines
-
-
-def _cell(values: list[float], digits: int) -> str:
-    mean, interval = mean_and_interval(values)
-    return f"{mean:.{digits}f}" + ("" if interval != interval else f" ± {interval:.{digits}f}")
 
 
 def _mean(values: Any) -> float:

@@ -45,6 +45,13 @@ def label_measures(
     return measures
 
 
+def show_mean(values: list[float], digits: int, sign: str = "") -> str:
+    """Mean ± 95 % interval as text; of a single value the mean alone."""
+    mean, interval = mean_and_interval(values)
+    shown = f"{mean:{sign}.{digits}f}"
+    return shown if interval != interval else f"{shown} ± {interval:.{digits}f}"
+
+
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
     """Mean, and half the width of its 95 % interval by Student's t; NaN for a single value."""
     from scipy import stats

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from measures import mean_and_interval
+from measures import mean_and_interval, show_mean
 from paper_setups import ANCHORS
 from result_files import save_text
 
@@ -131,7 +131,7 @@ def _select(lines: Lines, wanted: dict[str, float]) -> dict[int, float]:
 
 def _accuracy(lines: Lines, **wanted: float) -> str | None:
     values = list(_select(lines, wanted).values())
-    return _show(values) if values else None
+    return show_mean(values, 2) if values else None
 
 
 def _differences(lines: Lines, num_anchors: int, **wanted: float) -> list[float]:
@@ -143,12 +143,7 @@ def _differences(lines: Lines, num_anchors: int, **wanted: float) -> list[float]
 
 def _gain(lines: Lines, num_anchors: int, **wanted: float) -> str | None:
     differences = _differences(lines, num_anchors, **wanted)
-    return _show(differences, "+") if differences else None
-
-
-def _show(values: list[float], sign: str = "") -> str:
-    mean, interval = mean_and_interval(values)
-    return f"{mean:{sign}.2f}" + ("" if interval != interval else f" ± {interval:.2f}")
+    return show_mean(differences, 2, "+") if differences else None
 
 
 def _verdict(differences: list[float], what: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from measures import mean_and_interval
+from measures import mean_and_interval, show_mean
 from noisy_data import CORRUPTIONS
 from result_files import atomic_path, save_text
 from tasks import DATA
@@ -32,13 +32,14 @@ CORRUPTION_NAMES = {
     "instance": "{} % by instance",
 }
 
-Methods = dict[str, dict[int, dict[str, Any]]]
+Seeds = dict[int, dict[str, Any]]
+Methods = dict[str, Seeds]
 Settings = dict[tuple[str, str, int], Methods]
 
 
 def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `robustness.md` and `robustness.png`, and return the Markdown."""
-    settings = group(lines)
+    settings = _group(lines)
     parts = [
         "# Robustness to wrong, ambiguous and unbalanced labels",
         "",
@@ -48,7 +49,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "",
         "## In short",
         "",
-        *summary(settings),
+        *_summary(settings),
     ]
     for (data, corruption, epochs), methods in settings.items():
         parts += ["", f"## {data}, {corruption}, {epochs} epochs", "", *_table(methods)]
@@ -59,7 +60,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     return text
 
 
-def group(lines: list[dict[str, Any]]) -> Settings:
+def _group(lines: list[dict[str, Any]]) -> Settings:
     settings: Settings = defaultdict(lambda: defaultdict(dict))
     data, corruptions = list(DATA), list(CORRUPTIONS)
     for line in sorted(
@@ -75,7 +76,7 @@ def group(lines: list[dict[str, Any]]) -> Settings:
     return settings
 
 
-def summary(settings: Settings) -> list[str]:
+def _summary(settings: Settings) -> list[str]:
     """Cross-entropy, ours, and the best other method of each setting, as a table."""
     rows = [
         "| data, labels | cross-entropy: accuracy %, ECE % | ours: accuracy %, ECE % | "
@@ -85,23 +86,22 @@ def summary(settings: Settings) -> list[str]:
     for (data, corruption, _), methods in settings.items():
         if not {OURS, "cross-entropy"} <= methods.keys():
             continue
-        means = {
-            method: mean_and_interval([line["accuracy"] for line in seeds.values()])
-            for method, seeds in methods.items()
-        }
-        best = max((method for method in means if method != OURS), key=lambda each: means[each][0])
-        difference, interval = mean_and_interval(_differences(methods, best))
-        ahead = f"{difference:+.1f}" + ("" if interval != interval else f" ± {interval:.1f}")
-        found = [line.get("wrong_label_auroc") for line in methods[OURS].values()]
+        others = (method for method in methods if method != OURS)
+        best = max(others, key=lambda method: _mean(methods[method], "accuracy"))
+        differences = _differences(methods, best)
+        difference, interval = mean_and_interval(differences)
+        ahead = show_mean(differences, 1, "+")
+        is_found = all("wrong_label_auroc" in line for line in methods[OURS].values())
         cells = [
             _setting_name(data, corruption),
             *(
-                f"{_brief(means[method])}, {_mean_of(methods[method], 'ece'):.1f}"
+                f"{show_mean(_values(methods[method], 'accuracy'), 1)}, "
+                f"{_mean(methods[method], 'ece'):.1f}"
                 for method in ("cross-entropy", OURS)
             ),
-            f"{best.replace(', ', ' ')}, {_brief(means[best])}",
+            f"{best.replace(', ', ' ')}, {show_mean(_values(methods[best], 'accuracy'), 1)}",
             f"**{ahead}**" if difference > interval else ahead,
-            "" if None in found else f"{_mean_of(methods[OURS], 'wrong_label_auroc'):.3f}",
+            f"{_mean(methods[OURS], 'wrong_label_auroc'):.3f}" if is_found else "",
         ]
         rows.append("| " + " | ".join(cells) + " |")
     return rows
@@ -117,13 +117,12 @@ def _setting_name(data: str, corruption: str) -> str:
     return ", ".join([DATA_NAMES.get(name, name), size.replace("k", ",000"), *parts])
 
 
-def _brief(mean_and_width: tuple[float, float]) -> str:
-    mean, interval = mean_and_width
-    return f"{mean:.1f}" + ("" if interval != interval else f" ± {interval:.1f}")
+def _values(seeds: Seeds, name: str) -> list[float]:
+    return [line[name] for line in seeds.values()]
 
 
-def _mean_of(seeds: dict[int, dict[str, Any]], name: str) -> float:
-    return mean_and_interval([line[name] for line in seeds.values()])[0]
+def _mean(seeds: Seeds, name: str) -> float:
+    return mean_and_interval(_values(seeds, name))[0]
 
 
 def _table(methods: Methods) -> list[str]:
@@ -134,12 +133,9 @@ def _table(methods: Methods) -> list[str]:
     ]
     heads = ["method", "seeds", *(COLUMNS[name] for name in shown), "accuracy below ours"]
     rows = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    ordered = sorted(
-        methods.items(),
-        key=lambda item: -mean_and_interval([line["accuracy"] for line in item[1].values()])[0],
-    )
+    ordered = sorted(methods.items(), key=lambda item: -_mean(item[1], "accuracy"))
     for method, seeds in ordered:
-        cells = [_cell([line[name] for line in seeds.values()], name) for name in shown]
+        cells = [_cell(_values(seeds, name), name) for name in shown]
         rows.append(
             "| " + " | ".join([method, str(len(seeds)), *cells, _behind(methods, method)]) + " |"
         )
@@ -162,9 +158,8 @@ def _differences(methods: Methods, method: str) -> list[float]:
 
 
 def _cell(values: list[float], name: str) -> str:
-    mean, interval = mean_and_interval(values)
     digits = 3 if name in ("nll", "kl_to_truth") or name.startswith("wrong") else 2
-    return f"{mean:.{digits}f}" + ("" if interval != interval else f" ± {interval:.{digits}f}")
+    return show_mean(values, digits)
 
 
 def _plot(settings: Settings, path: Path) -> None:
@@ -175,7 +170,7 @@ def _plot(settings: Settings, path: Path) -> None:
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, ((data, corruption, _), methods) in zip(axes, settings.items(), strict=False):
         scores = sorted(
-            (*mean_and_interval([line["accuracy"] for line in seeds.values()]), method)
+            (*mean_and_interval(_values(seeds, "accuracy")), method)
             for method, seeds in methods.items()
         )
         for place, (mean, interval, method) in enumerate(scores):

@@ -168,6 +168,12 @@ def non_negative(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be at least 0; got {value}")
 
 
+def fraction(name: str, value: float) -> None:
+    """Require a number in [0, 1)."""
+    if not 0.0 <= value < 1.0:
+        raise ValueError(f"`{name}` must lie in [0, 1); got {value}")
+
+
 def at_least(name: str, value: int, minimum: int) -> None:
     """Require an integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, int):

@@ -201,8 +201,7 @@ class ReliabilityLoss(nn.Module):
         self.label_smoothing = (
             defaults.label_smoothing if label_smoothing is None else label_smoothing
         )
-        if not 0.0 <= self.label_smoothing < 1.0:
-            raise ValueError(f"`label_smoothing` must lie in [0, 1); got {label_smoothing}")
+        _checks.fraction("label_smoothing", self.label_smoothing)
         if softmin_temperature is not None:
             _checks.positive("softmin_temperature", softmin_temperature)
         if class_weights is not None:

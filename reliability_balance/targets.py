@@ -159,10 +159,9 @@ class RefurbishedTargets(nn.Module):
         _checks.at_least("num_classes", num_classes, 2)
         _checks.at_least("warmup", warmup, 0)
         _checks.positive("temperature", temperature)
-        if momentum is not None and not 0.0 <= momentum < 1.0:
-            raise ValueError(f"`momentum` must lie in [0, 1); got {momentum}")
-        if not 0.0 <= held_back < 1.0:
-            raise ValueError(f"`held_back` must lie in [0, 1); got {held_back}")
+        if momentum is not None:
+            _checks.fraction("momentum", momentum)
+        _checks.fraction("held_back", held_back)
         if held_back and warmup < 2:
             raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
         if not dtype.is_floating_point:
