@@ -256,7 +256,8 @@ def robust(task: Task) -> Refurbished:
         len(task.labels),
         task.num_classes,
         momentum=None,
-        temperature=0.55,
+        temperature=0.6,
+        noise_temperature=0.25,
         warmup=10,
         held_back=0.1,
     )

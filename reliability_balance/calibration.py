@@ -16,7 +16,7 @@ from typing_extensions import Self
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._scaling import minimise, tempered
-from reliability_balance.targets import label_posterior
+from reliability_balance.posterior import label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
@@ -185,7 +185,7 @@ def fit_with_noise(
 ) -> CalibrationT:
     r"""Fit a scaling to held-out labels that are as noisy as those of the training.
 
-    By turns the true classes' :func:`targets.label_posterior`, and the scaling fitted to it: this
+    By turns the true classes' :func:`posterior.label_posterior`, and the scaling fitted to it: this
     is expectation maximisation of the noisy labels' likelihood under the noise matrix.
 
     Args:

@@ -20,7 +20,8 @@ from reliability_balance import functional as RF
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.fitting import fit_head
 from reliability_balance.noise_estimate import seen_samples
-from reliability_balance.targets import RefurbishedTargets, label_posterior
+from reliability_balance.posterior import label_posterior
+from reliability_balance.targets import RefurbishedTargets
 
 
 class Verdict(IntEnum):
@@ -102,7 +103,7 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     .. math:: \mathrm{doubt} = 1 - q_y, \quad
         \mathrm{plausibility} = \bar p_y / (\bar p_y + \max_{c \ne y} \bar p_c)
 
-    with q the :func:`targets.label_posterior` and p the running average of the corrected
+    with q the :func:`posterior.label_posterior` and p the running average of the corrected
     distribution over the epochs. Where epochs, or the branches behind the corrected distribution,
     disagree about a sample, its average is spread. A label is ambiguous if it competes with
     another class there (plausibility between 0.2 and 0.8), and otherwise mislabelled if its doubt

@@ -7,75 +7,25 @@ from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._memorization import Memorization
 from reliability_balance._ranks import gather_ranks, mean_of_repeated
-
-
-def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
-    r"""Distribution of the true class, given what the model believes and the label it was given.
-
-    .. math:: q_c = \sum_k y_k \frac{p_c T_{ck}}{\sum_{c'} p_{c'} T_{c'k}}
-
-    where p are the beliefs, y the label, one-hot or soft, and T_{ck} the probability that a sample
-    of class c is labelled k. Where labels are never wrong, T is the identity and q the label.
-
-    Args:
-        beliefs: probabilities of the true class, before the label is looked at.
-        labels: class indices or class probabilities.
-        noise_matrix: T, rows that sum to one.
-
-    Shape:
-        - beliefs: (B, C) floating; labels: (B,) int64 or (B, C) floating; noise_matrix: (C, C)
-          floating; returns (B, C).
-
-    Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes.
-
-    Differs from paper: not in it. Bayes' rule, as in Sukhbaatar et al., 2014
-    (https://arxiv.org/abs/1406.2080); a soft label counts as a draw from itself. A label that
-    beliefs and T rule out altogether leaves the beliefs as they are.
-
-    Example:
-        >>> noise_matrix = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
-        >>> label_posterior(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), noise_matrix)
-        tensor([[0.6429, 0.3571]])
-    """
-    _checks.distributions("beliefs", beliefs)
-    _checks.labels(labels, beliefs.shape[:-1], beliefs.shape[-1])
-    _checks.floating("noise_matrix", noise_matrix)
-    if noise_matrix.shape != (beliefs.shape[-1],) * 2:
-        raise ValueError(
-            f"`noise_matrix` must have shape {(beliefs.shape[-1],) * 2}; "
-            f"got {tuple(noise_matrix.shape)}"
-        )
-    beliefs = RF.widen(beliefs)
-    noise_matrix = noise_matrix.to(beliefs.dtype)
-    given = _as_probabilities(labels, beliefs)
-    with RF._without_autocast(beliefs):
-        expected = beliefs @ noise_matrix
-        possible = expected > torch.finfo(beliefs.dtype).tiny
-        ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
-        unexplained = (given * ~possible).sum(-1, keepdim=True)
-        return beliefs * (ratio @ noise_matrix.T + unexplained)
-
-
-def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
-    """Labels as (B, C) probabilities in the dtype of `like`, also (B, C)."""
-    if labels.is_floating_point():
-        return labels.to(like.dtype)
-    return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
+from reliability_balance.posterior import _as_probabilities, label_posterior
 
 
 class RefurbishedTargets(nn.Module):
     r"""Soft targets for each training sample, from its label and what the model made of it so far.
 
     Each call takes a batch's predictions into the samples' running averages and returns the targets
-    to train on: the labels while a sample is new, afterwards the :func:`label_posterior` of the
-    sharpened average. The noise matrix T is learned along the way by expectation maximisation,
-    from how these posteriors and the labels have gone together, so no noise rate need be known:
+    to train on: the labels while a sample is new, afterwards the
+    :func:`posterior.label_posterior` of the sharpened average. The noise matrix T is learned along
+    the way by expectation maximisation, from how these posteriors and the labels have gone
+    together, so no noise rate need be known:
 
     .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
-        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q_c y_k, \quad
+        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
+
+    where q' is the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
+    wrong just where classes look alike leave a model undecided, and only surer beliefs tell them
+    from right ones; as targets they would be too sure.
 
     A network that is trained for long learns wrong labels by heart; its predictions are then no
     second opinion on them. With `held_back`, that share of the samples keep their labels back in
@@ -84,8 +34,8 @@ class RefurbishedTargets(nn.Module):
 
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
-    For trainings of twenty epochs and more take `held_back` .1, `momentum` None, `warmup` 10 and
-    `temperature` .55.
+    For trainings of twenty epochs and more take `held_back` .1, `momentum` None, `warmup` 10,
+    `temperature` .6 and `noise_temperature` .25.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
@@ -98,6 +48,7 @@ class RefurbishedTargets(nn.Module):
         num_classes: C.
         momentum: of the averages, in [0, 1); None for the plain mean of all predictions.
         temperature: tau of the average, > 0; below 1 sharpens.
+        noise_temperature: tau' of what T is counted from, > 0; 1 takes p as it is.
         warmup: updates of a sample before its target moves away from its label, >= 0.
         held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. Needs a
             warm-up of 2 or more.
@@ -149,6 +100,7 @@ class RefurbishedTargets(nn.Module):
         *,
         momentum: float | None = 0.9,
         temperature: float = 0.5,
+        noise_temperature: float = 1.0,
         warmup: int = 3,
         held_back: float = 0.0,
         dtype: torch.dtype = torch.float32,
@@ -159,6 +111,7 @@ class RefurbishedTargets(nn.Module):
         _checks.at_least("num_classes", num_classes, 2)
         _checks.at_least("warmup", warmup, 0)
         _checks.positive("temperature", temperature)
+        _checks.positive("noise_temperature", noise_temperature)
         if momentum is not None:
             _checks.fraction("momentum", momentum)
         _checks.fraction("held_back", held_back)
@@ -168,6 +121,7 @@ class RefurbishedTargets(nn.Module):
             raise TypeError(f"`dtype` must be floating; got {dtype}")
         self.momentum = momentum
         self.temperature = temperature
+        self.noise_temperature = noise_temperature
         self.warmup = warmup
         self.held_back = held_back
         self.validate_args = validate_args
@@ -192,7 +146,8 @@ class RefurbishedTargets(nn.Module):
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         posterior = label_posterior(beliefs, given, self.noise_matrix)
-        self._update_joint(posterior * warm, given)
+        surer = _sharpen(beliefs, self.noise_temperature)
+        self._update_joint(label_posterior(surer, given, self.noise_matrix) * warm, given)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         targets = posterior.where(warm, given)
         if memorization is not None:
@@ -240,8 +195,7 @@ class RefurbishedTargets(nn.Module):
               was never seen the shares of the classes say all.
         """
         average = RF.widen(self.average[index])
-        tiny = torch.finfo(average.dtype).tiny
-        return (average.clamp_min(tiny).log() / self.temperature + self.tilt).softmax(-1)
+        return _sharpen(average, self.temperature, self.tilt)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
@@ -290,10 +244,17 @@ class RefurbishedTargets(nn.Module):
         num_samples, num_classes = self.average.shape
         return (
             f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
-            f"temperature={self.temperature}, warmup={self.warmup}, held_back={self.held_back}"
+            f"temperature={self.temperature}, noise_temperature={self.noise_temperature}, "
+            f"warmup={self.warmup}, held_back={self.held_back}"
         )
 
 
 def _first_joint(num_classes: int) -> Tensor:
     """Before anything is known: classes are as frequent, a label is right one time in two."""
     return (torch.eye(num_classes) + 1.0 / num_classes) / (2.0 * num_classes)
+
+
+def _sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
+    """Softmax of log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
+    tiny = torch.finfo(probs.dtype).tiny
+    return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)

@@ -111,6 +111,7 @@ class Targets:
         enabled: whether to learn which labels to doubt, see :class:`RefurbishedTargets`.
         momentum: of its averages; None for the mean of all predictions.
         temperature: of its averages.
+        noise_temperature: of the beliefs that noise is counted from; below 1 sharpens them.
         warmup: epochs before a label is doubted.
         held_back: share of the labels that are held back until then, to learn what is memory.
         mixing: concentration of :func:`mix`, which trains between the samples; None for not.
@@ -119,6 +120,7 @@ class Targets:
     enabled: bool = True
     momentum: Share | None = 0.9
     temperature: Positive = 0.5
+    noise_temperature: Positive = 1.0
     warmup: Annotated[int, Field(ge=0)] = 3
     held_back: Share = 0.0
     mixing: Positive | None = 1.0

@@ -11,7 +11,7 @@ from torch import nn
 import reliability_balance
 from reliability_balance import functional as RF
 from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.targets import label_posterior
+from reliability_balance.posterior import label_posterior
 
 SIZE, NUM_CLASSES, NUM_ANCHORS, WIDTH = 5, 3, 2, 4
 

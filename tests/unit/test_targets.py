@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.targets import RefurbishedTargets, label_posterior
+from reliability_balance.posterior import label_posterior
+from reliability_balance.targets import RefurbishedTargets
 
 NUM_CLASSES = 4
 
@@ -88,6 +89,36 @@ def test_noise_matrix_is_learned_without_the_rate(noise, rate):
     wrong = true != labels
     trust = targets.trust(torch.arange(len(true)), labels)
     assert trust[wrong].median() < 0.1 < 0.9 < trust[~wrong].median()
+
+
+@pytest.mark.parametrize(("noise", "rate"), [(symmetric_noise, 0.4), (pair_noise, 0.4)])
+def test_surer_beliefs_tell_the_noise_of_an_undecided_model(noise, rate):
+    def found(noise_temperature):
+        targets, *_ = simulate(noise, rate, confidence=0.3, noise_temperature=noise_temperature)
+        return targets.noise_matrix.diagonal().mean()
+
+    assert found(1.0) > 1 - rate + 0.03
+    torch.testing.assert_close(found(0.25), torch.tensor(1 - rate), rtol=0, atol=0.03)
+
+
+@given(st.integers(0, 10_000), st.floats(0.1, 2))
+@settings(max_examples=25, deadline=None)
+def test_noise_is_counted_from_the_posteriors_of_surer_beliefs(seed, noise_temperature):
+    probs, _, soft = random_case(seed)
+    targets = RefurbishedTargets(
+        len(probs), NUM_CLASSES, warmup=0, temperature=0.5, noise_temperature=noise_temperature
+    ).double()
+    matrix = targets.noise_matrix
+    targets(torch.arange(len(probs)), soft, probs)
+    surer = probs.pow(2 / noise_temperature)
+    surer = surer / surer.sum(-1, keepdim=True)
+    posterior = posterior_by_loops(surer, soft, matrix)
+    expected = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.float64)
+    for q, y in zip(posterior.tolist(), soft.tolist(), strict=True):
+        for c in range(NUM_CLASSES):
+            for k in range(NUM_CLASSES):
+                expected[c, k] += q[c] * y[k] / len(probs)
+    torch.testing.assert_close(targets.joint, expected)
 
 
 def test_clean_labels_are_kept():

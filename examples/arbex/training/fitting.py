@@ -148,6 +148,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         num_classes,
         momentum=targets.momentum,
         temperature=targets.temperature,
+        noise_temperature=targets.noise_temperature,
         warmup=targets.warmup,
         held_back=targets.held_back,
     )
