@@ -61,7 +61,7 @@ def write_report(lines: Lines, results: Path) -> str:
         these = [line for line in lines if line["data"] == data]
         parts += [
             "",
-            f"## {data}",
+            f"## {data}, {len({line['seed'] for line in these})} seeds",
             *_anchors(these),
             *_gains(these, "Table 2: does K = 8 help more under noise?", "noise", PAPER_BY_NOISE),
             *_gains(these, "Table 3: K = 8 and label smoothing", "smoothing", PAPER_BY_SMOOTHING),
