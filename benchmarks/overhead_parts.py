@@ -208,7 +208,9 @@ def encoder(quick: bool) -> Iterator[Finding]:
 
     ours = ReliabilityBalancer(size.dim, size.classes, num_anchors=size.anchors)
     criterion = ReliabilityLoss()
-    targets = RefurbishedTargets(10_000, size.classes, momentum=None, warmup=10, held_back=0.1)
+    targets = RefurbishedTargets(
+        10_000, size.classes, momentum=None, noise_temperature=0.25, warmup=10, held_back=0.1
+    )
     index = torch.arange(batch_size)
     plain = torch.nn.Linear(size.dim, size.classes)
     optimizers = [torch.optim.AdamW(module.parameters()) for module in (ours, plain)]
