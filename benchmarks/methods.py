@@ -186,12 +186,12 @@ class Centers(nn.Module):
 class Proxies(nn.Module):
     """A proxy loss of pytorch-metric-learning; predicts by the softmax of its own similarities."""
 
-    def __init__(self, task: Task, loss: str) -> None:
+    def __init__(self, task: Task, loss: str, **options: float) -> None:
         super().__init__()
         from pytorch_metric_learning import losses
 
         self.encoder = make_encoder(task.inputs.shape[1])
-        self.proxy_loss = getattr(losses, loss)(task.num_classes, EMBEDDING_DIM)
+        self.proxy_loss = getattr(losses, loss)(task.num_classes, EMBEDDING_DIM, **options)
         self.scale = float(getattr(self.proxy_loss, "la", 20))
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:

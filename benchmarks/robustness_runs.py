@@ -1,6 +1,7 @@
 """One run of one method: train to the last epoch under the shared budget, and judge."""
 
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -25,18 +26,27 @@ class Run(NamedTuple):
 
 def do_run(run: Run) -> dict[str, Any]:
     """Train to the last epoch and judge that one."""
+    make = METHODS[run.method]
+    judged = train_and_judge(make, run.data, run.corruption, run.seed, run.epochs)
+    return {**run._asdict(), **judged}
+
+
+def train_and_judge(
+    make: Callable[[Task], Method], data: str, corruption: str, seed: int, epochs: int
+) -> dict[str, Any]:
+    """Train a method to the last epoch; return its seconds and all measures of that epoch."""
     torch.set_num_threads(1)
-    task = CORRUPTIONS[run.corruption](DATA[run.data](run.seed), run.seed)
-    torch.manual_seed(run.seed)
-    method = METHODS[run.method](task)
+    task = CORRUPTIONS[corruption](DATA[data](seed), seed)
+    torch.manual_seed(seed)
+    method = make(task)
     start = time.perf_counter()
-    train(method, task, run.epochs)
+    train(method, task, epochs)
     seconds = time.perf_counter() - start
     index = torch.arange(len(task.labels))
     trust = method.targets.trust(index, task.labels) if isinstance(method, Refurbished) else None
     known = label_measures(predict(method, task.inputs), task.truth, task.labels, trust)
     judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
-    return {**run._asdict(), "seconds": round(seconds, 1), "samples": len(index), **judged, **known}
+    return {"seconds": round(seconds, 1), "samples": len(index), **judged, **known}
 
 
 def train(method: Method, task: Task, epochs: int) -> None:

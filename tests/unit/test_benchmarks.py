@@ -21,6 +21,10 @@ from resumable import read_lines, run_all
 from robustness_report import write_report
 from robustness_runs import predict, train
 from small_task import make_task
+from tasks import FIRST_SEED
+from tuning_grids import GRIDS
+from tuning_report import pick
+from tuning_report import write_report as write_tuning_report
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,28 @@ def test_reports_render_what_there_is(tmp_path):
     assert "| 40 | 34.12 | +2.31 | 31.00 ± 2.48 | +3.00 ± 0.00 | helps |" in text
     assert "(mean of 5 to 50 %) by +0.50 points in the paper; here: +2.00 ± 0.00." in text
     assert "Not run yet." in text
+
+
+def test_tuning_picks_by_seeds_that_no_table_uses(tmp_path):
+    def line(setting, seed, accuracy):
+        return {"method": "GCE", "setting": setting, "seed": seed, "accuracy": accuracy} | case
+
+    case = {"data": "fashion-10k", "corruption": "clean"}
+    lines = [line("q 0.7", 0, 85.0), line("q 0.3", 0, 84.0), line("q 0.3", 1, 87.0)]
+    lines += [line("q 0.7", FIRST_SEED, 99.0), line("q 0.3", FIRST_SEED, 80.0)]
+    assert pick(lines)["GCE"] == "q 0.3"
+    ours = [{"method": "ours, robust", "seed": FIRST_SEED, "accuracy": 81.0, **case}]
+    text = write_tuning_report(lines, ours, tmp_path)
+    assert "| GCE | q 0.7: 85.00 | **q 0.3: 85.50** |" in text
+    assert "| GCE, q 0.3 | 80.0 | +1.0 | not run |" in text
+
+
+def test_every_tuned_setting_trains():
+    task = make_task(64)
+    index = torch.arange(64)
+    for grid in GRIDS.values():
+        for make in grid.values():
+            make(task).loss(index, task.inputs, task.labels, 0).backward()
 
 
 def test_fashion_says_what_to_install(monkeypatch, tmp_path):
