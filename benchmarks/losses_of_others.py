@@ -8,7 +8,8 @@ from torch.nn import functional as F
 def focal(logits: Tensor, labels: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al., 2017): cross-entropy times (1 - p)^gamma."""
     log_prob = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    return -((1 - log_prob.exp()) ** gamma * log_prob).mean()
+    # Below 1, gamma gives an infinite slope where p is 1.
+    return -((1 - log_prob.exp()).clamp_min(1e-6) ** gamma * log_prob).mean()
 
 
 def generalised_cross_entropy(logits: Tensor, labels: Tensor, *, q: float = 0.7) -> Tensor:
