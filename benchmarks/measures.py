@@ -1,5 +1,6 @@
 """What a trained method is judged by; shares in percent, NLL and KL in nats."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -43,6 +44,16 @@ def label_measures(
         measures["wrong_label_auroc"] = float(roc_auc_score(wrong.numpy(), -trust.numpy()))
         measures["wrong_label_ap"] = float(average_precision_score(wrong.numpy(), -trust.numpy()))
     return measures
+
+
+def accuracy_by_seed(lines: list[dict[str, Any]], wanted: Mapping[str, Any]) -> dict[int, float]:
+    """Accuracy, by seed, of the runs whose fields have these values."""
+    return {line["seed"]: line["accuracy"] for line in lines if wanted.items() <= line.items()}
+
+
+def paired_differences(ours: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
+    """Ours less theirs, by seed, where both have one."""
+    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
 
 
 def show_mean(values: list[float], digits: int, sign: str = "") -> str:

@@ -252,18 +252,23 @@ def refurbished_by_default(task: Task) -> Refurbished:
 
 def robust(task: Task) -> Refurbished:
     """Our robust recipe: no memory of labels, a linear head, and the classes' frequencies."""
-    targets = RefurbishedTargets(
-        len(task.labels),
-        task.num_classes,
+    targets = robust_targets(len(task.labels), task.num_classes)
+    # One sample more for each class, since a rare one may be missing from a noisy draw.
+    counts = task.labels.bincount(minlength=task.num_classes) + 1
+    return Refurbished(task, targets, head="linear", class_prior=counts)
+
+
+def robust_targets(num_samples: int, num_classes: int) -> RefurbishedTargets:
+    """The robust recipe's targets."""
+    return RefurbishedTargets(
+        num_samples,
+        num_classes,
         momentum=None,
         temperature=0.6,
         noise_temperature=0.25,
         warmup=10,
         held_back=0.1,
     )
-    # One sample more for each class, since a rare one may be missing from a noisy draw.
-    counts = task.labels.bincount(minlength=task.num_classes) + 1
-    return Refurbished(task, targets, head="linear", class_prior=counts)
 
 
 def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 from machine import peak_allocated
+from methods import robust_targets
 from overhead_heads import (
     Head,
     Size,
@@ -33,7 +34,6 @@ from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
 from reliability_balance.mixing import mix
 from reliability_balance.sampling import DataRefinementSampler
-from reliability_balance.targets import RefurbishedTargets
 
 BASE = Size(64, 512, 7, 8)
 GRID = [
@@ -208,9 +208,7 @@ def encoder(quick: bool) -> Iterator[Finding]:
 
     ours = ReliabilityBalancer(size.dim, size.classes, num_anchors=size.anchors)
     criterion = ReliabilityLoss()
-    targets = RefurbishedTargets(
-        10_000, size.classes, momentum=None, noise_temperature=0.25, warmup=10, held_back=0.1
-    )
+    targets = robust_targets(10_000, size.classes)
     index = torch.arange(batch_size)
     plain = torch.nn.Linear(size.dim, size.classes)
     optimizers = [torch.optim.AdamW(module.parameters()) for module in (ours, plain)]

@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from measures import mean_and_interval, show_mean
+from measures import accuracy_by_seed, mean_and_interval, paired_differences, show_mean
 from paper_setups import ANCHORS
 from result_files import save_text
 
@@ -100,12 +101,13 @@ def _gains(lines: Lines, title: str, name: str, paper: dict[int, tuple[float, fl
 def _more_than_without(lines: Lines, name: str, paper: dict[int, tuple[float, float]]) -> str:
     """By how much more K = 8 gains under noise or smoothing than without, paired by seed."""
     without, *levels = paper
-    at = [_differences(lines, 8, **{name: level}) for level in levels]
-    base = _differences(lines, 8, **{name: without})
-    seeds = base.keys() & set.intersection(*(set(gains) for gains in at))
-    gains = {level: eight - none for level, (none, eight) in paper.items()}
-    papers = sum(gains[level] for level in levels) / len(levels) - gains[without]
-    more = [sum(gains[seed] for gains in at) / len(at) - base[seed] for seed in sorted(seeds)]
+    printed = {level: eight - none for level, (none, eight) in paper.items()}
+    papers = fmean(printed[level] for level in levels) - printed[without]
+    ours = {level: _differences(lines, 8, **{name: level}) for level in paper}
+    seeds = set.intersection(*(set(gains) for gains in ours.values()))
+    more = [
+        fmean(ours[level][seed] for level in levels) - ours[without][seed] for seed in sorted(seeds)
+    ]
     here = show_mean(more, 2, "+") if more else "not run yet"
     return (
         f"What K = 8 gains changes with {name} (mean of {levels[0]} to {levels[-1]} %) by "
@@ -135,11 +137,7 @@ def _section(
 def _select(lines: Lines, wanted: dict[str, float]) -> dict[int, float]:
     """Accuracy by seed of one cell; what is not named is at its default."""
     cell = {"num_anchors": 8, "noise": 0, "smoothing": 0, "anchor_factor": 1.0, **wanted}
-    return {
-        line["seed"]: line["accuracy"]
-        for line in lines
-        if all(line[name] == value for name, value in cell.items())
-    }
+    return accuracy_by_seed(lines, cell)
 
 
 def _accuracy(lines: Lines, **wanted: float) -> str | None:
@@ -151,7 +149,7 @@ def _differences(lines: Lines, num_anchors: int, **wanted: float) -> dict[int, f
     """Gain over K = 0 in the same setting, by seed."""
     ours = _select(lines, {**wanted, "num_anchors": num_anchors})
     base = _select(lines, {**wanted, "num_anchors": 0})
-    return {seed: ours[seed] - base[seed] for seed in sorted(ours.keys() & base.keys())}
+    return paired_differences(ours, base)
 
 
 def _gain(lines: Lines, num_anchors: int, **wanted: float) -> str | None:

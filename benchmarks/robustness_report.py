@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from measures import mean_and_interval, show_mean
+from measures import mean_and_interval, paired_differences, show_mean
 from noisy_data import CORRUPTIONS
 from result_files import atomic_path, save_text
 from tasks import DATA
@@ -150,11 +150,11 @@ def _behind(methods: Methods, method: str) -> str:
 
 
 def _differences(methods: Methods, method: str) -> list[float]:
-    ours, other = methods.get(OURS, {}), methods[method]
-    return [
-        ours[seed]["accuracy"] - other[seed]["accuracy"]
-        for seed in sorted(ours.keys() & other.keys())
-    ]
+    ours, other = (
+        {seed: line["accuracy"] for seed, line in methods.get(name, {}).items()}
+        for name in (OURS, method)
+    )
+    return list(paired_differences(ours, other).values())
 
 
 def _cell(values: list[float], name: str) -> str:

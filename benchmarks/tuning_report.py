@@ -1,27 +1,25 @@
 """Pick each method's best setting, and render the picks beside the untuned and beside ours."""
 
+from collections import defaultdict
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from measures import mean_and_interval, show_mean
+from measures import accuracy_by_seed, paired_differences, show_mean
 from result_files import save_text
+from robustness_report import OURS
 from tasks import FIRST_SEED
 from tuning_grids import GRIDS
 
 DATA_NAME = "fashion-10k"
 CORRUPTIONS = ("clean", "symmetric-40", "pair-30")
-OURS = "ours, robust"
 
 Lines = list[dict[str, Any]]
 
 
 def pick(lines: Lines) -> dict[str, str]:
     """The setting of the best mean accuracy over the noises and the seeds of the tuning."""
-    picks = {}
-    for method, grid in GRIDS.items():
-        means = {setting: _tuning_mean(lines, method, setting) for setting in grid}
-        picks[method] = max(means, key=lambda setting: means[setting])
-    return picks
+    return {method: _best(means) for method, means in _tuning_means(lines).items()}
 
 
 def authors_setting(method: str) -> str:
@@ -31,14 +29,13 @@ def authors_setting(method: str) -> str:
 
 def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
     """Write `tuning.md` and return it."""
-    picks = pick(lines)
+    tuning_means = _tuning_means(lines)
     grids = []
-    for method, grid in GRIDS.items():
-        shown = {
-            setting: f"{setting}: {_tuning_mean(lines, method, setting):.2f}" for setting in grid
-        }
-        shown[picks[method]] = f"**{shown[picks[method]]}**"
+    for method, means in tuning_means.items():
+        shown = {setting: f"{setting}: {mean:.2f}" for setting, mean in means.items()}
+        shown[_best(means)] = f"**{shown[_best(means)]}**"
         grids.append("| " + " | ".join([method, *shown.values()]) + " |")
+    tables = [line for line in lines if line["seed"] >= FIRST_SEED]
     heads = [f"{name} | ours less it" for name in CORRUPTIONS]
     parts = [
         "# Tuning the others",
@@ -62,45 +59,45 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
         "",
         "| method, setting | " + " | ".join(heads) + " |",
         "|---" * (1 + 2 * len(CORRUPTIONS)) + "|",
-        *(_row(lines, robustness, method, setting) for method, setting in picks.items()),
+        *(_row(tables, robustness, method, _best(means)) for method, means in tuning_means.items()),
     ]
     text = "\n".join(parts) + "\n"
     save_text(results / "tuning.md", text)
     return text
 
 
-def _tuning_mean(lines: Lines, method: str, setting: str) -> float:
-    found = [
-        line["accuracy"]
-        for line in lines
-        if line["seed"] < FIRST_SEED and (line["method"], line["setting"]) == (method, setting)
-    ]
-    return mean_and_interval(found)[0] if found else float("-inf")
+def _tuning_means(lines: Lines) -> dict[str, dict[str, float]]:
+    """Mean accuracy of each method's settings on the seeds of the tuning."""
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for line in lines:
+        if line["seed"] < FIRST_SEED:
+            found[line["method"], line["setting"]].append(line["accuracy"])
+    return {
+        method: {setting: fmean(found.get((method, setting), [float("-inf")])) for setting in grid}
+        for method, grid in GRIDS.items()
+    }
 
 
-def _row(lines: Lines, robustness: Lines, method: str, setting: str) -> str:
+def _best(means: dict[str, float]) -> str:
+    return max(means, key=lambda setting: means[setting])
+
+
+def _row(tables: Lines, robustness: Lines, method: str, setting: str) -> str:
     cells = [f"{method}, {setting}"]
     is_authors = setting == authors_setting(method)
     for corruption in CORRUPTIONS:
         case = {"data": DATA_NAME, "corruption": corruption}
-        ours = _by_seed(robustness, {**case, "method": OURS})
+        ours = accuracy_by_seed(robustness, {**case, "method": OURS})
         theirs = (
-            _by_seed(robustness, {**case, "method": method})
+            accuracy_by_seed(robustness, {**case, "method": method})
             if is_authors
-            else _by_seed(lines, {"corruption": corruption, "method": method, "setting": setting})
+            else accuracy_by_seed(
+                tables, {"corruption": corruption, "method": method, "setting": setting}
+            )
         )
-        ahead = [ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())]
+        ahead = list(paired_differences(ours, theirs).values())
         cells += [
             show_mean(list(theirs.values()), 1) if theirs else "not run",
             show_mean(ahead, 1, "+") if ahead else "",
         ]
     return "| " + " | ".join(cells) + " |"
-
-
-def _by_seed(lines: Lines, wanted: dict[str, str]) -> dict[int, float]:
-    """Accuracy of these runs on the tables' seeds."""
-    return {
-        line["seed"]: line["accuracy"]
-        for line in lines
-        if line["seed"] >= FIRST_SEED and wanted.items() <= line.items()
-    }

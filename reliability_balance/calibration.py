@@ -16,7 +16,7 @@ from typing_extensions import Self
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._scaling import minimise, tempered
-from reliability_balance.posterior import label_posterior
+from reliability_balance.posterior import _as_probabilities, label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
@@ -234,8 +234,7 @@ def held_out(log_probs: Tensor, labels: Tensor, name: str = "log_probs") -> tupl
     _checks.labels(labels, log_probs.shape[:1], num_classes)
     _checks.label_values(labels, num_classes)
     scores = log_probs.detach().to(torch.float64)
-    targets = labels if labels.is_floating_point() else F.one_hot(labels, num_classes)
-    return scores, targets.to(scores)
+    return scores, _as_probabilities(labels, scores).to(scores)
 
 
 def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -3,10 +3,11 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance.posterior import _as_probabilities
 from reliability_balance.targets import RefurbishedTargets
 
 MAX_STEPS, TOLERANCE = 500, 1e-5
@@ -134,8 +135,7 @@ def noise_from_beliefs(
             f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
         )
     beliefs, start = RF.widen(beliefs), RF.widen(start)
-    given = labels if labels.is_floating_point() else nn.functional.one_hot(labels, num_classes)
-    given = given.to(beliefs.dtype)
+    given = _as_probabilities(labels, beliefs)
     joint = _fit(beliefs, given, start)
     generator = torch.Generator().manual_seed(seed)
     resampled = []

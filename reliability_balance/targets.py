@@ -145,9 +145,10 @@ class RefurbishedTargets(nn.Module):
         self._update_average(index, freed)
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
-        posterior = label_posterior(beliefs, given, self.noise_matrix)
+        noise_matrix = self.noise_matrix
+        posterior = label_posterior(beliefs, given, noise_matrix)
         surer = _sharpen(beliefs, self.noise_temperature)
-        self._update_joint(label_posterior(surer, given, self.noise_matrix) * warm, given)
+        self._update_joint(label_posterior(surer, given, noise_matrix) * warm, given)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         targets = posterior.where(warm, given)
         if memorization is not None:
