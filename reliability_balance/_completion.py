@@ -1,5 +1,6 @@
 """Fill an output from the branches' log-probabilities, for classes of any frequency."""
 
+import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
@@ -43,23 +44,33 @@ def complete_output(
         None if branch is None else branch.exp()
         for branch in (anchor_log_probs, attentive_log_probs, correction_log_probs)
     )
+    branches = {
+        "corrected": corrected,
+        "primary": primary,
+        "anchor": anchor,
+        "attentive": attentive,
+        "correction": correction,
+    }
+    there = {name: branch for name, branch in branches.items() if branch is not None}
+    # All at once: small operations cost by their number.
+    confidences = dict(zip(there, RF.confidence(torch.stack(list(there.values()))), strict=True))
     return BalancerOutput(
         corrected=corrected,
         log_probs=log_probs,
         primary=primary,
         logits=logits,
-        confidence=RF.confidence(corrected),
-        primary_confidence=RF.confidence(primary),
+        confidence=confidences["corrected"],
+        primary_confidence=confidences["primary"],
         changed=corrected.argmax(-1) != primary.argmax(-1),
         embedding=embedding,
         anchor=anchor,
         anchor_log_probs=anchor_log_probs,
-        anchor_confidence=None if anchor is None else RF.confidence(anchor),
+        anchor_confidence=confidences.get("anchor"),
         attentive=attentive,
         attentive_log_probs=attentive_log_probs,
-        attentive_confidence=None if attentive is None else RF.confidence(attentive),
+        attentive_confidence=confidences.get("attentive"),
         correction=correction,
-        correction_confidence=None if correction is None else RF.confidence(correction),
+        correction_confidence=confidences.get("correction"),
         distances=distances,
         anchors=anchors,
     )

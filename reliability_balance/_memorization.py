@@ -48,9 +48,9 @@ class Memorization(nn.Module):
         self, num_samples: int, num_classes: int, share: float, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        draw = torch.rand(num_samples, generator=torch.Generator().manual_seed(0))
-        self.register_buffer("control", draw < share)
+        draw = torch.rand(num_samples, generator=torch.Generator().manual_seed(0), device="cpu")
         self.register_buffer("residual", torch.zeros(num_samples, num_classes, dtype=dtype))
+        self.register_buffer("control", (draw < share).to(self.residual.device))
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2, 3))
 

@@ -29,9 +29,13 @@ def gather_ranks(
     return (*joined, slice(start, start + counts[rank]))
 
 
-def mean_of_repeated(index: Tensor, rows: Tensor) -> Tensor:
-    """Give rows of one sample their mean, alike to the bit: it is left open which is stored."""
-    place = torch.searchsorted(index.sort().values, index)
+def first_place(index: Tensor) -> Tensor:
+    """Where each sample (B,) comes first among the sorted ones: one place for one sample."""
+    return torch.searchsorted(index.sort().values, index)
+
+
+def mean_of_repeated(place: Tensor, rows: Tensor) -> Tensor:
+    """Give rows of one place their mean, alike to the bit: it is left open which is stored."""
     counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
     sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
     return sums[:, :-1] / sums[:, -1:]

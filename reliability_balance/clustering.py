@@ -25,7 +25,9 @@ def k_means(points: Tensor, num_clusters: int) -> Tensor:
     if num_clusters == 1:
         return points.mean(0, keepdim=True)
     rounds = -(-num_clusters // len(points))
-    order = torch.cat([torch.randperm(len(points)) for _ in range(rounds)])[:num_clusters]
+    order = torch.cat([torch.randperm(len(points), device="cpu") for _ in range(rounds)])[
+        :num_clusters
+    ]
     centers = points[order.to(points.device)]
     if rounds > 1:
         spread = points.std(0, correction=0).mean() + points.abs().mean()

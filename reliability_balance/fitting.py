@@ -112,7 +112,7 @@ def fit_head(
     balancer.train()
     try:
         for _ in range(epochs):
-            total = 0.0
+            total = torch.zeros((), device=parameter.device)
             for batch in _batches(len(features), batch_size):
                 embedding = features[batch].to(parameter.device, parameter.dtype)
                 logits = None if primary_logits is None else primary_logits[batch]
@@ -127,9 +127,9 @@ def fit_head(
                 optimizer.zero_grad()
                 loss.total.backward()
                 optimizer.step()
-                total += loss.total.item() * len(batch)
+                total += loss.total.detach() * len(batch)
             scheduler.step()
-            history.append(total / len(features))
+            history.append(float(total) / len(features))
     finally:
         balancer.eval()
     return history
@@ -137,7 +137,7 @@ def fit_head(
 
 def _batches(count: int, batch_size: int) -> list[Tensor]:
     """Indices 0 to count in random order, cut so that no batch has a single sample."""
-    batches = list(torch.randperm(count).split(batch_size))
+    batches = list(torch.randperm(count, device="cpu").split(batch_size))
     if len(batches[-1]) == 1 and len(batches) > 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches

@@ -70,7 +70,7 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     _checks.distributions("probs", probs)
     probs = widen(probs)
     log_probs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
-    entropy = -(probs * log_probs).sum(-1) / math.log(probs.shape[-1])
+    entropy = (probs * log_probs).sum(-1) / -math.log(probs.shape[-1])
     return entropy.clamp(0.0, 1.0)
 
 
@@ -264,7 +264,7 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
 
     Raises:
         TypeError: if an argument is not a floating tensor.
-        ValueError: on fewer than two classes, or second_weight < 0.
+        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
 
     Differs from paper: 0/0, where both are uniform, gives equal weights and a finite gradient.
 
@@ -275,11 +275,7 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
         >>> fusion_weight(one_hot, uniform)
         tensor(1.0000)
     """
-    _checks.non_negative("second_weight", second_weight)
-    first_confidence = confidence(first)
-    second_confidence = confidence(second) * second_weight
-    epsilon = torch.finfo(first_confidence.dtype).eps
-    return (first_confidence + epsilon) / (first_confidence + second_confidence + 2 * epsilon)
+    return _fusion_weights(_stack_pair(first, second), second_weight)[0]
 
 
 def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -303,10 +299,8 @@ def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor
         >>> fuse(torch.tensor([0.8, 0.2]), torch.tensor([0.2, 0.8]))
         tensor([0.5000, 0.5000])
     """
-    _check_pair(first, second)
-    first, second = widen(first, second), widen(second, first)
-    weight = fusion_weight(first, second, second_weight=second_weight).unsqueeze(-1)
-    return weight * first + (1.0 - weight) * second
+    both = _stack_pair(first, second)
+    return (_fusion_weights(both, second_weight).unsqueeze(-1) * both).sum(0)
 
 
 def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -329,16 +323,21 @@ def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Te
         >>> log_fuse(far, far)
         tensor([     0., -20000.])
     """
-    _check_pair(first, second)
-    first, second = widen(first, second), widen(second, first)
-    weight = fusion_weight(first.exp(), second.exp(), second_weight=second_weight).unsqueeze(-1)
-    tiny = torch.finfo(weight.dtype).tiny
-    log_weight = weight.clamp_min(tiny).log()
-    log_rest = (1.0 - weight).clamp_min(tiny).log()
-    return torch.logaddexp(log_weight + first, log_rest + second)
+    both = _stack_pair(first, second)
+    log_weights = _fusion_weights(both.exp(), second_weight).log()
+    return (log_weights.unsqueeze(-1) + both).logsumexp(0)
 
 
-def _check_pair(first: Tensor, second: Tensor) -> None:
+def _fusion_weights(both: Tensor, second_weight: float) -> Tensor:
+    """Weights (2, ...) of two distributions (2, ..., C); they sum to one."""
+    _checks.non_negative("second_weight", second_weight)
+    first, second = confidence(both)
+    shares = torch.stack([first, second * second_weight]) + torch.finfo(first.dtype).eps
+    return shares / shares.sum(0)
+
+
+def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
+    """Both distributions as one tensor (2, ..., C): small operations cost by their number."""
     _checks.distributions("first", first)
     _checks.distributions("second", second)
     if first.shape != second.shape:
@@ -346,6 +345,7 @@ def _check_pair(first: Tensor, second: Tensor) -> None:
             f"`second` must have the shape of `first`, {tuple(first.shape)}; "
             f"got {tuple(second.shape)}"
         )
+    return torch.stack([widen(first, second), widen(second, first)])
 
 
 def anchor_loss(

@@ -35,7 +35,7 @@ def symmetric_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int)
     _check(labels, rate, num_classes)
     generator = torch.Generator().manual_seed(seed)
     chosen = _choose(len(labels), rate, generator)
-    shift = torch.randint(1, num_classes, chosen.shape, generator=generator)
+    shift = torch.randint(1, num_classes, chosen.shape, generator=generator, device="cpu")
     return _shift(labels, chosen, shift, num_classes)
 
 
@@ -73,7 +73,7 @@ def _check(labels: Tensor, rate: float, num_classes: int) -> None:
 
 
 def _choose(count: int, rate: float, generator: torch.Generator) -> Tensor:
-    return torch.randperm(count, generator=generator)[: round(rate * count)]
+    return torch.randperm(count, generator=generator, device="cpu")[: round(rate * count)]
 
 
 def _shift(labels: Tensor, chosen: Tensor, shift: Tensor, num_classes: int) -> Tensor:

@@ -247,7 +247,7 @@ class ReliabilityLoss(nn.Module):
         weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
         if labels.is_floating_point():
             labels = labels.to(scores.dtype)
-            counted = scores.new_tensor(float(len(labels)))
+            counted = scores.new_full((), len(labels))
         elif weights is None:
             counted = (labels != self.ignore_index).sum()
         else:

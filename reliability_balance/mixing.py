@@ -72,12 +72,15 @@ def mix(
             f"got {tuple(targets.shape)}"
         )
     pair = torch.full((2,), concentration, device=embedding.device)
-    share = Dirichlet(pair).sample((len(targets),)).amax(-1)
+    share = Dirichlet(pair, validate_args=False).sample((len(targets),)).amax(-1)
     partner = torch.randperm(len(targets), device=embedding.device)
 
     def blend(rows: Tensor) -> Tensor:
-        weight = share.to(rows.dtype).reshape(-1, *[1] * (rows.ndim - 1))
-        return weight * rows + (1 - weight) * rows[partner]
+        weight, other = (
+            each.reshape(-1, *[1] * (rows.ndim - 1)) for each in (share.to(rows.dtype), partner)
+        )
+        # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
+        return weight * rows + (1 - weight) * rows.take_along_dim(other, 0)
 
     logits = None if primary_logits is None else blend(primary_logits)
     return Mixed(balancer(blend(embedding), logits), blend(targets))

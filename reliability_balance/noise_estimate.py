@@ -140,7 +140,9 @@ def noise_from_beliefs(
     generator = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
-        drawn = torch.randint(count, (count,), generator=generator).bincount(minlength=count)
+        drawn = torch.randint(count, (count,), generator=generator, device="cpu").bincount(
+            minlength=count
+        )
         weights = drawn.to(beliefs).unsqueeze(-1)
         resampled.append(_fit(beliefs, given * weights, _matrix(joint)))
     joints = torch.stack(resampled)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._memorization import Memorization
-from reliability_balance._ranks import gather_ranks, mean_of_repeated
+from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
 from reliability_balance.posterior import _as_probabilities, label_posterior
 
 
@@ -127,9 +127,9 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
-        self.register_buffer("joint", _first_joint(num_classes))
         self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
         self.register_buffer("tilt", torch.zeros(num_classes))
+        self.register_buffer("joint", _first_joint(self.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
         )
@@ -140,9 +140,10 @@ class RefurbishedTargets(nn.Module):
         self._check(index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
         index, given, probs, own = gather_ranks(index, given, probs)
+        place = first_place(index)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
-        self._update_average(index, freed)
+        self._update_average(index, mean_of_repeated(place, freed))
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         noise_matrix = self.noise_matrix
@@ -155,14 +156,14 @@ class RefurbishedTargets(nn.Module):
             memorization.learn(index, given, freed, ~warm)
             shown = warm | ~memorization.control[index].unsqueeze(-1)
             targets = targets.where(shown, probs.to(targets.dtype))
-            memorization.record(index, mean_of_repeated(index, targets - probs))
+            memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
     @property
     def noise_matrix(self) -> Tensor:
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
         # One sample's worth of the start keeps the rows of classes that were never met.
-        joint = self.joint + _first_joint(len(self.joint)).to(self.joint) / len(self.average)
+        joint = self.joint + _first_joint(self.tilt) / len(self.average)
         return joint / joint.sum(-1, keepdim=True)
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
@@ -204,8 +205,7 @@ class RefurbishedTargets(nn.Module):
         momentum = (
             before / (before + 1.0) if self.momentum is None else self.momentum * (before > 0)
         )
-        news = mean_of_repeated(index, probs.to(old.dtype))
-        new = momentum * old + (1.0 - momentum) * news
+        new = momentum * old + (1.0 - momentum) * probs
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
@@ -250,9 +250,14 @@ class RefurbishedTargets(nn.Module):
         )
 
 
-def _first_joint(num_classes: int) -> Tensor:
-    """Before anything is known: classes are as frequent, a label is right one time in two."""
-    return (torch.eye(num_classes) + 1.0 / num_classes) / (2.0 * num_classes)
+def _first_joint(like: Tensor) -> Tensor:
+    """Before anything is known: classes are as frequent, a label is right one time in two.
+
+    (C, C), beside a tensor (C,): made on the host it would wait for the device at each step.
+    """
+    num_classes = len(like)
+    identity = torch.eye(num_classes, dtype=like.dtype, device=like.device)
+    return (identity + 1.0 / num_classes) / (2.0 * num_classes)
 
 
 def _sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:

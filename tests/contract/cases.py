@@ -34,7 +34,7 @@ class BalancerAndLoss(nn.Module):
         self.criterion = ReliabilityLoss(recipe=self.balancer.recipe)
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.criterion(self.balancer(embedding), LABELS).total
+        return self.criterion(self.balancer(embedding), LABELS.to(embedding.device)).total
 
 
 class CalibratedBalancer(nn.Module):

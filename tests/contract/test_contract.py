@@ -227,6 +227,7 @@ def test_inductor_gives_the_same(name):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_a_second_device_gives_the_same(case):
     module, inputs = case.make().eval(), case.inputs()
-    expected = module(*inputs)
+    # A copy: what the balancer passes on of itself would move with it.
+    expected = copy.deepcopy(module)(*inputs)
     moved = module.to("cuda")(*(x.to("cuda") for x in inputs))
     assert_same([value.cpu() for value in tensors(moved)], expected, rtol=1e-4, atol=1e-5)
