@@ -208,8 +208,11 @@ def test_a_box_becomes_a_square_within_the_picture():
     assert square_around([0, 0, 60, 80], 90, 70) == (0, 0, 70, 90)
 
 
-def test_a_report_needs_no_other_file(bundle, tmp_path):
-    evaluation = report_on(bundle, synthetic_table(), tmp_path)
+@pytest.mark.parametrize("balancing", ["robust", "paper"])
+def test_a_report_needs_no_other_file(tmp_path, balancing):
+    recipe = tiny_recipe(balancer={"num_anchors": 2, "recipe": balancing})
+    save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
+    evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|<link|<script|@import|url\(", page)
     sources = re.findall(r'src="([^"]*)"', page)

@@ -71,7 +71,7 @@ def draw_anchors(
         raise ValueError("`output` must come from a model with anchors; got none")
     points, shown = _sample(RF.unit_length(output.embedding.float()), labels, seed)
     plane = PCA(2, random_state=seed).fit(points)
-    anchors = RF.unit_length(output.anchors.float())
+    anchors = RF.unit_length(output.anchors.detach().float())
     variance = 100 * plane.explained_variance_ratio_.sum()
     with figure_file(path, width=6.4, height=5.2) as figure:
         axes = figure.subplots()
