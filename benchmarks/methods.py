@@ -233,15 +233,21 @@ class Refurbished(Balanced):
     """Our balancer with refurbished targets and mixing."""
 
     def __init__(
-        self, task: Task, targets: RefurbishedTargets, **options: Unpack[BalancerOptions]
+        self,
+        task: Task,
+        targets: RefurbishedTargets,
+        concentration: float = 1.0,
+        **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(task, **options)
         self.targets = targets
+        self.concentration = concentration
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         output = self.predict(inputs)
         soft = self.targets(index, labels, output.corrected)
-        loss: Tensor = self.criterion(*mix(self.balancer, output.embedding, soft)).total
+        mixed = mix(self.balancer, output.embedding, soft, concentration=self.concentration)
+        loss: Tensor = self.criterion(*mixed).total
         return loss
 
 
@@ -255,10 +261,12 @@ def robust(task: Task) -> Refurbished:
     targets = robust_targets(len(task.labels), task.num_classes)
     # One sample more for each class, since a rare one may be missing from a noisy draw.
     counts = task.labels.bincount(minlength=task.num_classes) + 1
-    return Refurbished(task, targets, head="linear", class_prior=counts)
+    return Refurbished(task, targets, concentration=0.3, head="linear", class_prior=counts)
 
 
-def robust_targets(num_samples: int, num_classes: int) -> RefurbishedTargets:
+def robust_targets(
+    num_samples: int, num_classes: int, *, validate_args: bool = True
+) -> RefurbishedTargets:
     """The robust recipe's targets."""
     return RefurbishedTargets(
         num_samples,
@@ -268,6 +276,7 @@ def robust_targets(num_samples: int, num_classes: int) -> RefurbishedTargets:
         noise_temperature=0.25,
         warmup=10,
         held_back=0.1,
+        validate_args=validate_args,
     )
 
 

@@ -11,6 +11,7 @@ machine falls on both sides. Parts that are run anew replace their figures in
 
 import json
 import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import torch
 import typer
 from machine import describe_machine
-from overhead_parts import PARTS
+from overhead_parts import PARTS, Finding
 from result_files import save_json, save_text
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,36 +39,44 @@ def main(
     unknown = sorted(set(names) - set(PARTS))
     if unknown:
         raise typer.BadParameter(f"{unknown} must be of {list(PARTS)}", param_hint="--part")
-    path = results / "overhead.json"
-    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
     for name in names:
         torch.manual_seed(seed)
-        machine = describe_machine() | {"seed": str(seed), "sizes": "quick" if quick else "full"}
-        findings = []
-        for finding in PARTS[name](quick):
-            print(f"{finding.question}, {finding.setup}: {finding.estimate}", flush=True)
-            findings.append(asdict(finding))
-        report[name] = {"machine": machine, "findings": findings}
-        ordered = {key: report[key] for key in PARTS if key in report}
-        save_json(path, ordered)
-        save_text(results / "overhead.md", render(ordered))
+        measure = PARTS[name]
+        record(results / "overhead.json", name, measure.__doc__ or "", measure(quick), settings)
 
 
-def render(report: dict[str, Any]) -> str:
+def record(
+    path: Path, name: str, about: str, findings: Iterator[Finding], settings: dict[str, str]
+) -> None:
+    """Measure a part, and put its figures in the place of its last ones, in JSON and Markdown."""
+    report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
+    machine = describe_machine() | settings
+    rows = []
+    for finding in findings:
+        print(f"{finding.question}, {finding.setup}: {finding.estimate}", flush=True)
+        rows.append(asdict(finding))
+    report[name] = {"about": about.strip(), "machine": machine, "findings": rows}
+    ordered = {key: report[key] for key in [*PARTS, *report] if key in report}
+    save_json(path, ordered)
+    save_text(path.with_suffix(".md"), render(ordered, path.stem))
+
+
+def render(report: dict[str, Any], command: str) -> str:
     """Lay out the figures as Markdown."""
     lines = [
         "# Overhead",
         "",
-        "`python benchmarks/overhead.py`. Each figure is the first cost as a multiple of the "
-        "second, median and 95 % interval; processor time of one thread, both sides in turn. ms: "
-        "of the first. In bold: above what was asked for.",
+        f"`python benchmarks/{command}.py`. Each figure is the first cost as a multiple of the "
+        "second, median and 95 % interval, both sides in turn: processor time of one thread, or "
+        "the clock where a GPU is named. ms: of the first. In bold: above what was asked for.",
     ]
     for name, part in report.items():
         lines += [
             "",
             f"## {name}",
             "",
-            f"{(PARTS[name].__doc__ or '').strip()} "
+            f"{part['about']} "
             + ", ".join(f"{key} {value}" for key, value in part["machine"].items())
             + ".",
             "",

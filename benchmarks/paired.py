@@ -22,19 +22,23 @@ class Estimate:
     rounds: int
 
 
-def alternate(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each call in each round, all calls in each, every other round back."""
-    counts = {name: _calls_in_a_sample(call) for name, call in calls.items()}
+def alternate(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    clock: Callable[[], float] = time.process_time,
+) -> dict[str, list[float]]:
+    """Seconds of each call in each round, all calls in each, every other round back."""
+    counts = {name: _calls_in_a_sample(call, clock) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
     gc.disable()
     try:
         for _ in range(rounds):
             for name in order:
-                start = time.process_time()
+                start = clock()
                 for _ in range(counts[name]):
                     calls[name]()
-                seconds[name].append((time.process_time() - start) / counts[name])
+                seconds[name].append((clock() - start) / counts[name])
             order.reverse()
             gc.collect()
     finally:
@@ -42,11 +46,12 @@ def alternate(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[st
     return seconds
 
 
-def _calls_in_a_sample(call: Callable[[], object]) -> int:
-    call()  # the first call sets up what later ones find
-    start = time.process_time()
+def _calls_in_a_sample(call: Callable[[], object], clock: Callable[[], float]) -> int:
+    for _ in range(3):
+        call()  # the first calls set up what later ones find
+    start = clock()
     call()
-    once = max(time.process_time() - start, 1e-6)
+    once = max(clock() - start, 1e-6)
     return min(max(round(SHORTEST_SAMPLE / once), 1), MOST_CALLS)
 
 

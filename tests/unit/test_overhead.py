@@ -8,6 +8,8 @@ pytest.importorskip("pytorch_metric_learning", reason="the benchmark compares wi
 from dataclasses import asdict
 
 import overhead
+import torch
+from overhead_gpu import PlainHead, RobustHead, Step, compare
 from overhead_parts import PARTS, Finding
 from paired import Estimate, alternate, estimate, exponent, ratio
 
@@ -42,12 +44,23 @@ def test_a_small_part_gives_findings(part):
     assert all(finding.estimate.value > 0 for finding in findings)
 
 
+def test_whole_steps_are_compared():
+    steps = {"robust": Step(RobustHead)}
+    findings = list(compare("linear", Step(PlainHead), steps, torch.device("cpu"), quick=True))
+    assert [finding.question for finding in findings] == ["robust / linear"] * 2
+    assert all(finding.estimate.value > 0 for finding in findings)
+
+
 def test_figures_above_what_was_asked_for_are_in_bold():
     findings = [
         Finding("slow", "here", Estimate(2.0, 1.9, 2.1, 5), 10.0, limit=1.5),
         Finding("fast", "here", Estimate(0.5, 0.4, 0.6, 5)),
     ]
-    part = {"machine": {"torch": "1"}, "findings": [asdict(finding) for finding in findings]}
-    text = overhead.render({"sampler": part})
+    part = {
+        "about": "",
+        "machine": {"torch": "1"},
+        "findings": [asdict(finding) for finding in findings],
+    }
+    text = overhead.render({"sampler": part}, "overhead")
     assert "| slow | here | **2** | 1.9 to 2.1 | 10 | ≤ 1.5 |" in text
     assert "| fast | here | 0.5 | 0.4 to 0.6 |  |  |" in text

@@ -1,0 +1,174 @@
+"""What the heads cost where a GPU may wait for the host: whole training steps of a ResNet-18.
+
+    python benchmarks/overhead_gpu.py
+
+A small encoder on a fast GPU waits for the host's next kernel, and the heads have many small ones.
+Writes `overhead_gpu.json` and `overhead_gpu.md`.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+
+import torch
+import typer
+from methods import robust_targets
+from overhead import RESULTS, record
+from overhead_heads import Size
+from overhead_parts import BASE, Finding
+from paired import alternate, ratio
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import resnet18
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance.mixing import mix
+
+Wrapping = Callable[[nn.Module], Any]
+as_graphs: Wrapping = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
+
+
+def as_it_is(module: nn.Module) -> nn.Module:
+    """Do not compile."""
+    return module
+
+
+class PlainHead(nn.Module):
+    """A linear head and cross-entropy."""
+
+    def __init__(self, size: Size) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size.dim, size.classes)
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(self.linear(embedding), labels)
+
+
+class RobustHead(nn.Module):
+    """The robust recipe: balancer, targets, mixing and losses."""
+
+    def __init__(self, size: Size, validate_args: bool = False) -> None:
+        super().__init__()
+        self.balancer = ReliabilityBalancer(
+            size.dim,
+            size.classes,
+            num_anchors=size.anchors,
+            head="linear",
+            validate_args=validate_args,
+        )
+        self.targets = robust_targets(10_000, size.classes, validate_args=validate_args)
+        self.criterion = ReliabilityLoss(validate_args=validate_args)
+        self.register_buffer("index", torch.arange(size.batch))
+
+    def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
+        output = self.balancer(embedding)
+        soft = self.targets(self.index, labels, output.corrected)
+        loss: Tensor = self.criterion(*mix(self.balancer, output.embedding, soft)).total
+        return loss
+
+
+class Step(NamedTuple):
+    """A head to be trained under a ResNet-18, and how the two are run."""
+
+    head: Callable[[Size], nn.Module]
+    of_head: Wrapping = as_it_is
+    of_encoder: Wrapping = as_it_is
+
+
+def main(
+    device: Annotated[str, typer.Option(help="cuda, xpu …")] = "cuda",
+    quick: Annotated[bool, typer.Option(help="Small sizes, to see that it works.")] = False,
+    seed: Annotated[int, typer.Option()] = 0,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+) -> None:
+    """Measure both parts."""
+    torch.set_num_threads(1)
+    settings = {
+        "device": torch.get_device_module(device).get_device_name(),
+        "seed": str(seed),
+        "sizes": "quick" if quick else "full",
+    }
+    for part in (heads_alone, all_as_graphs):
+        torch.manual_seed(seed)
+        findings = part(torch.device(device), quick)
+        path = results / "overhead_gpu.json"
+        record(path, part.__name__.replace("_", " "), part.__doc__ or "", findings, settings)
+
+
+def heads_alone(device: torch.device, quick: bool) -> Iterator[Finding]:
+    """A training step under an encoder that is not compiled, the heads run in several ways."""
+    robust = {
+        "robust recipe": Step(partial(RobustHead, validate_args=True)),
+        "robust recipe, values not checked": Step(RobustHead),
+        "robust recipe, compiled": Step(RobustHead, torch.compile),
+        "robust recipe, as graphs": Step(RobustHead, as_graphs),
+    }
+    return compare("linear head", Step(PlainHead), robust, device, quick)
+
+
+def all_as_graphs(device: torch.device, quick: bool) -> Iterator[Finding]:
+    """A training step with encoder and head compiled to graphs of kernels, on both sides."""
+    robust = {"robust recipe": Step(RobustHead, as_graphs, as_graphs)}
+    plain = Step(PlainHead, as_graphs, as_graphs)
+    return compare("linear head", plain, robust, device, quick)
+
+
+def compare(
+    base: str, base_step: Step, others: dict[str, Step], device: torch.device, quick: bool
+) -> Iterator[Finding]:
+    """Time each step beside the base's, in two precisions."""
+    image_size, batch_size = (32, 8) if quick else (224, 64)
+    size = BASE._replace(batch=batch_size)
+    images = torch.randn(batch_size, 3, image_size, image_size, device=device)
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(size.classes, (batch_size,), device=device)
+
+    def clock() -> float:
+        torch.get_device_module(device).synchronize()
+        return time.perf_counter()
+
+    for dtype in (torch.float32, torch.bfloat16):
+        calls = {
+            name: _training(step, size, images, labels, dtype)
+            for name, step in {base: base_step, **others}.items()
+        }
+        seconds = alternate(calls, 2 if quick else 21, clock)
+        for name in others:
+            yield Finding(
+                f"{name} / {base}",
+                f"{size}, {image_size} px, {dtype}".replace("torch.", ""),
+                ratio(seconds[name], seconds[base]),
+                1000 * statistics.median(seconds[name]),
+                1.05,
+            )
+
+
+def _training(
+    step: Step, size: Size, images: Tensor, labels: Tensor, dtype: torch.dtype
+) -> Callable[[], None]:
+    encoder, head = resnet18(), step.head(size).to(images.device)
+    encoder.fc = nn.Identity()
+    encoder.to(images.device, memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW([*encoder.parameters(), *head.parameters()], fused=True)
+    encode, loss_of = step.of_encoder(encoder), step.of_head(head)
+    half = dtype != torch.float32
+
+    def run() -> None:
+        torch.compiler.cudagraph_mark_step_begin()
+        with torch.autocast(images.device.type, dtype, enabled=half):
+            loss = loss_of(encode(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return run
+
+
+if __name__ == "__main__":
+    typer.run(main)
