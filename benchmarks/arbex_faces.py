@@ -8,13 +8,20 @@ seed changes weights, batches, faces and noise. A run that is done is not run ag
 `arbex_faces.json` and `arbex_faces.md`.
 """
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from arbex_runs import RESULTS, Interval, interval, intervals_as_plain, run_recipe, save_results
-from configuration import Recipe, load_recipe, plain_cross_entropy
+from arbex_runs import (
+    RESULTS,
+    Interval,
+    interval,
+    intervals_as_plain,
+    run_recipe,
+    save_results,
+    with_seed,
+)
+from configuration import load_recipe, plain_cross_entropy
 
 SCORES = ("accuracy", "macro_f1", "kl", "total_variation", "nll", "ece", "aurc")
 
@@ -62,12 +69,6 @@ def main(
         "paired_differences": intervals_as_plain(differences),
     }
     save_results(results, "arbex_faces", base, content, text)
-
-
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The same recipe with other weights, batches, faces and noise."""
-    rendered = {**recipe.data.rendered, "seed": seed}
-    return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
 def format_markdown(

@@ -1,23 +1,38 @@
-"""The five loss set-ups of the paper's Fig. 7, trained briefly on the quick recipe's faces.
+"""The five loss set-ups of the paper's Fig. 7 on rendered faces, with the paper's losses.
 
     python benchmarks/arbex_loss_setups.py
 
-Writes `arbex_loss_setups.json`, `.md` and the figure `arbex_loss_setups.png`.
+The quick recipe's encoder and faces, labels as they are; the seed changes weights, batches and
+faces. A run that is done is not run again. Writes `arbex_loss_setups.json`, `.md` and the figure
+`arbex_loss_setups.png`, which shows the first seed.
 """
 
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from arbex_runs import RESULTS, run_recipe, save_results
+from arbex_runs import RESULTS, run_recipe, save_results, with_seed
 from configuration import Recipe, load_recipe
 from figures.training_figures import draw_setups, read_history
+from measures import show_mean
 
 from reliability_balance.recipes import get_recipe
 
+PAPER = (
+    "balancer.recipe=paper",
+    "balancer.head=mlp",
+    "balancer.num_anchors=10",
+    "targets.enabled=false",
+    "data.rendered.label_noise=0.0",
+    "optimization.epochs=30",
+)
+Scores = dict[str, list[float]]
+
 
 def main(
+    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, from 0.")] = 3,
     recipe: Annotated[str, typer.Option(help="Recipe whose losses are varied.")] = "quick",
     overrides: Annotated[list[str] | None, typer.Option("--set", help="section.key=value")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path(
@@ -25,29 +40,29 @@ def main(
     ),
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Train each set-up once and compare the validation accuracy over the epochs."""
-    base = load_recipe(recipe, overrides or ())
-    histories, rows = {}, []
+    """Train each set-up and compare the accuracies over the epochs."""
+    base = load_recipe(recipe, [*PAPER, *(overrides or ())])
+    histories: dict[str, list[dict[str, list[float]]]] = defaultdict(list)
+    scores: dict[str, Scores] = {}
     for name, setup in setups(base).items():
-        root = runs / name.replace(" ", "_")
-        test = run_recipe(setup, root)["corrected"]
-        histories[name] = read_history(root / "history.csv")
-        best = 100 * max(histories[name]["validation_accuracy"])
-        rows.append((name, best, test["accuracy"], test["macro_f1"]))
-    draw_setups(results / "arbex_loss_setups.png", histories)
-    text = "\n".join(
-        [
-            "# Loss set-ups (Fig. 7 of the paper)",
-            "",
-            f"One run each, seed {base.seed}: differences of a point or two mean nothing.",
-            "",
-            "| set-up | best validation accuracy % | test accuracy % | test macro F1 % |",
-            "|---|---|---|---|",
-            *(f"| {name} | {best:.1f} | {test:.1f} | {f1:.1f} |" for name, best, test, f1 in rows),
-        ]
+        scores[name] = defaultdict(list)
+        for seed in range(seeds):
+            root = runs / f"{name.replace(' ', '_')}-{seed}"
+            test = run_recipe(with_seed(setup, seed), root)["corrected"]
+            history = read_history(root / "history.csv")
+            validation = [100 * each for each in history["validation_accuracy"]]
+            histories[name].append(history)
+            scores[name]["best"].append(max(validation))
+            scores[name]["lost"].append(max(validation) - validation[-1])
+            scores[name]["test"].append(test["accuracy"])
+            scores[name]["macro_f1"].append(test["macro_f1"])
+    draw_setups(
+        results / "arbex_loss_setups.png", {name: each[0] for name, each in histories.items()}
     )
+    text = format_markdown(scores, seeds)
     print(text)
-    save_results(results, "arbex_loss_setups", base, {"histories": histories}, text)
+    content = {"histories": histories, "scores": scores}
+    save_results(results, "arbex_loss_setups", base, content, text)
 
 
 def setups(base: Recipe) -> dict[str, Recipe]:
@@ -69,6 +84,38 @@ def setups(base: Recipe) -> dict[str, Recipe]:
         "cross-entropy only": weighted(0, 0),
         "cross-entropy dominant": weighted(0.01, 0.01),
     }
+
+
+def format_markdown(scores: dict[str, Scores], seeds: int) -> str:
+    """Lay the set-ups out beside the ideal one, and the paper's words beside what was found."""
+    lines = [
+        "# Loss set-ups (Fig. 7 of the paper)",
+        "",
+        f"Mean over {seeds} seeds, 95 % interval by Student's t; differences are paired by seed. "
+        "The model is that of the best validation epoch; lost: from that epoch to the last one.",
+        "",
+        "| set-up | best validation accuracy % | lost by the end | test accuracy % "
+        "| ideal ahead by | test macro F1 % |",
+        "|---|---|---|---|---|---|",
+    ]
+    ideal = scores["ideal"]["test"]
+    for name, found in scores.items():
+        ahead = [one - other for one, other in zip(ideal, found["test"], strict=True)]
+        cells = [
+            *(show_mean(found[key], 1) for key in ("best", "lost", "test")),
+            "" if name == "ideal" else show_mean(ahead, 1, "+"),
+            show_mean(found["macro_f1"], 1),
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(
+        [
+            *lines,
+            "",
+            "The paper, in words: with the anchor loss dominant accuracy drops after some good "
+            "epochs; the others are stable and close; the ideal one trains faster and better. "
+            "It gives no figures.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import os
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,12 @@ def interval(values: Sequence[float]) -> Interval:
     """Mean and interval of independent values."""
     mean, half = mean_and_interval(list(values))
     return Interval(mean, mean - half, mean + half)
+
+
+def with_seed(recipe: Recipe, seed: int) -> Recipe:
+    """The same recipe with other weights, batches, faces and noise."""
+    rendered = {**recipe.data.rendered, "seed": seed}
+    return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
 def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
