@@ -23,7 +23,8 @@ class RefurbishedTargets(nn.Module):
         J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
-    where q' is the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
+    where J_ck counts for J_cc at most, since two classes could change places otherwise, and q' is
+    the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
     wrong just where classes look alike leave a model undecided, and only surer beliefs tell them
     from right ones; as targets they would be too sure.
 
@@ -164,6 +165,8 @@ class RefurbishedTargets(nn.Module):
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
         # One sample's worth of the start keeps the rows of classes that were never met.
         joint = self.joint + _first_joint(self.tilt) / len(self.average)
+        # No wrong label is more frequent than the right one: else two classes could change places.
+        joint = joint.minimum(joint.diagonal().unsqueeze(-1))
         return joint / joint.sum(-1, keepdim=True)
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:

@@ -278,3 +278,18 @@ def test_a_repeated_sample_counts_once_by_its_mean():
     torch.testing.assert_close(repeated.average, once.average)
     assert repeated.updates.tolist() == once.updates.tolist() == [1, 0, 1, 0]
     assert torch.equal(made[0], made[2])
+
+
+def test_two_classes_do_not_change_places():
+    """Though all predictions say the other class: no label is given more often than the right."""
+    targets = RefurbishedTargets(40, NUM_CLASSES, warmup=0)
+    index = torch.arange(40)
+    labels = index % NUM_CLASSES
+    swapped = labels.where(labels > 1, 1 - labels)
+    probs = 0.96 * torch.nn.functional.one_hot(swapped, NUM_CLASSES).float() + 0.01
+    for _ in range(30):
+        targets(index, labels, probs)
+    matrix = targets.noise_matrix
+    assert bool((matrix.diagonal().unsqueeze(-1) >= matrix - 1e-6).all())
+    torch.testing.assert_close(matrix.sum(-1), torch.ones(NUM_CLASSES))
+    assert float(matrix[0, 1]) == pytest.approx(float(matrix[0, 0]), abs=0.01)
