@@ -1,6 +1,6 @@
 """Render the runs of robustness.py to Markdown and a plot."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,8 @@ def _group(lines: list[dict[str, Any]]) -> Settings:
 
 
 def _summary(settings: Settings) -> list[str]:
-    """Cross-entropy, ours, and the best other method of each setting, as a table."""
+    """Cross-entropy, ours, and the best other method of each setting, as a table and in words."""
+    verdicts: Counter[str] = Counter()
     rows = [
         "| data, labels | cross-entropy: accuracy %, ECE % | ours: accuracy %, ECE % | "
         "best other method: accuracy % | ours less the best other | wrong labels found, AUROC |",
@@ -91,6 +92,8 @@ def _summary(settings: Settings) -> list[str]:
         differences = _differences(methods, best)
         difference, interval = mean_and_interval(differences)
         ahead = show_mean(differences, 1, "+")
+        verdict = "" if abs(difference) <= interval else "**" if difference > 0 else "*"
+        verdicts[verdict] += 1
         is_found = all("wrong_label_auroc" in line for line in methods[OURS].values())
         cells = [
             _setting_name(data, corruption),
@@ -100,11 +103,16 @@ def _summary(settings: Settings) -> list[str]:
                 for method in ("cross-entropy", OURS)
             ),
             f"{best.replace(', ', ' ')}, {show_mean(_values(methods[best], 'accuracy'), 1)}",
-            f"**{ahead}**" if difference > interval else ahead,
+            f"{verdict}{ahead}{verdict}",
             f"{_mean(methods[OURS], 'wrong_label_auroc'):.3f}" if is_found else "",
         ]
         rows.append("| " + " | ".join(cells) + " |")
-    return rows
+    words = (
+        f"Of {verdicts.total()} settings ours is ahead of the best other beyond the interval on "
+        f"{verdicts['**']} (bold), within it on {verdicts['']}, and behind beyond it on "
+        f"{verdicts['*']} (italic)."
+    )
+    return [*rows, "", words]
 
 
 def _setting_name(data: str, corruption: str) -> str:
