@@ -25,10 +25,8 @@ def k_means(points: Tensor, num_clusters: int) -> Tensor:
     if num_clusters == 1:
         return points.mean(0, keepdim=True)
     rounds = -(-num_clusters // len(points))
-    order = torch.cat([torch.randperm(len(points), device="cpu") for _ in range(rounds)])[
-        :num_clusters
-    ]
-    centers = points[order.to(points.device)]
+    orders = [torch.randperm(len(points), device="cpu") for _ in range(rounds)]
+    centers = points[torch.cat(orders)[:num_clusters].to(points.device)]
     if rounds > 1:
         spread = points.std(0, correction=0).mean() + points.abs().mean()
         centers = centers + 1e-2 * spread * torch.randn_like(centers)
