@@ -237,17 +237,21 @@ class Refurbished(Balanced):
         task: Task,
         targets: RefurbishedTargets,
         concentration: float = 1.0,
+        mix_from: int = 0,
         **options: Unpack[BalancerOptions],
     ) -> None:
         super().__init__(task, **options)
         self.targets = targets
         self.concentration = concentration
+        self.mix_from = mix_from
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         output = self.predict(inputs)
         soft = self.targets(index, labels, output.corrected)
-        mixed = mix(self.balancer, output.embedding, soft, concentration=self.concentration)
-        loss: Tensor = self.criterion(*mixed).total
+        judged = output, soft
+        if epoch >= self.mix_from:
+            judged = mix(self.balancer, output.embedding, soft, concentration=self.concentration)
+        loss: Tensor = self.criterion(*judged).total
         return loss
 
 
@@ -261,7 +265,9 @@ def robust(task: Task) -> Refurbished:
     targets = robust_targets(len(task.labels), task.num_classes)
     # One sample more for each class, since a rare one may be missing from a noisy draw.
     counts = task.labels.bincount(minlength=task.num_classes) + 1
-    return Refurbished(task, targets, concentration=0.3, head="linear", class_prior=counts)
+    return Refurbished(
+        task, targets, concentration=0.3, mix_from=10, head="linear", class_prior=counts
+    )
 
 
 def robust_targets(
@@ -274,6 +280,7 @@ def robust_targets(
         momentum=None,
         temperature=0.6,
         noise_temperature=0.25,
+        prior_count=30,
         warmup=10,
         held_back=0.1,
         validate_args=validate_args,

@@ -36,7 +36,7 @@ class RefurbishedTargets(nn.Module):
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
     For trainings of twenty epochs and more take `held_back` .1, `momentum` None, `warmup` 10,
-    `temperature` .6 and `noise_temperature` .25.
+    `temperature` .6, `noise_temperature` .25 and `prior_count` 30.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
@@ -50,6 +50,8 @@ class RefurbishedTargets(nn.Module):
         momentum: of the averages, in [0, 1); None for the plain mean of all predictions.
         temperature: tau of the average, > 0; below 1 sharpens.
         noise_temperature: tau' of what T is counted from, > 0; 1 takes p as it is.
+        prior_count: how many more labels of each class J_cc counts as if seen and right, >= 0. Of a
+            class of a dozen samples a few odd predictions would otherwise doubt all labels.
         warmup: updates of a sample before its target moves away from its label, >= 0.
         held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. Needs a
             warm-up of 2 or more.
@@ -102,6 +104,7 @@ class RefurbishedTargets(nn.Module):
         momentum: float | None = 0.9,
         temperature: float = 0.5,
         noise_temperature: float = 1.0,
+        prior_count: float = 0.0,
         warmup: int = 3,
         held_back: float = 0.0,
         dtype: torch.dtype = torch.float32,
@@ -113,6 +116,7 @@ class RefurbishedTargets(nn.Module):
         _checks.at_least("warmup", warmup, 0)
         _checks.positive("temperature", temperature)
         _checks.positive("noise_temperature", noise_temperature)
+        _checks.non_negative("prior_count", prior_count)
         if momentum is not None:
             _checks.fraction("momentum", momentum)
         _checks.fraction("held_back", held_back)
@@ -123,6 +127,7 @@ class RefurbishedTargets(nn.Module):
         self.momentum = momentum
         self.temperature = temperature
         self.noise_temperature = noise_temperature
+        self.prior_count = prior_count
         self.warmup = warmup
         self.held_back = held_back
         self.validate_args = validate_args
@@ -164,7 +169,8 @@ class RefurbishedTargets(nn.Module):
     def noise_matrix(self) -> Tensor:
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
         # One sample's worth of the start keeps the rows of classes that were never met.
-        joint = self.joint + _first_joint(self.tilt) / len(self.average)
+        prior = _first_joint(self.tilt) + torch.full_like(self.tilt, self.prior_count).diag()
+        joint = self.joint + prior / len(self.average)
         # No wrong label is more frequent than the right one: else two classes could change places.
         joint = joint.minimum(joint.diagonal().unsqueeze(-1))
         return joint / joint.sum(-1, keepdim=True)
@@ -249,7 +255,7 @@ class RefurbishedTargets(nn.Module):
         return (
             f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
             f"temperature={self.temperature}, noise_temperature={self.noise_temperature}, "
-            f"warmup={self.warmup}, held_back={self.held_back}"
+            f"prior_count={self.prior_count}, warmup={self.warmup}, held_back={self.held_back}"
         )
 
 

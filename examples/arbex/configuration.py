@@ -112,15 +112,18 @@ class Targets:
         momentum: of its averages; None for the mean of all predictions.
         temperature: of its averages.
         noise_temperature: of the beliefs that noise is counted from; below 1 sharpens them.
+        prior_count: how many more labels of each class count as seen and right.
         warmup: epochs before a label is doubted.
         held_back: share of the labels that are held back until then, to learn what is memory.
-        mixing: concentration of :func:`mix`, which trains between the samples; None for not.
+        mixing: concentration of :func:`mix`, which trains between the samples after the warm-up;
+            None for not.
     """
 
     enabled: bool = True
     momentum: Share | None = 0.9
     temperature: Positive = 0.5
     noise_temperature: Positive = 1.0
+    prior_count: Annotated[float, Field(ge=0)] = 0.0
     warmup: Annotated[int, Field(ge=0)] = 3
     held_back: Share = 0.0
     mixing: Positive | None = 1.0

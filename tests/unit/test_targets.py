@@ -226,6 +226,7 @@ INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2
         (lambda: RefurbishedTargets(2, 2, momentum=1.0), ValueError, "`momentum` must lie in"),
         (lambda: RefurbishedTargets(2, 2, temperature=0.0), ValueError, "`temperature` must be"),
         (lambda: RefurbishedTargets(2, 2, warmup=-1), ValueError, "`warmup` must be at least 0"),
+        (lambda: RefurbishedTargets(2, 2, prior_count=-1.0), ValueError, "`prior_count` must be"),
         (lambda: RefurbishedTargets(2, 2, held_back=1.0), ValueError, "`held_back` must lie in"),
         (
             lambda: RefurbishedTargets(2, 2, held_back=0.1, warmup=1),
@@ -293,3 +294,40 @@ def test_two_classes_do_not_change_places():
     assert bool((matrix.diagonal().unsqueeze(-1) >= matrix - 1e-6).all())
     torch.testing.assert_close(matrix.sum(-1), torch.ones(NUM_CLASSES))
     assert float(matrix[0, 1]) == pytest.approx(float(matrix[0, 0]), abs=0.01)
+
+
+@given(st.integers(0, 10_000), st.floats(0.0, 100.0))
+@settings(max_examples=25, deadline=None)
+def test_noise_matrix_counts_right_labels_beforehand(seed, prior_count):
+    """In loops; one more sample is spread as if labels were right one time in two."""
+    num_samples, size = 50, range(NUM_CLASSES)
+    targets = RefurbishedTargets(num_samples, NUM_CLASSES, prior_count=prior_count)
+    drawn = torch.rand(NUM_CLASSES, NUM_CLASSES, generator=torch.Generator().manual_seed(seed))
+    targets.joint.copy_(drawn / drawn.sum())
+    counts = (targets.joint * num_samples).tolist()
+    for c in size:
+        for k in size:
+            counts[c][k] += ((c == k) + 1 / NUM_CLASSES) / (2 * NUM_CLASSES)
+        counts[c][c] += prior_count
+        counts[c] = [min(count, counts[c][c]) for count in counts[c]]
+    expected = torch.tensor([[count / sum(row) for count in row] for row in counts])
+    torch.testing.assert_close(targets.noise_matrix, expected)
+
+
+def test_a_prior_keeps_the_labels_of_a_rare_class():
+    """Whose eight samples look like the frequent class: too few to tell noise by."""
+    labels = torch.tensor([0] * 192 + [1] * 8)
+    probs = torch.tensor([0.95, 0.05]).repeat(200, 1)
+
+    def trained(prior_count):
+        targets = RefurbishedTargets(
+            200, 2, warmup=0, temperature=1.0, noise_temperature=0.25, prior_count=prior_count
+        )
+        for _ in range(60):
+            soft = targets(torch.arange(200), labels, probs)
+        return soft[192:, 1], float(targets.noise_matrix[1, 1])
+
+    kept, doubted = trained(30.0), trained(0.0)
+    assert bool((kept[0] > 0.5).all())
+    assert bool((doubted[0] < 0.5).all())
+    assert kept[1] > 0.99 > 0.8 > doubted[1]

@@ -29,7 +29,7 @@ class BalancedTraining(lightning.LightningModule):
         model: what is trained.
         criterion: the loss.
         targets: what becomes of the labels; None trains on them as they are.
-        mixing: concentration of :func:`mix` where there are targets; None for not.
+        mixing: concentration of :func:`mix`, once the targets' warm-up is over; None for not.
         optimization: rates and limits.
         seed: of dropout; each step draws from its own generator state, see
             :mod:`training.epoch_batches`.
@@ -82,7 +82,7 @@ class BalancedTraining(lightning.LightningModule):
         judged = output
         if self.targets is not None:
             labels = self.targets(batch.index, labels, output.corrected)
-            if self.mixing is not None:
+            if self.mixing is not None and self.current_epoch >= self.targets.warmup:
                 judged, labels = mix(
                     self.model.balancer, embedding, labels, concentration=self.mixing
                 )

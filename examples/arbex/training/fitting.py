@@ -149,6 +149,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         momentum=targets.momentum,
         temperature=targets.temperature,
         noise_temperature=targets.noise_temperature,
+        prior_count=targets.prior_count,
         warmup=targets.warmup,
         held_back=targets.held_back,
     )
