@@ -9,6 +9,7 @@ import torch
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
+import methods
 import tasks
 from measures import area_under_risk_coverage, mean_and_interval
 from methods import METHODS
@@ -51,6 +52,20 @@ def test_imbalance_reaches_its_ratio():
     counts = torch.bincount(CORRUPTIONS["imbalance-17"](make_task(9000), 0).labels)
     assert counts[0] == 3000
     assert 3000 / counts[2] == pytest.approx(17, rel=0.2)
+
+
+def test_our_recipe_blends_from_the_end_of_its_warmup(monkeypatch):
+    task = make_task()
+    method = METHODS["ours, robust"](task)
+    blended = []
+    monkeypatch.setattr(
+        methods, "mix", lambda balancer, embedding, soft, **_: blended.append(1) or (output, soft)
+    )
+    index = torch.arange(16)
+    output = method.predict(task.inputs[:16])
+    for epoch in range(method.targets.warmup + 2):
+        method.loss(index, task.inputs[:16], task.labels[:16], epoch)
+    assert len(blended) == 2
 
 
 @pytest.mark.parametrize("name", METHODS)
