@@ -266,7 +266,7 @@ def robust(task: Task) -> Refurbished:
     # One sample more for each class, since a rare one may be missing from a noisy draw.
     counts = task.labels.bincount(minlength=task.num_classes) + 1
     return Refurbished(
-        task, targets, concentration=0.3, mix_from=10, head="linear", class_prior=counts
+        task, targets, concentration=0.3, mix_from=7, head="linear", class_prior=counts
     )
 
 

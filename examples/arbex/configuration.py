@@ -115,8 +115,8 @@ class Targets:
         prior_count: how many more labels of each class count as seen and right.
         warmup: epochs before a label is doubted.
         held_back: share of the labels that are held back until then, to learn what is memory.
-        mixing: concentration of :func:`mix`, which trains between the samples after the warm-up;
-            None for not.
+        mixing: concentration of :func:`mix`, which trains between the samples; None for not.
+        mix_from: epochs before that begins.
     """
 
     enabled: bool = True
@@ -127,6 +127,7 @@ class Targets:
     warmup: Annotated[int, Field(ge=0)] = 3
     held_back: Share = 0.0
     mixing: Positive | None = 1.0
+    mix_from: Annotated[int, Field(ge=0)] = 0
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -6,8 +6,8 @@ from training import balanced_training
 from reliability_balance.mixing import mix
 
 
-def test_samples_are_blended_once_labels_are_doubted(tmp_path, monkeypatch):
-    """Of three epochs, in those after the warm-up."""
+def test_samples_are_blended_from_an_epoch_on(tmp_path, monkeypatch):
+    """Of three."""
     blends = []
 
     def counted(*arguments, concentration):
@@ -16,10 +16,10 @@ def test_samples_are_blended_once_labels_are_doubted(tmp_path, monkeypatch):
         return mix(*arguments, concentration=concentration)
 
     monkeypatch.setattr(balanced_training, "mix", counted)
-    for warmup in (0, 2, 3):
+    for mix_from in (0, 2, 3):
         blends.append(0)
-        recipe = tiny_recipe(epochs=3, targets={"warmup": warmup, "mixing": 0.3})
-        train_tiny(tmp_path / str(warmup), recipe)
+        recipe = tiny_recipe(epochs=3, targets={"mixing": 0.3, "mix_from": mix_from})
+        train_tiny(tmp_path / str(mix_from), recipe)
     steps = blends[0] // 3
     assert steps > 0
     assert blends == [3 * steps, steps, 0]

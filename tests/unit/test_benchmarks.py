@@ -54,7 +54,7 @@ def test_imbalance_reaches_its_ratio():
     assert 3000 / counts[2] == pytest.approx(17, rel=0.2)
 
 
-def test_our_recipe_blends_from_the_end_of_its_warmup(monkeypatch):
+def test_our_recipe_does_not_blend_at_first(monkeypatch):
     task = make_task()
     method = METHODS["ours, robust"](task)
     blended = []
@@ -63,7 +63,7 @@ def test_our_recipe_blends_from_the_end_of_its_warmup(monkeypatch):
     )
     index = torch.arange(16)
     output = method.predict(task.inputs[:16])
-    for epoch in range(method.targets.warmup + 2):
+    for epoch in range(method.mix_from + 2):
         method.loss(index, task.inputs[:16], task.labels[:16], epoch)
     assert len(blended) == 2
 

@@ -29,7 +29,8 @@ class BalancedTraining(lightning.LightningModule):
         model: what is trained.
         criterion: the loss.
         targets: what becomes of the labels; None trains on them as they are.
-        mixing: concentration of :func:`mix`, once the targets' warm-up is over; None for not.
+        mixing: concentration of :func:`mix` where there are targets; None for not.
+        mix_from: epochs before that begins.
         optimization: rates and limits.
         seed: of dropout; each step draws from its own generator state, see
             :mod:`training.epoch_batches`.
@@ -44,6 +45,7 @@ class BalancedTraining(lightning.LightningModule):
         optimization: Optimization,
         *,
         mixing: float | None,
+        mix_from: int,
         seed: int,
         soft_labels: bool = False,
     ) -> None:
@@ -52,6 +54,7 @@ class BalancedTraining(lightning.LightningModule):
         self.criterion = criterion
         self.targets = targets
         self.mixing = mixing
+        self.mix_from = mix_from
         self.optimization = optimization
         self.seed = seed
         self.soft_labels = soft_labels
@@ -82,7 +85,7 @@ class BalancedTraining(lightning.LightningModule):
         judged = output
         if self.targets is not None:
             labels = self.targets(batch.index, labels, output.corrected)
-            if self.mixing is not None and self.current_epoch >= self.targets.warmup:
+            if self.mixing is not None and self.current_epoch >= self.mix_from:
                 judged, labels = mix(
                     self.model.balancer, embedding, labels, concentration=self.mixing
                 )

@@ -161,6 +161,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         refurbished if targets.enabled else None,
         recipe.optimization,
         mixing=targets.mixing,
+        mix_from=targets.mix_from,
         seed=recipe.seed,
         soft_labels=recipe.data.soft_labels,
     )
