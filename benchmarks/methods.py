@@ -262,28 +262,11 @@ def refurbished_by_default(task: Task) -> Refurbished:
 
 def robust(task: Task) -> Refurbished:
     """Our robust recipe: no memory of labels, a linear head, and the classes' frequencies."""
-    targets = robust_targets(len(task.labels), task.num_classes)
+    targets = RefurbishedTargets.for_long_training(len(task.labels), task.num_classes)
     # One sample more for each class, since a rare one may be missing from a noisy draw.
     counts = task.labels.bincount(minlength=task.num_classes) + 1
     return Refurbished(
         task, targets, concentration=0.3, mix_from=7, head="linear", class_prior=counts
-    )
-
-
-def robust_targets(
-    num_samples: int, num_classes: int, *, validate_args: bool = True
-) -> RefurbishedTargets:
-    """The robust recipe's targets."""
-    return RefurbishedTargets(
-        num_samples,
-        num_classes,
-        momentum=None,
-        temperature=0.6,
-        noise_temperature=0.25,
-        prior_count=30,
-        warmup=10,
-        held_back=0.1,
-        validate_args=validate_args,
     )
 
 

@@ -18,7 +18,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
 import torch
 import typer
-from methods import robust_targets
 from overhead import RESULTS, record
 from overhead_heads import Size
 from overhead_parts import BASE, Finding
@@ -29,6 +28,7 @@ from torchvision.models import resnet18
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.mixing import mix
+from reliability_balance.targets import RefurbishedTargets
 
 Wrapping = Callable[[nn.Module], Any]
 as_graphs: Wrapping = partial(torch.compile, mode="reduce-overhead", fullgraph=True)
@@ -62,7 +62,9 @@ class RobustHead(nn.Module):
             head="linear",
             validate_args=validate_args,
         )
-        self.targets = robust_targets(10_000, size.classes, validate_args=validate_args)
+        self.targets = RefurbishedTargets.for_long_training(
+            10_000, size.classes, validate_args=validate_args
+        )
         self.criterion = ReliabilityLoss(validate_args=validate_args)
         self.register_buffer("index", torch.arange(size.batch))
 

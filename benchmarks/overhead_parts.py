@@ -11,7 +11,6 @@ from functools import partial
 
 import torch
 from machine import peak_allocated
-from methods import robust_targets
 from overhead_heads import (
     Head,
     Size,
@@ -34,6 +33,7 @@ from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
 from reliability_balance.mixing import mix
 from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.targets import RefurbishedTargets
 
 BASE = Size(64, 512, 7, 8)
 GRID = [
@@ -208,7 +208,7 @@ def encoder(quick: bool) -> Iterator[Finding]:
 
     ours = ReliabilityBalancer(size.dim, size.classes, num_anchors=size.anchors)
     criterion = ReliabilityLoss()
-    targets = robust_targets(10_000, size.classes)
+    targets = RefurbishedTargets.for_long_training(10_000, size.classes)
     index = torch.arange(batch_size)
     plain = torch.nn.Linear(size.dim, size.classes)
     optimizers = [torch.optim.AdamW(module.parameters()) for module in (ours, plain)]

@@ -2,12 +2,14 @@
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._memorization import Memorization
+from reliability_balance._noise_matrix import as_noise_matrix, first_joint
 from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
-from reliability_balance.posterior import _as_probabilities, label_posterior
+from reliability_balance.posterior import _as_probabilities, _sharpen, label_posterior
 
 
 class RefurbishedTargets(nn.Module):
@@ -35,8 +37,7 @@ class RefurbishedTargets(nn.Module):
 
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
-    For trainings of twenty epochs and more take `held_back` .1, `momentum` None, `warmup` 10,
-    `temperature` .6, `noise_temperature` .25 and `prior_count` 30.
+    The defaults are for short trainings; :meth:`for_long_training` has other ones.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
@@ -135,9 +136,52 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
         self.register_buffer("tilt", torch.zeros(num_classes))
-        self.register_buffer("joint", _first_joint(self.tilt))
+        self.register_buffer("joint", first_joint(self.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
+        )
+
+    @classmethod
+    def for_long_training(
+        cls,
+        num_samples: int,
+        num_classes: int,
+        *,
+        dtype: torch.dtype = torch.float32,
+        validate_args: bool = True,
+    ) -> Self:
+        """Make targets for twenty epochs and more, in which labels are learned by heart.
+
+        All predictions count alike, a tenth of the labels are held back for ten epochs, noise is
+        counted from surer beliefs, and thirty labels of each class count as right beforehand. These
+        settings were found for 30 epochs (``benchmarks/README.md``) and served images, faces and
+        texts alike.
+
+        Args:
+            num_samples: N, the size of the training set.
+            num_classes: C.
+            dtype: of what is kept of a sample.
+            validate_args: whether to check values, which waits for the device.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong sizes.
+
+        Example:
+            >>> RefurbishedTargets.for_long_training(num_samples=100, num_classes=2).warmup
+            10
+        """
+        return cls(
+            num_samples,
+            num_classes,
+            momentum=None,
+            temperature=0.6,
+            noise_temperature=0.25,
+            prior_count=30.0,
+            warmup=10,
+            held_back=0.1,
+            dtype=dtype,
+            validate_args=validate_args,
         )
 
     @torch.no_grad()
@@ -168,12 +212,7 @@ class RefurbishedTargets(nn.Module):
     @property
     def noise_matrix(self) -> Tensor:
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
-        # One sample's worth of the start keeps the rows of classes that were never met.
-        prior = _first_joint(self.tilt) + torch.full_like(self.tilt, self.prior_count).diag()
-        joint = self.joint + prior / len(self.average)
-        # No wrong label is more frequent than the right one: else two classes could change places.
-        joint = joint.minimum(joint.diagonal().unsqueeze(-1))
-        return joint / joint.sum(-1, keepdim=True)
+        return as_noise_matrix(self.joint, len(self.average), self.prior_count)
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
         """How far each label agrees with its sample's posterior; low values are doubtful labels.
@@ -257,19 +296,3 @@ class RefurbishedTargets(nn.Module):
             f"temperature={self.temperature}, noise_temperature={self.noise_temperature}, "
             f"prior_count={self.prior_count}, warmup={self.warmup}, held_back={self.held_back}"
         )
-
-
-def _first_joint(like: Tensor) -> Tensor:
-    """Before anything is known: classes are as frequent, a label is right one time in two.
-
-    (C, C), beside a tensor (C,): made on the host it would wait for the device at each step.
-    """
-    num_classes = len(like)
-    identity = torch.eye(num_classes, dtype=like.dtype, device=like.device)
-    return (identity + 1.0 / num_classes) / (2.0 * num_classes)
-
-
-def _sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
-    """Softmax of log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
-    tiny = torch.finfo(probs.dtype).tiny
-    return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)

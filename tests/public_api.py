@@ -63,7 +63,8 @@ def _class_api(cls: type) -> dict[str, str]:
     members = {
         key: "property" if isinstance(value, property) else _signature(getattr(cls, key))
         for key, value in sorted(vars(cls).items())
-        if not key.startswith("_") and (isinstance(value, property) or callable(value))
+        if not key.startswith("_")
+        and (isinstance(value, property | classmethod) or callable(value))
     }
     return {"()": _signature(cls), **members}
 

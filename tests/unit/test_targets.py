@@ -314,6 +314,14 @@ def test_noise_matrix_counts_right_labels_beforehand(seed, prior_count):
     torch.testing.assert_close(targets.noise_matrix, expected)
 
 
+def test_settings_for_long_trainings_can_be_told_what_to_keep_and_check():
+    targets = RefurbishedTargets.for_long_training(8, 3, dtype=torch.float16, validate_args=False)
+    assert targets.average.dtype == targets.memorization.residual.dtype == torch.float16
+    index = torch.arange(8)
+    probs = torch.full((8, 3), torch.nan)  # which a check would name
+    assert targets(index, index % 3, probs).shape == (8, 3)
+
+
 def test_a_prior_keeps_the_labels_of_a_rare_class():
     """Whose eight samples look like the frequent class: too few to tell noise by."""
     labels = torch.tensor([0] * 192 + [1] * 8)
