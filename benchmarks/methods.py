@@ -1,7 +1,7 @@
 """All methods that are compared, in one shape: a module with a training loss and predictions.
 
 Each has the same encoder and as close a head as its idea allows, and its authors' settings; none
-was tuned on the test set, ours was chosen on other seeds (README.md).
+was tuned on the seeds of the tables, but for ours as far as README.md tells.
 """
 
 from collections.abc import Callable, Iterator

@@ -16,6 +16,12 @@ def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
     return (wide / temperature.to(wide.dtype)).log_softmax(-1)
 
 
+def sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
+    """Softmax of log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
+    tiny = torch.finfo(probs.dtype).tiny
+    return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)
+
+
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     """Move parameters to where a smooth loss is least, by L-BFGS, also where gradients are off."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")

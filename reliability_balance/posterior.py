@@ -61,9 +61,3 @@ def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     if labels.is_floating_point():
         return labels.to(like.dtype)
     return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
-
-
-def _sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
-    """Softmax of log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
-    tiny = torch.finfo(probs.dtype).tiny
-    return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)

@@ -9,7 +9,8 @@ from reliability_balance import functional as RF
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
 from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
-from reliability_balance.posterior import _as_probabilities, _sharpen, label_posterior
+from reliability_balance._scaling import sharpen
+from reliability_balance.posterior import _as_probabilities, label_posterior
 
 
 class RefurbishedTargets(nn.Module):
@@ -198,7 +199,7 @@ class RefurbishedTargets(nn.Module):
         beliefs = self.beliefs(index)
         noise_matrix = self.noise_matrix
         posterior = label_posterior(beliefs, given, noise_matrix)
-        surer = _sharpen(beliefs, self.noise_temperature)
+        surer = sharpen(beliefs, self.noise_temperature)
         self._update_joint(label_posterior(surer, given, noise_matrix) * warm, given)
         self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
         targets = posterior.where(warm, given)
@@ -245,7 +246,7 @@ class RefurbishedTargets(nn.Module):
               was never seen the shares of the classes say all.
         """
         average = RF.widen(self.average[index])
-        return _sharpen(average, self.temperature, self.tilt)
+        return sharpen(average, self.temperature, self.tilt)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])

@@ -8,6 +8,8 @@ from configuration import (
     plain_cross_entropy,
 )
 
+from reliability_balance.targets import RefurbishedTargets
+
 
 @pytest.mark.parametrize("name", ["paper", "robust", "quick"])
 def test_each_recipe_survives_being_written_and_read(name, tmp_path):
@@ -29,6 +31,14 @@ def test_paper_recipe_is_the_papers_section_4_3():
     assert recipe.balancer.recipe == "paper"
     assert recipe.balancer.num_anchors == 10
     assert not recipe.targets.enabled
+
+
+def test_robust_recipe_has_the_librarys_settings_for_long_trainings():
+    settings, targets = load_recipe("robust").targets, RefurbishedTargets.for_long_training(9, 7)
+    names = ["momentum", "temperature", "noise_temperature", "prior_count", "warmup", "held_back"]
+    assert {name: getattr(settings, name) for name in names} == {
+        name: getattr(targets, name) for name in names
+    }
 
 
 @pytest.mark.parametrize(
