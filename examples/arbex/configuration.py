@@ -11,7 +11,14 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from faces.reading import CorruptPolicy, DatasetName
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from reliability_balance.recipes import AttentionMode, RecipeName
@@ -22,6 +29,7 @@ Count = Annotated[int, Field(ge=1)]
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Place = Annotated[Path, AfterValidator(Path.expanduser)]  # the shell leaves the ~ in a=~/b
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 STRICT = ConfigDict(extra="forbid")
@@ -47,12 +55,12 @@ class Data:
         augmentation: strength, from 0 for the random crop alone to 2.
         per_group: images of each video or face that an epoch draws from, at most.
         per_class: images of each class in an epoch; None for no refinement at all.
-        soft_labels: whether to train on the data set's votes rather than its labels.
+        soft_labels: whether to train on the votes of FER+ or JAFFE rather than on the labels.
         workers: processes that load images; 0 loads in the main process.
     """
 
     dataset: DatasetName = "rendered"
-    root: Path | None = None
+    root: Place | None = None
     rendered: dict[str, Any] = Field(default_factory=dict)
     splits: dict[str, Any] = Field(default_factory=dict)
     corrupt: CorruptPolicy = "error"
@@ -77,19 +85,30 @@ class Encoder:
 
     name: str = "poster_v2_tiny"
     options: dict[str, Any] = Field(default_factory=dict)
-    ir50: Path | None = None
-    mobilefacenet: Path | None = None
+    ir50: Place | None = None
+    mobilefacenet: Place | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
 class Balancer:
-    """Options of :class:`ReliabilityBalancer`; None takes the value of its recipe."""
+    """Options of :class:`ReliabilityBalancer`; None takes the value of its recipe.
+
+    Args:
+        recipe: "paper" or "robust".
+        num_anchors: of each class.
+        head: of the primary branch.
+        attention: what the attentive correction works on.
+        delta: temperature of the anchors.
+        class_prior: whether to train on the classes' frequencies and answer for even ones; not
+            beside refined epochs, whose classes are even by themselves.
+    """
 
     recipe: RecipeName = "robust"
     num_anchors: Annotated[int, Field(ge=0)] = 8
     head: Literal["mlp", "linear"] = "mlp"
     attention: Annotated[AttentionMode | None, BeforeValidator(_unquoted_off)] = None
     delta: Positive | None = None
+    class_prior: bool = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -113,7 +132,8 @@ class Targets:
         temperature: of its averages.
         noise_temperature: of the beliefs that noise is counted from; below 1 sharpens them.
         prior_count: how many more labels of each class count as seen and right.
-        warmup: epochs before a label is doubted.
+        warmup: times that a face is seen before its label is doubted; refined epochs show a face
+            of a frequent class far less than once.
         held_back: share of the labels that are held back until then, to learn what is memory.
         mixing: concentration of :func:`mix`, which trains between the samples; None for not.
         mix_from: epochs before that begins.
@@ -236,7 +256,7 @@ def plain_cross_entropy(recipe: Recipe) -> Recipe:
     """The same encoder, data and budget with an ordinary head and loss: what to compare with."""
     return replace(
         recipe,
-        balancer=replace(recipe.balancer, num_anchors=0, attention="off"),
+        balancer=replace(recipe.balancer, num_anchors=0, attention="off", class_prior=False),
         loss=Loss(branch_weight=0.0, label_smoothing=0.0),
         targets=Targets(enabled=False),
     )

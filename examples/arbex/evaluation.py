@@ -34,7 +34,7 @@ SCORE_LABELS = {
     "brier": "Brier score (0 to 2)",
     "ece": "ECE (%)",
     "aurc": "AURC (%)",
-    "kl": "KL to the truth (nats)",
+    "kl": "KL to the label distribution (nats)",
     "total_variation": "total variation (%)",
 }
 
@@ -51,7 +51,7 @@ class Evaluation:
     clustering: Clustering | None
     classes: list[ClassScores]
     confusion: list[list[int]]
-    attainable_accuracy: float | None  # of always naming the truly likeliest class
+    attainable_accuracy: float | None  # of always naming the likeliest class, where it is known
 
 
 @torch.inference_mode()
@@ -104,11 +104,14 @@ def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTab
         moved[:, target[known]] = distributions[:, known]
         # The share of classes that the model does not know goes to the others.
         distributions = moved / moved.sum(-1, keepdim=True).clamp_min(1e-12)
+    true_labels = None if kept.true_labels is None else target[kept.true_labels]
+    if true_labels is not None and bool((true_labels < 0).any()):
+        true_labels = None
     renamed = replace(
         kept,
         class_names=tuple(class_names),
         labels=target[kept.labels],
-        true_labels=None,
+        true_labels=true_labels,
         distributions=distributions,
     )
     unknown = [
@@ -120,6 +123,9 @@ def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTab
 def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
     """Score predictions of a table's faces."""
     labels, distributions = table.labels, table.distributions
+    attainable = None
+    if distributions is not None and table.distributions_are_true:
+        attainable = 100 * float(distributions.amax(-1).mean())
     confusion: Tensor = multiclass_confusion_matrix(
         output.corrected, labels, len(table.class_names)
     )
@@ -134,9 +140,7 @@ def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
         clustering=score_clustering(output.embedding.float(), labels),
         classes=score_classes(output.corrected, labels, table.class_names),
         confusion=confusion.tolist(),
-        attainable_accuracy=(
-            None if distributions is None else 100 * float(distributions.amax(-1).mean())
-        ),
+        attainable_accuracy=attainable,
     )
 
 

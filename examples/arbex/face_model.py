@@ -2,6 +2,7 @@
 
 from typing import cast
 
+import torch
 from configuration import Recipe
 from encoders import build_encoder
 from torch import Tensor, nn
@@ -31,10 +32,19 @@ class FaceModel(nn.Module):
         return output
 
 
-def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
-    """Build the recipe's model, with new weights."""
+def build_model(recipe: Recipe, num_classes: int, class_counts: Tensor | None = None) -> FaceModel:
+    """Build the recipe's model, with new weights.
+
+    Args:
+        recipe: what to build.
+        num_classes: C.
+        class_counts: (C,) faces of each class, for a recipe with ``class_prior``; None for even
+            ones, where weights are going to be loaded.
+    """
     encoder = build_encoder(recipe.encoder.name, recipe.encoder.options)
     settings = recipe.balancer
+    if class_counts is None:
+        class_counts = torch.zeros(num_classes, device="cpu")
     balancer = ReliabilityBalancer(
         cast(int, encoder.embedding_dim),
         num_classes,
@@ -43,5 +53,7 @@ def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
         head=settings.head,
         attention=settings.attention,
         delta=settings.delta,
+        # One more of each, since a class may have no face.
+        class_prior=class_counts + 1 if settings.class_prior else None,
     )
     return FaceModel(encoder, balancer)

@@ -113,7 +113,7 @@ def _page(
         (f"{corrected.ece:.1f} %", "calibration error (ECE)"),
     ]
     if corrected.kl is not None:
-        headline.append((f"{corrected.kl:.3f}", "KL to the true distribution (nats)"))
+        headline.append((f"{corrected.kl:.3f}", "KL to the label distribution (nats)"))
     if evaluation.attainable_accuracy is not None:
         headline.append((f"{evaluation.attainable_accuracy:.1f} %", "accuracy that is attainable"))
     sections = [

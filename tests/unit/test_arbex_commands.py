@@ -21,6 +21,7 @@ TINY = {
     },
     "encoder": {"name": "small_cnn", "options": {"width": 4}},
     "balancer": {"num_anchors": 2, "head": "linear"},
+    "targets": {"warmup": 1},
     "optimization": {"epochs": 2, "batch_size": 12},
 }
 
@@ -70,6 +71,13 @@ def test_a_run_is_not_overwritten_but_goes_on(run, trained):
     before = (trained / "model.safetensors").read_bytes()
     run("train", "--resume", "--out", trained, "--accelerator", "cpu")
     assert (trained / "model.safetensors").read_bytes() == before
+
+
+def test_data_that_cannot_be_read_begin_no_run(run, tmp_path):
+    options = ("--set", "data.dataset=raf-db", "--set", f"data.root={tmp_path / 'none'}")
+    with pytest.raises(FileNotFoundError, match="none"):
+        run("train", *options, "--out", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_evaluate_repeats_the_run_and_takes_overrides(run, trained, tmp_path):

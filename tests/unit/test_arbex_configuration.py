@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import yaml
 from configuration import (
@@ -34,11 +36,22 @@ def test_paper_recipe_is_the_papers_section_4_3():
 
 
 def test_robust_recipe_has_the_librarys_settings_for_long_trainings():
-    settings, targets = load_recipe("robust").targets, RefurbishedTargets.for_long_training(9, 7)
+    recipe = load_recipe("robust")
+    settings, targets = recipe.targets, RefurbishedTargets.for_long_training(9, 7)
     names = ["momentum", "temperature", "noise_temperature", "prior_count", "warmup", "held_back"]
     assert {name: getattr(settings, name) for name in names} == {
         name: getattr(targets, name) for name in names
     }
+    assert (settings.mixing, settings.mix_from) == (0.3, 7)
+    assert (recipe.balancer.head, recipe.balancer.class_prior) == ("linear", True)
+    assert recipe.data.per_class is None
+
+
+def test_paths_may_begin_at_home():
+    overrides = ["data.root=~/faces", "encoder.ir50=~/ir50.pth"]
+    recipe = load_recipe("quick", overrides)
+    assert recipe.data.root == Path.home() / "faces"
+    assert recipe.encoder.ir50 == Path.home() / "ir50.pth"
 
 
 @pytest.mark.parametrize(

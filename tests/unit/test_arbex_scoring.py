@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -112,7 +113,17 @@ def test_an_evaluation_as_text_has_all_its_scores():
         output = balancer(torch.randn(len(table), 6))
     evaluation = evaluate(output, table)
     text = format_evaluation(evaluation)
-    for name in ("accuracy", "macro F1", "KL to the truth", "AURC", "Davies-Bouldin", "happy"):
+    for name in (
+        "accuracy",
+        "macro F1",
+        "KL to the label distribution",
+        "AURC",
+        "Davies-Bouldin",
+        "happy",
+    ):
         assert name in text
     assert sum(map(sum, evaluation.confusion)) == len(table)
     assert evaluation.attainable_accuracy == pytest.approx(90)
+    voted = evaluate(output, replace(table, true_labels=None))
+    assert voted.attainable_accuracy is None  # votes do not tell what labels were drawn from
+    assert voted.corrected.kl == evaluation.corrected.kl

@@ -8,6 +8,7 @@ from faces.reading import read_faces
 from inspection.audit import audit, format_text
 from inspection.audit_page import write_html
 from inspection.published_counts import PUBLISHED, PublishedCounts
+from synthetic_faces import synthetic_table
 
 
 @pytest.fixture
@@ -74,6 +75,14 @@ def test_nothing_wrong_is_said_so(tmp_path):
     assert "0 differ" in text
     assert report.shared_groups == 0
     assert report.duplicates == ()
+
+
+def test_a_class_without_images_is_shown_as_such():
+    table = synthetic_table()
+    report = audit(table.select((table.labels != 1).nonzero().squeeze(-1)), None)
+    shown = {name: len(images) for name, images in report.examples}
+    assert shown["happy"] == 0
+    assert shown["sad"] > 0
 
 
 def test_the_page_stands_alone_and_escapes_names(raf, tmp_path):

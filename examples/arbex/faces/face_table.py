@@ -78,7 +78,8 @@ class FaceTable:
         distributions: (N, C) float32 rows that sum to 1, or None: what people voted (FER+,
             JAFFE), which may be trained on; or the true distribution (rendered faces), which may
             not: it is there to judge predictions.
-        true_labels: (N,) int64 or None: the labels before noise was put in.
+        true_labels: (N,) int64 or None: the labels before noise was put in, of faces whose true
+            distribution is known.
         problems: what the reader left out or set right.
 
     Raises:
@@ -112,6 +113,11 @@ class FaceTable:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def distributions_are_true(self) -> bool:
+        """Whether the distributions are what labels were drawn from, and not people's votes."""
+        return self.distributions is not None and self.true_labels is not None
 
     def subset(self, split: int) -> "FaceTable":
         """Rows of TRAIN, VALIDATION or TEST, in order."""

@@ -141,7 +141,7 @@ def _draw_bars(
             *(table.distributions[index].numpy(), positions, "D"),
             markersize=3.5,
             color="#1f2937",
-            label="true distribution",
+            label="true distribution" if table.distributions_are_true else "votes",
         )
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], ylim=(len(positions) - 0.5, -0.5))
     axes.set_xticklabels(["0", ".5", "1"])

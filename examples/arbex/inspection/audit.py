@@ -171,7 +171,8 @@ def _choose_examples(table: FaceTable) -> Iterable[tuple[str, tuple[Tensor, ...]
         rows = (table.labels == label).nonzero().squeeze(-1)
         images = []
         # Spread over the class, since neighbours are often of one person.
-        for row in rows[torch.linspace(0, len(rows) - 1, 3 * EXAMPLES_PER_CLASS).long()].unique():
+        spread = torch.linspace(0, len(rows) - 1, 3 * EXAMPLES_PER_CLASS).long()
+        for row in rows[spread].unique() if len(rows) else ():
             try:
                 images.append(table.images[int(row)])
             except (CorruptImageError, FileNotFoundError):

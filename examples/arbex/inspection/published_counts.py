@@ -49,7 +49,7 @@ PUBLISHED: dict[DatasetName, PublishedCounts] = {
     "jaffe": PublishedCounts(totals={"all": 213}, source="Lyons et al., 1998"),
     "ferg-db": PublishedCounts(totals={"all": 55767}, source="Aneja et al., ACCV 2016"),
     "fer-plus": PublishedCounts(
-        totals={"train": 21811, "validation": 2862, "test": 2729},
-        source="faces with more than 5 of 10 votes for one expression, counted in fer2013new.csv",
+        totals={"train": 25060, "validation": 3199, "test": 3153},
+        source="the authors' majority rule, single votes left out, counted in fer2013new.csv",
     ),
 }

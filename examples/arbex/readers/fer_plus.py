@@ -47,9 +47,10 @@ class VotedFace(NamedTuple):
 def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
     """Read the faces whose label more than half of the votes agree on, with votes as soft labels.
 
-    Left out, and counted in the problems: faces without a name (they are none), those most voted
-    unknown or no face, and those without a majority, as in the authors' majority mode. The soft
-    labels are the votes for the eight expressions.
+    As in the authors' majority mode (``_process_data`` of their ``ferplus.py``), a vote that
+    nobody shares does not count. Left out, and counted in the problems: faces without a name (they
+    are none), those most voted unknown or no face, and those without a majority. The soft labels
+    are the votes that count for the eight expressions.
 
     Args:
         root: the folder of the files above.
@@ -70,7 +71,7 @@ def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
         )
     faces = list(_read_new(new) if new.is_file() else _read_label_files(root))
     rows = Rows()
-    kept = _keep_majorities(faces, rows)
+    kept = _keep_majorities([_without_single_votes(face) for face in faces], rows)
     if has_folders:
         kept = _keep_present(kept, root, rows)
     for face in kept:
@@ -90,6 +91,10 @@ def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
         images=images,
         distributions=votes / votes.sum(-1, keepdim=True),
     )
+
+
+def _without_single_votes(face: VotedFace) -> VotedFace:
+    return face._replace(votes=face.votes.where(face.votes > 1, 0.0))
 
 
 def _keep_majorities(faces: list[VotedFace], rows: Rows) -> list[VotedFace]:

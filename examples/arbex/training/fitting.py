@@ -48,8 +48,9 @@ def fit(
         show_progress: whether to draw a progress bar.
 
     Raises:
-        ValueError: if a split is empty, the batch does not divide among the processes, the resume
-            point is damaged, or the loss is not finite any more.
+        ValueError: if a split is empty, the batch does not divide among the processes, the recipe
+            contradicts itself or the data, the resume point is damaged, or the loss is not finite
+            any more.
         MemoryError: if a batch is too large for the memory.
         OSError: if the disk is full. In this case, too, all that was kept before is whole.
         TrainingInterrupted: after Ctrl-C.
@@ -69,13 +70,20 @@ def fit(
             raise ValueError(f"`table` must have a {name} split; got none in {table.name}")
 
     torch.manual_seed(recipe.seed)
-    num_classes = len(table.class_names)
-    module = build_training(recipe, len(train), num_classes)
+    module = build_training(recipe, train)
     transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
     dataset = FaceDataset(train, transform)
+    sampler = epoch_sampler(recipe, dataset, rank=rank, world_size=world_size)
+    times_seen = settings.epochs * len(sampler) * world_size / len(train)
+    if recipe.targets.enabled and times_seen <= recipe.targets.warmup:
+        warnings.warn(
+            f"no label will be doubted: `targets.warmup` is {recipe.targets.warmup}, and a face is "
+            f"seen {times_seen:.1f} times; train for longer, or set `data.per_class` to null",
+            stacklevel=2,
+        )
     batches = EpochBatches(
         dataset,
-        epoch_sampler(recipe, dataset, rank=rank, world_size=world_size),
+        sampler,
         settings.batch_size // world_size,
         seed=recipe.seed,
         position=module.position,
@@ -132,9 +140,21 @@ def fit(
         trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
 
 
-def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> BalancedTraining:
-    """Put model, loss and targets of a recipe together."""
+def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:
+    """Put model, loss and targets of a recipe together.
+
+    Raises:
+        ValueError: if the recipe contradicts itself, or asks of the faces what they do not have.
+    """
+    if recipe.balancer.class_prior and recipe.data.per_class is not None:
+        raise ValueError(
+            "`balancer.class_prior` needs `data.per_class` to be null, since refined epochs have "
+            f"even classes; got {recipe.data.per_class}"
+        )
+    if recipe.data.soft_labels and (train.distributions is None or train.distributions_are_true):
+        raise ValueError(f"`data.soft_labels` needs faces with votes; {train.name} has none")
     loss, targets = recipe.loss, recipe.targets
+    num_classes = len(train.class_names)
     criterion = ReliabilityLoss(
         recipe=recipe.balancer.recipe,
         classification_weight=loss.classification_weight,
@@ -144,7 +164,7 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         label_smoothing=loss.label_smoothing,
     )
     refurbished = RefurbishedTargets(
-        num_samples,
+        len(train),
         num_classes,
         momentum=targets.momentum,
         temperature=targets.temperature,
@@ -153,7 +173,8 @@ def build_training(recipe: Recipe, num_samples: int, num_classes: int) -> Balanc
         warmup=targets.warmup,
         held_back=targets.held_back,
     )
-    model = build_model(recipe, num_classes)
+    class_counts = train.labels.bincount(minlength=num_classes)
+    model = build_model(recipe, num_classes, class_counts)
     load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
     return BalancedTraining(
         model,

@@ -40,8 +40,8 @@ class RunFolder:
         return self.root / "history.csv"
 
 
-def begin_run(recipe: Recipe, folder: RunFolder) -> None:
-    """Write down what is going to be run.
+def expect_no_run(folder: RunFolder) -> None:
+    """Require a folder where a run may begin.
 
     Raises:
         FileExistsError: if the folder holds a run already.
@@ -50,6 +50,15 @@ def begin_run(recipe: Recipe, folder: RunFolder) -> None:
         raise FileExistsError(
             f"{folder.root} holds a run already: continue it with --resume, or give another --out"
         )
+
+
+def begin_run(recipe: Recipe, folder: RunFolder) -> None:
+    """Write down what is going to be run.
+
+    Raises:
+        FileExistsError: if the folder holds a run already.
+    """
+    expect_no_run(folder)
     save_text(folder.recipe, dump_recipe(recipe))
     save_json(folder.versions, versions())
 
