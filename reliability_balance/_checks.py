@@ -65,11 +65,18 @@ def finite(name: str, tensor: Tensor) -> None:
 
 
 def scores(name: str, tensor: Tensor) -> None:
-    """Require that no value is NaN or plus infinity; minus infinity rules a class out."""
-    if can_read_values() and not bool((tensor < torch.inf).all()):
+    """Require (..., C) without NaN or plus infinity; minus infinity rules a class out, not all."""
+    if not can_read_values():
+        return
+    if not bool((tensor < torch.inf).all()):
         bad = int((~(tensor < torch.inf)).sum())
         raise ValueError(
             f"`{name}` must not be NaN or plus infinity; got {bad} such values of {tensor.numel()}"
+        )
+    if not bool((tensor > -torch.inf).any(-1).all()):
+        bad = int((tensor == -torch.inf).all(-1).sum())
+        raise ValueError(
+            f"`{name}` must leave each sample a class; got minus infinity for all in {bad} rows"
         )
 
 
@@ -121,13 +128,7 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = No
     if not can_read_values() or labels.numel() == 0:
         return
     if labels.is_floating_point():
-        sums = labels.sum(-1)
-        if not bool((labels >= 0).all()) or not bool(((sums - 1).abs() < 1e-3).all()):
-            raise ValueError(
-                "soft `labels` must be non-negative and sum to 1; got values from "
-                f"{float(labels.min()):g} and sums from {float(sums.min()):g} "
-                f"to {float(sums.max()):g}"
-            )
+        probability_values("soft `labels`", labels)
         return
     used = labels if ignore_index is None else labels[labels != ignore_index]
     ignored = "" if ignore_index is None else f" or equal ignore_index={ignore_index}"
@@ -135,6 +136,19 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = No
         raise ValueError(
             f"`labels` must lie in [0, {num_classes}){ignored}; "
             f"got values from {int(used.min())} to {int(used.max())}"
+        )
+
+
+def probability_values(what: str, probs: Tensor) -> None:
+    """Require non-negative rows that sum to one, as well as their dtype can."""
+    if not can_read_values() or probs.numel() == 0:
+        return
+    sums = probs.sum(-1, dtype=torch.promote_types(probs.dtype, torch.float32))
+    tolerance = max(1e-3, 2 * torch.finfo(probs.dtype).eps)
+    if not bool((probs >= 0).all()) or not bool(((sums - 1).abs() < tolerance).all()):
+        raise ValueError(
+            f"{what} must be non-negative and sum to 1; got values from {float(probs.min()):g} "
+            f"and sums from {float(sums.min()):g} to {float(sums.max()):g}"
         )
 
 

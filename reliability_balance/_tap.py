@@ -1,5 +1,6 @@
 """Find a model's embedding and read it as it passes."""
 
+import threading
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -10,45 +11,47 @@ ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
 
 class Tap:
-    """Forward hook that keeps what passes one layer, while someone listens."""
+    """Forward hook that keeps what passes one layer, for each thread that listens."""
 
     def __init__(self, side: Literal["input", "output"]) -> None:
         self.side = side
-        self._is_listening = False
-        self._seen: Any = None
+        self._seen: dict[int, Any] = {}
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self._is_listening:
-            self._seen = args[0] if self.side == "input" else output
+        thread = _this_thread()
+        if thread in self._seen:
+            self._seen[thread] = args[0] if self.side == "input" else output
 
     def run(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Call the model: the embedding that passes, and what the model answers."""
         # No context manager of a generator: torch 2.6 does not trace one.
-        self._is_listening, self._seen = True, None
+        thread = _this_thread()
+        self._seen[thread] = None
         try:
             answer = first_tensor(model(*args, **kwargs), "the model's output")
-            return self.embedding(), answer
+            return _as_embedding(self._seen[thread]), answer
         finally:
             # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
-            self._is_listening, self._seen = False, None
+            del self._seen[thread]
 
-    def embedding(self) -> Tensor:
-        """What passed last, as (B, D) or (B, T, D).
 
-        Raises:
-            RuntimeError: if nothing did.
-            TypeError: if it was no tensor.
-        """
-        if self._seen is None:
-            raise RuntimeError(
-                "the layer that gives the embedding did not run: the model was unwrapped, or "
-                "another layer must be named as `embedding`"
-            )
-        embedding = first_tensor(self._seen, "the embedding layer's output")
-        # A (B, D, H, W) feature map is H*W tokens of width D.
-        return embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
+def _this_thread() -> int:
+    """One model may serve many threads; a graph that is being traced belongs to none."""
+    return 0 if torch.compiler.is_compiling() else threading.get_ident()
+
+
+def _as_embedding(seen: Any) -> Tensor:
+    """What passed, as (B, D) or (B, T, D); a RuntimeError if nothing did."""
+    if seen is None:
+        raise RuntimeError(
+            "the layer that gives the embedding did not run: the model was unwrapped, or "
+            "another layer must be named as `embedding`"
+        )
+    embedding = first_tensor(seen, "the embedding layer's output")
+    # A (B, D, H, W) feature map is H*W tokens of width D.
+    return embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
 
 
 def first_tensor(output: Any, what: str) -> Tensor:
@@ -124,6 +127,13 @@ def check_is_last(model: nn.Module, classifier: nn.Linear, logits: Tensor) -> No
             f"{classifier.out_features} values, and the model {logits.shape[-1]}; got None. "
             f"Layers: {layer_names(model)}"
         )
+
+
+def is_answer(classifier: nn.Linear, embedding: Tensor, logits: Tensor) -> bool:
+    """Whether the model answers with what this layer makes of the embedding."""
+    with torch.no_grad():
+        answer = classifier(embedding)
+    return answer.shape == logits.shape and torch.allclose(answer, logits, rtol=1e-3, atol=1e-3)
 
 
 def without_gradient(model: nn.Module, embedding: Tensor) -> list[nn.Parameter]:

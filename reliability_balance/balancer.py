@@ -221,12 +221,13 @@ class ReliabilityBalancer(nn.Module):
         _checks.indices("labels", labels)
         _checks.labels(labels, embedding.shape[:1], self.num_classes)
         _checks.label_values(labels, self.num_classes)
-        points = RF.widen(pool_tokens(embedding)).to(self.anchors.device)
+        points = RF.widen(pool_tokens(embedding))
         if self.metric == "cosine":
             points = RF.unit_length(points)
         for index in range(self.num_classes):
             members = points[labels.to(points.device) == index]
             if len(members):
+                members = members.to(self.anchors.device)
                 self.anchors[index] = clustering.k_means(members, self.num_anchors)
         return self
 

@@ -44,7 +44,8 @@ def fit_head(
     """Train the balancer, and nothing else, on embeddings that are stored.
 
     The order of the samples comes from torch's generator: ``torch.manual_seed`` repeats a run.
-    The features stay where they are and travel to the balancer's device batch by batch.
+    The features stay where they are and travel to the balancer's device batch by batch; no
+    gradient goes back to what made them.
 
     Args:
         balancer: the module to train, in place; left in eval mode.
@@ -87,6 +88,10 @@ def fit_head(
     _checks.at_least("epochs", epochs, 1)
     _checks.at_least("batch_size", batch_size, 2)
     _checks.positive("learning_rate", learning_rate)
+    _checks.non_negative("weight_decay", weight_decay)
+    parameter = next(balancer.parameters(), None)
+    if parameter is None:
+        raise ValueError("`balancer` must have something to train; got no parameters")
     if len(features) < 2:
         raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
     criterion = ReliabilityLoss(recipe=balancer.recipe) if criterion is None else criterion
@@ -97,11 +102,12 @@ def fit_head(
             "`targets` must be for (N, C) = "
             f"({len(features)}, {balancer.num_classes}); got {tuple(targets.average.shape)}"
         )
+    _check_logits(balancer, primary_logits, len(features))
+    features = features.detach()
     if initialize and balancer.anchors is not None and not labels.is_floating_point():
         used = labels != criterion.ignore_index
         balancer.initialize_anchors(features[used], labels[used])
 
-    parameter = next(balancer.parameters())
     criterion = criterion.to(parameter.device)
     targets = None if targets is None else targets.to(parameter.device)
     optimizer = torch.optim.AdamW(
@@ -115,9 +121,9 @@ def fit_head(
             total = torch.zeros((), device=parameter.device)
             for batch in _batches(len(features), batch_size):
                 embedding = features[batch].to(parameter.device, parameter.dtype)
-                logits = None if primary_logits is None else primary_logits[batch]
-                if logits is not None:
-                    logits = logits.to(parameter.device)
+                logits = None
+                if primary_logits is not None:
+                    logits = primary_logits[batch].detach().to(parameter.device)
                 wanted = labels[batch].to(parameter.device)
                 output = balancer(embedding, logits)
                 if targets is not None:
@@ -133,6 +139,24 @@ def fit_head(
     finally:
         balancer.eval()
     return history
+
+
+def _check_logits(
+    balancer: "ReliabilityBalancer", primary_logits: Tensor | None, count: int
+) -> None:
+    if (balancer.head is None) != (primary_logits is not None):
+        raise ValueError(
+            "`primary_logits` must be given if the balancer has no head, and only then; "
+            f"got {'None' if primary_logits is None else 'logits'}"
+        )
+    if primary_logits is not None:
+        _checks.floating("primary_logits", primary_logits)
+        if primary_logits.shape != (count, balancer.num_classes):
+            raise ValueError(
+                f"`primary_logits` must have shape (N, C) = ({count}, {balancer.num_classes}); "
+                f"got {tuple(primary_logits.shape)}"
+            )
+        _checks.scores("primary_logits", primary_logits)
 
 
 def _batches(count: int, batch_size: int) -> list[Tensor]:

@@ -40,7 +40,7 @@ def unit_length(vectors: Tensor) -> Tensor:
 def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Keep autocast from narrowing a matmul; enters nothing where autocast is off."""
     device = tensor.device.type
-    if torch.is_autocast_enabled(device):
+    if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
     return contextlib.nullcontext()
 
@@ -365,7 +365,8 @@ def anchor_loss(
     Args:
         anchors: K anchors of each class.
         margin: None is the paper, without a lower bound. Otherwise a distance > 0: the loss
-            is max(0, margin^2 - mean squared distance), and rests once anchors are that far apart.
+            is max(0, margin^2 - mean squared distance of two anchors), and rests once they are that
+            far apart in the mean. On the unit sphere that mean is at most 2M / (M - 1).
         same_class: whether pairs of one class count too; True is the paper.
         reduction: "sum" is the printed equation, "mean" divides it by the number of its pairs.
 
@@ -390,16 +391,19 @@ def anchor_loss(
         if reduction != "mean":
             raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
     num_classes, num_anchors, _ = anchors.shape
-    pairs = (num_classes * num_anchors) ** 2
+    count = num_classes * num_anchors
+    pairs = count**2
     total, within_classes = _sums_of_squared_distances(widen(anchors))
     if not same_class:
-        pairs -= num_classes * num_anchors**2
+        pairs -= count * num_anchors
         total = total - within_classes
     if reduction == "sum":
         return -total
     if margin is None:
         return -total / pairs
-    return (margin**2 - total / pairs).clamp_min(0.0)
+    # An anchor's distance to itself is no distance that a margin could ask for.
+    others = pairs - count if same_class else pairs
+    return (margin**2 - total / others).clamp_min(0.0)
 
 
 def _sums_of_squared_distances(anchors: Tensor) -> tuple[Tensor, Tensor]:

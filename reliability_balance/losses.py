@@ -143,7 +143,7 @@ class ReliabilityLoss(nn.Module):
         branch_weight: factor of L_b, >= 0; 0 in the paper. It keeps each branch from leaving the
             work to another one.
         label_smoothing: share of each label spread evenly, in [0, 1).
-        class_weights: weight of each class in L_cls and L_b, of shape (C,), as in
+        class_weights: weight of each class in L_cls and L_b, of shape (C,), >= 0, as in
             ``torch.nn.CrossEntropyLoss``.
         ignore_index: index labels of this value count for nothing.
         anchor_margin: see :func:`functional.anchor_loss`; None is the paper.
@@ -208,6 +208,7 @@ class ReliabilityLoss(nn.Module):
             _checks.floating("class_weights", class_weights)
             _checks.rank("class_weights", class_weights, "(C,)", 1)
             _checks.finite("class_weights", class_weights)
+            _checks.non_negative("class_weights", float(class_weights.min()))
         self.register_buffer("class_weights", class_weights)
         self.ignore_index = ignore_index
         self.anchor_loss = AnchorLoss(margin=anchor_margin)
@@ -244,6 +245,8 @@ class ReliabilityLoss(nn.Module):
     def _negative_log_likelihood(self, scores: Tensor, labels: Tensor) -> Tensor:
         """Eq. 20 of logits or log-probabilities, to which a softmax does nothing more."""
         scores = RF.widen(scores)
+        # A class that minus infinity rules out counts for nothing where a soft label has a zero.
+        scores = scores.clamp_min(torch.finfo(scores.dtype).min)
         weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
         if labels.is_floating_point():
             labels = labels.to(scores.dtype)

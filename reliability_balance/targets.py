@@ -287,7 +287,7 @@ class RefurbishedTargets(nn.Module):
         if self.validate_args:
             _checks.index_values("index", index, num_samples)
             _checks.label_values(labels, num_classes)
-            _checks.finite("probs", probs)
+            _checks.probability_values("`probs`", probs)
 
     def extra_repr(self) -> str:
         """Name the sizes and settings."""

@@ -11,6 +11,7 @@ from reliability_balance._tap import (
     Tap,
     check_is_last,
     find_classifier,
+    is_answer,
     layer_names,
     named_layer,
     run_example,
@@ -19,6 +20,8 @@ from reliability_balance._tap import (
 from reliability_balance.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.fitting import FitOptions
 from reliability_balance.output import BalancerOutput
+
+ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
 
 
 def wrap(
@@ -43,18 +46,21 @@ def wrap(
             is the model itself, for a feature extractor. A (B, D, H, W) feature map becomes H*W
             tokens.
         keep_head: True makes the model's own logits the primary branch. False gives the balancer
-            a new head; the old last layer is then frozen, since nothing trains it.
+            a new head; the old last layer is then frozen, since nothing trains it, and with
+            `example_input` whatever else the embedding does not depend on: thaw what a loss of
+            your own trains.
         example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
             keyword arguments). It is run once, in eval mode, and is needed where `embedding`
             names a layer whose width is not known; with it a wrong layer is found out here, also
             where the linear layer that was registered last is not the one that answers.
-        **balancer_options: go to :class:`ReliabilityBalancer`.
+        **balancer_options: go to :class:`ReliabilityBalancer`, which is placed beside the layer
+            that gives the embedding, in its dtype.
 
     Raises:
         TypeError: if `model` is not a module, or the layer or the model gives no tensor.
         ValueError: if no layer of that name exists, no linear layer ends the model, the number
-            of classes is not known or does not fit the kept head, or the layer's output is no
-            embedding.
+            of classes is not known or does not fit the kept head, the layer's output is no
+            embedding, or a new `head` is asked for beside the kept one.
 
     Example:
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -67,6 +73,10 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    if keep_head and balancer_options.setdefault("head", None) is not None:
+        raise ValueError(
+            f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
+        )
     classifier = find_classifier(model)
     if embedding is not None:
         layer, tap = named_layer(model, embedding), Tap("output")
@@ -80,12 +90,14 @@ def wrap(
     width = getattr(layer, "in_features" if tap.side == "input" else "out_features", None)
     num_outputs = None if classifier is None else classifier.out_features
     unused = list(classifier.parameters()) if embedding is None and classifier else []
+    head_answers = embedding is None
     handle = layer.register_forward_hook(tap)
     try:
         if example_input is not None:
             example, logits = run_example(model, tap, example_input)
             if embedding is None and classifier is not None:
                 check_is_last(model, classifier, logits)
+                head_answers = is_answer(classifier, example, logits)
             width, num_outputs = example.shape[-1], logits.shape[-1]
             unused = without_gradient(model, example)
         if width is None:
@@ -105,17 +117,22 @@ def wrap(
                 f"`num_classes` must be {num_outputs}, the width of the head that "
                 f"keep_head=True keeps; got {num_classes}"
             )
-        if keep_head:
-            balancer_options.setdefault("head", None)
         balancer = ReliabilityBalancer(int(width), num_classes, **balancer_options)
     except BaseException:
         handle.remove()
         raise
-    reference = next((p for p in model.parameters() if p.is_floating_point()), None)
+    nearest = (parameter for part in (layer, model) for parameter in part.parameters())
+    reference = next((each for each in nearest if each.is_floating_point()), None)
     if reference is not None:
         balancer = balancer.to(reference.device, reference.dtype)
     return WrappedClassifier(
-        model, balancer, tap, handle, keep_head=keep_head, frozen=[] if keep_head else unused
+        model,
+        balancer,
+        tap,
+        handle,
+        keep_head=keep_head,
+        head_answers=head_answers,
+        frozen=[] if keep_head else unused,
     )
 
 
@@ -139,12 +156,14 @@ class WrappedClassifier(nn.Module):
         handle: torch.utils.hooks.RemovableHandle,
         *,
         keep_head: bool,
+        head_answers: bool,
         frozen: list[nn.Parameter],
     ) -> None:
         super().__init__()
         self.model = model
         self.balancer = balancer
         self.keep_head = keep_head
+        self._head_answers = head_answers
         self._tap = tap
         self._handle = handle
         self._frozen = [parameter for parameter in frozen if parameter.requires_grad]
@@ -167,22 +186,28 @@ class WrappedClassifier(nn.Module):
         """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`.
 
         With ``keep_head=True`` the kept last layer answers for the stored embeddings; where the
-        embedding is a named layer, give the model's logits as `primary_logits`.
+        embedding is a named layer, or the model does more behind that layer, give the model's
+        logits as `primary_logits`.
 
         Raises:
             ValueError: if those logits are missing, and as :func:`fitting.fit_head` does.
         """
         if self.keep_head and options.get("primary_logits") is None:
-            if self._tap.side == "output":
+            if not self._head_answers:
                 raise ValueError(
-                    "`primary_logits` must be given, since keep_head=True and a named embedding "
-                    "layer leave them unknown; got None"
+                    "`primary_logits` must be given, since with keep_head=True the model's answer "
+                    "is not that of its last linear layer on the embedding; got None"
                 )
             classifier = find_classifier(self.model)
             assert classifier is not None
             with torch.no_grad():
                 weight = classifier.weight
-                options["primary_logits"] = classifier(features.to(weight.device, weight.dtype))
+                options["primary_logits"] = torch.cat(
+                    [
+                        classifier(part.to(weight.device, weight.dtype)).to(features.device)
+                        for part in features.split(ANSWERED_AT_ONCE)
+                    ]
+                )
         return self.balancer.fit_head(features, labels, **options)
 
     def unwrap(self) -> nn.Module:

@@ -75,6 +75,8 @@ def test_a_criterion_of_ones_own():
         ({"epochs": 0}, ValueError, "`epochs` must be at least 1; got 0"),
         ({"batch_size": 1}, ValueError, "`batch_size` must be at least 2; got 1"),
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be greater than 0"),
+        ({"weight_decay": -1.0}, ValueError, "`weight_decay` must be at least 0"),
+        ({"primary_logits": FEATURES[:, :4]}, ValueError, "`primary_logits` must .* got logits"),
         (
             {"features": FEATURES[:1], "labels": LABELS[:1]},
             ValueError,
@@ -89,6 +91,37 @@ def test_errors_come_before_anything_is_trained(changes, error, message):
         fit_head(balancer, **{"features": FEATURES, "labels": LABELS, "epochs": 1, **changes})
     for parameter, old in zip(balancer.parameters(), before, strict=True):
         assert torch.equal(parameter, old)
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        (None, ValueError, "`primary_logits` must be given if the balancer has no head.*got None"),
+        (FEATURES[:7, :4], ValueError, r"must have shape \(N, C\) = \(120, 4\); got \(7, 4\)"),
+        (FEATURES[:, :4].long(), TypeError, "`primary_logits` must have a floating dtype"),
+        (FEATURES[:, :4] / 0, ValueError, "`primary_logits` must not be NaN or plus infinity"),
+    ],
+)
+def test_logits_that_do_not_fit_leave_the_anchors_alone(logits, error, message):
+    balancer = ReliabilityBalancer(8, 4, head=None)
+    before = balancer.anchors.detach().clone()
+    with pytest.raises(error, match=message):
+        fit_head(balancer, FEATURES, LABELS, primary_logits=logits, epochs=1)
+    assert torch.equal(balancer.anchors, before)
+
+
+def test_no_gradient_goes_back_to_what_made_the_features():
+    weight = torch.eye(8, requires_grad=True)
+    bare = ReliabilityBalancer(8, 4, head=None)
+    features = FEATURES @ weight
+    fit_head(bare, features, LABELS, primary_logits=features[:, :4], epochs=2)
+    assert weight.grad is None
+
+
+def test_nothing_to_train_is_told():
+    bare = ReliabilityBalancer(8, 4, num_anchors=0, head=None, attention="off")
+    with pytest.raises(ValueError, match="`balancer` must have something to train"):
+        fit_head(bare, FEATURES, LABELS, primary_logits=FEATURES[:, :4])
 
 
 def test_targets_follow_the_training():

@@ -268,11 +268,22 @@ def test_the_center_loss_passes_its_options_on():
     assert float(loss) != float(RF.center_loss(kept, anchors, used))
 
 
-def test_the_margin_is_the_mean_distance_at_which_the_anchor_loss_rests():
+@pytest.mark.parametrize("same_class", [True, False])
+def test_the_margin_is_the_mean_distance_at_which_the_anchor_loss_rests(same_class):
     anchors = torch.randn(3, 3, 4)
-    mean = -RF.anchor_loss(anchors)
-    torch.testing.assert_close(RF.anchor_loss(anchors, margin=5.0), 25.0 - mean)
-    assert float(RF.anchor_loss(anchors, margin=float(mean.sqrt()) - 0.1)) == 0.0
+    points, classes = anchors.flatten(0, 1), torch.arange(3).repeat_interleave(3)
+    mean = torch.stack(
+        [
+            (points[i] - points[j]).square().sum()
+            for i in range(9)
+            for j in range(9)
+            if i != j and (same_class or classes[i] != classes[j])
+        ]
+    ).mean()
+    loss = RF.anchor_loss(anchors, margin=5.0, same_class=same_class)
+    torch.testing.assert_close(loss, 25.0 - mean)
+    rests = RF.anchor_loss(anchors, margin=float(mean.sqrt()) - 0.1, same_class=same_class)
+    assert float(rests) == 0.0
 
 
 def test_vmap_over_a_batch_of_problems():

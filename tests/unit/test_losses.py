@@ -199,6 +199,19 @@ def test_labels_and_weights_are_taken_in_the_scores_dtype(output):
     assert classification_only()(output, soft).total.dtype == torch.float32
 
 
+def test_a_class_that_is_ruled_out_counts_for_nothing_in_soft_labels():
+    balancer, embedding = ReliabilityBalancer(8, 3, head=None), torch.randn(2, 8)
+    logits = torch.tensor([[1.0, 2.0, -torch.inf], [0.0, 1.0, -torch.inf]], requires_grad=True)
+    labels = torch.tensor([0, 1])
+    output = balancer(embedding, logits)
+    hard = ReliabilityLoss()(output, labels)
+    soft = ReliabilityLoss()(output, F.one_hot(labels, 3).float())
+    for one, other in zip(hard, soft, strict=True):
+        torch.testing.assert_close(one, other)
+    soft.total.backward()
+    assert bool(logits.grad.isfinite().all())
+
+
 def test_an_ignored_batch_gives_zero_in_float64():
     balancer = ReliabilityBalancer(8, 3).double().eval()
     output = balancer(torch.randn(2, 8).double())
@@ -217,6 +230,10 @@ def test_an_ignored_batch_gives_zero_in_float64():
         (
             lambda: ReliabilityLoss(class_weights=torch.ones(1, 3)),
             r"`class_weights` must have shape \(C,\); got",
+        ),
+        (
+            lambda: ReliabilityLoss(class_weights=torch.tensor([1.0, -0.5])),
+            "`class_weights` must be at least 0; got -0.5",
         ),
         (lambda: AnchorLoss(reduction="none"), "`reduction` must be one of"),
         (lambda: CenterLoss(reduction="max"), "`reduction` must be one of"),

@@ -251,7 +251,7 @@ INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2
         (
             lambda: RefurbishedTargets(2, 2)(INDEX, LABELS, PROBS * torch.nan),
             ValueError,
-            "`probs` must be finite",
+            "`probs` must be non-negative and sum to 1; got values from nan",
         ),
         (
             lambda: RefurbishedTargets(2, 2).trust(INDEX, LABELS),
@@ -268,6 +268,15 @@ INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2
 def test_bad_arguments_are_named(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_logits_are_not_taken_for_probabilities():
+    targets = RefurbishedTargets(8, 3)
+    index, logits = torch.arange(2), torch.tensor([[4.0, -1.0, 0.0], [0.0, 2.0, 5.0]])
+    with pytest.raises(ValueError, match=r"`probs` must be non-negative and sum to 1.*from -1 "):
+        targets(index, index, logits)
+    for dtype in (torch.float16, torch.bfloat16):  # as exact as they can be
+        targets(index, index, logits.softmax(-1).to(dtype))
 
 
 def test_a_repeated_sample_counts_once_by_its_mean():

@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import threading
 
 import pytest
 import torch
@@ -133,6 +134,43 @@ def test_the_balancer_follows_the_models_dtype():
     assert wrap(mlp().double())(IMAGES.double()).corrected.dtype == torch.float64
 
 
+def test_the_balancer_is_beside_the_layer_that_gives_the_embedding():
+    """Parts of a model may be elsewhere: here the first layer is nowhere."""
+    split = nn.Sequential(nn.Linear(4, 8, device="meta"), nn.Linear(8, 3).double())
+    balancer = wrap(split).balancer
+    assert balancer.anchors.device.type == "cpu"
+    assert balancer.anchors.dtype == torch.float64
+
+
+def test_threads_do_not_see_each_others_embeddings():
+    class Meeting(nn.Module):
+        """Lets nobody on before all have passed the embedding."""
+
+        def __init__(self):
+            super().__init__()
+            self.barrier = threading.Barrier(2)
+
+        def forward(self, x):
+            self.barrier.wait(timeout=30)
+            return x
+
+    network = nn.Sequential(nn.Linear(4, 8), Meeting(), nn.Linear(8, 3))
+    model = wrap(network, embedding="0").eval()
+    batches = [torch.randn(5, 4), torch.randn(5, 4)]
+    found = {}
+
+    def predict(place):
+        found[place] = model(batches[place]).embedding
+
+    threads = [threading.Thread(target=predict, args=(place,)) for place in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for place, batch in enumerate(batches):
+        torch.testing.assert_close(found[place], network[0](batch))
+
+
 def test_fit_head_on_stored_embeddings_learns():
     classifier = mlp()
     images = torch.randn(200, 1, 4, 4)
@@ -154,6 +192,10 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
     named = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)
     with pytest.raises(ValueError, match="`primary_logits` must be given"):
         named.fit_head(torch.randn(4, 8), labels)
+    scaled = nn.Sequential(mlp(), nn.Threshold(0.1, 0.2))
+    model = wrap(scaled, keep_head=True, example_input=IMAGES)
+    with pytest.raises(ValueError, match=r"`primary_logits` must be given.*last linear layer"):
+        model.fit_head(features, labels)
     logits = torch.randn(4, 3)
     assert len(named.fit_head(torch.randn(4, 8), labels, primary_logits=logits, epochs=1)) == 1
 
@@ -171,6 +213,11 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
             lambda: wrap(mlp(), 5, keep_head=True),
             ValueError,
             "`num_classes` must be 3, the width of the head that keep_head=True keeps; got 5",
+        ),
+        (
+            lambda: wrap(mlp(), keep_head=True, head="mlp"),
+            ValueError,
+            "`head` must be None beside keep_head=True; got 'mlp'",
         ),
         (
             lambda: wrap(mlp(), embedding="body"),
