@@ -43,7 +43,7 @@ def main(
     ]
     if not render_only:
         run_all(do_run, runs, path, workers)
-    print(write_report(read_lines(path), results))
+    print(write_report(read_lines(path, epochs=epochs), results))
 
 
 if __name__ == "__main__":

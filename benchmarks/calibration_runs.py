@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from methods import METHODS, Balanced, Method, Refurbished, refurbished_by_default
+from methods import METHODS, Balanced, Method, Refurbished
 from noisy_data import CORRUPTIONS
 from prediction_report import score
 from robustness_runs import Run, predict, train
@@ -19,8 +19,6 @@ from reliability_balance.top_label_calibration import TopLabelScaling
 
 HELD_OUT_SHARE = 0.2
 COVERAGE = 0.9
-# Ours is the library's defaults here, not the settings of robustness.py.
-MAKERS = {"cross-entropy": METHODS["cross-entropy"], "ours, robust": refurbished_by_default}
 
 
 class Predictions(NamedTuple):
@@ -54,7 +52,7 @@ def train_and_predict(run: Run) -> Predictions:
         inputs=task.inputs[:count], labels=task.labels[:count], truth=task.truth[:count]
     )
     torch.manual_seed(run.seed)
-    method = MAKERS[run.method](trained)
+    method = METHODS[run.method](trained)
     train(method, trained, run.epochs)
     held_out = task.inputs[count:]
     return Predictions(

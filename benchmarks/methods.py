@@ -255,19 +255,29 @@ class Refurbished(Balanced):
         return loss
 
 
-def refurbished_by_default(task: Task) -> Refurbished:
-    """With the library's defaults throughout."""
-    return Refurbished(task, RefurbishedTargets(len(task.labels), task.num_classes))
-
-
 def robust(task: Task) -> Refurbished:
     """Our robust recipe: no memory of labels, a linear head, and the classes' frequencies."""
     targets = RefurbishedTargets.for_long_training(len(task.labels), task.num_classes)
-    # One sample more for each class, since a rare one may be missing from a noisy draw.
-    counts = task.labels.bincount(minlength=task.num_classes) + 1
     return Refurbished(
-        task, targets, concentration=0.3, mix_from=7, head="linear", class_prior=counts
+        task,
+        targets,
+        concentration=0.3,
+        mix_from=7,
+        head="linear",
+        class_prior=_class_counts(task),
     )
+
+
+def logit_adjusted(task: Task) -> Classifier:
+    """Cross-entropy that is told the classes' frequencies, and answers for even ones."""
+    prior = _class_counts(task)
+    shift = (prior / prior.sum()).log()
+    return Classifier(task, lambda logits, labels: F.cross_entropy(logits + shift, labels))
+
+
+def _class_counts(task: Task) -> Tensor:
+    """One sample more for each class, since a rare one may be missing from a noisy draw."""
+    return task.labels.bincount(minlength=task.num_classes) + 1
 
 
 def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
@@ -277,6 +287,7 @@ def _smoothed(logits: Tensor, labels: Tensor) -> Tensor:
 METHODS: dict[str, Callable[[Task], Method]] = {
     "cross-entropy": lambda task: Classifier(task, F.cross_entropy),
     "label smoothing": lambda task: Classifier(task, _smoothed),
+    "logit adjustment": logit_adjusted,
     "focal": lambda task: Classifier(task, focal),
     "GCE": lambda task: Classifier(task, generalised_cross_entropy),
     "symmetric CE": lambda task: Classifier(task, symmetric_cross_entropy),

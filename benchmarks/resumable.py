@@ -33,8 +33,8 @@ def run_all(
             file.flush()
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The finished runs; a line cut short by a crash counts as none."""
+def read_lines(path: Path, **wanted: Any) -> list[dict[str, Any]]:
+    """The finished runs whose fields have these values; a line cut short by a crash is none."""
     if not path.is_file():
         return []
     lines = []
@@ -43,7 +43,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
             continue
-    return lines
+    return [line for line in lines if wanted.items() <= line.items()]
 
 
 def _names(line: dict[str, Any], run: NamedTuple) -> bool:

@@ -64,12 +64,13 @@ def main(
         picks = [
             Trial(method, setting, corruption, FIRST_SEED + seed, epochs)
             for seed in range(seeds)
-            for method, setting in pick(read_lines(path)).items()
+            for method, setting in pick(read_lines(path, epochs=epochs)).items()
             if setting != authors_setting(method)  # robustness.py has run that
             for corruption in CORRUPTIONS
         ]
         run_all(do_trial, picks, path, workers)
-    print(write_report(read_lines(path), read_lines(RESULTS / "robustness.jsonl"), results))
+    ours = read_lines(RESULTS / "robustness.jsonl", epochs=epochs)
+    print(write_report(read_lines(path, epochs=epochs), ours, results))
 
 
 if __name__ == "__main__":
