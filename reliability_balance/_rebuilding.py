@@ -1,8 +1,10 @@
 """Tell by which settings a module of this package was built, and build one like it."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -66,11 +68,15 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
         "num_classes": num_classes,
         "momentum": targets.momentum,
         "temperature": targets.temperature,
+        "noise_temperature": targets.noise_temperature,
+        "prior_count": targets.prior_count,
         "warmup": targets.warmup,
+        "held_back": targets.held_back,
     }
 
 
-# What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds.
+# What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds. Only
+# `validate_args` is in neither: it is a choice of each run.
 SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     ReliabilityBalancer: _of_balancer,
     WrappedClassifier: _of_wrapped,
@@ -82,15 +88,24 @@ SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     PredictionSets: lambda sets: {"coverage": sets.coverage},
     Abstention: lambda abstention: {"max_risk": abstention.max_risk, "delta": abstention.delta},
 }
-BUILDABLE = {kind.__name__: kind for kind in SETTINGS if kind is not WrappedClassifier}
+KINDS = {kind.__name__: kind for kind in SETTINGS}
+BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}
 
 
 def parts_of(module: nn.Module) -> dict[str, Settings]:
     """Class and settings of each part that is this package's, by its name within the module."""
     return {
-        name: {"class": type(part).__name__, **SETTINGS[type(part)](part)}
+        name: {"class": type(part).__name__, **_plain(SETTINGS[type(part)](part))}
         for name, part in module.named_modules()
         if type(part) in SETTINGS
+    }
+
+
+def _plain(settings: Settings) -> Settings:
+    """The same numbers as Python's own, since JSON knows no others."""
+    return {
+        name: value.item() if isinstance(value, np.generic | Tensor) else value
+        for name, value in settings.items()
     }
 
 
@@ -116,6 +131,11 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
         ) from error
 
 
+def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
+    """Whether a module takes a state: the same names, shapes and dtypes."""
+    return not _misfits(module, state)
+
+
 def check_fit(
     role: str, module: nn.Module, parts: dict[str, Settings], state: Mapping[str, Tensor]
 ) -> None:
@@ -124,15 +144,7 @@ def check_fit(
     Raises:
         ValueError: if it does not; the message names what differs.
     """
-    own = module.state_dict()
-    problems = _differences(parts, parts_of(module))
-    problems += [f"the file lacks {name}" for name in own if name not in state]
-    problems += [f"the file has {name}, which is not here" for name in state if name not in own]
-    problems += [
-        f"{name} is {_told(state[name])} in the file and {_told(tensor)} here"
-        for name, tensor in own.items()
-        if name in state and not _fits(state[name], tensor)
-    ]
+    problems = _differences(parts, parts_of(module)) + _misfits(module, state)
     if problems:
         more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise ValueError(
@@ -153,11 +165,30 @@ def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[s
             differences.append("{} is {} in the file and {} here".format(part or "it", *told))
             continue
         differences += [
-            f"{part}.{name}".lstrip(".") + f" is {there.get(name)!r} in the file and {value!r} here"
+            f"{part}.{name}".lstrip(".") + f" is {saved!r} in the file and {value!r} here"
             for name, value in here.items()
-            if there.get(name) != value
+            if (saved := there.get(name, _default(KINDS[here["class"]], name))) != value
         ]
     return differences
+
+
+def _default(kind: type[nn.Module], name: str) -> Any:
+    """What a setting was in files from before there was such a setting."""
+    parameter = inspect.signature(kind).parameters.get(name)
+    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+
+def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Names, shapes and dtypes in which a state is not the module's."""
+    own = module.state_dict()
+    misfits = [f"the file lacks {name}" for name in own if name not in state]
+    misfits += [f"the file has {name}, which is not here" for name in state if name not in own]
+    misfits += [
+        f"{name} is {_told(state[name])} in the file and {_told(tensor)} here"
+        for name, tensor in own.items()
+        if name in state and not _fits(state[name], tensor)
+    ]
+    return misfits
 
 
 def _fits(saved: Tensor, own: Tensor) -> bool:

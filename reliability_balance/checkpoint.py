@@ -57,8 +57,8 @@ def save(
     Raises:
         FileNotFoundError: if the folder does not exist.
         ImportError: without the package safetensors.
-        TypeError: if `model` is no module, its state holds more than dense tensors, or
-            `preprocessing` more than JSON does.
+        TypeError: if `model` is no module, its state holds more than dense tensors, or settings
+            or `preprocessing` hold more than JSON does.
         ValueError: if class names repeat or are not C, or a companion cannot be rebuilt.
 
     Example:
@@ -79,6 +79,8 @@ def save(
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
     modules = {MODEL: model, **_check_companions(companions or {})}
     parts = {role: _rebuilding.parts_of(module) for role, module in modules.items()}
+    for role, settings in parts.items():
+        _check_json(f"the settings of `{role}`", settings)
     tensors = {
         f"{role}.{name}": tensor
         for role, module in modules.items()
@@ -91,7 +93,7 @@ def save(
             for role, module in modules.items()
         },
         "class_names": _check_names(class_names, parts[MODEL]),
-        "preprocessing": _check_json(preprocessing),
+        "preprocessing": _check_json("`preprocessing`", preprocessing),
         "versions": {
             "reliability_balance": __version__,
             "torch": torch.__version__,
@@ -108,10 +110,13 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
     Args:
         path: the file.
         model: what to fill, on any device, built and wrapped as the saved one was; it is not
-            touched unless all fits. None builds a :class:`ReliabilityBalancer` anew.
+            touched unless all fits. None builds a :class:`ReliabilityBalancer` anew, if all of its
+            layers are those of its settings.
 
     Returns:
-        The model that was given; or, as all companions, a new one in eval mode on the CPU.
+        The model that was given; or, as all companions, a new one in eval mode on the CPU. New ones
+        have ``validate_args=True``, which is no part of a model but a choice of each run: set the
+        attribute to change it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -131,6 +136,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
         'WrappedClassifier'
     """
     tensors, config = migrate(path, *_tensor_file.read(Path(path)))
+    states = {role: _of_role(tensors, role) for role in config["modules"]}
     built: dict[str, nn.Module] = {}
     for role, described in config["modules"].items():
         given = model if role == MODEL else None
@@ -138,13 +144,13 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
             module = _rebuilding.build(described["parts"]) if given is None else given
         except ValueError as error:
             raise ValueError(f"`path` must hold settings that fit; got {path}: {error}") from error
-        if module is None:
+        is_new_model = role == MODEL and given is None
+        if module is None or (is_new_model and not _rebuilding.fits(module, states[role])):
             raise ValueError(
                 f"`model` must be given, since {path} holds a {described['class']}, of which only "
                 "you can build another; got None"
             )
         built[role] = module
-    states = {role: _of_role(tensors, role) for role in built}
     for role, module in built.items():
         _rebuilding.check_fit(role, module, config["modules"][role]["parts"], states[role])
     for role, module in built.items():
@@ -205,7 +211,8 @@ def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Mo
             raise ValueError(
                 f"`companions` must have identifiers but {MODEL!r} for names; got {role!r}"
             )
-        if _rebuilding.build(_rebuilding.parts_of(module)) is None:
+        built = _rebuilding.build(_rebuilding.parts_of(module))
+        if built is None or not _rebuilding.fits(built, _state(role, module)):
             raise ValueError(
                 "`companions` must be modules of this package without layers of your own; "
                 f"got {role}: {type(module).__name__}"
@@ -233,13 +240,11 @@ def _check_names(
     return names
 
 
-def _check_json(preprocessing: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if preprocessing is None:
+def _check_json(name: str, content: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if content is None:
         return None
     try:
-        json.dumps(dict(preprocessing), allow_nan=False)
+        json.dumps(dict(content), allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"`preprocessing` must be a mapping that JSON can hold; got {error}"
-        ) from error
-    return dict(preprocessing)
+        raise TypeError(f"{name} must be a mapping that JSON can hold; got {error}") from error
+    return dict(content)

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, distributed
-from torch.utils.data import Sampler
+from torch.utils.data import DistributedSampler
 
 from reliability_balance import _checks
 
@@ -89,13 +89,20 @@ class SamplerState(TypedDict):
     position: int
 
 
-class DataRefinementSampler(Sampler[int]):
+# The base is taken for its kind: Lightning splits what any other sampler gives among the ranks, and
+# so would split these once more. Its constructor is not called: the lengths that it notes would be
+# those of a whole data set.
+class DataRefinementSampler(DistributedSampler[int]):
     """Sample each epoch evenly from groups and classes (ARBEx section 4.2.2).
 
     For any data set whose labels and groups are known: it draws indices only. All ranks draw the
-    same epoch from the seed, then each takes every `num_replicas`-th row of it, so ranks do not
-    overlap and are equally long (up to `num_replicas` - 1 rows are left out of the epoch for that).
-    Iterating does not move on to the next epoch; call :meth:`set_epoch`, as Lightning does.
+    same epoch from the seed, then each takes every `num_replicas`-th row of it. So ranks share one
+    epoch out and are equally long (up to `num_replicas` - 1 rows are left out of it for that); a
+    sample that is repeated to fill its class can come to several ranks.
+
+    Iterating does not move on to the next epoch; call :meth:`set_epoch`. Lightning calls it, and
+    leaves the sampler as it is. Accelerate, and so the Trainer of Hugging Face, splits what any
+    sampler gives among the ranks: there, give `num_replicas` = 1 and `rank` = 0.
 
     Args:
         labels: class of each sample.

@@ -9,6 +9,8 @@ from reliability_balance import _checks
 from reliability_balance.losses import LossTerms
 from reliability_balance.output import BalancerOutput
 
+DISTANCES_AT_ONCE = 2**22  # 32 MB of them
+
 
 @dataclass(frozen=True)
 class Changes:
@@ -87,12 +89,20 @@ def anchor_spacing(anchors: Tensor) -> Tensor:
     """
     _checks.anchor_set(anchors)
     points = anchors.detach().double().flatten(0, 1)
-    distances = (points.unsqueeze(1) - points).norm(dim=-1)
-    distances.fill_diagonal_(torch.inf)
+    rows = torch.arange(len(points), device=points.device)
+    blocks = rows.split(max(1, DISTANCES_AT_ONCE // len(points)))
+    nearest = torch.cat([_nearest_other(points, block) for block in blocks])
     spread = (points - points.mean(0)).square().sum(-1).mean().sqrt()
     tiny = torch.finfo(spread.dtype).tiny
-    spacing: Tensor = distances.amin(-1) / spread.clamp_min(tiny)
+    spacing = nearest / spread.clamp_min(tiny)
     return spacing.float().reshape(anchors.shape[:2])
+
+
+def _nearest_other(points: Tensor, rows: Tensor) -> Tensor:
+    """Distance of each of these rows of (M, D) to the nearest other row."""
+    # A matrix product would be faster, but leaves points apart that coincide.
+    distances = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
+    return distances.scatter(-1, rows.unsqueeze(-1), torch.inf).amin(-1)
 
 
 def branch_agreement(output: BalancerOutput) -> dict[str, float]:

@@ -1,18 +1,21 @@
 """Checkpoints: what is saved comes back, bit for bit, and nothing else is taken for one."""
 
+import inspect
 import json
 import os
 import pickle
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, wrap
+from reliability_balance import ReliabilityBalancer, _rebuilding, _tensor_file, wrap
 from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling, VectorScaling
 from reliability_balance.checkpoint import describe, load, save
@@ -76,6 +79,116 @@ BALANCERS = {
     "class prior": {"class_prior": torch.tensor([5, 3, 2])},
     "other sizes": {"num_heads": 3, "head_dim": 5, "metric": "euclidean", "attention": "single"},
 }
+
+
+# Every setting of what is rebuilt, away from its default.
+SETTINGS = {
+    ReliabilityBalancer: {
+        "embedding_dim": 6,
+        "num_classes": 3,
+        "num_anchors": 2,
+        "recipe": "paper",
+        "head": "linear",
+        "metric": "cosine",
+        "delta": 0.3,
+        "attention": "tokens",
+        "num_heads": 3,
+        "head_dim": 5,
+        "correction_weight": 0.5,
+    },
+    RefurbishedTargets: {
+        "num_samples": 30,
+        "num_classes": 3,
+        "momentum": 0.7,
+        "temperature": 0.6,
+        "noise_temperature": 0.25,
+        "prior_count": 30.0,
+        "warmup": 2,
+        "held_back": 0.2,
+    },
+    TemperatureScaling: {},
+    TopLabelScaling: {},
+    VectorScaling: {"num_classes": 3},
+    BranchTemperatures: {"correction_weight": 0.5},
+    PredictionSets: {"coverage": 0.8},
+    Abstention: {"max_risk": 0.3, "delta": 0.1},
+}
+IN_THE_STATE = {"class_prior", "dtype"}
+OF_EACH_RUN = {"validate_args"}
+
+
+class TestSettings:
+    @pytest.mark.parametrize("kind", _rebuilding.BUILDABLE.values())
+    def test_no_setting_is_forgotten(self, path, kind):
+        settings = SETTINGS[kind]
+        parameters = inspect.signature(kind).parameters
+        assert set(settings) == set(parameters) - IN_THE_STATE - OF_EACH_RUN
+        for name, value in settings.items():
+            assert value != parameters[name].default, name
+        module = kind(**settings)
+        save(path, small(), companions={"it": module})
+        found = load(path).companions["it"]
+        told = _rebuilding.parts_of(found)[""]
+        assert {name: told[name] for name in settings} == settings
+        assert str(found) == str(module)
+        assert_same_state(found, module)
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+    def test_targets_for_long_training_come_back(self, path, dtype):
+        targets = RefurbishedTargets.for_long_training(20, 2, dtype=dtype)
+        batch = torch.arange(20), torch.arange(20) % 2, torch.rand(20, 2).softmax(-1)
+        for _ in range(3):
+            targets(*batch)
+        save(path, small(), companions={"targets": targets})
+        found = load(path).companions["targets"]
+        assert str(found) == str(targets)
+        for _ in range(9):  # beyond the warm-up
+            assert torch.equal(found(*batch), targets(*batch))
+
+    def test_files_from_before_a_setting_hold_its_default(self, path):
+        holder = nn.Module()
+        holder.targets = RefurbishedTargets(20, 2, warmup=2)
+        save(path, holder, companions={"targets": holder.targets})
+        tensors, config = _tensor_file.read(path)
+        newer = ("noise_temperature", "prior_count", "held_back")
+        for role, part in (("model", "targets"), ("targets", "")):
+            for name in newer:
+                del config["modules"][role]["parts"][part][name]
+        _tensor_file.write(path, tensors, config)
+        found = load(path, holder).companions["targets"]
+        assert str(found) == str(RefurbishedTargets(20, 2, warmup=2))
+        holder.targets.prior_count = 30.0
+        with pytest.raises(ValueError, match=r"prior_count is 0.0 in the file and 30.0 here"):
+            load(path, holder)
+
+    @pytest.mark.parametrize("number", [np.float32(0.1), np.float64(0.1), torch.tensor(0.1)])
+    def test_numbers_of_numpy_and_torch(self, path, number):
+        balancer = small(delta=number)
+        save(path, balancer)
+        found = load(path).model
+        assert type(found.delta) is float
+        assert found.delta == float(number)
+        load(path, balancer)
+
+    @pytest.mark.parametrize("number", [Fraction(1, 10), float("inf")])
+    def test_numbers_that_json_cannot_hold(self, path, number):
+        balancer = small()
+        balancer.delta = number
+        with pytest.raises(
+            TypeError, match=r"the settings of `model` must be .* JSON can hold; got"
+        ):
+            save(path, balancer)
+        assert os.listdir(path.parent) == []
+
+    def test_checking_of_values_is_chosen_anew(self, path):
+        save(path, small(validate_args=False))
+        assert load(path).model.validate_args
+
+
+def with_norm(balancer):
+    """The same layers, of which one has another state."""
+    torch.nn.utils.parametrizations.weight_norm(balancer.attention.output)
+    return balancer
 
 
 class TestRoundTrip:
@@ -247,8 +360,10 @@ class TestMisfits:
             classifier(),
             ReliabilityBalancer(8, 3, head=nn.Sequential(nn.Linear(8, 3))),
             ReliabilityBalancer(8, 3, head=MLPHead(8, 3, dropout=0.1)),
+            ReliabilityBalancer(8, 3, head=nn.Linear(8, 3, bias=False)),
+            with_norm(ReliabilityBalancer(8, 3)),
         ],
-        ids=["wrapped", "plain", "own head", "other dropout"],
+        ids=["wrapped", "plain", "own head", "other dropout", "no bias", "weight norm"],
     )
     def test_what_only_the_user_can_build(self, path, model):
         save(path, model)
@@ -279,6 +394,11 @@ class TestBadArguments:
                 {"companions": {"a": nn.Linear(2, 2)}},
                 ValueError,
                 "of this package .* got a: Linear",
+            ),
+            (
+                {"companions": {"a": ReliabilityBalancer(4, 2, head=nn.Linear(4, 2, bias=False))}},
+                ValueError,
+                "without layers of your own; got a: ReliabilityBalancer",
             ),
             ({"companions": {"a": 3}}, TypeError, "`companions` must be modules; got a: int"),
         ],

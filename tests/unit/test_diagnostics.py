@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, wrap
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, symptoms, wrap
 from reliability_balance.diagnostics import diagnose
 from reliability_balance.losses import LossTerms
 from reliability_balance.selective import PredictionSets
@@ -21,6 +22,18 @@ from reliability_balance.symptoms import (
 )
 
 CLASSES = 4
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that is made meanwhile."""
+
+    numel = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor):
+            self.numel = max(self.numel, made.numel())
+        return made
 
 
 def blobs(count=600, seed=0):
@@ -207,6 +220,21 @@ class TestSymptoms:
         anchors = torch.randn(3, 2, 5)
         torch.testing.assert_close(anchor_spacing(anchors * 1e3), anchor_spacing(anchors))
         assert float(anchor_spacing(torch.ones(2, 2, 3)).max()) == 0.0
+
+    @pytest.mark.parametrize("at_once", [1, 100, 250, 2**22])
+    def test_anchor_spacing_in_blocks(self, monkeypatch, at_once):
+        anchors = torch.randn(10, 4, 50)
+        expected = anchor_spacing(anchors)
+        monkeypatch.setattr(symptoms, "DISTANCES_AT_ONCE", at_once)
+        with Largest() as largest:
+            assert torch.equal(anchor_spacing(anchors), expected)
+        assert largest.numel == 40 * 50, "no more numbers than the anchors have"
+
+    def test_anchors_that_coincide_far_from_zero(self):
+        anchors = 1e6 + torch.randn(20, 2, 5)
+        anchors[3, 0] = anchors[17, 1]
+        spacing = anchor_spacing(anchors)
+        assert (spacing == 0).nonzero().tolist() == [[3, 0], [17, 1]]
 
     def test_changes_and_agreement_counted_by_hand(self):
         balancer = ReliabilityBalancer(4, 2, num_anchors=1, attention="off").eval()

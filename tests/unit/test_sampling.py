@@ -1,8 +1,12 @@
 """The data refinement sampler: its errors, its randomness, and its place in a loader."""
 
+from unittest import mock
+
+import lightning
 import numpy as np
 import pytest
 import torch
+from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset
 
 from reliability_balance.sampling import DataRefinementSampler, limit_per_key
@@ -55,6 +59,60 @@ def test_a_loader_takes_it():
     loader = DataLoader(TensorDataset(LABELS), batch_size=4, sampler=sampler)
     assert len(loader) == 3
     assert torch.cat([labels for (labels,) in loader]).bincount().tolist() == [4, 4, 4]
+
+
+class RecordingModule(lightning.LightningModule):
+    """Notes the rows that it is trained on, and learns nothing."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+        self.rows = []
+
+    def training_step(self, batch, batch_idx):
+        self.rows += batch[0].tolist()
+        return self.layer(torch.zeros(1, 1)).sum()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@mock.patch.dict("os.environ")  # where Lightning notes ranks
+def test_lightning_does_not_split_a_rank_s_share_once_more(tmp_path):
+    sampler = DataRefinementSampler(LABELS, GROUPS, per_class=8, num_replicas=2, rank=1)
+    module = RecordingModule()
+    loader = DataLoader(TensorDataset(torch.arange(100)), 4, sampler=sampler)
+    # A group of one is enough for Lightning to put its own sampler in the place of others.
+    meeting = f"file://{tmp_path / 'meeting'}"
+    distributed.init_process_group("gloo", init_method=meeting, rank=0, world_size=1)
+    trainer = lightning.Trainer(
+        accelerator="cpu",
+        devices=1,
+        strategy="ddp",
+        max_epochs=2,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    try:
+        trainer.fit(module, loader)
+    finally:
+        distributed.destroy_process_group()
+    assert trainer.train_dataloader.sampler is sampler
+    other = DataRefinementSampler(LABELS, GROUPS, per_class=8, num_replicas=2, rank=1)
+    expected = []
+    for epoch in range(2):
+        other.set_epoch(epoch)
+        expected += list(other)
+    assert module.rows == expected
+
+
+def test_a_repeated_sample_can_come_to_several_ranks():
+    labels = torch.tensor([0] * 8 + [1])
+    for rank in range(2):
+        sampler = DataRefinementSampler(labels, None, per_class=8, num_replicas=2, rank=rank)
+        assert 8 in list(sampler)
 
 
 def test_breaking_off_does_not_shorten_the_next_pass():

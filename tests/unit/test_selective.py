@@ -61,6 +61,80 @@ def test_abstention_keeps_its_promise():
     assert answered / 100 > 0.25, "an empty promise would be easy to keep"
 
 
+@pytest.mark.parametrize("steps", [None, 10], ids=["all differ", "many are equal"])
+def test_abstention_keeps_its_promise_where_every_threshold_would_break_it(steps):
+    generator = torch.Generator().manual_seed(0)
+    answered = 0
+    for _ in range(200):
+        confidence = torch.rand(100, generator=generator)
+        if steps is not None:
+            confidence = (confidence * steps).floor() / steps
+        right = torch.rand(100, generator=generator) > 0.201  # whatever the confidence
+        answered += math.isfinite(Abstention(0.2, delta=0.2).fit(confidence, right).threshold)
+    assert 0 < answered <= 0.2 * 200
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40),
+    st.sampled_from([0.1, 0.3, 0.6]),
+    st.sampled_from([0.05, 0.4]),
+)
+def test_the_threshold_is_found_by_a_loop(samples, max_risk, delta):
+    ordered = sorted(score for score, _ in samples)
+    tries = 1
+    while 2**tries < len(samples):
+        tries += 1
+    tries = min(tries, len(samples))
+    passing = [math.inf]
+    for step in range(tries):
+        threshold = ordered[step * len(samples) // tries]
+        answers = [right for score, right in samples if score >= threshold]
+        errors = answers.count(False)
+        drawn = max(errors, len(answers) - 1)
+        if error_rate_bound(errors, drawn, delta / tries) <= max_risk:
+            passing.append(threshold)
+    confidence = torch.tensor([float(score) for score, _ in samples])
+    right = torch.tensor([right for _, right in samples], dtype=torch.bool)
+    found = Abstention(max_risk, delta=delta).fit(confidence, right)
+    assert float(found.threshold) == min(passing)
+
+
+@pytest.mark.parametrize(
+    ("count", "wrong", "max_risk"), [(1000, 0, 0.01), (500, 10, 0.05), (2000, 60, 0.05)]
+)
+def test_all_is_answered_where_the_bound_on_all_allows_it(count, wrong, max_risk):
+    confidence = torch.linspace(0, 1, count)
+    right = torch.ones(count, dtype=torch.bool)
+    right[torch.arange(wrong) * count // max(wrong, 1)] = False  # no score is surer than another
+    assert error_rate_bound(wrong, count, 0.05 / 10) < max_risk
+    assert bool(Abstention(max_risk).fit(confidence, right)(confidence).all())
+
+
+def test_the_few_that_are_unsure_and_wrong_are_left_out():
+    confidence = torch.linspace(0, 1, 1000)
+    right = torch.arange(1000) >= 100
+    answers = Abstention(0.05).fit(confidence, right)(confidence)
+    assert bool((answers == right).all())
+
+
+def test_the_surest_may_be_a_single_score():
+    confidence = torch.tensor([0.5] * 50 + [1.0] * 950)
+    answers = Abstention(0.03).fit(confidence, confidence == 1.0)(confidence)
+    assert bool((answers == (confidence == 1.0)).all())
+
+
+def test_double_precision_answers_no_more_than_was_tested():
+    confidence = 0.5 + torch.linspace(0, 1e-9, 200, dtype=torch.float64)  # one number in float32
+    right = torch.arange(200) >= 100
+    answers = Abstention(0.1).fit(confidence, right)(confidence)
+    assert not bool((answers & ~right).any())
+
+
+def test_nothing_held_out_answers_nothing():
+    nothing = torch.zeros(0, dtype=torch.bool)
+    assert math.isinf(Abstention(0.9, delta=0.9).fit(torch.zeros(0), nothing).threshold)
+
+
 def test_a_good_model_answers_everything_and_a_bad_one_nothing():
     confidence = torch.rand(500)
     everything = Abstention(0.05).fit(confidence, torch.ones(500, dtype=torch.bool))
