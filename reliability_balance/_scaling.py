@@ -22,6 +22,37 @@ def sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Te
     return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)
 
 
+def prior_weight(scores: Tensor, targets: Tensor) -> float:
+    """What half a squared distance from no change weighs beside the mean over the samples.
+
+    This is the normal prior that :mod:`calibration` tells of: its standard deviation is 1, and 1
+    more for each answer of the rarer kind, right or wrong.
+    """
+    right = float(targets.gather(-1, scores.argmax(-1, keepdim=True)).sum())
+    # Soft labels sum to 1 only nearly, so a count may come out just below 0.
+    rarer = max(0.0, min(right, len(scores) - right))
+    return 1.0 / (len(scores) * (1.0 + rarer) ** 2)
+
+
+def settle(
+    loss: Callable[[Tensor], Tensor],
+    parameters: Callable[[Tensor], Tensor],
+    start: Tensor,
+    weight: float,
+    dtype: torch.dtype,
+) -> Tensor:
+    """Parameters of least loss and prior, rounded to the dtype that they will be stored in.
+
+    `parameters` makes them of free values, which go from `start` and are drawn to 0 by a prior of
+    that weight. Where the loss is not below that at the start, the start is the answer.
+    """
+    free = start.clone().requires_grad_()
+    minimise(lambda: loss(parameters(free)) + weight / 2 * free.square().sum(), [free])
+    found, before = (parameters(each).to(dtype) for each in (free.detach(), start))
+    # Judged as they will be stored.
+    return found if bool(loss(found) < loss(before)) else before
+
+
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     """Move parameters to where a smooth loss is least, by L-BFGS, also where gradients are off."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")

@@ -7,7 +7,7 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._scaling import minimise, tempered
+from reliability_balance._scaling import prior_weight, settle, tempered
 from reliability_balance.calibration import TemperatureScaling, held_out
 from reliability_balance.output import BalancerOutput
 
@@ -25,16 +25,19 @@ class BranchTemperatures(nn.Module):
     distributions is not calibrated, but too flat.
 
     All four are fitted together, by L-BFGS on the negative log-likelihood of the held-out labels,
-    from where :class:`TemperatureScaling` of the corrected distribution ends. It keeps that where
-    the fit gains nothing, so on the held-out data it is never worse, nor worse than without
-    calibration. It can change the predicted class.
+    from where :class:`TemperatureScaling` of the corrected distribution ends, under the weak prior
+    of :mod:`calibration`, of all four logarithms about 0. It keeps that start where nothing is
+    better on the held-out labels. So on these, but for rounding, it is never worse than that, nor
+    than the output's ``log_probs``. It can change the predicted class.
 
     Args:
-        correction_weight: as in the :class:`ReliabilityBalancer`, >= 0; 0 uses the primary branch
-            alone.
+        correction_weight: the :class:`ReliabilityBalancer`'s own, >= 0; 0 uses the primary branch
+            alone. ``fit`` refuses outputs that were fused otherwise.
 
     Shape:
-        - output: a :class:`BalancerOutput` of B samples; returns (B, C) log-probabilities.
+        - output: a :class:`BalancerOutput` of B samples, before
+          :func:`class_prior.with_class_prior`, which does not keep the answer a fusion of its
+          branches; returns (B, C) log-probabilities.
 
     State:
         ``temperatures`` (4,), a buffer: of the primary, anchor and attentive branch and of the
@@ -43,7 +46,8 @@ class BranchTemperatures(nn.Module):
 
     Raises:
         TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
-        ValueError: on wrong shapes or values, or where a branch has probabilities for logits.
+        ValueError: on wrong shapes or values, where a branch has probabilities for logits, or where
+            the branches' fusion is not the output's ``log_probs``.
 
     Differs from paper: not in it.
 
@@ -83,7 +87,8 @@ class BranchTemperatures(nn.Module):
 
         Raises:
             TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
-            ValueError: on wrong shapes or values, or where a branch has probabilities for logits.
+            ValueError: on wrong shapes or values, where a branch has probabilities for logits, or
+                where the branches' fusion is not the output's ``log_probs``.
         """
         if not isinstance(output, BalancerOutput):
             raise TypeError(f"`output` must be a BalancerOutput; got {type(output).__name__}")
@@ -95,25 +100,35 @@ class BranchTemperatures(nn.Module):
         }
         targets = scores["logits"][1]
         wide = output._replace(**{name: branch for name, (branch, _) in scores.items()})
-        self.temperatures.fill_(1.0)
-        single = TemperatureScaling().to(targets.device).fit(self(output), labels)
-        self.temperatures[3] = single.temperature
-        start, before = self.temperatures.clone(), self._nll(output, targets)
+        fused = self._fuse(wide, targets.new_ones(4))
+        self._check_fusion(fused, output.log_probs)
 
-        log_temperatures = start.to(targets).log().requires_grad_()  # so that they stay positive
+        def loss(temperatures: Tensor) -> Tensor:
+            return F.cross_entropy(self._fuse(wide, temperatures), targets)
 
-        def loss() -> Tensor:
-            return F.cross_entropy(self._fuse(wide, log_temperatures.exp()), targets)
-
-        minimise(loss, [log_temperatures])
-        self.temperatures.copy_(log_temperatures.detach().exp())
-        # Judged in the precision that predictions will have.
-        if not self._nll(output, targets) < before:
-            self.temperatures.copy_(start)
+        start = targets.new_zeros(4)  # logarithms, so that temperatures stay positive
+        start[3] = TemperatureScaling().fit(fused, targets).temperature.log()
+        weight = prior_weight(fused, targets)
+        found = settle(loss, torch.exp, start, weight, self.temperatures.dtype)
+        self.temperatures.copy_(found)
         return self
 
-    def _nll(self, output: BalancerOutput, targets: Tensor) -> float:
-        return float(F.cross_entropy(self(output).to(targets.dtype), targets))
+    def _check_fusion(self, fused: Tensor, log_probs: Tensor) -> None:
+        """Require what the fit starts from to be the output's answer, but for rounding."""
+        if log_probs.shape != fused.shape:
+            raise ValueError(
+                "`output` must have `log_probs` of the shape of its branches, "
+                f"{tuple(fused.shape)}; got {tuple(log_probs.shape)}"
+            )
+        apart = float((fused.exp() - log_probs.to(fused).exp()).abs().amax(-1).mean())
+        # Storing an output in half precision rounds branches and answer apart.
+        if not apart <= max(1e-4, 2 * torch.finfo(log_probs.dtype).eps):
+            raise ValueError(
+                "`output` must have `log_probs` that its branches give with "
+                f"correction_weight={self.correction_weight}; got probabilities {apart:.2g} apart "
+                "on average: use the balancer's own `correction_weight` and its eval mode, and "
+                "calibrate before `with_class_prior`"
+            )
 
     def _fuse(self, output: BalancerOutput, temperatures: Tensor) -> Tensor:
         """Eq. 18 and 19 of the scaled branches that there are, scaled once more."""

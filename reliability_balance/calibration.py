@@ -2,6 +2,20 @@
 
 Fit on data that the model was not trained on; its labels should be as clean as can be had, since
 wrong ones make every answer look less sure than it should.
+
+A small set may hold no error, or too few to tell its answers apart. Its likelihood then has no
+finite optimum (Albert and Anderson, Biometrika 1984, https://doi.org/10.1093/biomet/71.1.1), and
+would turn every answer into a certainty. So all scalings are fitted under a weak prior, as Gelman
+et al. propose for logistic regression (Annals of Applied Statistics 2008,
+https://doi.org/10.1214/08-AOAS191): log T, and what takes its place in the other scalings, is
+normal about what changes nothing, with a standard deviation of 1 + k, where k is the number of
+wrong answers, or of right ones if these are fewer. That width is ours. Ten answers that were all
+right with p = (.5, .3, .2) raise the .5 to .94, near the 11/12 of the rule of succession; with
+hundreds of errors the prior moves nothing that could be measured.
+
+What a fit promises: on the data that it was fitted on, the mean negative log-likelihood, without
+the prior, is not above that of the predictions as they were, but for rounding. Each fit is compared
+with that as it will be stored, and is not kept where it is not better.
 """
 
 import math
@@ -15,7 +29,7 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._scaling import minimise, tempered
+from reliability_balance._scaling import prior_weight, settle, tempered
 from reliability_balance.posterior import _as_probabilities, label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
@@ -42,8 +56,8 @@ class TemperatureScaling(nn.Module):
     .. math:: \hat p = softmax(\log p / T)
 
     The predicted class stays what it is. T minimises the negative log-likelihood of the held-out
-    labels, which is convex in 1/T; it is found by halving an interval, so it is exact, and never
-    worse than T = 1.
+    labels under the weak prior told above, about T = 1; it is found by halving an interval, so to
+    all digits. T = 1 stays where no other is better on the held-out labels.
 
     Shape:
         - log_probs: (..., C) floating, logits or log-probabilities; returns (..., C)
@@ -61,8 +75,8 @@ class TemperatureScaling(nn.Module):
         https://arxiv.org/abs/1706.04599.
 
     Example:
-        >>> log_probs = torch.tensor([[0.9, 0.1], [0.9, 0.1], [0.9, 0.1], [0.9, 0.1]]).log()
-        >>> calibration = TemperatureScaling().fit(log_probs, torch.tensor([0, 0, 0, 1]))
+        >>> log_probs = torch.tensor([[0.9, 0.1]] * 400).log()
+        >>> calibration = TemperatureScaling().fit(log_probs, torch.tensor([0, 0, 0, 1] * 100))
         >>> calibration(log_probs).exp()[0]
         tensor([0.7500, 0.2500])
     """
@@ -93,13 +107,18 @@ class TemperatureScaling(nn.Module):
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
         """
         scores, targets = held_out(log_probs, labels)
+        weight = prior_weight(scores, targets)
 
         def slope(inverse: float) -> float:
-            """Derivative of the negative log-likelihood by 1/T; it rises with 1/T."""
-            expected = ((scores * inverse).softmax(-1) - targets) * scores
-            return float(expected.sum(-1).mean())
+            """Derivative of negative log-likelihood and prior by log(1/T)."""
+            expected = ((scores * inverse).softmax(-1) - targets) * scores * inverse
+            return float(expected.sum(-1).mean()) + weight * math.log(inverse)
 
         self.temperature.fill_(1.0 / _rising_root(slope, FLATTEST, SHARPEST))
+        # Judged as it is stored.
+        found = tempered(scores, self.temperature.to(scores.device))
+        if not F.cross_entropy(found, targets) < F.cross_entropy(scores, targets):
+            self.temperature.fill_(1.0)
         return self
 
 
@@ -108,8 +127,10 @@ class VectorScaling(nn.Module):
 
     .. math:: \hat p = softmax(w \odot \log p + b)
 
-    Fitted by L-BFGS on the convex negative log-likelihood. It keeps w = 1, b = 0 where the fit
-    would be worse than that, and can change the predicted class.
+    Fitted by L-BFGS on the negative log-likelihood of the held-out labels, from where
+    :class:`TemperatureScaling` ends, w = 1/T and b = 0, under the weak prior told above, of w T
+    and b. It keeps that where nothing is better on the held-out labels, which leaves w = 1 where no
+    temperature is either. It can change the predicted class.
 
     Args:
         num_classes: C.
@@ -130,8 +151,8 @@ class VectorScaling(nn.Module):
     Reference: Guo et al., ICML 2017, section 4.2, https://arxiv.org/abs/1706.04599.
 
     Example:
-        >>> log_probs = torch.tensor([[0.5, 0.5]] * 4).log()
-        >>> calibration = VectorScaling(2).fit(log_probs, torch.tensor([0, 0, 0, 1]))
+        >>> log_probs = torch.tensor([[0.5, 0.5]] * 400).log()
+        >>> calibration = VectorScaling(2).fit(log_probs, torch.tensor([0, 0, 0, 1] * 100))
         >>> calibration(log_probs).exp()[0]
         tensor([0.7500, 0.2500])
     """
@@ -150,6 +171,7 @@ class VectorScaling(nn.Module):
         wide = RF.widen(log_probs)
         return (wide * self.weight.to(wide.dtype) + self.bias.to(wide.dtype)).log_softmax(-1)
 
+    @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
         """Find weight and bias.
 
@@ -166,17 +188,18 @@ class VectorScaling(nn.Module):
         """
         scores, targets = held_out(log_probs, labels)
         _checks.width("log_probs", log_probs, len(self.weight))
-        weight = torch.ones_like(self.weight, dtype=scores.dtype).requires_grad_()
-        bias = torch.zeros_like(self.bias, dtype=scores.dtype).requires_grad_()
+        temperature = TemperatureScaling().fit(scores, targets).temperature.to(scores)
 
-        def loss() -> Tensor:
-            return F.cross_entropy(scores * weight + bias, targets)
+        def parameters(free: Tensor) -> Tensor:
+            return torch.stack([(1.0 + free[0]) / temperature, free[1]])
 
-        before = float(loss().detach())
-        minimise(loss, [weight, bias])
-        if float(loss().detach()) < before:
-            self.weight.copy_(weight.detach())
-            self.bias.copy_(bias.detach())
+        def loss(found: Tensor) -> Tensor:
+            return F.cross_entropy(scores * found[0] + found[1], targets)
+
+        start, weight = scores.new_zeros(2, len(self.weight)), prior_weight(scores, targets)
+        found = settle(loss, parameters, start, weight, self.weight.dtype)
+        self.weight.copy_(found[0])
+        self.bias.copy_(found[1])
         return self
 
 
@@ -186,7 +209,8 @@ def fit_with_noise(
     r"""Fit a scaling to held-out labels that are as noisy as those of the training.
 
     By turns the true classes' :func:`posterior.label_posterior`, and the scaling fitted to it: this
-    is expectation maximisation of the noisy labels' likelihood under the noise matrix.
+    is expectation maximisation of the noisy labels' likelihood under the noise matrix, and of the
+    scaling's own prior.
 
     Args:
         calibration: a scaling of log-probabilities; it is fitted in place, and returned.
@@ -203,8 +227,8 @@ def fit_with_noise(
         ValueError: on wrong shapes or values, or probabilities instead of logarithms.
 
     Example:
-        >>> log_probs = torch.tensor([[0.9, 0.1]] * 10).log()
-        >>> labels = torch.tensor([0] * 6 + [1] * 4)  # of 7 to 3, a quarter flipped
+        >>> log_probs = torch.tensor([[0.9, 0.1]] * 1000).log()
+        >>> labels = torch.tensor([0] * 600 + [1] * 400)  # of 7 to 3, a quarter flipped
         >>> noise_matrix = torch.tensor([[0.75, 0.25], [0.25, 0.75]])
         >>> scaling = fit_with_noise(TemperatureScaling(), log_probs, labels, noise_matrix)
         >>> bool((scaling(log_probs).exp()[0, 0] - 0.7).abs() < 0.02)

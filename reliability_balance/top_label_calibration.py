@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._scaling import minimise
+from reliability_balance._scaling import prior_weight, settle
 from reliability_balance.calibration import held_out
 
 
@@ -24,9 +24,10 @@ class TopLabelScaling(nn.Module):
     needed where a fusion with a flat distribution keeps every probability from its end.
 
     The likelihood of the labels splits into that of "t is right" and a part without a, b and c.
-    So the fit, by L-BFGS on the held-out labels, is a logistic regression with three coefficients.
-    It keeps a = b = 1, c = 0 where it gains nothing. Where t was barely ahead and turns out to be
-    less sure than that, another class takes its place.
+    So the fit, by L-BFGS on the held-out labels, is a logistic regression with three coefficients,
+    under the weak prior of :mod:`calibration`, of log a, log b and c about 0. It keeps a = b = 1,
+    c = 0 where nothing is better on the held-out labels. Where t was barely ahead and turns out to
+    be less sure than that, another class takes its place.
 
     Shape:
         - log_probs: (..., C) floating, logits or log-probabilities; returns (..., C)
@@ -46,8 +47,8 @@ class TopLabelScaling(nn.Module):
         Top-label calibration, ICLR 2022, https://arxiv.org/abs/2107.08353.
 
     Example:
-        >>> log_probs = torch.tensor([[0.9, 0.05, 0.05]] * 4).log()
-        >>> calibration = TopLabelScaling().fit(log_probs, torch.tensor([0, 0, 0, 1]))
+        >>> log_probs = torch.tensor([[0.9, 0.05, 0.05]] * 400).log()
+        >>> calibration = TopLabelScaling().fit(log_probs, torch.tensor([0, 0, 0, 1] * 100))
         >>> calibration(log_probs).exp()[0]
         tensor([0.7500, 0.1250, 0.1250])
     """
@@ -84,19 +85,14 @@ class TopLabelScaling(nn.Module):
         scores, targets = held_out(log_probs, labels)
         _, top, log_top, log_rest = _split(scores)
         is_right = targets.gather(-1, top)
-        # Of the first two the logarithms, so that they stay positive.
-        free = torch.zeros(3).to(scores).requires_grad_()
 
         def loss(coefficients: Tensor) -> Tensor:
             score = _score(log_top, log_rest, coefficients)
             return F.binary_cross_entropy_with_logits(score, is_right)
 
-        minimise(lambda: loss(_coefficients(free)), [free])
-        # Judged as it will be stored.
-        found = _coefficients(free.detach()).to(self.coefficients)
-        plain = torch.tensor([1.0, 1.0, 0.0]).to(found)
-        is_better = loss(found.to(scores)) < loss(plain.to(scores))
-        self.coefficients.copy_(found if bool(is_better) else plain)
+        start, weight = scores.new_zeros(3), prior_weight(scores, targets)
+        found = settle(loss, _coefficients, start, weight, self.coefficients.dtype)
+        self.coefficients.copy_(found)
         return self
 
     def extra_repr(self) -> str:
@@ -117,4 +113,5 @@ def _score(log_top: Tensor, log_rest: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def _coefficients(free: Tensor) -> Tensor:
+    """All three from 0; of the first two the logarithms are free, so that they stay positive."""
     return torch.cat([free[:2].exp(), free[2:]])

@@ -6,10 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer
+from reliability_balance import ReliabilityBalancer, branch_calibration
 from reliability_balance import functional as RF
 from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.class_prior import with_class_prior
 from reliability_balance.output import join_outputs
 
 
@@ -94,12 +95,105 @@ def test_never_worse_than_one_temperature_nor_than_none(seed, count, scales):
         attentive_log_probs=(OUTPUT.attentive_log_probs[rows] * third).log_softmax(-1),
     )
     labels = LABELS[rows].where(torch.rand(count, generator=generator) > 0.2, 0)
-    fused = BranchTemperatures()(output)
+    output = output._replace(log_probs=BranchTemperatures()(output))
+    fused = output.log_probs
     single = TemperatureScaling().fit(fused, labels)
     calibrated = BranchTemperatures().fit(output, labels)(output)
     nll = float(F.nll_loss(calibrated, labels))
     assert nll <= float(F.nll_loss(single(fused), labels)) + 1e-5
     assert nll <= float(F.nll_loss(fused, labels)) + 1e-5
+
+
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 40), weight=st.sampled_from([0.1, 1.0]))
+def test_never_worse_than_the_answers_of_a_balancer(seed, count, weight):
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        output = ReliabilityBalancer(8, 3, num_anchors=2, correction_weight=weight).eval()(
+            5 * torch.randn(count, 8)
+        )
+    labels = output.corrected.argmax(-1).where(torch.rand(count) > 0.4, 0)
+    calibrated = BranchTemperatures(correction_weight=weight).fit(output, labels)(output)
+    before = float(F.nll_loss(output.log_probs, labels))
+    assert float(F.nll_loss(calibrated, labels)) <= before + 1e-5
+
+
+@pytest.mark.parametrize("weight", [0.1, 0.5, 0.9])
+def test_outputs_of_another_correction_weight_are_refused(weight):
+    output, labels = held_out(100, correction_weight=weight)
+    BranchTemperatures(correction_weight=weight).fit(output, labels)
+    calibration = BranchTemperatures()
+    with pytest.raises(
+        ValueError,
+        match=r"`log_probs` that its branches give with correction_weight=1\.0; got prob.* apart",
+    ):
+        calibration.fit(output, labels)
+    assert calibration.temperatures.tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_outputs_for_other_class_frequencies_are_refused(dtype):
+    uneven = stored_as(dtype, with_class_prior(OUTPUT, torch.tensor([4, 3, 2, 1])))
+    with pytest.raises(ValueError, match="calibrate before `with_class_prior`"):
+        BranchTemperatures().fit(uneven, LABELS)
+
+
+def stored_as(dtype, output):
+    return output._replace(
+        **{
+            name: getattr(output, name).to(dtype)
+            for name in ("logits", "log_probs", "anchor_log_probs", "attentive_log_probs")
+        }
+    )
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_outputs_stored_in_half_precision_are_taken(dtype, scale):
+    louder = OUTPUT._replace(logits=OUTPUT.logits * scale)
+    louder = louder._replace(log_probs=BranchTemperatures()(louder))
+    half = BranchTemperatures().fit(stored_as(dtype, louder), LABELS)(louder)
+    full = BranchTemperatures().fit(louder, LABELS)(louder)
+    assert float((half.exp() - full.exp()).abs().mean()) < 0.01
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_outputs_of_a_balancer_in_half_precision_are_taken(dtype):
+    balancer = ReliabilityBalancer(8, 3, num_anchors=2).eval().to(dtype)
+    output = balancer(10 * torch.randn(50, 8, dtype=dtype))
+    calibrated = BranchTemperatures().fit(output, torch.arange(50) % 3)(output)
+    assert bool(torch.isfinite(calibrated).all())
+
+
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_answers_that_were_all_right_make_no_certainty(count):
+    """By the rule of succession an answer that was right N times is wrong once in N + 2."""
+
+    def agreeing(log_probs):
+        return OUTPUT._replace(
+            logits=log_probs,
+            anchor_log_probs=log_probs,
+            attentive_log_probs=log_probs,
+            log_probs=log_probs,
+        )
+
+    log_probs = torch.tensor([[0.5, 0.3, 0.2], [0.40, 0.39, 0.21]]).log()
+    classes = torch.arange(count) % 3
+    held = torch.stack([log_probs[0].roll(int(shift)) for shift in classes])
+    calibration = BranchTemperatures().fit(agreeing(held), classes)
+    calibrated = calibration(agreeing(log_probs)).exp()
+    expected = 1 / (count + 2)
+    assert 0.05 * expected < float(1 - calibrated[0, 0]) < 5 * expected
+    assert float(1 - calibrated[1, 0]) > 0.05 * expected
+
+
+def test_a_set_with_errors_is_fitted_as_without_the_prior(monkeypatch):
+    fitted = BranchTemperatures().fit(OUTPUT, LABELS)(OUTPUT)
+    monkeypatch.setattr(branch_calibration, "prior_weight", lambda scores, targets: 0.0)
+    free = BranchTemperatures().fit(OUTPUT, LABELS)(OUTPUT)
+    assert float(F.nll_loss(fitted, LABELS)) == pytest.approx(
+        float(F.nll_loss(free, LABELS)), abs=1e-5
+    )
+    assert float((fitted.exp() - free.exp()).abs().mean()) < 1e-3
 
 
 def test_an_overconfident_branch_is_put_right():
@@ -145,6 +239,10 @@ def test_errors():
         BranchTemperatures().fit(OUTPUT._replace(logits=OUTPUT.primary), LABELS)
     with pytest.raises(ValueError, match="`correction_weight` must be at least 0; got -1"):
         BranchTemperatures(correction_weight=-1)
+    with pytest.raises(ValueError, match=r"`log_probs` of the shape .* \(400, 4\); got \(1, 4\)"):
+        BranchTemperatures().fit(OUTPUT._replace(log_probs=OUTPUT.log_probs[:1]), LABELS)
+    with pytest.raises(ValueError, match="got probabilities nan apart"):
+        BranchTemperatures().fit(OUTPUT._replace(log_probs=OUTPUT.log_probs * torch.nan), LABELS)
     with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 4\)"):
         BranchTemperatures().fit(OUTPUT, LABELS + 1)
     with pytest.raises(ValueError, match="`outputs` must hold at least 1 output; got 0"):

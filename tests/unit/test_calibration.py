@@ -1,4 +1,4 @@
-"""Scalings of log-probabilities: exact, never worse, and deaf to probabilities."""
+"""Scalings of log-probabilities: exact, never worse, never certain, and deaf to probabilities."""
 
 import pytest
 import torch
@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from reliability_balance import calibration, top_label_calibration
 from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
 from reliability_balance.top_label_calibration import TopLabelScaling
 
@@ -53,6 +54,83 @@ def test_never_worse_on_the_data_it_was_fitted_on(make, seed, scale, count):
     before = float(F.cross_entropy(logits, labels))
     after = float(F.nll_loss(make().fit(logits, labels)(logits), labels))
     assert after <= before + 1e-6 * max(1.0, before)
+
+
+@given(seed=st.integers(0, 2**31), count=st.integers(1, 30))
+def test_vector_scaling_is_never_worse_than_one_temperature(seed, count):
+    logits, labels = sampled(count, 3.0, seed)
+    single = F.nll_loss(TemperatureScaling().fit(logits, labels)(logits), labels)
+    each = F.nll_loss(VectorScaling(4).fit(logits, labels)(logits), labels)
+    assert float(each) <= float(single) + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("make", "probs"),
+    [
+        (TemperatureScaling, [0.5, 0.5]),
+        (lambda: VectorScaling(2), [0.5, 0.5]),
+        (TopLabelScaling, [0.5, 0.5]),
+        (TopLabelScaling, [0.6, 0.4]),
+    ],
+)
+def test_a_fit_that_gains_nothing_forgets_an_earlier_one(make, probs):
+    log_probs = torch.tensor([probs] * 20).log()
+    fitted = make().fit(log_probs, torch.tensor([0, 0, 0, 1] * 5))
+    labels = (torch.arange(20) >= 20 * probs[0]).long()  # just as often right as was said
+    again = fitted.fit(log_probs, labels)(log_probs).exp()
+    assert again[0].tolist() == pytest.approx(probs, rel=1e-4)
+
+
+@pytest.mark.parametrize("make", [TemperatureScaling, lambda: VectorScaling(3), TopLabelScaling])
+@pytest.mark.parametrize("count", [1, 10, 1000])
+def test_answers_that_were_all_right_make_no_certainty(make, count):
+    """By the rule of succession an answer that was right N times is wrong once in N + 2."""
+    log_probs = torch.tensor([[0.5, 0.3, 0.2], [0.40, 0.39, 0.21]]).log()
+    classes = torch.arange(count) % 3
+    held_out = torch.stack([log_probs[0].roll(int(shift)) for shift in classes])
+    calibrated = make().fit(held_out, classes)(log_probs).exp()
+    expected = 1 / (count + 2)
+    assert 0.05 * expected < float(1 - calibrated[0, 0]) < 5 * expected
+    assert float(1 - calibrated[1, 0]) > 0.05 * expected
+
+
+@pytest.mark.parametrize(("count", "errors"), [(1, 0), (10, 0), (10, 1), (500, 3), (4, 3), (4, 4)])
+def test_the_temperature_is_where_likelihood_and_prior_balance(count, errors):
+    log_probs = torch.tensor([[0.5, 0.3, 0.2]] * count, dtype=torch.float64).log()
+    labels = (torch.arange(count) < errors).long()
+    temperature = TemperatureScaling().fit(log_probs, labels).temperature
+    log_inverse = temperature.double().reciprocal().log().requires_grad_()
+    width = 1 + min(errors, count - errors)
+    loss = F.cross_entropy(log_probs * log_inverse.exp(), labels, reduction="sum")
+    (loss + (log_inverse / width).square() / 2).backward()
+    assert float(log_inverse.grad) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("make", [TemperatureScaling, lambda: VectorScaling(3), TopLabelScaling])
+def test_one_error_by_a_hair_makes_no_certainty(make):
+    log_probs = torch.tensor([[0.5, 0.3, 0.2]] * 9 + [[0.3999, 0.4, 0.2001]]).log()
+    calibrated = make().fit(log_probs, torch.zeros(10).long())(log_probs).exp()
+    assert float(calibrated.amax()) < 0.9999
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_errors_that_the_scores_tell_apart_do_not_ruin_new_answers(make):
+    """A few samples, which weights and biases for each class can separate."""
+    logits, labels = sampled(8, seed=1)
+    others, truth = sampled(2000, seed=2)
+    assert int((logits.argmax(-1) != labels).sum()) == 2
+    assert float(F.nll_loss(make().fit(logits, labels)(others), truth)) < 2.5
+
+
+@pytest.mark.parametrize("make", SCALINGS)
+def test_a_set_of_thousands_is_fitted_as_without_the_prior(make, monkeypatch):
+    logits, labels = sampled(2000, 2.5)
+    fitted = make().fit(logits, labels)(logits).exp()
+    for module in (calibration, top_label_calibration):
+        monkeypatch.setattr(module, "prior_weight", lambda scores, targets: 0.0)
+    moved = (fitted - make().fit(logits, labels)(logits).exp()).abs()
+    assert float(moved.mean()) < 1e-5
+    assert float(moved.amax()) < 1e-3
 
 
 @pytest.mark.parametrize("make", SCALINGS)

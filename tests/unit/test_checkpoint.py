@@ -46,7 +46,7 @@ def small(**options):
 def fitted_companions():
     """One of each kind, none with the values it started from."""
     log_probs, labels = torch.randn(60, 3).log_softmax(-1), torch.arange(60) % 3
-    output = ReliabilityBalancer(8, 3).eval()(torch.randn(60, 8))
+    output = ReliabilityBalancer(8, 3, correction_weight=0.5).eval()(torch.randn(60, 8))
     targets = RefurbishedTargets(60, 3, momentum=0.7, warmup=1, dtype=torch.float16)
     for _ in range(3):
         targets(torch.arange(60), labels, log_probs.exp())
