@@ -365,8 +365,7 @@ def anchor_loss(
     Args:
         anchors: K anchors of each class.
         margin: None is the paper, without a lower bound. Otherwise a distance > 0: the loss
-            is max(0, margin^2 - mean squared distance of two anchors), and rests once they are that
-            far apart in the mean. On the unit sphere that mean is at most 2M / (M - 1).
+            is max(0, margin^2 - mean squared distance of two anchors), and rests once that is met.
         same_class: whether pairs of one class count too; True is the paper.
         reduction: "sum" is the printed equation, "mean" divides it by the number of its pairs.
 
@@ -375,8 +374,7 @@ def anchor_loss(
 
     Raises:
         TypeError: if `anchors` is not a floating tensor.
-        ValueError: on a wrong shape, margin <= 0, a margin with reduction="sum", or an unknown
-            reduction.
+        ValueError: on a wrong shape, margin <= 0 or with reduction="sum", or an unknown reduction.
 
     Differs from paper: none with reduction="sum"; the paper normalises without saying how.
 
@@ -391,18 +389,15 @@ def anchor_loss(
         if reduction != "mean":
             raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
     num_classes, num_anchors, _ = anchors.shape
-    count = num_classes * num_anchors
-    pairs = count**2
+    pairs = (num_classes * num_anchors) ** 2
     total, within_classes = _sums_of_squared_distances(widen(anchors))
     if not same_class:
-        pairs -= count * num_anchors
+        pairs -= num_classes * num_anchors**2
         total = total - within_classes
-    if reduction == "sum":
-        return -total
     if margin is None:
-        return -total / pairs
+        return -total if reduction == "sum" else -total / pairs
     # An anchor's distance to itself is no distance that a margin could ask for.
-    others = pairs - count if same_class else pairs
+    others = pairs - num_classes * num_anchors if same_class else pairs
     return (margin**2 - total / others).clamp_min(0.0)
 
 
