@@ -71,6 +71,8 @@ class TorchvisionBackbone(nn.Module):
         self.model = model
         if tokens:
             self.model = _without_pooling(model)
+            if isinstance(model, models.DenseNet):  # it rectifies in its own forward
+                self.model.append(nn.ReLU())
             self.embedding_dim = _map_width(self.model, name)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from result_files import save_json, save_text  # noqa: E402
 from run_data import load_faces  # noqa: E402
 from run_report import report_on  # noqa: E402
 from training.fitting import fit  # noqa: E402
-from training.run_folder import RunFolder, begin_run, recipe_of  # noqa: E402
+from training.run_folder import RunFolder, recipe_of  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,7 @@ def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
         ValueError: if the folder holds a run of another recipe.
     """
     folder = RunFolder(root)
-    if not folder.recipe.exists():
-        begin_run(recipe, folder)
-    elif recipe_of(folder) != recipe:
+    if folder.recipe.exists() and recipe_of(folder) != recipe:
         raise ValueError(f"{root} holds a run of another recipe: give another --runs")
     metrics = root / "metrics.json"
     if not metrics.exists():

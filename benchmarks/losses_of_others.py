@@ -47,7 +47,6 @@ def center_distance(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tenso
 
 
 def mix_by_uncertainty(embedding: Tensor, log_scale: Tensor, partner: Tensor) -> Tensor:
-    """RUL's fusion (Zhang et al., 2021): a pair, each weighted by the other's uncertainty."""
-    uncertainty = torch.sigmoid(log_scale)
-    total = uncertainty + uncertainty[partner]
-    return (uncertainty[partner] * embedding + uncertainty * embedding[partner]) / total
+    """RUL's fusion (Zhang et al., 2021): a pair, each weighted by its share of the uncertainty."""
+    own = torch.sigmoid(log_scale - log_scale[partner])  # e^a / (e^a + e^b)
+    return own * embedding + (1 - own) * embedding[partner]

@@ -45,8 +45,8 @@ def pair(rate: float) -> Corruption:
 def instance(rate: float) -> Corruption:
     """Give the share of samples that look most alike to another class that other class.
 
-    How alike is told by a linear classifier on other labels of the same data, with noise of one
-    logit, so that which samples are wrong depends on the image.
+    How alike is told by a linear classifier of these samples by their true labels, with noise of
+    one logit, so that which samples are wrong depends on the image.
     """
 
     def corrupt(task: Task, seed: int) -> Task:

@@ -1,5 +1,6 @@
 """Compare the primary and the corrected predictions on a test set: figures, table, picture."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,7 +25,11 @@ PRIMARY_COLOR, CORRECTED_COLOR = "#b0b7c3", "#1f6f8b"
 
 @dataclass(frozen=True)
 class Scores:
-    """Accuracies, macro F1 and expected calibration error in percent; NLL in nats."""
+    """Accuracies, macro F1 and expected calibration error in percent; NLL in nats.
+
+    Means over classes are over those that the labels have: what a class is predicted for that is
+    not there is an error of the others.
+    """
 
     accuracy: float
     mean_class_accuracy: float
@@ -35,11 +40,15 @@ class Scores:
 
 def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
     """Score (N, C) predictions against (N,) labels."""
-    num_classes = probs.shape[-1]
+    num_classes, present = probs.shape[-1], labels.unique()
+
+    def mean_of(metric: Callable[..., Tensor]) -> float:
+        return 100 * float(metric(probs, labels, num_classes, average="none")[present].mean())
+
     return Scores(
         accuracy=100 * float(multiclass_accuracy(probs, labels, num_classes, average="micro")),
-        mean_class_accuracy=100 * float(multiclass_accuracy(probs, labels, num_classes)),
-        macro_f1=100 * float(multiclass_f1_score(probs, labels, num_classes)),
+        mean_class_accuracy=mean_of(multiclass_accuracy),
+        macro_f1=mean_of(multiclass_f1_score),
         nll=float(torch.nn.functional.nll_loss(log_probs, labels)),
         ece=100 * float(multiclass_calibration_error(probs, labels, num_classes, NUM_BINS)),
     )

@@ -7,6 +7,7 @@ from reliability_balance.backbones.poster_v2.layers import named
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet, conv_norm
 
 NUM_LANDMARK_COORDINATES = 136  # 68 points
+PUBLISHED_MAP = 7  # pixels a side of the smallest map, of whatever size the images are here
 # How the names begin that the encoder does without, so that a file may lack them.
 PUBLISHED_REST = (
     "VIT.head.",
@@ -34,7 +35,6 @@ def add_published_rest(encoder: PosterV2, num_classes: int) -> None:
     """
     config, vit = encoder.config, encoder.VIT
     width, wide = config.token_width, config.widths[-1]
-    smallest = config.map_sizes[-1]
 
     vit.add_module("head", _frozen(named(linear=nn.Linear(width, num_classes))))
     vit.add_module("patch_embed", _frozen(named(proj=nn.Conv2d(wide, width, 1))))
@@ -54,7 +54,7 @@ def add_published_rest(encoder: PosterV2, num_classes: int) -> None:
                 nn.BatchNorm2d(face_features),
                 nn.Identity(),
                 nn.Identity(),
-                nn.Linear(face_features * smallest**2, face_features),
+                nn.Linear(face_features * PUBLISHED_MAP**2, face_features),
                 nn.BatchNorm1d(face_features),
             )
         ),
@@ -66,7 +66,7 @@ def add_published_rest(encoder: PosterV2, num_classes: int) -> None:
             "output_layer",
             _frozen(
                 named(
-                    conv_6_dw=conv_norm(channels, channels, smallest, 1, groups=channels),
+                    conv_6_dw=conv_norm(channels, channels, PUBLISHED_MAP, 1, groups=channels),
                     linear=nn.Linear(channels, NUM_LANDMARK_COORDINATES, bias=False),
                     bn=nn.BatchNorm1d(NUM_LANDMARK_COORDINATES),
                 )

@@ -62,7 +62,7 @@ def train(
     from run_data import load_faces
     from run_report import report_on
     from training.fitting import fit
-    from training.run_folder import RunFolder, begin_run, expect_no_run, recipe_of
+    from training.run_folder import RunFolder, expect_no_run, recipe_of
     from training.run_keeping import TrainingInterrupted
 
     folder = RunFolder(out)
@@ -75,8 +75,6 @@ def train(
         if leads:
             expect_no_run(folder)
     faces = load_faces(chosen.data)
-    if leads and not resume:  # data that cannot be read has begun no run
-        begin_run(chosen, folder)
     try:
         fit(chosen, faces, folder, accelerator=accelerator)
     except TrainingInterrupted:

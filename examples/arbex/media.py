@@ -76,7 +76,9 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
                 if seconds + 1e-6 < due:
                     continue
                 due = seconds + every_seconds
-                pixels: np.ndarray = frame.to_ndarray(format="rgb24")
+                # Phones write sideways, and tell by how many degrees to turn it.
+                turns = round(getattr(frame, "rotation", 0) / 90)
+                pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
                 yield Frame(
                     f"{name} @ {seconds:.2f} s",
                     torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),

@@ -8,7 +8,7 @@ import hashlib
 import json
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,25 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
     header, weights = _read(file)
     recipe = parse_recipe(header["recipe"], where=str(file))
     class_names = tuple(header["class_names"])
+    blank = _without_files(recipe)
     try:
         # First without memory, which the sizes of a forged configuration could fill.
         with torch.device("meta"):
-            expected = build_model(recipe, len(class_names)).state_dict()
+            expected = build_model(blank, len(class_names)).state_dict()
     except Exception as error:  # torch raises anything on sizes that make no sense
         reason = str(error).strip().split("\n")[0][:200]
         raise ValueError(f"{file}: its configuration must be a model's; got: {reason}") from error
     _check_fit(file, weights, expected)
-    model = build_model(recipe, len(class_names))
+    model = build_model(blank, len(class_names))
     model.load_state_dict(weights)
     model = model.to(device or torch.device("cpu")).eval()
     return ModelBundle(model, recipe, class_names, header["versions"])
+
+
+def _without_files(recipe: Recipe) -> Recipe:
+    """The recipe without the weights that training began from, which may be gone by now."""
+    options = {name: value for name, value in recipe.encoder.options.items() if name != "weights"}
+    return replace(recipe, encoder=replace(recipe.encoder, options=options))
 
 
 def versions() -> dict[str, str]:

@@ -86,8 +86,11 @@ def _draw(
     draw_faces(figures["faces"], output, faces)
     draw_reliability_and_risk(figures["reliability"], output, labels)
     draw_confusion(figures["confusion"], evaluation.confusion, names)
-    draw_embedding(figures["embedding"], output, labels, names, evaluation.clustering)
-    if output.anchors is None:
+    if len(labels) < 2:  # a point alone makes no plane
+        del figures["embedding"]
+    else:
+        draw_embedding(figures["embedding"], output, labels, names, evaluation.clustering)
+    if output.anchors is None or len(labels) < 2:
         del figures["anchors"]
     else:
         draw_anchors(figures["anchors"], output, labels, names)
@@ -145,9 +148,9 @@ def _page(
             ],
         ),
         picture(figures["confusion"], CAPTIONS["confusion"]),
-        heading("Embedding"),
-        picture(figures["embedding"], CAPTIONS["embedding"]),
     ]
+    if "embedding" in figures:
+        sections += [heading("Embedding"), picture(figures["embedding"], CAPTIONS["embedding"])]
     if evaluation.clustering is not None:
         sections.append(paragraph(f"{describe_clustering(evaluation.clustering)}."))
     if "anchors" in figures:

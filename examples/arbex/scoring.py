@@ -58,9 +58,8 @@ def score_faces(
 ) -> FaceScores:
     """Score (N, C) predictions against (N,) labels, and against (N, C) distributions if known."""
     known = asdict(score(probs, log_probs, labels))
-    _, num_classes = probs.shape
     precision, _, _, _ = precision_recall_fscore_support(
-        labels, probs.argmax(-1), labels=range(num_classes), average="macro", zero_division=0
+        labels, probs.argmax(-1), labels=labels.unique(), average="macro", zero_division=0
     )
     return FaceScores(
         **known,

@@ -47,6 +47,15 @@ def test_two_processes_follow_one(tmp_path):
     torch.testing.assert_close(torch.tensor(two), torch.tensor(one), atol=1e-5, rtol=0)
 
 
+def test_two_processes_end_with_one_state(tmp_path):
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    run(*torchrun, str(TESTS / "buffers_of_each_rank.py"), str(tmp_path))
+    one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert any(name.endswith("running_mean") for name in one)
+    assert any(name.startswith("targets.") for name in one)
+    assert [name for name in one if not torch.equal(one[name], two[name])] == []
+
+
 def test_ctrl_c_leaves_a_checkpoint(tmp_path):
     program = (
         "import sys; from pathlib import Path; from tiny_training import tiny_recipe, train_tiny;"

@@ -80,6 +80,13 @@ def test_data_that_cannot_be_read_begin_no_run(run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_cannot_be_trained_has_begun_no_run(run, trained, tmp_path):
+    recipe, batch = trained / "recipe.yaml", "optimization.batch_size=9999"
+    with pytest.raises(ValueError, match="batch_size"):
+        run("train", "--recipe", recipe, "--set", batch, "--out", tmp_path)
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
 def test_evaluate_repeats_the_run_and_takes_overrides(run, trained, tmp_path):
     run("evaluate", "--model", trained, "--out", tmp_path / "same")
     first, second = (

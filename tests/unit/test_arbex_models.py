@@ -4,6 +4,7 @@ import builtins
 import csv
 import json
 import re
+import struct
 
 import av
 import numpy as np
@@ -48,6 +49,20 @@ def test_a_bundle_survives_being_written_and_read(bundle_file):
     assert first.class_names == NAMES
     assert first.recipe == tiny_recipe()
     assert torch.__version__.startswith(first.versions["torch"])
+
+
+def test_a_bundle_does_without_the_weights_that_training_began_from(tmp_path):
+    weights = tmp_path / "weights.pt"
+    options = {"name": "test_vit", "weights": str(weights)}
+    torch.save(build_encoder("timm", {"name": "test_vit"}).model.state_dict(), weights)
+    recipe = tiny_recipe(encoder={"name": "timm", "options": options})
+    model = build_model(recipe, 3)
+    save_bundle(tmp_path / "model.safetensors", model, recipe, NAMES)
+    weights.unlink()
+    found = load_bundle(tmp_path)
+    assert found.recipe == recipe
+    for name, value in found.model.state_dict().items():
+        assert torch.equal(value, model.state_dict()[name])
 
 
 def test_what_is_no_bundle_is_refused(tmp_path, bundle_file):
@@ -175,6 +190,26 @@ def test_every_frame_of_a_video_can_be_read(media_folder):
     assert len(list(read_media(media_folder / "c.mp4", every_seconds=0))) == 25
 
 
+def test_a_video_is_turned_as_it_asks_for(media_folder):
+    """By a quarter to the right: what was above is on the right."""
+    path = media_folder / "turned.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 32, "yuv420p"
+        pixels = np.zeros((32, 64, 3), np.uint8)
+        pixels[:16] = 255
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    content = bytearray(path.read_bytes())
+    place = content.index(b"tkhd") + 44  # of the matrix in a track's header
+    content[place : place + 36] = struct.pack(">9i", 0, 1 << 16, 0, -1 << 16, 0, 0, 0, 0, 1 << 30)
+    path.write_bytes(content)
+    (frame,) = read_media(path)
+    assert frame.picture.shape == (3, 64, 32)
+    left, right = frame.picture.float().mean((0, 1)).split(16)
+    assert float(left.mean()) < 30 < 225 < float(right.mean())
+
+
 def test_sources_that_do_not_exist_or_hold_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="an image, a video or a folder"):
         list(read_media(tmp_path / "missing.png"))
@@ -224,3 +259,9 @@ def test_a_report_needs_no_other_file(tmp_path, balancing):
     for figure in (tmp_path / "figures").iterdir():
         with Image.open(figure) as picture:
             assert np.asarray(picture.convert("L")).std() > 5  # something is drawn
+
+
+def test_one_face_makes_a_report(tmp_path, bundle):
+    report_on(bundle, synthetic_table().select(torch.tensor([4])), tmp_path)
+    drawn = {figure.stem for figure in (tmp_path / "figures").iterdir()}
+    assert drawn == {"faces", "reliability", "confusion"}

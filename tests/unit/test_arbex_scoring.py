@@ -77,6 +77,19 @@ def test_perfect_and_worst_predictions():
     assert (worst.accuracy, worst.brier, worst.aurc, worst.kl) == (0, 2, 100, None)
 
 
+def test_a_class_that_the_labels_lack_is_no_class_to_fail_at():
+    """Of four that the model knows; one sample is taken for it."""
+    labels = torch.arange(30) % 3
+    probs = torch.nn.functional.one_hot(labels, 4).float()
+    right = score_faces(probs, probs.clamp_min(1e-9).log(), labels, None)
+    assert right.macro_precision == right.macro_f1 == right.mean_class_accuracy == 100
+    probs[0] = torch.tensor([0.0, 0.0, 0.0, 1.0])
+    scores = score_faces(probs, probs.clamp_min(1e-9).log(), labels, None)
+    assert scores.mean_class_accuracy == pytest.approx(100 * (0.9 + 1 + 1) / 3)
+    assert scores.macro_precision == 100
+    assert scores.macro_f1 == pytest.approx(100 * (2 * 0.9 / 1.9 + 1 + 1) / 3)
+
+
 def test_clustering_knows_apart_from_mixed():
     labels = torch.arange(30) % 3
     apart = torch.eye(3)[labels] + 0.01 * torch.randn(30, 3)

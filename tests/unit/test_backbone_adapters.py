@@ -64,10 +64,11 @@ class TestTorchvision:
             torch.testing.assert_close(model.classifier[3](embedding), model(images))
         assert embedding.shape == (2, backbone.embedding_dim)
 
-    def test_tokens_average_to_the_embedding(self) -> None:
+    @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
+    def test_tokens_average_to_the_embedding(self, name: str) -> None:
         torch.manual_seed(0)
-        backbone = TorchvisionBackbone("resnet18").eval()
-        other = TorchvisionBackbone("resnet18", tokens=True)
+        backbone = TorchvisionBackbone(name).eval()
+        other = TorchvisionBackbone(name, tokens=True)
         assert other.training
         own = backbone.model.state_dict()
         other.model.load_state_dict(own)

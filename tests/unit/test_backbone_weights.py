@@ -16,8 +16,10 @@ from reliability_balance.backbones.poster_v2 import (
     load_mobilefacenet,
     load_poster_v2,
     poster_v2_base,
+    poster_v2_tiny,
 )
 from reliability_balance.backbones.poster_v2.ir import IRBranch
+from reliability_balance.backbones.poster_v2.published import add_published_rest
 from reliability_balance.backbones.weights import load_weights, read_weights
 
 
@@ -201,6 +203,15 @@ class TestPosterV2:
         report = load_ir50(branch, tmp_path / "ir50.pth")
         assert set(report.unused) == {rest, "output_layer.3.weight"}
         assert_same(branch.state_dict(), source.state_dict())
+
+    def test_published_shapes_do_not_depend_on_the_size_of_the_images(self) -> None:
+        shapes = []
+        for image_size in (112, 128):
+            encoder = poster_v2_tiny(image_size=image_size)
+            add_published_rest(encoder, 7)
+            state = encoder.ir_back.state_dict()
+            shapes.append({name: tensor.shape for name, tensor in state.items()})
+        assert shapes[0] == shapes[1]
 
     def test_mobilefacenet(self, tmp_path: Path) -> None:
         source = MobileFaceNet(width=8)

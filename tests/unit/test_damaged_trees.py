@@ -233,7 +233,7 @@ DAMAGE = {
     ),
     "fer+: box not quoted": (
         "fer-plus",
-        in_file("FER2013Train/label.csv", '"(0, 0, 48, 48)",6', "(0, 0, 48, 48),6"),
+        in_file("FER2013Train/label.csv", '"(0, 0, 48, 48)",5', "(0, 0, 48, 48),5"),
         ReadingError,
         "label.csv:2: expected a name, a quoted box and 10 votes; got",
     ),

@@ -6,6 +6,8 @@ import torch
 from faces.face_dataset import FaceDataset, FaceSample
 from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 from faces.image_sources import ImageArray
+from image_files import CorruptImageError, decode
+from PIL import Image
 from torch.utils.data import DataLoader
 
 
@@ -52,6 +54,23 @@ def test_soft_labels_of_the_table_are_given():
     sample = FaceDataset(make_table(distributions=soft), lambda image: image.float())[4]
     assert sample.distribution.tolist() == [0.25, 0.75]
     assert sample.label == 0
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_images_of_sixteen_bits_are_scaled_and_not_clipped(tmp_path, suffix):
+    ramp = np.arange(256, dtype=np.uint16).repeat(4).reshape(32, 32) * 257
+    Image.fromarray(ramp).save(tmp_path / f"ramp.{suffix}")
+    picture = decode(tmp_path / f"ramp.{suffix}")
+    assert picture.shape == (3, 32, 32)
+    assert torch.equal(
+        picture[1].flatten(), torch.arange(256, dtype=torch.uint8).repeat_interleave(4)
+    )
+
+
+def test_images_of_floats_are_refused(tmp_path):
+    Image.fromarray(np.full((4, 4), 0.5, np.float32)).save(tmp_path / "f.tiff")
+    with pytest.raises(CorruptImageError, match=r"f\.tiff must be an image.*floating pixels"):
+        decode(tmp_path / "f.tiff")
 
 
 def test_gray_arrays_become_rgb():

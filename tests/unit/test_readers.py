@@ -253,3 +253,12 @@ def test_csv_keeps_the_splits_it_gives(tmp_path):
     text = "label,image,split\na,0.png,train\nb,1.png,validation\na,2.png,test\nb,3.png,train\n"
     table = read_faces("csv", face_trees.write_text(tmp_path / "faces.csv", text))
     assert table.splits.tolist() == [TRAIN, VALIDATION, TEST, TRAIN]
+
+
+def test_csv_may_come_from_windows_and_call_validation_val(tmp_path):
+    for number in range(2):
+        face_trees.write_image(tmp_path / f"faces/{number}.png")
+    text = "image,label,split\r\nfaces\\0.png,a,Train\r\nfaces\\1.png,b,val\r\n"
+    table = read_faces("csv", face_trees.write_text(tmp_path / "faces.csv", text))
+    assert list(table.names) == ["faces/0.png", "faces/1.png"]
+    assert table.splits.tolist() == [TRAIN, VALIDATION]

@@ -168,6 +168,11 @@ def test_the_contact_sheet_is_a_picture(tmp_path):
         ({"light": 2}, ValueError, r"`light` must lie in \[0, 1\]; got 2"),
         ({"noise_kind": "odd"}, ValueError, "`noise_kind` must be one of 'symmetric', 'pair'"),
         ({"test_share": 0.9}, ValueError, "must be less than 1; got 0.1 [+] 0.9"),
+        (
+            {"num_identities": 3, "validation_share": 0.3, "test_share": 0.6},
+            ValueError,
+            "`num_identities` must leave somebody to train on beside 1 [+] 2 people; got 3",
+        ),
     ],
 )
 def test_wrong_settings_are_named(change, error, message):

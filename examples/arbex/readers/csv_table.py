@@ -4,6 +4,7 @@ from pathlib import Path
 
 from faces.face_table import SPLIT_NAMES, FaceTable
 
+from readers.class_folders import SPLIT_FOLDERS
 from readers.files import read_csv_rows
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, keep_official, split_by_group
 
@@ -39,6 +40,7 @@ def read_csv(root: Path, options: SplitOptions) -> FaceTable:
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
         if not row["image"] or not row["label"]:
             raise ReadingError(where, "an image and a label", cells)
+        row["image"] = row["image"].replace("\\", "/")  # as Windows has it
         image = path.parent / row["image"]
         try:
             is_there = image.is_file()
@@ -48,10 +50,10 @@ def read_csv(root: Path, options: SplitOptions) -> FaceTable:
             rows.report("missing image", where, f"expected {image}")
             continue
         split = row.get("split", SPLIT_NAMES[0]).lower()
-        if split not in SPLIT_NAMES:
+        if split not in SPLIT_FOLDERS:
             raise ReadingError(where, f"a split of {', '.join(SPLIT_NAMES)}", repr(split))
         texts.append(row["label"])
-        rows.add(row["image"], 0, row.get("group") or row["image"], SPLIT_NAMES.index(split))
+        rows.add(row["image"], 0, row.get("group") or row["image"], SPLIT_FOLDERS[split])
     found = set(texts)
     by_value = all(text.isdecimal() and len(text) < 20 for text in found)
     class_names = tuple(sorted(found, key=lambda text: (int(text) if by_value else 0, text)))

@@ -87,6 +87,21 @@ class RenderedFacesSettings:
                 "`validation_share` + `test_share` must be less than 1; "
                 f"got {self.validation_share} + {self.test_share}"
             )
+        if self.num_validation + self.num_test >= self.num_identities:
+            raise ValueError(
+                "`num_identities` must leave somebody to train on beside "
+                f"{self.num_validation} + {self.num_test} people; got {self.num_identities}"
+            )
+
+    @property
+    def num_validation(self) -> int:
+        """People in the validation split, one at least."""
+        return max(1, round(self.validation_share * self.num_identities))
+
+    @property
+    def num_test(self) -> int:
+        """People in the test split, one at least."""
+        return max(1, round(self.test_share * self.num_identities))
 
 
 PRESETS: dict[Difficulty, RenderedFacesSettings] = {
@@ -172,8 +187,7 @@ def _draw(settings: RenderedFacesSettings) -> tuple[Tensor, Tensor, Blends, Face
     identity = popularity.multinomial(settings.num_faces, replacement=True, generator=generator)
     split_of = torch.full((people,), TRAIN, dtype=torch.uint8)
     order = torch.randperm(people, generator=generator)
-    num_test = max(1, round(settings.test_share * people))
-    num_validation = max(1, round(settings.validation_share * people))
+    num_test, num_validation = settings.num_test, settings.num_validation
     split_of[order[:num_test]] = TEST
     split_of[order[num_test : num_test + num_validation]] = VALIDATION
     blends = draw_blends(settings.num_faces, settings.imbalance, settings.ambiguity, generator)

@@ -8,6 +8,7 @@ import torch
 from configuration import Optimization
 from face_model import FaceModel
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric
 
 from reliability_balance import ReliabilityLoss
@@ -60,6 +61,10 @@ class BalancedTraining(lightning.LightningModule):
         self.soft_labels = soft_labels
         self.train_means = _means(TRAIN_METRICS)
         self.validation_means = _means(VALIDATION_METRICS)
+        if targets is not None:
+            # Every rank holds the same; the running statistics of batch norm are rank 0's.
+            buffers = [f"targets.{name}" for name, _ in targets.named_buffers()]
+            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, buffers)
 
     def position(self) -> Position:
         """The batch that comes next."""

@@ -24,7 +24,7 @@ from reliability_balance.sampling import DataRefinementSampler
 from reliability_balance.targets import RefurbishedTargets
 from training.balanced_training import BalancedTraining
 from training.epoch_batches import EpochBatches, EpochSampler
-from training.run_folder import RunFolder
+from training.run_folder import RunFolder, begin_run
 from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
@@ -38,7 +38,8 @@ def fit(
 ) -> None:
     """Train from the start, or from the resume point that the folder holds.
 
-    One process trains alone; under ``torchrun`` all of them share each batch.
+    One process trains alone; under ``torchrun`` all of them share each batch. The run is written
+    down when all is ready: what cannot be trained has begun no run.
 
     Args:
         recipe: what to do.
@@ -107,6 +108,8 @@ def fit(
         callbacks.append(EarlyStopping(MONITORED, mode="max", patience=settings.patience))
     if show_progress:
         callbacks.append(Progress())
+    if rank == 0 and not folder.recipe.exists():
+        begin_run(recipe, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
             leftover.unlink(missing_ok=True)  # a killed process was writing it
@@ -116,8 +119,7 @@ def fit(
         accelerator=accelerator,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         num_nodes=world_size // int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
-        # Every rank holds the same refurbished targets, so there is nothing to broadcast.
-        strategy="auto" if world_size == 1 else DDPStrategy(broadcast_buffers=False),
+        strategy="auto" if world_size == 1 else DDPStrategy(),
         precision=settings.precision,
         max_epochs=settings.epochs,
         accumulate_grad_batches=settings.accumulate,

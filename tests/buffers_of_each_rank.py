@@ -1,0 +1,24 @@
+"""Train the tiny model with batch norm under torchrun, and write the buffers of each process.
+
+torchrun --nproc_per_node 2 tests/buffers_of_each_rank.py FOLDER
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from tiny_training import tiny_recipe, train_tiny
+
+import torch  # isort: skip
+from training.balanced_training import BalancedTraining  # isort: skip
+
+
+def write_buffers(self: BalancedTraining) -> None:
+    buffers = {name: buffer.clone() for name, buffer in self.named_buffers()}
+    torch.save(buffers, Path(sys.argv[1]) / f"rank{os.environ['RANK']}.pt")
+
+
+if __name__ == "__main__":
+    BalancedTraining.on_fit_end = write_buffers
+    balancer = {"num_anchors": 2, "head": "mlp"}  # which has batch norm
+    train_tiny(Path(sys.argv[1]), tiny_recipe(epochs=2, balancer=balancer))
