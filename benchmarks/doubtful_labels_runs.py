@@ -10,10 +10,11 @@ import torch
 from cleanlab.rank import get_label_quality_scores
 from encoders import SmallCNN
 from faces.face_table import TRAIN
-from methods import EMBEDDING_DIM, METHODS, make_encoder
+from methods import METHODS
 from noisy_data import CORRUPTIONS, Task
 from rendering.rendered_faces import PRESETS, rendered_faces
 from robustness_runs import predict, train
+from shared_encoder import EMBEDDING_DIM, make_encoder
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import DATA
 from torch import Tensor, nn

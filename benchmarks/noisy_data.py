@@ -23,6 +23,11 @@ class Task(NamedTuple):
 Corruption = Callable[[Task, int], Task]
 
 
+def class_counts(task: Task) -> Tensor:
+    """Given labels of each class (C,), and one more, since a rare one may be missing."""
+    return task.labels.bincount(minlength=task.num_classes) + 1
+
+
 def clean(task: Task, seed: int) -> Task:
     """Leave all labels right."""
     return task

@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import torch
 from measures import prediction_measures
-from methods import EMBEDDING_DIM, make_encoder
 from noisy_data import Task, symmetric
 from robustness_runs import predict, train
+from shared_encoder import EMBEDDING_DIM, make_encoder
 from tasks import DATA
 from torch import Tensor, nn
 

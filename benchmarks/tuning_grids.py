@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from losses_of_others import focal, generalised_cross_entropy, symmetric_cross_entropy
-from methods import (
+from methods import Method
+from methods_of_others import (
     Centers,
     Classifier,
     EarlyLearning,
     ErasingConsistency,
-    Method,
     Proxies,
     SelfCure,
 )
