@@ -1,5 +1,7 @@
 """Calibrate the balancer's branches before they are fused, and the fused distribution after it."""
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,7 @@ from reliability_balance.calibration import TemperatureScaling, held_out
 from reliability_balance.output import BalancerOutput
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
+LARGEST = math.log(1e2)  # of the logarithms of temperatures
 
 
 class BranchTemperatures(nn.Module):
@@ -26,9 +29,11 @@ class BranchTemperatures(nn.Module):
 
     All four are fitted together, by L-BFGS on the negative log-likelihood of the held-out labels,
     from where :class:`TemperatureScaling` of the corrected distribution ends, under the weak prior
-    of :mod:`calibration`, of all four logarithms about 0. It keeps that start where nothing is
-    better on the held-out labels. So on these, but for rounding, it is never worse than that, nor
-    than the output's ``log_probs``. It can change the predicted class.
+    of :mod:`calibration`, of all four logarithms about 0. They lie between 1/100 and 100: flat
+    branches that are sharpened together often fit best, and flatter ones would be lost in rounding.
+    It keeps that start where nothing is better on the held-out labels. So on these, but for
+    rounding, it is never worse than that, nor than the output's ``log_probs``. It can change the
+    predicted class.
 
     Args:
         correction_weight: the :class:`ReliabilityBalancer`'s own, >= 0; 0 uses the primary branch
@@ -106,10 +111,11 @@ class BranchTemperatures(nn.Module):
         def loss(temperatures: Tensor) -> Tensor:
             return F.cross_entropy(self._fuse(wide, temperatures), targets)
 
-        start = targets.new_zeros(4)  # logarithms, so that temperatures stay positive
-        start[3] = TemperatureScaling().fit(fused, targets).temperature.log()
+        start = targets.new_zeros(4)
+        single = TemperatureScaling().fit(fused, targets).temperature.log() / LARGEST
+        start[3] = LARGEST * single.clamp(-0.999, 0.999).atanh()
         weight = prior_weight(fused, targets)
-        found = settle(loss, torch.exp, start, weight, self.temperatures.dtype)
+        found = settle(loss, _temperatures, start, weight, self.temperatures.dtype)
         self.temperatures.copy_(found)
         return self
 
@@ -150,3 +156,8 @@ class BranchTemperatures(nn.Module):
         """Name setting and temperatures."""
         told = ", ".join(f"{value:.4g}" for value in self.temperatures.tolist())
         return f"correction_weight={self.correction_weight}, temperatures=[{told}]"
+
+
+def _temperatures(free: Tensor) -> Tensor:
+    """From free values, which are their logarithms unless these are large."""
+    return (LARGEST * (free / LARGEST).tanh()).exp()

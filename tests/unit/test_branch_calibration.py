@@ -247,3 +247,24 @@ def test_errors():
         BranchTemperatures().fit(OUTPUT, LABELS + 1)
     with pytest.raises(ValueError, match="`outputs` must hold at least 1 output; got 0"):
         join_outputs([])
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_flat_branches_are_not_lost_in_rounding(seed):
+    """Three noisy views of the truth: best is the mean of their logits, where all are flat."""
+    generator = torch.Generator().manual_seed(seed)
+    truth = 2.5 * torch.randn(1000, 10, generator=generator)
+    labels = torch.multinomial(truth.softmax(-1), 1, generator=generator).squeeze(1)
+    views = [
+        (truth + 1.5 * torch.randn(1000, 10, generator=generator)).log_softmax(-1) for _ in range(3)
+    ]
+    names = ("logits", "anchor_log_probs", "attentive_log_probs")
+    output = ReliabilityBalancer(4, 10).eval()(torch.randn(1000, 4))
+    output = output._replace(**dict(zip(names, views, strict=True)))
+    output = output._replace(log_probs=BranchTemperatures()(output))
+    calibration = BranchTemperatures().fit(output, labels)
+    nll = float(F.nll_loss(calibration(output), labels))
+    wide = output._replace(**{name: getattr(output, name).double() for name in names})
+    assert nll == pytest.approx(float(F.nll_loss(calibration(wide), labels)), abs=1e-4)
+    assert nll < float(F.nll_loss(output.log_probs, labels)) - 0.03
+    assert nll < float(F.nll_loss(TemperatureScaling().fit(views[0], labels)(views[0]), labels))
