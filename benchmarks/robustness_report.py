@@ -174,7 +174,8 @@ def _plot(settings: Settings, path: Path) -> None:
     """Accuracy of each method, one panel a setting."""
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
-    figure = Figure(figsize=(4 * columns, 2.6 * rows), layout="constrained")
+    most = max(map(len, settings.values()))
+    figure = Figure(figsize=(4 * columns, (0.8 + 0.14 * most) * rows), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for axis, ((data, corruption, _), methods) in zip(axes, settings.items(), strict=False):
         scores = sorted(
@@ -184,11 +185,11 @@ def _plot(settings: Settings, path: Path) -> None:
         for place, (mean, interval, method) in enumerate(scores):
             color = "#1f6f8b" if method.startswith("ours") else "#b0b7c3"
             error = None if interval != interval else interval
-            axis.errorbar(mean, place, xerr=error, fmt="o", color=color)
+            axis.errorbar(mean, place, xerr=error, fmt="o", markersize=4, color=color)
         axis.set_yticks(range(len(scores)), [method for *_, method in scores], fontsize=7)
         axis.set_title(f"{data}, {corruption}", fontsize=8)
         axis.set_xlabel("test accuracy %", fontsize=7)
     for axis in axes[len(settings) :]:
         axis.set_visible(False)
     with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        figure.savefig(temporary, dpi=100, format="png")
