@@ -80,6 +80,16 @@ def scores(name: str, tensor: Tensor) -> None:
         )
 
 
+def primary_logits(logits: Tensor, count: int, num_classes: int, axis: str) -> None:
+    """Require floating (count, C); `axis` spells what is counted."""
+    floating("primary_logits", logits)
+    if logits.shape != (count, num_classes):
+        raise ValueError(
+            f"`primary_logits` must have shape ({axis}, C) = ({count}, {num_classes}); "
+            f"got {tuple(logits.shape)}"
+        )
+
+
 def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
     """Require hard int64 labels of the batch's shape, or soft floating ones with a class axis."""
     if not isinstance(labels, Tensor):

@@ -267,13 +267,7 @@ class ReliabilityBalancer(nn.Module):
         if self.validate_args:
             _checks.finite("embedding", embedding)
         if primary_logits is not None:
-            _checks.floating("primary_logits", primary_logits)
-            if primary_logits.shape != (embedding.shape[0], self.num_classes):
-                raise ValueError(
-                    f"`primary_logits` must have shape (B, C) = "
-                    f"({embedding.shape[0]}, {self.num_classes}); "
-                    f"got {tuple(primary_logits.shape)}"
-                )
+            _checks.primary_logits(primary_logits, embedding.shape[0], self.num_classes, "B")
             if self.validate_args:
                 _checks.scores("primary_logits", primary_logits)
         if self.attention is not None and self.attention.mode == "batch" and not self.training:

@@ -150,12 +150,7 @@ def _check_logits(
             f"got {'None' if primary_logits is None else 'logits'}"
         )
     if primary_logits is not None:
-        _checks.floating("primary_logits", primary_logits)
-        if primary_logits.shape != (count, balancer.num_classes):
-            raise ValueError(
-                f"`primary_logits` must have shape (N, C) = ({count}, {balancer.num_classes}); "
-                f"got {tuple(primary_logits.shape)}"
-            )
+        _checks.primary_logits(primary_logits, count, balancer.num_classes, "N")
         _checks.scores("primary_logits", primary_logits)
 
 
