@@ -14,12 +14,10 @@ def first_joint(like: Tensor) -> Tensor:
     return (identity + 1.0 / num_classes) / (2.0 * num_classes)
 
 
-def as_noise_matrix(joint: Tensor, num_samples: int, prior_count: float) -> Tensor:
+def as_noise_matrix(joint: Tensor, num_samples: int) -> Tensor:
     """Rows (C, C) that sum to one, of J (C, C), which is a share of the samples."""
-    like = joint.diagonal()
     # One sample's worth of the start keeps the rows of classes that were never met.
-    prior = first_joint(like) + torch.full_like(like, prior_count).diag()
-    joint = joint + prior / num_samples
+    joint = joint + first_joint(joint.diagonal()) / num_samples
     # No wrong label is more frequent than the right one: else two classes could change places.
     joint = joint.minimum(joint.diagonal().unsqueeze(-1))
     return joint / joint.sum(-1, keepdim=True)

@@ -6,6 +6,7 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
 from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
@@ -46,14 +47,20 @@ class RefurbishedTargets(nn.Module):
     ones. Alone it would take from the classes that are hardest to tell, so b is moved until each
     class has the share in p that it has in the averages.
 
+    A model that has not learned a class yet would refuse all its labels and never learn it. So
+    labels y stand, as they do in J, where beliefs recognise few samples m_k of their classes:
+
+    .. math:: q \gets w q + (1 - w) y, \quad w = \sum_k y_k \frac{m_k}{m_k + a}, \quad
+        m_k = \frac{N \, \mathrm{Var}(p_k)}{1 - \mathrm{mean}(p_k)}
+
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
         num_classes: C.
         momentum: of the averages, in [0, 1); None for the plain mean of all predictions.
         temperature: tau of the average, > 0; below 1 sharpens.
         noise_temperature: tau' of what T is counted from, > 0; 1 takes p as it is.
-        prior_count: how many more labels of each class J_cc counts as if seen and right, >= 0. Of a
-            class of a dozen samples a few odd predictions would otherwise doubt all labels.
+        prior_count: a, at how many recognised samples of a class its labels are half doubted, >= 0;
+            0 doubts the labels of all classes alike.
         warmup: updates of a sample before its target moves away from its label, >= 0.
         held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. Needs a
             warm-up of 2 or more.
@@ -65,11 +72,11 @@ class RefurbishedTargets(nn.Module):
           probabilities, which get no gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above, ``shares`` (2, C), of
-        the classes in the averages and in p, and ``tilt`` (C,), b above; ``memorization``, whose
-        ``strength`` is kappa. All ranks' batches are gathered, so that every rank holds the same
-        state: all must call it equally often, with batches of any size, an empty one where a rank
-        has run out. A sample that occurs more than once counts as one update by its mean.
+        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above; ``shares``, whose
+        ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All ranks' batches are
+        gathered, so that every rank holds the same state: all must call it equally often, with
+        batches of any size, an empty one where a rank has run out. A sample that occurs more than
+        once counts as one update by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -95,8 +102,6 @@ class RefurbishedTargets(nn.Module):
     average: Tensor
     updates: Tensor
     joint: Tensor
-    shares: Tensor
-    tilt: Tensor
 
     def __init__(
         self,
@@ -135,9 +140,8 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
-        self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
-        self.register_buffer("tilt", torch.zeros(num_classes))
-        self.register_buffer("joint", first_joint(self.tilt))
+        self.shares = ClassShares(num_samples, num_classes)
+        self.register_buffer("joint", first_joint(self.shares.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
         )
@@ -154,7 +158,7 @@ class RefurbishedTargets(nn.Module):
         """Make targets for twenty epochs and more, in which labels are learned by heart.
 
         All predictions count alike, a tenth of the labels are held back for ten epochs, noise is
-        counted from surer beliefs, and thirty labels of each class count as right beforehand. These
+        counted from surer beliefs, and labels of a class stand until samples of it are known. These
         settings were found for 30 epochs (``benchmarks/README.md``) and served images, faces and
         texts alike, with :func:`mix` by a concentration of .3 from the eighth epoch on.
 
@@ -178,7 +182,7 @@ class RefurbishedTargets(nn.Module):
             momentum=None,
             temperature=0.6,
             noise_temperature=0.25,
-            prior_count=30.0,
+            prior_count=3.0,
             warmup=10,
             held_back=0.1,
             dtype=dtype,
@@ -198,11 +202,14 @@ class RefurbishedTargets(nn.Module):
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         noise_matrix = self.noise_matrix
-        posterior = label_posterior(beliefs, given, noise_matrix)
-        surer = sharpen(beliefs, self.noise_temperature)
-        self._update_joint(label_posterior(surer, given, noise_matrix) * warm, given)
-        self._update_tilt(RF.widen(self.average[index]) * warm, beliefs * warm)
-        targets = posterior.where(warm, given)
+        evidence = self.shares.evidence(given, self.prior_count)
+        doubted, counted = (
+            evidence * label_posterior(each, given, noise_matrix) + (1.0 - evidence) * given
+            for each in (beliefs, sharpen(beliefs, self.noise_temperature))
+        )
+        self._update_joint(counted * warm, given)
+        self.shares.update(self.average[index], beliefs, warm)
+        targets = doubted.where(warm, given)
         if memorization is not None:
             memorization.learn(index, given, freed, ~warm)
             shown = warm | ~memorization.control[index].unsqueeze(-1)
@@ -213,10 +220,12 @@ class RefurbishedTargets(nn.Module):
     @property
     def noise_matrix(self) -> Tensor:
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
-        return as_noise_matrix(self.joint, len(self.average), self.prior_count)
+        return as_noise_matrix(self.joint, len(self.average))
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
         """How far each label agrees with its sample's posterior; low values are doubtful labels.
+
+        Those of classes that are hardly known, too: they are not acted on, but may be looked at.
 
         Args:
             index: the samples.
@@ -246,7 +255,7 @@ class RefurbishedTargets(nn.Module):
               was never seen the shares of the classes say all.
         """
         average = RF.widen(self.average[index])
-        return sharpen(average, self.temperature, self.tilt)
+        return sharpen(average, self.temperature, self.shares.tilt)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
@@ -264,15 +273,6 @@ class RefurbishedTargets(nn.Module):
         with RF._without_autocast(posterior):
             news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
-
-    def _update_tilt(self, average: Tensor, beliefs: Tensor) -> None:
-        """Move b towards equal class shares in averages and beliefs; zeros count for nothing."""
-        news = torch.stack([average.sum(0), beliefs.sum(0)]).to(self.shares.dtype)
-        news = news / len(self.average)
-        step = news[0].sum().clamp_max(1.0)
-        self.shares.mul_(1.0 - step).add_(news)
-        before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
-        self.tilt.add_(step * (before - after))
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
         num_samples, num_classes = self.average.shape

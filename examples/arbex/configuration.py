@@ -131,7 +131,7 @@ class Targets:
         momentum: of its averages; None for the mean of all predictions.
         temperature: of its averages.
         noise_temperature: of the beliefs that noise is counted from; below 1 sharpens them.
-        prior_count: how many more labels of each class count as seen and right.
+        prior_count: recognised samples of a class at which its labels are half doubted.
         warmup: times that a face is seen before its label is doubted; refined epochs show a face
             of a frequent class far less than once.
         held_back: share of the labels that are held back until then, to learn what is memory.
