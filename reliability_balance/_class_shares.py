@@ -23,40 +23,42 @@ class ClassShares(nn.Module):
         num_classes: C.
 
     State:
-        ``sums`` (3, C), over N, of averages, p and p squared, and ``tilt`` (C,), b.
+        ``shares`` (2, C), mean averages and p, which are even at first so that the tilt starts
+        gently; ``moments`` (2, C), sums over N of p and of its squares; ``tilt`` (C,), b.
     """
 
-    sums: Tensor
+    shares: Tensor
+    moments: Tensor
     tilt: Tensor
 
     def __init__(self, num_samples: int, num_classes: int) -> None:
         super().__init__()
         self.num_samples = num_samples
-        self.register_buffer("sums", torch.zeros(3, num_classes))
+        self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
+        self.register_buffer("moments", torch.zeros(2, num_classes))
         self.register_buffer("tilt", torch.zeros(num_classes))
 
     def update(self, average: Tensor, beliefs: Tensor, known: Tensor) -> None:
         """Take in the samples (B, C) that are known, which are (B, 1)."""
-        average, beliefs = (RF.widen(each) * known for each in (average, beliefs))
-        news = torch.stack([average.sum(0), beliefs.sum(0), beliefs.square().sum(0)])
-        news = (news / self.num_samples).to(self.sums.dtype)
+        sums = [(RF.widen(each) * known).sum(0) for each in (average, beliefs, beliefs.square())]
+        news = torch.stack(sums).to(self.shares.dtype) / self.num_samples
         step = news[0].sum().clamp_max(1.0)
-        self.sums.mul_(1.0 - step).add_(news)
-        before, after, _ = self.sums.clamp_min(torch.finfo(self.sums.dtype).tiny).log()
+        self.moments.mul_(1.0 - step).add_(news[1:])
+        self.shares.mul_(1.0 - step).add_(news[:2])
+        before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
         self.tilt.add_(step * (before - after))
 
     def evidence(self, given: Tensor, prior_count: float) -> Tensor:
         """How far to act on doubts of labels (B, C), in [0, 1]: m / (m + prior count) of theirs."""
         # Above zero, so that without a prior count all doubts are acted on.
-        recognised = self.recognised() + torch.finfo(self.sums.dtype).tiny
+        recognised = self.recognised() + torch.finfo(self.moments.dtype).tiny
         weight = recognised / (recognised + prior_count)
         return (given * weight.to(given.dtype)).sum(-1, keepdim=True)
 
     def recognised(self) -> Tensor:
         """How many samples of each class (C,) the beliefs tell from the others: m above."""
-        _, beliefs, squares = self.sums
-        tiny = torch.finfo(beliefs.dtype).tiny
-        share = beliefs / beliefs.sum().clamp_min(tiny)
+        beliefs, squares = self.moments
+        share = beliefs / beliefs.sum().clamp_min(torch.finfo(beliefs.dtype).tiny)
         spread = (squares - beliefs * share).clamp_min(0.0)
         others = self.num_samples * (1.0 - share)  # less than one is rounding
         recognised: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
