@@ -51,7 +51,7 @@ class RefurbishLabels(Callback):
         ...     callbacks=[callback], accelerator="cpu", logger=False, enable_checkpointing=False
         ... )
         >>> sorted(callback.state_dict())
-        ['average', 'joint', 'shares', 'tilt', 'updates']
+        ['average', 'classes.moments', 'classes.shares', 'classes.tilt', 'joint', 'updates']
     """
 
     def __init__(

@@ -72,7 +72,7 @@ class RefurbishedTargets(nn.Module):
           probabilities, which get no gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above; ``shares``, whose
+        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above; ``classes``, whose
         ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All ranks' batches are
         gathered, so that every rank holds the same state: all must call it equally often, with
         batches of any size, an empty one where a rank has run out. A sample that occurs more than
@@ -140,8 +140,8 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
-        self.shares = ClassShares(num_samples, num_classes)
-        self.register_buffer("joint", first_joint(self.shares.tilt))
+        self.classes = ClassShares(num_samples, num_classes)
+        self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
         )
@@ -202,13 +202,13 @@ class RefurbishedTargets(nn.Module):
         warm = (self.updates[index] > self.warmup).unsqueeze(-1)
         beliefs = self.beliefs(index)
         noise_matrix = self.noise_matrix
-        evidence = self.shares.evidence(given, self.prior_count)
+        evidence = self.classes.evidence(given, self.prior_count)
         doubted, counted = (
             evidence * label_posterior(each, given, noise_matrix) + (1.0 - evidence) * given
             for each in (beliefs, sharpen(beliefs, self.noise_temperature))
         )
         self._update_joint(counted * warm, given)
-        self.shares.update(self.average[index], beliefs, warm)
+        self.classes.update(self.average[index], beliefs, warm)
         targets = doubted.where(warm, given)
         if memorization is not None:
             memorization.learn(index, given, freed, ~warm)
@@ -255,7 +255,7 @@ class RefurbishedTargets(nn.Module):
               was never seen the shares of the classes say all.
         """
         average = RF.widen(self.average[index])
-        return sharpen(average, self.temperature, self.shares.tilt)
+        return sharpen(average, self.temperature, self.classes.tilt)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])

@@ -90,8 +90,8 @@ def test_targets_are_posterior_and_label_by_what_is_recognised(seed, prior_count
         targets = RefurbishedTargets(
             NUM_SAMPLES, NUM_CLASSES, warmup=0, momentum=None, prior_count=count
         ).double()
-        targets.shares.load_state_dict(after_one_epoch(draw(seed, 3.0)).state_dict())
+        targets.classes.load_state_dict(after_one_epoch(draw(seed, 3.0)).state_dict())
         labels = draw(seed + 2)
-        evidence = targets.shares.evidence(labels, count)
+        evidence = targets.classes.evidence(labels, count)
         made.append(targets(torch.arange(NUM_SAMPLES), labels, draw(seed + 1)))
     torch.testing.assert_close(made[1], evidence * made[0] + (1 - evidence) * labels)
