@@ -24,7 +24,7 @@ from reliability_balance.output import BalancerOutput
 ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
 
 
-def wrap(
+def wrap(  # noqa: C901
     model: nn.Module,
     num_classes: int | None = None,
     *,
