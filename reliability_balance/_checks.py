@@ -55,9 +55,33 @@ def width(name: str, tensor: Tensor, dim: int) -> None:
         raise ValueError(f"`{name}` must have last dimension {dim}; got {tuple(tensor.shape)}")
 
 
-def finite(name: str, tensor: Tensor) -> None:
-    """Require that no value is NaN or infinite."""
-    if can_read_values() and not bool(torch.isfinite(tensor).all()):
+def token_mask(mask: Tensor, tokens: Tensor) -> None:
+    """Require a bool (B, T) beside tokens (B, T, D)."""
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
+        got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
+        raise TypeError(f"`token_mask` must be a bool tensor; got {got}")
+    if tokens.ndim != 3 or mask.shape != tokens.shape[:2]:
+        raise ValueError(
+            "`token_mask` must have shape (B, T) beside tokens (B, T, D); "
+            f"got {tuple(mask.shape)} and {tuple(tokens.shape)}"
+        )
+
+
+def finite(name: str, tensor: Tensor, token_mask: Tensor | None = None) -> None:
+    """Require that no value is NaN or infinite, of tokens (B, T, D) those of a mask (B, T).
+
+    With a mask each sample must have a token.
+    """
+    if not can_read_values():
+        return
+    if token_mask is not None:
+        if not bool(token_mask.any(1).all()):
+            empty = int((~token_mask.any(1)).sum())
+            raise ValueError(
+                f"`token_mask` must leave each sample a token; got {empty} samples of padding alone"
+            )
+        tensor = tensor.where(token_mask.unsqueeze(-1), 0.0)
+    if not bool(torch.isfinite(tensor).all()):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
             f"`{name}` must be finite; got {bad} NaN or infinite values of {tensor.numel()}"

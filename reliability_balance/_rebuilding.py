@@ -56,9 +56,7 @@ def _head_name(balancer: ReliabilityBalancer) -> str | None:
 
 def _of_wrapped(model: WrappedClassifier) -> Settings:
     """What a second wrapping must repeat; not enough to build the model, which is the user's."""
-    layers = model.model.named_modules()
-    tapped = [name for name, layer in layers if model._tap in layer._forward_hooks.values()]
-    return {"keep_head": model.keep_head, "tap": model._tap.side, "layer": "".join(tapped)}
+    return {"keep_head": model.keep_head, **model.source.settings()}
 
 
 def _of_targets(targets: RefurbishedTargets) -> Settings:

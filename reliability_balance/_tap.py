@@ -1,40 +1,68 @@
-"""Find a model's embedding and read it as it passes."""
+"""Read what passes one layer of a model while the model runs."""
 
 import threading
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+Side = Literal["input", "output"]
+
+
+class Passage(NamedTuple):
+    """What passed a layer once.
+
+    ``value`` is a copy of the layer's input or output, since a later layer may work in place;
+    ``result`` is the layer's own output, and ``result_copy`` its copy while the tap is not checked.
+    """
+
+    value: Tensor
+    result: Any
+    result_copy: Tensor | None
+    has_graph: bool
 
 
 class Tap:
-    """Forward hook that keeps what passes one layer, for each thread that listens."""
+    """Forward hook that records what passes one layer, for each thread that listens."""
 
-    def __init__(self, side: Literal["input", "output"]) -> None:
+    def __init__(self, side: Side) -> None:
         self.side = side
-        self._seen: dict[int, Any] = {}
+        self.is_checked = False
+        self._passages: dict[int, list[Passage]] = {}
 
-    def __call__(self, layer: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        thread = _this_thread()
-        if thread in self._seen:
-            self._seen[thread] = args[0] if self.side == "input" else output
+    def __call__(
+        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
+    ) -> None:
+        passages = self._passages.get(_this_thread())
+        if passages is None:
+            return
+        if self.side == "output":
+            value = only_tensor(result, "the embedding layer")
+        else:
+            value = args[0] if args else next(iter(kwargs.values()))
+        copy = None
+        if self.side == "input" and not self.is_checked and isinstance(result, Tensor):
+            copy = result.clone()
+        passages.append(Passage(value.clone(), result, copy, torch.is_grad_enabled()))
 
     def run(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[Tensor, Tensor]:
-        """Call the model: the embedding that passes, and what the model answers."""
+    ) -> tuple[list[Passage], Any]:
+        """Call the model: what passed the layer, and what the model gave."""
         # No context manager of a generator: torch 2.6 does not trace one.
         thread = _this_thread()
-        self._seen[thread] = None
+        outer = self._passages.get(thread)
+        mine: list[Passage] = []
+        self._passages[thread] = mine
         try:
-            answer = first_tensor(model(*args, **kwargs), "the model's output")
-            return _as_embedding(self._seen[thread]), answer
+            return mine, model(*args, **kwargs)
         finally:
             # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
-            del self._seen[thread]
+            if outer is None:
+                del self._passages[thread]
+            else:
+                self._passages[thread] = outer
 
 
 def _this_thread() -> int:
@@ -42,104 +70,76 @@ def _this_thread() -> int:
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
-def _as_embedding(seen: Any) -> Tensor:
-    """What passed, as (B, D) or (B, T, D); a RuntimeError if nothing did."""
-    if seen is None:
-        raise RuntimeError(
-            "the layer that gives the embedding did not run: the model was unwrapped, or "
-            "another layer must be named as `embedding`"
+def only_tensor(result: Any, what: str) -> Tensor:
+    """Return a tensor itself, or the one tensor that a layer's output holds."""
+    if isinstance(result, Tensor):
+        return result
+    hidden = getattr(result, "last_hidden_state", None)
+    if isinstance(hidden, Tensor):
+        return hidden
+    entries = list(result.values()) if isinstance(result, Mapping) else result
+    tensors = (
+        [entry for entry in entries if isinstance(entry, Tensor)]
+        if isinstance(entries, (tuple, list))
+        else []
+    )
+    if len(tensors) != 1:
+        raise TypeError(
+            f"{what} must give one tensor; got {type(result).__name__} with {len(tensors)} "
+            "tensors. Name another layer as `embedding`"
         )
-    embedding = first_tensor(seen, "the embedding layer's output")
-    # A (B, D, H, W) feature map is H*W tokens of width D.
-    return embedding.flatten(2).transpose(1, 2) if embedding.ndim == 4 else embedding
+    return tensors[0]
 
 
-def first_tensor(output: Any, what: str) -> Tensor:
-    """A tensor itself, the ``logits`` of a model's output object, or its first entry."""
-    if isinstance(output, Tensor):
-        return output
-    logits = getattr(output, "logits", None)
+def find_answer(given: Any, output: str | int | None) -> Tensor:
+    """Return the tensor that a model answers with: named by `output`, ``logits``, or the only one.
+
+    Raises:
+        TypeError: if `output` does not lead to a tensor, or is needed and None.
+    """
+    if output is not None:
+        return _named_entry(given, output)
+    if isinstance(given, Tensor):
+        return given
+    fields = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
+    logits = fields.get("logits", getattr(given, "logits", None))
     if isinstance(logits, Tensor):
         return logits
-    entries = list(output.values()) if isinstance(output, Mapping) else output
-    if isinstance(entries, (tuple, list)) and entries and isinstance(entries[0], Tensor):
-        return entries[0]
-    raise TypeError(f"{what} must be a tensor, or begin with one; got {type(output).__name__}")
+    entries = list(given) if isinstance(given, (tuple, list)) else list(fields.values())
+    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    if len(tensors) == 1:
+        return tensors[0]
+    raise TypeError(
+        "`output` must name which part of the model's output holds the logits; got None, and the "
+        f"model gave {_describe(given)}"
+    )
 
 
-def find_classifier(model: nn.Module) -> nn.Linear | None:
-    """What timm's ``get_classifier`` tells, else the linear layer that was registered last."""
-    get_classifier = getattr(model, "get_classifier", None)
-    if callable(get_classifier) and isinstance(classifier := get_classifier(), nn.Linear):
-        return classifier
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
-    return linear[-1] if linear else None
-
-
-def named_layer(model: nn.Module, name: str) -> nn.Module:
-    """The layer of that name, or a ValueError that lists the names."""
-    layers: dict[str, nn.Module] = dict(model.named_modules())
-    if name not in layers:
-        raise ValueError(
-            f"`embedding` must name a layer of the model; got {name!r}. "
-            f"Layers: {layer_names(model)}"
-        )
-    return layers[name]
-
-
-def layer_names(model: nn.Module, limit: int = 30) -> str:
-    """The names of the last layers, for an error message."""
-    names = [name for name, _ in model.named_modules() if name]
-    more = f", … and {len(names) - limit} before" if len(names) > limit else ""
-    return ", ".join(names[-limit:]) + more
-
-
-def run_example(model: nn.Module, tap: Tap, example_input: ExampleInput) -> tuple[Tensor, Tensor]:
-    """Embedding and logits of one batch, in eval mode, so that no running statistics move."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
+def _named_entry(given: Any, output: str | int) -> Tensor:
     try:
-        with torch.enable_grad():
-            embedding, logits = tap.run(model, *_arguments(example_input))
-    finally:
-        for module, mode in training.items():
-            module.training = mode
-    if embedding.ndim not in (2, 3):
-        raise ValueError(
-            "`embedding` must name a layer that gives (B, D), (B, T, D) or (B, D, H, W); "
-            f"got {tuple(embedding.shape)}"
+        entry = getattr(given, output) if _has(given, output) else given[output]
+    except (KeyError, IndexError, TypeError):
+        entry = None
+    if not isinstance(entry, Tensor):
+        raise TypeError(
+            f"`output` must name a tensor of the model's output; got {output!r}, and the model "
+            f"gave {_describe(given)}"
         )
-    return embedding, logits
+    return entry
 
 
-def _arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    if isinstance(example_input, Mapping):
-        return (), example_input
-    return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
+def _has(given: Any, output: str | int) -> bool:
+    return isinstance(output, str) and not isinstance(given, Mapping) and hasattr(given, output)
 
 
-def check_is_last(model: nn.Module, classifier: nn.Linear, logits: Tensor) -> None:
-    """Require that the model answers with as many values as the layer that was found."""
-    if logits.shape[-1] != classifier.out_features:
-        name = next(name for name, module in model.named_modules() if module is classifier)
-        raise ValueError(
-            f"`embedding` must name a layer, since the last linear layer, {name!r}, gives "
-            f"{classifier.out_features} values, and the model {logits.shape[-1]}; got None. "
-            f"Layers: {layer_names(model)}"
-        )
+def _describe(given: Any) -> str:
+    def text(entry: Any) -> str:
+        return f"{tuple(entry.shape)}" if isinstance(entry, Tensor) else type(entry).__name__
 
-
-def is_answer(classifier: nn.Linear, embedding: Tensor, logits: Tensor) -> bool:
-    """Whether the model answers with what this layer makes of the embedding."""
-    with torch.no_grad():
-        answer = classifier(embedding)
-    return answer.shape == logits.shape and torch.allclose(answer, logits, rtol=1e-3, atol=1e-3)
-
-
-def without_gradient(model: nn.Module, embedding: Tensor) -> list[nn.Parameter]:
-    """Parameters that the embedding does not depend on."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not embedding.requires_grad:
-        return parameters
-    gradients = torch.autograd.grad(embedding.sum(), parameters, allow_unused=True)
-    return [p for p, gradient in zip(parameters, gradients, strict=True) if gradient is None]
+    if isinstance(given, Tensor):
+        return f"a tensor {tuple(given.shape)}"
+    if isinstance(given, (tuple, list)):
+        return f"a {type(given).__name__} of ({', '.join(map(text, given))})"
+    fields = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
+    entries = ", ".join(f"{name}: {text(entry)}" for name, entry in fields.items())
+    return f"a {type(given).__name__} of {{{entries}}}"

@@ -33,7 +33,8 @@ class AttentiveCorrection(nn.Module):
         head_dim: width of each head's queries, keys and values.
 
     Shape:
-        - embedding: (B, D) or (B, T, D) floating; returns (B, C) logits.
+        - embedding: (B, D) or (B, T, D) floating; token_mask: (B, T) bool, False for padding, or
+          None; returns (B, C) logits.
 
     Raises:
         ValueError: on sizes below 1, or an unknown mode.
@@ -66,18 +67,22 @@ class AttentiveCorrection(nn.Module):
         self.projection = nn.Linear(embedding_dim, 3 * width)
         self.output = nn.Linear(width, num_classes)
 
-    def forward(self, embedding: Tensor) -> Tensor:
+    def forward(self, embedding: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Return the logits of Eq. 17, before the softmax."""
         if self.mode == "batch":
-            neighbours = self.projection(pool_tokens(embedding)).unsqueeze(0)
+            neighbours = self.projection(pool_tokens(embedding, token_mask)).unsqueeze(0)
             attended = self._attend(neighbours).squeeze(0)
         elif self.mode == "single":
-            alone = self.projection(pool_tokens(embedding)).unsqueeze(1)
+            alone = self.projection(pool_tokens(embedding, token_mask)).unsqueeze(1)
             attended = self._attend(alone).squeeze(1)
         elif embedding.ndim == 2:
             attended = self._attend(self._project_parts(embedding)).mean(1)
         else:
-            attended = self._attend(self.projection(embedding)).mean(1)
+            if token_mask is not None:
+                # Padding has no weight, but no weight times NaN is NaN.
+                embedding = embedding.where(token_mask.unsqueeze(-1), 0.0)
+            tokens = self.projection(embedding)
+            attended = pool_tokens(self._attend(tokens, token_mask), token_mask)
         logits: Tensor = self.output(attended)
         return logits
 
@@ -87,11 +92,14 @@ class AttentiveCorrection(nn.Module):
         slices = self.projection.weight.unflatten(-1, (self.num_parts, -1))
         return torch.einsum("bpi,opi->bpo", parts, slices) + self.projection.bias
 
-    def _attend(self, projected: Tensor) -> Tensor:
+    def _attend(self, projected: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Self-attention of (B, T, 3 width) over T, heads concatenated: (B, T, width)."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+            query.transpose(1, 2),
+            key.transpose(1, 2),
+            value.transpose(1, 2),
+            attn_mask=None if token_mask is None else token_mask[:, None, None, :],
         )
         return heads.transpose(1, 2).flatten(-2)
 
@@ -100,9 +108,15 @@ class AttentiveCorrection(nn.Module):
         return f"mode={self.mode!r}, num_heads={self.num_heads}, num_parts={self.num_parts}"
 
 
-def pool_tokens(embedding: Tensor) -> Tensor:
-    """Mean over the tokens of (B, T, D); a (B, D) embedding is returned as it is."""
-    return embedding if embedding.ndim == 2 else embedding.mean(1)
+def pool_tokens(embedding: Tensor, token_mask: Tensor | None = None) -> Tensor:
+    """Mean over the tokens of (B, T, D), those of a (B, T) mask; (B, D) is returned as it is."""
+    if embedding.ndim == 2:
+        return embedding
+    if token_mask is None:
+        return embedding.mean(1)
+    kept = token_mask.unsqueeze(-1)
+    # What padding holds may be anything, also NaN.
+    return embedding.where(kept, 0.0).sum(1) / kept.sum(1).clamp_min(1)
 
 
 def _largest_divisor(number: int, limit: int) -> int:

@@ -71,8 +71,9 @@ class ReliabilityBalancer(nn.Module):
             device.
 
     Shape:
-        - embedding: (B, D) or tokens (B, T, D) floating; primary_logits: (B, C) floating or None;
-          class_prior: (C,); returns a :class:`BalancerOutput`.
+        - embedding: (B, D) or tokens (B, T, D) floating, taken in the dtype of the weights;
+          primary_logits: (B, C) floating or None; token_mask: (B, T) bool, False for padding, or
+          None; class_prior: (C,); returns a :class:`BalancerOutput`.
 
     State:
         ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
@@ -81,8 +82,9 @@ class ReliabilityBalancer(nn.Module):
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
-        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits,
-            missing logits without a head, or a batch of one in training with batch norm.
+        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits, a
+            sample of padding alone, missing logits without a head, or a batch of one in training
+            with batch norm.
 
     Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
     function; the paper leaves the anchors' start open, ours is random with unit expected length.
@@ -158,10 +160,17 @@ class ReliabilityBalancer(nn.Module):
             class_prior = counts / counts.sum()
         self.register_buffer("class_prior", class_prior)
 
-    def forward(self, embedding: Tensor, primary_logits: Tensor | None = None) -> BalancerOutput:
+    def forward(
+        self,
+        embedding: Tensor,
+        primary_logits: Tensor | None = None,
+        *,
+        token_mask: Tensor | None = None,
+    ) -> BalancerOutput:
         """Correct one batch."""
-        self._check(embedding, primary_logits)
-        pooled = pool_tokens(embedding)
+        self._check(embedding, primary_logits, token_mask)
+        embedding = self._in_own_dtype(embedding)
+        pooled = pool_tokens(embedding, token_mask)
         logits = self._logits(pooled) if primary_logits is None else primary_logits
 
         anchors = self._anchor_points()
@@ -172,7 +181,7 @@ class ReliabilityBalancer(nn.Module):
             )
             anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
         if self.attention is not None:
-            attentive_log_probs = RF.widen(self.attention(embedding)).log_softmax(-1)
+            attentive_log_probs = RF.widen(self.attention(embedding, token_mask)).log_softmax(-1)
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
         log_probs = None  # that of the primary branch, bit for bit
@@ -195,15 +204,19 @@ class ReliabilityBalancer(nn.Module):
         )
 
     @torch.no_grad()
-    def initialize_anchors(self, embedding: Tensor, labels: Tensor) -> Self:
+    def initialize_anchors(
+        self, embedding: Tensor, labels: Tensor, *, token_mask: Tensor | None = None
+    ) -> Self:
         """Start each class's anchors at its own embeddings: the mean, or k-means for K > 1.
 
         Args:
             embedding: embeddings of a part of the training set.
             labels: their classes. The anchors of a class that does not occur stay as they are.
+            token_mask: which tokens are no padding; None for all.
 
         Shape:
-            - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C).
+            - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C); token_mask:
+              (N, T) bool.
 
         Raises:
             TypeError: on a wrong dtype.
@@ -217,11 +230,11 @@ class ReliabilityBalancer(nn.Module):
         """
         if self.anchors is None:
             raise ValueError("`initialize_anchors` needs num_anchors > 0; got num_anchors=0")
-        self._check(embedding, None)
+        self._check(embedding, None, token_mask)
         _checks.indices("labels", labels)
         _checks.labels(labels, embedding.shape[:1], self.num_classes)
         _checks.label_values(labels, self.num_classes)
-        points = RF.widen(pool_tokens(embedding))
+        points = RF.widen(pool_tokens(embedding, token_mask))
         if self.metric == "cosine":
             points = RF.unit_length(points)
         for index in range(self.num_classes):
@@ -260,12 +273,23 @@ class ReliabilityBalancer(nn.Module):
         logits: Tensor = self.head(pooled)
         return logits
 
-    def _check(self, embedding: Tensor, primary_logits: Tensor | None) -> None:
+    def _in_own_dtype(self, embedding: Tensor) -> Tensor:
+        """The embedding in the dtype of the weights; autocast chooses for itself."""
+        if torch.is_autocast_enabled(embedding.device.type):
+            return embedding
+        weight = next(self.parameters(), embedding)
+        return embedding.to(weight.dtype)
+
+    def _check(
+        self, embedding: Tensor, primary_logits: Tensor | None, token_mask: Tensor | None
+    ) -> None:
         _checks.floating("embedding", embedding)
         _checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
         _checks.width("embedding", embedding, self.embedding_dim)
+        if token_mask is not None:
+            _checks.token_mask(token_mask, embedding)
         if self.validate_args:
-            _checks.finite("embedding", embedding)
+            _checks.finite("embedding", embedding, token_mask)
         if primary_logits is not None:
             _checks.primary_logits(primary_logits, embedding.shape[0], self.num_classes, "B")
             if self.validate_args:

@@ -18,6 +18,7 @@ class FitOptions(TypedDict, total=False):
     """The keyword arguments of :func:`fit_head`, for methods that pass them on."""
 
     primary_logits: Tensor | None
+    token_mask: Tensor | None
     criterion: ReliabilityLoss | None
     targets: RefurbishedTargets | None
     epochs: int
@@ -33,6 +34,7 @@ def fit_head(
     labels: Tensor,
     *,
     primary_logits: Tensor | None = None,
+    token_mask: Tensor | None = None,
     criterion: ReliabilityLoss | None = None,
     targets: RefurbishedTargets | None = None,
     epochs: int = 20,
@@ -52,6 +54,7 @@ def fit_head(
         features: embeddings.
         labels: class indices or class probabilities.
         primary_logits: an existing head's answers, where the balancer has no head of its own.
+        token_mask: which tokens are no padding; None for all.
         criterion: the loss; None for the balancer's recipe.
         targets: what becomes of wrong labels, and training between the samples (:func:`mix`);
             None trains on the labels as they are.
@@ -63,7 +66,7 @@ def fit_head(
 
     Shape:
         - features: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating;
-          primary_logits: (N, C).
+          primary_logits: (N, C); token_mask: (N, T) bool.
 
     Returns:
         The mean total loss of each epoch.
@@ -83,7 +86,9 @@ def fit_head(
     _checks.floating("features", features)
     _checks.rank("features", features, "(N, D) or (N, T, D)", 2, 3)
     _checks.width("features", features, balancer.embedding_dim)
-    _checks.finite("features", features)
+    if token_mask is not None:
+        _checks.token_mask(token_mask, features)
+    _checks.finite("features", features, token_mask)
     _checks.labels(labels, features.shape[:1], balancer.num_classes)
     _checks.at_least("epochs", epochs, 1)
     _checks.at_least("batch_size", batch_size, 2)
@@ -106,7 +111,8 @@ def fit_head(
     features = features.detach()
     if initialize and balancer.anchors is not None and not labels.is_floating_point():
         used = labels != criterion.ignore_index
-        balancer.initialize_anchors(features[used], labels[used])
+        known = None if token_mask is None else token_mask[used]
+        balancer.initialize_anchors(features[used], labels[used], token_mask=known)
 
     criterion = criterion.to(parameter.device)
     targets = None if targets is None else targets.to(parameter.device)
@@ -125,10 +131,11 @@ def fit_head(
                 if primary_logits is not None:
                     logits = primary_logits[batch].detach().to(parameter.device)
                 wanted = labels[batch].to(parameter.device)
-                output = balancer(embedding, logits)
+                mask = None if token_mask is None else token_mask[batch].to(parameter.device)
+                output = balancer(embedding, logits, token_mask=mask)
                 if targets is not None:
                     wanted = targets(batch.to(parameter.device), wanted, output.corrected)
-                    output, wanted = mix(balancer, embedding, wanted, logits)
+                    output, wanted = mix(balancer, embedding, wanted, logits, token_mask=mask)
                 loss = criterion(output, wanted)
                 optimizer.zero_grad()
                 loss.total.backward()

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.distributions import Dirichlet
 
 from reliability_balance import _checks
+from reliability_balance.attention import pool_tokens
 from reliability_balance.output import BalancerOutput
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ def mix(
     targets: Tensor,
     primary_logits: Tensor | None = None,
     *,
+    token_mask: Tensor | None = None,
     concentration: float = 1.0,
 ) -> Mixed:
     r"""Blend each sample of a batch with another one, and correct the blends.
@@ -42,11 +44,13 @@ def mix(
         embedding: of the batch: `output.embedding`, or the tokens where the balancer takes tokens.
         targets: class probabilities, such as :class:`targets.RefurbishedTargets` gives.
         primary_logits: the model's own logits, where the balancer has no head; blended too.
+        token_mask: which tokens are no padding; None for all. Padding of a sample beside a token
+            of its partner counts as the sample's mean token, so that means blend like vectors.
         concentration: a > 0; 1 draws evenly, small values blend little.
 
     Shape:
         - embedding: (B, D) or (B, T, D) floating; targets: (B, C) floating; primary_logits: (B, C)
-          floating; returns :class:`Mixed`.
+          floating; token_mask: (B, T) bool; returns :class:`Mixed`.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -82,5 +86,11 @@ def mix(
         # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
         return weight * rows + (1 - weight) * rows.take_along_dim(other, 0)
 
+    if token_mask is not None:
+        _checks.token_mask(token_mask, embedding)
+        mean = pool_tokens(embedding, token_mask).unsqueeze(1)
+        embedding = embedding.where(token_mask.unsqueeze(-1), mean)
+        token_mask = token_mask | token_mask.take_along_dim(partner.unsqueeze(-1), 0)
     logits = None if primary_logits is None else blend(primary_logits)
-    return Mixed(balancer(blend(embedding), logits), blend(targets))
+    output = balancer(blend(embedding), logits, token_mask=token_mask)
+    return Mixed(output, blend(targets))

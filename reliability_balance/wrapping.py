@@ -1,34 +1,54 @@
-"""Put a balancer on any classifier: find its embedding, leave the model as it is."""
+"""Put a balancer on any classifier: find its embedding, prove it, leave the model as it is."""
 
-from typing import Any
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from reliability_balance._tap import (
+from reliability_balance import _checks
+from reliability_balance._example import (
+    LAYOUTS,
     ExampleInput,
-    Tap,
-    check_is_last,
-    find_classifier,
-    is_answer,
-    layer_names,
-    named_layer,
-    run_example,
+    Layout,
+    answering_layer,
+    call_arguments,
+    channel_axis,
+    evaluating,
+    num_answers,
+    prove_classifier,
     without_gradient,
 )
+from reliability_balance._source import (
+    MASK_ARGUMENT,
+    EmbeddingSource,
+    compiled_part,
+    find_classifier,
+    layer_named,
+    layer_names,
+    own_parameters,
+    refuse_unwrappable,
+)
+from reliability_balance._tap import Side
+from reliability_balance.attention import pool_tokens
 from reliability_balance.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.fitting import FitOptions
 from reliability_balance.output import BalancerOutput
 
 ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
+SHOWN = 5  # parameters in a warning
 
 
-def wrap(  # noqa: C901
+def wrap(
     model: nn.Module,
     num_classes: int | None = None,
     *,
     embedding: str | None = None,
+    layout: Layout | None = None,
+    output: str | int | None = None,
+    token_mask: str | None = MASK_ARGUMENT,
     keep_head: bool = False,
     example_input: ExampleInput | None = None,
     **balancer_options: Unpack[BalancerOptions],
@@ -38,36 +58,50 @@ def wrap(  # noqa: C901
     The model is not changed: a forward hook reads the embedding as it passes, and
     :meth:`WrappedClassifier.unwrap` takes the hook off again.
 
+    The embedding is what enters the model's last linear layer. That this layer, applied to the
+    embedding, gives the model's answer is proven with `example_input`, or else at the first call;
+    where it does not, an error says what differs. A model that picks one token, as decoders do,
+    has that token's embedding. An embedding that you name cannot be checked so, and the ``repr``
+    says which case it is.
+
     Args:
-        model: any classifier: timm, torchvision, Hugging Face, or your own.
-        num_classes: C; None for as many as the model's last layer has.
+        model: any classifier: timm, torchvision, Hugging Face, or your own. Wrap it before it is
+            compiled, made parallel or offloaded.
+        num_classes: C; None for as many as the model answers with.
         embedding: None to take what enters the model's last linear layer. Otherwise the name of a
             layer whose output is the embedding, as in ``model.named_modules()``; the empty name
-            is the model itself, for a feature extractor. A (B, D, H, W) feature map becomes H*W
-            tokens.
-        keep_head: True makes the model's own logits the primary branch. False gives the balancer
-            a new head; the old last layer is then frozen, since nothing trains it, and with
-            `example_input` whatever else the embedding does not depend on: thaw what a loss of
-            your own trains.
+            is the model itself, for a feature extractor. Feature maps and sequences become tokens.
+        layout: of the named layer's output: "channels_first" for (B, D, H, W), "channels_last" for
+            (B, H, W, D). None to learn it from the layers around; an error says if nothing tells.
+        output: name or index of the logits in what the model returns. None for a tensor, an output
+            with ``logits``, or with a single tensor.
+        token_mask: name of the call's argument (B, T) that is 1 for tokens and 0 for padding; it
+            need not be in each call. None if all are tokens.
+        keep_head: True makes the model's own logits the primary branch; where the model ends in a
+            softmax, what enters it. False gives the balancer a new head, and freezes the
+            parameters of the old last layer that nothing else uses.
         example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
-            keyword arguments). It is run once, in eval mode, and is needed where `embedding`
-            names a layer whose width is not known; with it a wrong layer is found out here, also
-            where the linear layer that was registered last is not the one that answers.
+            keyword arguments). It is run in eval mode. With it all linear layers are tried, and
+            the embedding is proven here; it is needed for a named layer that is not linear.
+            Trainable parameters that the embedding does not depend on are named in a warning.
         **balancer_options: go to :class:`ReliabilityBalancer`, which is placed beside the layer
             that gives the embedding, in its dtype.
 
     Raises:
         TypeError: if `model` is not a module, or the layer or the model gives no tensor.
-        ValueError: if no layer of that name exists, no linear layer ends the model, the number
-            of classes is not known or does not fit the kept head, the layer's output is no
-            embedding, or a new `head` is asked for beside the kept one.
+        ValueError: if the model is compiled, parallel, offloaded or wrapped already; if no layer
+            of that name exists, no linear layer gives the answer, the number of classes is not
+            known or does not fit the kept head, the layer's output is no embedding, or a new
+            `head` is asked for beside the kept one.
 
     Example:
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
-        >>> model = wrap(classifier, num_classes=3)
+        >>> model = wrap(classifier, num_classes=3, example_input=torch.randn(2, 4, 4))
         >>> output = model(torch.randn(2, 4, 4))
         >>> output.corrected.shape, output.embedding.shape
         (torch.Size([2, 3]), torch.Size([2, 8]))
+        >>> model.source
+        input of '3', which gives the model's answer
         >>> model.unwrap() is classifier
         True
     """
@@ -77,70 +111,163 @@ def wrap(  # noqa: C901
         raise ValueError(
             f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
         )
-    classifier = find_classifier(model)
-    if embedding is not None:
-        layer, tap = named_layer(model, embedding), Tap("output")
-    elif classifier is not None:
-        layer, tap = classifier, Tap("input")
+    if layout is not None:
+        _checks.one_of("layout", layout, LAYOUTS)
+    refuse_unwrappable(model)
+    if example_input is None:
+        found = _guess(model, embedding, output, token_mask)
     else:
-        raise ValueError(
-            "`embedding` must name a layer, since the model ends in no linear layer; got None. "
-            f"Layers: {layer_names(model)}"
-        )
-    width = getattr(layer, "in_features" if tap.side == "input" else "out_features", None)
-    num_outputs = None if classifier is None else classifier.out_features
-    unused = list(classifier.parameters()) if embedding is None and classifier else []
-    head_answers = embedding is None
-    handle = layer.register_forward_hook(tap)
+        found = _examine(model, embedding, layout, output, token_mask, example_input)
+    source = found.source
     try:
-        if example_input is not None:
-            example, logits = run_example(model, tap, example_input)
-            if embedding is None and classifier is not None:
-                check_is_last(model, classifier, logits)
-                head_answers = is_answer(classifier, example, logits)
-            width, num_outputs = example.shape[-1], logits.shape[-1]
-            unused = without_gradient(model, example)
-        if width is None:
-            raise ValueError(
-                f"`example_input` must be given to learn the width of layer {embedding!r}; got None"
-            )
         if num_classes is None:
-            if num_outputs is None or embedding == "":
-                raise ValueError(
-                    "`num_classes` must be given, since no layer of the model tells it; got None"
-                )
-            num_classes = num_outputs
-        # Without an example, a named embedding leaves open which layer answers.
-        is_certain = embedding is None or example_input is not None
-        if keep_head and is_certain and num_outputs != num_classes:
+            num_classes = found.num_outputs
+        if num_classes is None:
             raise ValueError(
-                f"`num_classes` must be {num_outputs}, the width of the head that "
+                "`num_classes` must be given, since no layer of the model tells it; got None"
+            )
+        if keep_head and found.num_outputs not in (None, num_classes):
+            raise ValueError(
+                f"`num_classes` must be {found.num_outputs}, the width of the head that "
                 f"keep_head=True keeps; got {num_classes}"
             )
-        balancer = ReliabilityBalancer(int(width), num_classes, **balancer_options)
+        balancer = _beside(model, source.layer, found.width, num_classes, balancer_options)
     except BaseException:
-        handle.remove()
+        source.remove()
         raise
+    wrapped = WrappedClassifier(
+        model, balancer, source, keep_head=keep_head, frozen=[] if keep_head else found.unneeded
+    )
+    if found.embedding is not None and not keep_head:
+        _tell_unused(model, found.embedding)
+    return wrapped
+
+
+class _Found(NamedTuple):
+    """An embedding's source, its width, and what an example showed of it."""
+
+    source: EmbeddingSource
+    width: int
+    num_outputs: int | None
+    unneeded: list[nn.Parameter]
+    embedding: Tensor | None = None
+
+
+def _guess(
+    model: nn.Module, embedding: str | None, output: str | int | None, token_mask: str | None
+) -> _Found:
+    """Take what the model's own layers tell; the first call proves it."""
+    name, side = _place(model, embedding)
+    layer = layer_named(model, name)
+    width = getattr(layer, "in_features" if side == "input" else "out_features", None)
+    if embedding is None and side == "output":
+        # timm: a model without a head gives features of this width.
+        width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(
+            f"`example_input` must be given to learn the width of layer {name!r}; got None"
+        )
+    source = EmbeddingSource(model, name, side=side, output=output, token_mask=token_mask)
+    if side == "output":
+        return _Found(source, width, None, [])
+    return _Found(source, width, int(layer.out_features), own_parameters(model, layer))
+
+
+def _examine(
+    model: nn.Module,
+    embedding: str | None,
+    layout: Layout | None,
+    output: str | int | None,
+    token_mask: str | None,
+    example_input: ExampleInput,
+) -> _Found:
+    """Run an example, and take what it proves."""
+    args, kwargs = call_arguments(example_input)
+    name, side = _place(model, embedding)
+    with evaluating(model):
+        if side == "input":
+            source, value = prove_classifier(
+                model, args, kwargs, output=output, token_mask=token_mask
+            )
+            head = own_parameters(model, source.layer)
+            return _Found(source, value.shape[-1], int(source.layer.out_features), head, value)
+        channels = channel_axis(model, layer_named(model, name), args, kwargs, layout)
+        source = EmbeddingSource(
+            model, name, side=side, channels=channels, output=output, token_mask=token_mask
+        )
+        try:
+            read = source.read(model, args, kwargs, wants_logits=False)
+        except BaseException:
+            source.remove()
+            raise
+        num_outputs = None if name == "" else num_answers(model, args, kwargs, output)
+        head = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
+        # A feature extractor's last layer is no head: the embedding comes from it.
+        own = [] if head is None else own_parameters(model, head)
+        unused = {id(model.get_parameter(n)) for n in without_gradient(model, read.embedding)}
+        unneeded = [parameter for parameter in own if id(parameter) in unused]
+        return _Found(source, read.embedding.shape[-1], num_outputs, unneeded, read.embedding)
+
+
+def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
+    """The layer to read, and its side: before anything ran."""
+    if embedding is not None:
+        name, side = embedding, "output"
+    else:
+        found = find_classifier(model)
+        if found is None:
+            raise ValueError(
+                "`embedding` must name a layer, since the model ends in no linear layer; got None. "
+                f"Layers: {layer_names(model)}"
+            )
+        # Where timm's classifier was taken off, what the model gives is the embedding.
+        name, side = ("", "output") if isinstance(found[1], nn.Identity) else (found[0], "input")
+    part = compiled_part(model, layer_named(model, name))
+    if part is not None:
+        raise ValueError(
+            f"`model` must be wrapped before it is compiled; got a model of which {part!r} is "
+            "compiled: wrap it as it was, and compile the wrapped model"
+        )
+    return name, side
+
+
+def _beside(
+    model: nn.Module,
+    layer: nn.Module,
+    width: int,
+    num_classes: int,
+    options: BalancerOptions,
+) -> ReliabilityBalancer:
+    """A balancer on the device and in the dtype of a layer, or else of its model."""
     nearest = (parameter for part in (layer, model) for parameter in part.parameters())
     reference = next((each for each in nearest if each.is_floating_point()), None)
-    if reference is not None:
-        balancer = balancer.to(reference.device, reference.dtype)
-    return WrappedClassifier(
-        model,
-        balancer,
-        tap,
-        handle,
-        keep_head=keep_head,
-        head_answers=head_answers,
-        frozen=[] if keep_head else unused,
-    )
+    if reference is not None and reference.is_meta:
+        raise ValueError(
+            "`model` must hold its weights; got a model whose last layer is on the meta device: "
+            "wrap it before it is offloaded, or once its weights are there"
+        )
+    balancer = ReliabilityBalancer(width, num_classes, **options)
+    return balancer if reference is None else balancer.to(reference.device, reference.dtype)
+
+
+def _tell_unused(model: nn.Module, embedding: Tensor) -> None:
+    """Name the trainable parameters that had no part in an example's embedding."""
+    names = without_gradient(model, embedding)
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        warnings.warn(
+            f"{', '.join(names[:SHOWN])}{more} had no part in the embedding of `example_input` and "
+            "stay trainable. Parts that run in training only, or for other inputs, are fine; "
+            "freeze what lies behind the embedding by requires_grad_(False)",
+            stacklevel=3,
+        )
 
 
 class WrappedClassifier(nn.Module):
     """A classifier and its balancer; made by :func:`wrap`.
 
     ``model`` and ``balancer`` are submodules, so one ``state_dict`` holds both, and the model's
-    own names come back behind ``model.``.
+    own names come back behind ``model.``. ``source`` tells where the embedding is read.
 
     Example:
         >>> model = wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
@@ -152,33 +279,46 @@ class WrappedClassifier(nn.Module):
         self,
         model: nn.Module,
         balancer: ReliabilityBalancer,
-        tap: Tap,
-        handle: torch.utils.hooks.RemovableHandle,
+        source: EmbeddingSource,
         *,
         keep_head: bool,
-        head_answers: bool,
-        frozen: list[nn.Parameter],
+        frozen: Sequence[nn.Parameter] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.balancer = balancer
+        self.source = source
         self.keep_head = keep_head
-        self._head_answers = head_answers
-        self._tap = tap
-        self._handle = handle
         self._frozen = [parameter for parameter in frozen if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad_(False)
 
     def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
         """Call the model with these arguments, and the balancer with what it gives."""
-        embedding, logits = self._tap.run(self.model, args, kwargs)
-        output: BalancerOutput = self.balancer(embedding, logits if self.keep_head else None)
+        embedded = self.source.read(self.model, args, kwargs, self.keep_head)
+        output: BalancerOutput = self.balancer(
+            embedded.embedding, embedded.logits, token_mask=embedded.token_mask
+        )
         return output
 
     def embed(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the embedding alone, (B, D) or (B, T, D): what :meth:`fit_head` takes."""
-        return self._tap.run(self.model, args, kwargs)[0]
+        """Return the embedding alone, (B, D) or (B, T, D): what :meth:`fit_head` takes.
+
+        Raises:
+            ValueError: if some tokens are padding; :meth:`embed_tokens` tells which.
+        """
+        embedding, mask = self.embed_tokens(*args, **kwargs)
+        if mask is not None and _checks.can_read_values() and not bool(mask.all()):
+            raise ValueError(
+                "`embed` must get calls without padding, since its tokens would count; got "
+                f"{int((~mask).sum())} padded tokens: take `embed_tokens`"
+            )
+        return embedding
+
+    def embed_tokens(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the embedding and its token mask (B, T), None where no token is padding."""
+        embedded = self.source.read(self.model, args, kwargs, False)
+        return embedded.embedding, embedded.token_mask
 
     def fit_head(
         self, features: Tensor, labels: Tensor, **options: Unpack[FitOptions]
@@ -186,34 +326,45 @@ class WrappedClassifier(nn.Module):
         """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`.
 
         With ``keep_head=True`` the kept last layer answers for the stored embeddings; where the
-        embedding is a named layer, or the model does more behind that layer, give the model's
-        logits as `primary_logits`.
+        embedding is a named layer, give the model's logits as `primary_logits`.
 
         Raises:
             ValueError: if those logits are missing, and as :func:`fitting.fit_head` does.
         """
         if self.keep_head and options.get("primary_logits") is None:
-            if not self._head_answers:
+            if self.source.side == "output":
                 raise ValueError(
-                    "`primary_logits` must be given, since with keep_head=True the model's answer "
-                    "is not that of its last linear layer on the embedding; got None"
+                    "`primary_logits` must be given, since with keep_head=True nothing tells what "
+                    f"the model answers for the {self.source!r}; got None"
                 )
-            classifier = find_classifier(self.model)
-            assert classifier is not None
-            with torch.no_grad():
-                weight = classifier.weight
-                options["primary_logits"] = torch.cat(
-                    [
-                        classifier(part.to(weight.device, weight.dtype)).to(features.device)
-                        for part in features.split(ANSWERED_AT_ONCE)
-                    ]
-                )
+            options["primary_logits"] = self._answers(features, options.get("token_mask"))
         return self.balancer.fit_head(features, labels, **options)
+
+    @torch.no_grad()
+    def _answers(self, features: Tensor, token_mask: Tensor | None) -> Tensor:
+        """What the kept head gives for stored embeddings, some at a time."""
+        weight = next(self.source.layer.parameters(), next(self.model.parameters()))
+        pooled = pool_tokens(features, token_mask)
+        return torch.cat(
+            [
+                self.source.layer(part.to(weight.device, weight.dtype)).to(features.device)
+                for part in pooled.split(ANSWERED_AT_ONCE)
+            ]
+        )
 
     def unwrap(self) -> nn.Module:
         """Take the hook off and return the model, as it was but for what training changed."""
-        self._handle.remove()
+        self.source.remove()
         for parameter in self._frozen:
             parameter.requires_grad_(True)
         self._frozen = []
         return self.model
+
+    def __del__(self) -> None:
+        """A wrapper that nobody holds leaves its model as `unwrap` does."""
+        if "source" in self.__dict__:
+            self.unwrap()
+
+    def extra_repr(self) -> str:
+        """Name what the submodules do not show."""
+        return f"embedding: {self.source!r}; keep_head={self.keep_head}"

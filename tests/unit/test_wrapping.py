@@ -83,7 +83,8 @@ def test_unwrap_gives_the_model_back_unchanged():
 
 
 def test_a_named_feature_map_becomes_tokens():
-    model = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES).eval()
+    with pytest.warns(UserWarning, match=r"gate.weight, gate.bias had no part in the embedding"):
+        model = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES).eval()
     assert model.embed(IMAGES).shape == (4, 4, 8)
     assert model.balancer.embedding_dim == 8
 
@@ -94,9 +95,19 @@ def test_a_feature_extractor_is_its_own_embedding():
     assert torch.equal(model(IMAGES).embedding, extractor(IMAGES))
 
 
-def test_a_misleading_last_layer_is_found_out_with_an_example():
-    with pytest.raises(ValueError, match="'gate', gives 8 values, and the model 3; got None"):
-        wrap(ConvNet(), 3, example_input=IMAGES)
+def test_the_layer_that_answers_is_found_with_an_example():
+    network = ConvNet().eval()
+    model = wrap(network, example_input=IMAGES).eval()
+    assert repr(model.source) == "input of 'head', which gives the model's answer"
+    torch.testing.assert_close(network.head(model.embed(IMAGES)), network(IMAGES))
+
+
+def test_a_layer_that_does_not_answer_is_found_out_at_the_first_call():
+    with pytest.raises(ValueError, match=r"'gate', gives \(4, 8\), the model \(4, 3\); got None"):
+        wrap(ConvNet(), 3)(IMAGES)
+
+
+def test_a_kept_answer_beside_a_named_layer():
     output = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)(IMAGES)
     assert output.logits.shape == (4, 3)
 
@@ -155,7 +166,7 @@ def test_threads_do_not_see_each_others_embeddings():
             return x
 
     network = nn.Sequential(nn.Linear(4, 8), Meeting(), nn.Linear(8, 3))
-    model = wrap(network, embedding="0").eval()
+    model = wrap(network, 3, embedding="0").eval()
     batches = [torch.randn(5, 4), torch.randn(5, 4)]
     found = {}
 
@@ -192,10 +203,6 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
     named = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)
     with pytest.raises(ValueError, match="`primary_logits` must be given"):
         named.fit_head(torch.randn(4, 8), labels)
-    scaled = nn.Sequential(mlp(), nn.Threshold(0.1, 0.2))
-    model = wrap(scaled, keep_head=True, example_input=IMAGES)
-    with pytest.raises(ValueError, match=r"`primary_logits` must be given.*last linear layer"):
-        model.fit_head(features, labels)
     logits = torch.randn(4, 3)
     assert len(named.fit_head(torch.randn(4, 8), labels, primary_logits=logits, epochs=1)) == 1
 
@@ -231,13 +238,13 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
         ),
         (
             lambda: wrap(
-                nn.Sequential(nn.Conv3d(1, 2, 1), nn.Flatten(), nn.Linear(16, 3)),
-                3,
-                embedding="0",
-                example_input=torch.randn(2, 1, 2, 2, 2),
+                nn.Sequential(nn.Linear(4, 2), nn.Flatten(0), nn.Unflatten(0, (2, 2))),
+                2,
+                embedding="1",
+                example_input=torch.randn(2, 4),
             ),
             ValueError,
-            r"gives \(B, D\), \(B, T, D\) or \(B, D, H, W\); got \(2, 2, 2, 2, 2\)",
+            r"must name a layer that gives \(B, D\), tokens or a feature map; got \(4,\)",
         ),
         (
             lambda: wrap(mlp(), embedding="", example_input=IMAGES),
@@ -245,6 +252,21 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
             "`num_classes` must be given, since no layer of the model tells it; got None",
         ),
         (lambda: wrap(mlp(), num_anchors=-1), ValueError, "`num_anchors` must be at least 0"),
+        (
+            lambda: wrap(nn.Sequential(mlp(), nn.Threshold(0.1, 0.2)), example_input=IMAGES),
+            ValueError,
+            "the last linear layer, '0.4', gives other values than the model; got None",
+        ),
+        (
+            lambda: wrap(mlp(), embedding="1"),
+            ValueError,
+            "`num_classes` must be given, since no layer of the model tells it; got None",
+        ),
+        (
+            lambda: wrap(mlp(), layout="NHWC"),
+            ValueError,
+            "`layout` must be one of 'channels_first', 'channels_last'; got 'NHWC'",
+        ),
     ],
 )
 def test_errors(make, error, message):
@@ -277,5 +299,5 @@ def test_a_model_that_gives_no_tensor():
             self.layer(x)
             return {"answer": None}
 
-    with pytest.raises(TypeError, match=r"the model's output must be a tensor.*got dict"):
+    with pytest.raises(TypeError, match=r"`output` must name .* the model gave a dict of"):
         wrap(Silent())(torch.randn(2, 4))
