@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 Content = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -58,4 +58,18 @@ def _from_1_to_2(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     )
 
 
-STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (_from_1_to_2,)
+def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 2 told of a wrapped model its layer and side alone; maps were channels first."""
+    modules = config["modules"].values() if _is_complete(config) else ()
+    for module in modules:
+        for settings in module["parts"].values():
+            if "tap" in settings:
+                side = settings.pop("tap")
+                settings |= {"side": side, "channels": -1 if side == "input" else 1}
+    return tensors, {**config, "format_version": 3}
+
+
+STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
+    _from_1_to_2,
+    _from_2_to_3,
+)

@@ -15,7 +15,7 @@ from reliability_balance.heads import MLPHead
 from reliability_balance.selective import Abstention, PredictionSets
 from reliability_balance.targets import RefurbishedTargets
 from reliability_balance.top_label_calibration import TopLabelScaling
-from reliability_balance.wrapping import WrappedClassifier
+from reliability_balance.wrapping import WrappedClassifier, attach
 
 Settings = dict[str, Any]
 OWN_HEAD = "own"
@@ -127,6 +127,37 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
         raise ValueError(
             f"the settings of a {kind.__name__} must be its arguments; got {error}"
         ) from error
+
+
+def wrapped_as(
+    parts: dict[str, Settings], model: nn.Module, state: Mapping[str, Tensor]
+) -> nn.Module:
+    """Wrap a network as the model of these parts and this state was; others stay as they are.
+
+    A wrapper stays, if it is alike; else its network is wrapped anew once its weights are seen to
+    fit, and the old wrapper is taken off.
+    """
+    settings = parts.get("", {})
+    if settings.get("class") != WrappedClassifier.__name__ or parts_of(model) == parts:
+        return model
+    balancer = build({"": parts.get("balancer", {})})
+    network = model.model if isinstance(model, WrappedClassifier) else model
+    # A head of the user's own cannot be built; what differs is told by the caller.
+    if not isinstance(balancer, ReliabilityBalancer) or not all(
+        fits(module, state_within(state, name))
+        for name, module in (("model", network), ("balancer", balancer))
+    ):
+        return model
+    if isinstance(model, WrappedClassifier):
+        model.unwrap()
+    place = {name: value for name, value in settings.items() if name != "class"}
+    return attach(network, balancer.to_empty(device="cpu"), **place)
+
+
+def state_within(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The part of a state whose names begin with `name`, under the rest of their names."""
+    start = f"{name}."
+    return {key.removeprefix(start): each for key, each in state.items() if key.startswith(start)}
 
 
 def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:

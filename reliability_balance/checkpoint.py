@@ -109,14 +109,15 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
 
     Args:
         path: the file.
-        model: what to fill, on any device, built and wrapped as the saved one was; it is not
-            touched unless all fits. None builds a :class:`ReliabilityBalancer` anew, if all of its
-            layers are those of its settings.
+        model: what to fill, on any device; it is not touched unless all fits. Of a wrapped
+            classifier the network alone will do: it is wrapped as the saved one was. None builds a
+            :class:`ReliabilityBalancer` anew, if all of its layers are those of its settings.
 
     Returns:
-        The model that was given; or, as all companions, a new one in eval mode on the CPU. New ones
-        have ``validate_args=True``, which is no part of a model but a choice of each run: set the
-        attribute to change it.
+        The model that was given, or a wrapper of it, or a new one on the CPU; all in eval mode. A
+        wrapper that was given stays if it is like the saved one, and else is unwrapped for a new
+        one. New parts have ``validate_args=True``, which is no part of a model but a choice of
+        each run: set the attribute to change it.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -128,15 +129,15 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
         >>> import tempfile
         >>> from reliability_balance import wrap
         >>> def build():
-        ...     return wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     save(f"{folder}/model.safetensors", build())
+        ...     save(f"{folder}/model.safetensors", wrap(build(), attention="off"))
         ...     model = load(f"{folder}/model.safetensors", build()).model
-        >>> type(model).__name__
-        'WrappedClassifier'
+        >>> type(model).__name__, model.balancer.attention, model.training
+        ('WrappedClassifier', None, False)
     """
     tensors, config = migrate(path, *_tensor_file.read(Path(path)))
-    states = {role: _of_role(tensors, role) for role in config["modules"]}
+    states = {role: _rebuilding.state_within(tensors, role) for role in config["modules"]}
     built: dict[str, nn.Module] = {}
     for role, described in config["modules"].items():
         given = model if role == MODEL else None
@@ -151,13 +152,15 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
                 "you can build another; got None"
             )
         built[role] = module
+    if model is not None:
+        parts = config["modules"][MODEL]["parts"]
+        built[MODEL] = _rebuilding.wrapped_as(parts, model, states[MODEL])
     for role, module in built.items():
         _rebuilding.check_fit(role, module, config["modules"][role]["parts"], states[role])
     for role, module in built.items():
         is_new = any(tensor.is_meta for tensor in module.state_dict().values())
         module.load_state_dict(states[role], assign=is_new)
-        if module is not model:
-            module.eval()
+        module.eval()
     names = config["class_names"]
     return Checkpoint(
         built.pop(MODEL),
@@ -181,15 +184,6 @@ def describe(path: str | Path) -> str:
     """
     _, config = migrate(path, *_tensor_file.read(Path(path)))
     return json.dumps(config, indent=2)
-
-
-def _of_role(tensors: Mapping[str, Tensor], role: str) -> dict[str, Tensor]:
-    start = f"{role}."
-    return {
-        name.removeprefix(start): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(start)
-    }
 
 
 def _state(role: str, module: nn.Module) -> dict[str, Tensor]:

@@ -131,7 +131,8 @@ def wrap(
                 f"`num_classes` must be {found.num_outputs}, the width of the head that "
                 f"keep_head=True keeps; got {num_classes}"
             )
-        balancer = _beside(model, source.layer, found.width, num_classes, balancer_options)
+        balancer = ReliabilityBalancer(found.width, num_classes, **balancer_options)
+        balancer = _beside(model, source.layer, balancer)
     except BaseException:
         source.remove()
         raise
@@ -141,6 +142,37 @@ def wrap(
     if found.embedding is not None and not keep_head:
         _tell_unused(model, found.embedding)
     return wrapped
+
+
+def attach(
+    model: nn.Module,
+    balancer: ReliabilityBalancer,
+    *,
+    keep_head: bool,
+    layer: str,
+    side: Side,
+    channels: int = -1,
+    output: str | int | None = None,
+    token_mask: str | None = MASK_ARGUMENT,
+) -> "WrappedClassifier":
+    """Wrap a model by the settings of another one's wrapper, as a checkpoint holds them.
+
+    Raises:
+        ValueError: if the model has no such layer, hides it, or is wrapped already.
+    """
+    refuse_unwrappable(model)
+    _checks.one_of("side", side, ("input", "output"))
+    source = EmbeddingSource(
+        model, layer, side=side, channels=channels, output=output, token_mask=token_mask
+    )
+    is_replaced = side == "input" and not keep_head
+    return WrappedClassifier(
+        model,
+        _beside(model, source.layer, balancer),
+        source,
+        keep_head=keep_head,
+        frozen=own_parameters(model, source.layer) if is_replaced else [],
+    )
 
 
 class _Found(NamedTuple):
@@ -232,11 +264,7 @@ def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
 
 
 def _beside(
-    model: nn.Module,
-    layer: nn.Module,
-    width: int,
-    num_classes: int,
-    options: BalancerOptions,
+    model: nn.Module, layer: nn.Module, balancer: ReliabilityBalancer
 ) -> ReliabilityBalancer:
     """A balancer on the device and in the dtype of a layer, or else of its model."""
     nearest = (parameter for part in (layer, model) for parameter in part.parameters())
@@ -246,7 +274,6 @@ def _beside(
             "`model` must hold its weights; got a model whose last layer is on the meta device: "
             "wrap it before it is offloaded, or once its weights are there"
         )
-    balancer = ReliabilityBalancer(width, num_classes, **options)
     return balancer if reference is None else balancer.to(reference.device, reference.dtype)
 
 
