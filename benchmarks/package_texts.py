@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from result_files import atomic_path
+from result_files import save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -24,9 +24,7 @@ def load_package_texts(cache: Path = CACHE) -> tuple[Tensor, Tensor]:
     """Embeddings (N, 384), of unit length, and sections (N,); computed once, in about a minute."""
     if not cache.is_file():
         texts, labels = parse_descriptions(_apt_index())
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(cache) as temporary:
-            torch.save({"embeddings": embed(texts), "labels": torch.tensor(labels)}, temporary)
+        save_tensors(cache, {"embeddings": embed(texts), "labels": torch.tensor(labels)})
     content: dict[str, Tensor] = torch.load(cache, weights_only=True)
     return content["embeddings"], content["labels"]
 

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from measures import mean_and_interval, paired_differences, show_mean
 from noisy_data import CORRUPTIONS
-from result_files import atomic_path, save_text
+from result_files import open_result, save_text
 from tasks import DATA
 
 OURS = "ours, robust"
@@ -191,5 +191,5 @@ def _plot(settings: Settings, path: Path) -> None:
         axis.set_xlabel("test accuracy %", fontsize=7)
     for axis in axes[len(settings) :]:
         axis.set_visible(False)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=100, format="png")
+    with open_result(path) as file:
+        figure.savefig(file, dpi=100, format="png")

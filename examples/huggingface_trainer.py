@@ -19,6 +19,7 @@ from noisy_images import (
     RateOption,
     noisy_images,
 )
+from result_files import save_tensors
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 from transformers import (
@@ -128,7 +129,7 @@ def main(
     )
     trainer.train()
     trainer.save_model()
-    torch.save(targets.state_dict(), out / "targets.pt")
+    save_tensors(out / "targets.pt", targets.state_dict())
     print(f"test accuracy {trainer.evaluate()['eval_accuracy']:.4f}")
     print(f"labels taken for right: {float(targets.noise_matrix.diag().mean()):.0%}")
 

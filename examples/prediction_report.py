@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from result_files import atomic_path
+from result_files import open_result
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -102,8 +102,8 @@ def save_picture(
                 )
             axes[1, 0].set_yticks(range(len(class_names)), class_names)
             axes[1, 0].legend(loc="lower right", fontsize=6, frameon=False)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+        with open_result(path) as file:
+            figure.savefig(file, dpi=130, format="png")
 
 
 def draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:

@@ -16,7 +16,7 @@ import typer
 from image_data import LabelledImages, load_images
 from noisy_images import BatchOption, CountOption, DataOption, EpochsOption, RateOption
 from PIL.Image import Image
-from result_files import atomic_path
+from result_files import save_tensors
 from timm.data import Mixup, create_loader
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -122,8 +122,7 @@ def main(
         loss = train_one_epoch(balanced, train, criterion, optimizer, mixup)
         scheduler.step(epoch + 1)
         print(f"epoch {epoch + 1}: loss {loss:.3f}, test accuracy {validate(balanced, test):.4f}")
-    with atomic_path(out) as temporary:
-        torch.save(balanced.state_dict(), temporary)
+    save_tensors(out, balanced.state_dict())
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from noisy_images import (
     accuracy,
     noisy_images,
 )
-from result_files import atomic_path
+from result_files import save_tensors
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, DistributedSampler
@@ -84,8 +84,7 @@ def main(
         print(
             f"learned probability that a label is right: {targets.noise_matrix.diag().mean():.2f}"
         )
-        with atomic_path(out) as temporary:
-            torch.save({"model": model.state_dict(), "targets": targets.state_dict()}, temporary)
+        save_tensors(out, {"model": model.state_dict(), "targets": targets.state_dict()})
     distributed.destroy_process_group()
 
 

@@ -15,7 +15,7 @@ import torch
 import typer
 from image_data import LabelledImages, load_images
 from prediction_report import format_table, save_picture, score
-from result_files import atomic_path, save_json
+from result_files import save_json, save_tensors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
@@ -176,8 +176,7 @@ def main(
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )
 
-    with atomic_path(out / "model.pt") as temporary:
-        torch.save(model.state_dict(), temporary)
+    save_tensors(out / "model.pt", model.state_dict())
     save_json(
         out / "metrics.json",
         {

@@ -14,18 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reliability_balance import _files
+from reliability_balance.files import write_atomically
 
 CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
 WITHOUT_DIGEST = 1  # the format version that had none
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write both beside `path`, see them onto the disk, and only then take the old file's place."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"`path` must lie in an existing folder; got {path}")
-    if path.is_dir():
-        raise ValueError(f"`path` must be a file; got the folder {path}")
+    """Write both to one file, whole or not at all."""
     save = _safetensors("safetensors.torch").save
     # Tensors that share memory, such as tied weights, are each written in full.
     plain = {
@@ -34,7 +30,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
     }
     text = json.dumps(config, allow_nan=False)
     content = save(plain, {CONFIG_KEY: text, DIGEST_KEY: _digest(text, plain)})
-    _files.write(path, content)
+    write_atomically(path, content)
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -48,7 +44,8 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if not path.exists():
         raise FileNotFoundError(f"`path` must be an existing checkpoint; got {path}")
     if not path.is_file():
-        raise ValueError(f"`path` must be a file; got the folder {path}")
+        kind = "the folder " if path.is_dir() else ""
+        raise ValueError(f"`path` must be a regular file; got {kind}{path}")
     safetensors = _safetensors("safetensors")
     load = _safetensors("safetensors.torch").load
     # Read once, since another process may put a new file in its place meanwhile.

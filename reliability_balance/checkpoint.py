@@ -42,7 +42,7 @@ def save(
     """Write a model and what belongs to it to one file, whole or not at all.
 
     An old file of that name stays whole until the new one is on the disk, also if the process is
-    killed, which can leave a hidden ``.tmp`` file beside it.
+    killed. Permissions, links and several writers: :mod:`reliability_balance.files`.
 
     Args:
         path: the file, whose folder must exist.
@@ -57,9 +57,11 @@ def save(
     Raises:
         FileNotFoundError: if the folder does not exist.
         ImportError: without the package safetensors.
+        OSError: if the file cannot be written, as on a full disk; the old one stays.
         TypeError: if `model` is no module, its state holds more than dense tensors, or settings
             or `preprocessing` hold more than JSON does.
-        ValueError: if class names repeat or are not C, or a companion cannot be rebuilt.
+        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, or `path` is
+            no regular file, such as a folder or a device.
 
     Example:
         >>> import tempfile

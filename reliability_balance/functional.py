@@ -22,6 +22,7 @@ Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
 ANCHOR_BLOCK = 1024
+SHORTEST = 1e-6  # length that a vector is divided by at least
 
 
 def widen(tensor: Tensor, *others: Tensor) -> Tensor:
@@ -33,8 +34,13 @@ def widen(tensor: Tensor, *others: Tensor) -> Tensor:
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Scale (..., D) vectors to unit length; a zero vector stays zero, with a finite gradient."""
-    return F.normalize(widen(vectors), dim=-1, eps=1e-6)
+    """Divide (..., D) vectors by their length, or by 1e-6 if shorter, where the gradient is 0."""
+    vectors = widen(vectors)
+    if vectors.requires_grad:
+        # Below the floor the slope would be 1e6, beyond what float16 holds.
+        short = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True) < SHORTEST
+        vectors = torch.where(short, vectors.detach(), vectors)
+    return F.normalize(vectors, dim=-1, eps=SHORTEST)
 
 
 def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from reliability_balance import _checks, _files, _png
+from reliability_balance import _checks, _png
+from reliability_balance.files import write_atomically
 from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
 
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
@@ -90,7 +91,7 @@ def save_csv(
                 f"{row.plausibility:.6f}",
             ]
         )
-    _files.write(path, buffer.getvalue().encode())
+    write_atomically(path, buffer.getvalue().encode())
 
 
 def save_gallery(
@@ -136,7 +137,7 @@ def save_gallery(
         "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
         "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
     )
-    _files.write(path, page.encode())
+    write_atomically(path, page.encode())
 
 
 Namer = Callable[[int], str]

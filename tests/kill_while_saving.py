@@ -80,6 +80,10 @@ def main(folder: Path, kills: int, seed: int) -> None:
             values = torch.cat([tensor.detach().flatten() for tensor in read(path)]).unique()
             if values.tolist() not in ([1.0], [2.0]):
                 sys.exit(f"{kind}: neither the one nor the other, but {values}")
+        write(path, 1.0)
+        if list(folder.iterdir()) != [path]:
+            sys.exit(f"{kind}: {sorted(folder.iterdir())} stayed in the folder")
+        path.unlink()
         print(f"{kind}: whole after {kills} kills")
 
 

@@ -8,7 +8,7 @@ import torch
 from face_model import FaceModel
 from faces.augmentation import MEAN, STANDARD_DEVIATION
 from model_bundle import ModelBundle
-from result_files import atomic_path
+from result_files import open_result
 from torch import Tensor, nn
 
 OUTPUTS = ("corrected", "primary", "confidence")
@@ -67,17 +67,18 @@ def export_onnx(bundle: ModelBundle, path: Path) -> float:
     )
     if program is None:
         raise RuntimeError("torch.onnx.export gave no program")
-    with atomic_path(path) as temporary:
-        program.save(str(temporary), external_data=False)
-        stored = onnx.load(str(temporary))
-        onnx.helper.set_model_props(stored, _metadata(bundle))
-        onnx.save(stored, str(temporary))
-        session = onnxruntime.InferenceSession(str(temporary), providers=["CPUExecutionProvider"])
+    stored = program.model_proto
+    onnx.helper.set_model_props(stored, _metadata(bundle))
+    content = stored.SerializeToString()
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
 
-        def run(images: Tensor) -> list[Tensor]:
-            return [torch.from_numpy(o) for o in session.run(None, {"images": images.numpy()})]
+    def run(images: Tensor) -> list[Tensor]:
+        return [torch.from_numpy(o) for o in session.run(None, {"images": images.numpy()})]
 
-        return _check_parity(module, run, bundle)
+    difference = _check_parity(module, run, bundle)
+    with open_result(path) as file:
+        file.write(content)
+    return difference
 
 
 def export_program(bundle: ModelBundle, path: Path) -> float:
@@ -93,11 +94,10 @@ def export_program(bundle: ModelBundle, path: Path) -> float:
     program = torch.export.export(
         module, (example,), dynamic_shapes={"images": {0: torch.export.Dim("batch")}}
     )
-    with atomic_path(path) as temporary:
-        with temporary.open("wb") as file:
-            torch.export.save(program, file, extra_files=_metadata(bundle))
-        with temporary.open("rb") as file:
-            loaded = torch.export.load(file).module()
+    with open_result(path) as file:
+        torch.export.save(program, file, extra_files=_metadata(bundle))
+        file.seek(0)
+        loaded = torch.export.load(file).module()
         return _check_parity(module, lambda images: list(loaded(images)), bundle)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from configuration import Recipe, as_plain, parse_recipe
 from face_model import FaceModel, build_model
-from result_files import atomic_path
+from result_files import open_result
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from reliability_balance import __version__
@@ -50,11 +50,9 @@ def save_bundle(path: Path, model: FaceModel, recipe: Recipe, class_names: tuple
         "versions": versions(),
     }
     header["sha256"] = _digest(header, weights)
-    with atomic_path(path) as temporary:
-        try:
-            save_file(weights, temporary, metadata={"bundle": json.dumps(header)})
-        except SafetensorError as error:  # its own name for what the disk refuses
-            raise OSError(error) from error
+    content = save(weights, metadata={"bundle": json.dumps(header)})
+    with open_result(path) as file:
+        file.write(content)
 
 
 def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:

@@ -1,7 +1,7 @@
 """Predict the faces of pictures and videos, and tell which branch decided."""
 
 import csv
-import json
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from face_detection import Box, Detector
 from faces.augmentation import eval_transform
 from media import Frame
 from model_bundle import ModelBundle
-from result_files import atomic_path, save_text
+from result_files import save_json, save_text
 from torch import Tensor
 
 from reliability_balance import BalancerOutput
@@ -106,16 +106,14 @@ def save_predictions(folder: Path, predictions: Sequence[FacePrediction]) -> Non
     content = [
         {**asdict(each), "box": each.box._asdict() if each.box else None} for each in predictions
     ]
-    save_text(folder / "predictions.json", json.dumps(content, indent=2) + "\n")
-    with (
-        atomic_path(folder / "predictions.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        rows = list(_rows(predictions))
-        columns = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+    save_json(folder / "predictions.json", content)
+    rows = list(_rows(predictions))
+    columns = dict.fromkeys(name for row in rows for name in row)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, list(columns))
+    writer.writeheader()
+    writer.writerows(rows)
+    save_text(folder / "predictions.csv", table.getvalue())
 
 
 def _rows(predictions: Iterable[FacePrediction]) -> Iterator[dict[str, object]]:

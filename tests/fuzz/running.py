@@ -29,12 +29,14 @@ Read = Callable[[bytes], object]
 class Target:
     """A reader under test.
 
-    `prepare` is given a folder and returns the valid samples, and what reads the mutated ones.
+    `prepare` is given a folder and returns the valid samples, and what reads the mutated ones. A
+    message names the file, or begins with one of `beginnings`.
     """
 
     name: str
     prepare: Callable[[Path], tuple[Sequence[bytes], Read]]
     documented: tuple[type[Exception], ...] = (ValueError, FileNotFoundError)
+    beginnings: tuple[str, ...] = ("`",)
 
 
 class Outcome(NamedTuple):
@@ -91,7 +93,7 @@ def outcomes(target: Target, numbers: range) -> Iterator[Outcome]:
                 fault = None
                 if number < len(samples):
                     fault = f"a valid file was refused: {error}"
-                elif str(folder) not in str(error) and not str(error).startswith("`"):
+                elif str(folder) not in str(error) and not str(error).startswith(target.beginnings):
                     fault = f"the message names neither file nor argument: {error!r}"[:300]
                 outcome = Outcome(number, type(error).__name__, fault)
             except TooSlowError:

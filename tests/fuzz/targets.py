@@ -31,12 +31,18 @@ from safetensors.torch import save
 from tiny_training import tiny_recipe
 from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
 
-from reliability_balance import ReliabilityBalancer
+from reliability_balance import ReliabilityBalancer, wrap
 from reliability_balance._tensor_file import CONFIG_KEY, DIGEST_KEY
 from reliability_balance._tensor_file import _digest as digest_of_checkpoint
 from reliability_balance.backbones.weights import read_weights
+from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.checkpoint import describe
 from reliability_balance.checkpoint import load as load_library_checkpoint
 from reliability_balance.checkpoint import save as save_checkpoint
+from reliability_balance.selective import Abstention, PredictionSets
+from reliability_balance.targets import RefurbishedTargets
+
+FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 
 Prepare = Callable[[Path], tuple[Sequence[bytes], Read]]
 
@@ -247,9 +253,13 @@ def checkpoint(folder: Path) -> list[bytes]:
 
 
 def checkpoint_config(folder: Path) -> list[bytes]:
-    (whole,) = checkpoint(folder)
+    return [config_of(checkpoint(folder)[0])]
+
+
+def config_of(whole: bytes) -> bytes:
     size = struct.unpack("<Q", whole[:8])[0]
-    return [json.loads(whole[8 : 8 + size])["__metadata__"][CONFIG_KEY].encode()]
+    text: str = json.loads(whole[8 : 8 + size])["__metadata__"][CONFIG_KEY]
+    return text.encode()
 
 
 BALANCER = {
@@ -258,11 +268,87 @@ BALANCER = {
 }
 
 
-def with_config(config: bytes) -> bytes:
+def with_config(config: bytes, tensors: dict[str, torch.Tensor] = BALANCER) -> bytes:
     """A checkpoint whose settings are others, with the digest of those."""
     text = config.decode(errors="replace")
-    metadata = {CONFIG_KEY: text, DIGEST_KEY: digest_of_checkpoint(text, BALANCER)}
-    return save(BALANCER, metadata=metadata)
+    metadata = {CONFIG_KEY: text, DIGEST_KEY: digest_of_checkpoint(text, tensors)}
+    return save(tensors, metadata=metadata)
+
+
+COMPANIONS = {
+    "targets": RefurbishedTargets(5, 2),
+    "scaling": TemperatureScaling(),
+    "sets": PredictionSets(),
+    "abstention": Abstention(),
+}
+
+
+def checkpoint_with_companions(folder: Path) -> list[bytes]:
+    path = folder / "companions.safetensors"
+    model = ReliabilityBalancer(4, 2, num_anchors=1)
+    save_checkpoint(path, model, preprocessing={"mean": [0.5, 0.25]}, companions=COMPANIONS)
+    return [path.read_bytes()]
+
+
+def settings_with_companions(folder: Path) -> list[bytes]:
+    return [config_of(checkpoint_with_companions(folder)[0])]
+
+
+def with_companions(config: bytes) -> bytes:
+    """The same with other settings, and the digest of those."""
+    states = {"model": ReliabilityBalancer(4, 2, num_anchors=1), **COMPANIONS}
+    tensors = {
+        f"{role}.{name}": value
+        for role, module in states.items()
+        for name, value in module.state_dict().items()
+    }
+    return with_config(config, tensors)
+
+
+def wrapped() -> torch.nn.Module:
+    """A classifier of one's own, which a checkpoint can fill but not build."""
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    return wrap(layers, num_anchors=1)
+
+
+WRAPPED = wrapped()
+WRAPPED_STATE = {f"model.{name}": value.clone() for name, value in WRAPPED.state_dict().items()}
+
+
+def settings_of_wrapped(folder: Path) -> list[bytes]:
+    path = folder / "wrapped.safetensors"
+    save_checkpoint(path, WRAPPED, class_names=("a", "b"))
+    return [config_of(path.read_bytes())]
+
+
+def fill_wrapped(path: Path) -> None:
+    """What is refused leaves the model as it was."""
+    try:
+        load_library_checkpoint(path, WRAPPED)
+    except ValueError:
+        for name, value in WRAPPED.state_dict().items():
+            assert torch.equal(value, WRAPPED_STATE[f"model.{name}"]), f"{name} was changed"
+        raise
+
+
+def old_checkpoint(folder: Path) -> list[bytes]:
+    """Of format version 1, which has no digest."""
+    return [(FIXTURES / "checkpoint_format_1.safetensors").read_bytes()]
+
+
+def read_overrides(content: bytes) -> object:
+    lines = content.decode(errors="replace").split("\n")
+    return load_recipe("quick", [line for line in lines if line])
+
+
+def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
+    """A line each, as `--set` has them on the command line."""
+    values = (
+        *("optimization.epochs=3", "data.splits={seed: 1}", "balancer.attention=off"),
+        *("encoder.options={width: 4}", "targets.enabled=false", "optimization.learning_rate=1e-3"),
+    )
+    texts = [value.encode() for value in values]
+    return [b"\n".join(texts[:3]), b"\n".join(texts[3:])], read_overrides
 
 
 def history(folder: Path) -> list[bytes]:
@@ -372,6 +458,7 @@ TARGETS = (
             lambda path: load_recipe(str(path)),
         ),
     ),
+    Target("recipe, overrides", overrides, beginnings=("--set",)),
     Target("weights, torch file", whole_file(torch_files, ".pt", read_weights)),
     Target("weights, pickle", part_of_file(torch_pickles, with_pickle, ".pt", read_weights)),
     Target(
@@ -388,6 +475,29 @@ TARGETS = (
     Target(
         "checkpoint, settings",
         part_of_file(checkpoint_config, with_config, ".safetensors", load_library_checkpoint),
+    ),
+    Target(
+        "checkpoint, settings of companions",
+        part_of_file(
+            settings_with_companions, with_companions, ".safetensors", load_library_checkpoint
+        ),
+    ),
+    Target(
+        "checkpoint, settings for a model",
+        part_of_file(
+            settings_of_wrapped,
+            lambda config: with_config(config, WRAPPED_STATE),
+            ".safetensors",
+            fill_wrapped,
+        ),
+    ),
+    Target(
+        "checkpoint, format 1",
+        whole_file(old_checkpoint, ".safetensors", load_library_checkpoint),
+    ),
+    Target(
+        "checkpoint, description",
+        part_of_file(checkpoint_config, with_config, ".safetensors", describe),
     ),
     Target("resume point", whole_file(resume_points, ".ckpt", load_checkpoint)),
     Target(

@@ -429,9 +429,9 @@ class TestBadArguments:
     def test_of_paths(self, path, tmp_path):
         with pytest.raises(FileNotFoundError, match="`path` must be an existing checkpoint"):
             load(path)
-        with pytest.raises(ValueError, match="`path` must be a file; got the folder"):
+        with pytest.raises(ValueError, match="`path` must be a regular file; got the folder"):
             load(tmp_path)
-        with pytest.raises(ValueError, match="`path` must be a file; got the folder"):
+        with pytest.raises(ValueError, match="`path` must be a regular file; got the folder"):
             save(tmp_path, small())
         with pytest.raises(FileNotFoundError, match="`path` must lie in an existing folder"):
             save(tmp_path / "no" / "model.safetensors", small())

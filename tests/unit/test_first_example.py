@@ -8,7 +8,8 @@ import torch
 import typer
 import wrap_classifier
 from idx_files import write_mnist
-from prediction_report import atomic_path, format_table, score
+from prediction_report import format_table, score
+from result_files import open_result
 from typer.testing import CliRunner
 
 
@@ -94,8 +95,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path):
     path.write_text("old")
 
     def write_half():
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
+        with open_result(path) as file:
+            file.write(b"half")
             raise RuntimeError("power cut")
 
     with pytest.raises(RuntimeError, match="power cut"):

@@ -1,5 +1,6 @@
 """Gradients, edges and extreme values of the functions."""
 
+import math
 from functools import partial
 
 import pytest
@@ -8,6 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
 
 LABELS = torch.tensor([0, 2, 1])
@@ -84,6 +86,72 @@ def test_unit_length_is_taken_over_the_last_dimension(shape):
 
 def test_vectors_shorter_than_1e_6_are_not_blown_up():
     torch.testing.assert_close(RF.unit_length(torch.tensor([0.0, 1e-8])), torch.tensor([0.0, 1e-2]))
+
+
+SHORT = {"zero": 0.0, "1e-30": 1e-30, "1e-9": 1e-9, "below the floor": 0.9e-6}
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("length", SHORT.values(), ids=SHORT)
+def test_the_gradient_of_unit_length_is_zero_below_its_floor(length, dtype):
+    vectors = torch.tensor([[0.6, 0.8], [0.6, 0.8]], dtype=dtype) * torch.tensor([[1.0], [length]])
+    vectors = vectors.to(dtype).requires_grad_()
+    (RF.unit_length(vectors) * torch.tensor([3.0, 1.0])).sum().backward()
+    assert vectors.grad[1].tolist() == [0.0, 0.0]
+    # Of x / |x|, at (0.6, 0.8): (I - x x') (3, 1)
+    expected = torch.tensor([3 - 2.6 * 0.6, 1 - 2.6 * 0.8])
+    torch.testing.assert_close(vectors.grad[0].float(), expected, atol=0.02, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(5,), (50, 7), (4, 10, 64), (0, 3)])
+def test_unit_length_is_a_division_by_the_length_or_the_floor(shape, dtype):
+    lengths = 10.0 ** torch.linspace(-12, 4, math.prod(shape[:-1])).reshape(*shape[:-1], 1)
+    vectors = (torch.randn(shape) * lengths).to(dtype)
+    assert torch.equal(RF.unit_length(vectors), naive_unit_length(vectors))
+    for extreme in (0.0, torch.inf, -torch.inf, torch.nan):
+        vectors = torch.full(shape, extreme, dtype=dtype)
+        assert torch.equal(RF.unit_length(vectors).isnan(), naive_unit_length(vectors).isnan())
+
+
+def naive_unit_length(vectors):
+    wide = vectors.to(torch.promote_types(vectors.dtype, torch.float32))
+    return wide / wide.norm(dim=-1, keepdim=True).clamp_min(1e-6)
+
+
+@pytest.mark.parametrize("length", [2e-6, 1e-3, 1.0, 1e3])
+def test_the_derivatives_of_unit_length_above_its_floor(length):
+    vectors = torch.nn.functional.normalize(torch.randn(3, 4, dtype=torch.float64), dim=-1) * length
+    options = {"eps": length * 1e-6, "atol": 1e-3 / length}
+    assert gradcheck(RF.unit_length, vectors.requires_grad_(), **options)
+    options["atol"] /= length
+    assert gradgradcheck(RF.unit_length, vectors, **options)
+
+
+def test_the_second_derivative_of_unit_length_is_finite_at_zero():
+    vectors = torch.tensor([[0.0, 0.0], [1e-7, 0.0], [1.0, 2.0]], requires_grad=True)
+    outputs = (RF.unit_length(vectors) * torch.tensor([3.0, 1.0])).square().sum()
+    (first,) = torch.autograd.grad(outputs, vectors, create_graph=True)
+    (second,) = torch.autograd.grad(first.square().sum(), vectors)
+    assert bool(torch.isfinite(second).all())
+    assert second[:2].tolist() == [[0.0, 0.0], [0.0, 0.0]]
+
+
+@pytest.mark.parametrize("attention", ["off", "tokens"])
+@pytest.mark.parametrize("autocast", [None, torch.float16, torch.bfloat16], ids=str)
+def test_an_embedding_of_zeros_gets_no_huge_gradient(autocast, attention):
+    """Such as that of an encoder whose last ReLUs are all off."""
+    shape = (4, 3, 16) if attention == "tokens" else (4, 16)
+    balancer = ReliabilityBalancer(16, 4, num_anchors=2, attention=attention, head="linear")
+    embedding = torch.zeros(shape, dtype=autocast or torch.float32, requires_grad=True)
+    with torch.autocast("cpu", autocast, enabled=autocast is not None):
+        output = balancer(embedding)
+        loss = ReliabilityLoss()(output, torch.tensor([0, 1, 2, 3])).total
+    loss.backward()
+    assert float(embedding.grad.abs().max()) < 1.0
+    for parameter in balancer.parameters():
+        assert parameter.grad is None or float(parameter.grad.abs().max()) < 10.0
 
 
 @pytest.mark.parametrize("function", [RF.confidence, lambda p: RF.fuse(p, p).square()])

@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from result_files import atomic_path
+from result_files import open_result
 
 RIGHT_COLOR, WRONG_COLOR = "#2e8b57", "#d1495b"
 MUTED_COLOR = "#6b7280"
@@ -38,8 +38,8 @@ def figure_file(path: Path, *, width: float, height: float) -> Iterator[Figure]:
     with mpl.rc_context(style):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=DOTS_PER_INCH, format="png")
+        with open_result(path) as file:
+            figure.savefig(file, dpi=DOTS_PER_INCH, format="png")
 
 
 def class_color(index: int) -> str:

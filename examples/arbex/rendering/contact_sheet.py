@@ -6,7 +6,7 @@ import matplotlib as mpl
 import torch
 from faces.face_table import FaceTable
 from matplotlib.figure import Figure
-from result_files import atomic_path
+from result_files import open_result
 
 
 def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int = 0) -> None:
@@ -37,8 +37,8 @@ def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int 
                 cell.imshow(table.images[row].permute(1, 2, 0).numpy())
                 text, color = _caption(table, row)
                 cell.set_xlabel(text, color=color, fontsize=5.5, labelpad=2)
-        with atomic_path(path) as temporary:
-            figure.savefig(temporary, dpi=130, format="png")
+        with open_result(path) as file:
+            figure.savefig(file, dpi=130, format="png")
 
 
 def _caption(table: FaceTable, row: int) -> tuple[str, str]:

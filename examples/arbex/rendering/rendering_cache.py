@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from faces.image_sources import ImageArray
-from result_files import atomic_path, save_json
+from result_files import open_result, save_json
 from torch import Tensor
 
 
@@ -29,7 +29,7 @@ def cached_images(
     pixels, note = folder / f"{stem}.npy", folder / f"{stem}.json"
     if not _is_sound(pixels, note, text):
         images = render().numpy()
-        with atomic_path(pixels) as temporary, temporary.open("wb") as file:
+        with open_result(pixels) as file:
             np.save(file, images)
         save_json(note, {"settings": json.loads(text), "sha256": _digest(pixels)})
     return ImageArray(np.load(pixels, mmap_mode="r"))

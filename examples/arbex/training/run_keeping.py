@@ -1,6 +1,7 @@
 """What a run leaves behind while it goes on: resume point, best model, history, progress."""
 
 import csv
+import io
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ import lightning
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from result_files import atomic_path
+from result_files import save_tensors, save_text
 from tqdm import tqdm
 
 from reliability_balance.backbones.weights import check_sums
@@ -34,17 +35,12 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write beside the file, then take its place.
+        """Write the file whole, or not at all.
 
         Raises:
             OSError: if the disk refuses it; the resume point before stays.
         """
-        with atomic_path(Path(path)) as temporary:
-            try:
-                torch.save(checkpoint, temporary)
-            except RuntimeError as error:  # torch's own name for what the disk refuses
-                reason = str(error).strip().split("\n")[0]
-                raise OSError(f"is the disk full? {reason}") from error
+        save_tensors(Path(path), checkpoint)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
@@ -165,13 +161,11 @@ class RunKeeper(Checkpoint):
             raise TrainingInterrupted
 
     def _write_history(self) -> None:
-        with (
-            atomic_path(self.history) as temporary,
-            temporary.open("w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, list(self.rows[0]))
-            writer.writeheader()
-            writer.writerows(self.rows)
+        table = io.StringIO()
+        writer = csv.DictWriter(table, list(self.rows[0]))
+        writer.writeheader()
+        writer.writerows(self.rows)
+        save_text(self.history, table.getvalue())
 
 
 class Progress(Callback):
