@@ -57,6 +57,7 @@ def train(
     import os
 
     from configuration import load_recipe, plain_cross_entropy
+    from faces.completeness import describe_completeness
     from faces.face_table import TEST
     from model_bundle import load_bundle
     from run_data import load_faces
@@ -75,6 +76,8 @@ def train(
         if leads:
             expect_no_run(folder)
     faces = load_faces(chosen.data)
+    if leads:
+        print(describe_completeness(faces))
     try:
         fit(chosen, faces, folder, accelerator=accelerator)
     except TrainingInterrupted:
@@ -107,6 +110,7 @@ def evaluate(
 
     import torch
     from configuration import override_recipe
+    from faces.completeness import describe_completeness
     from faces.face_table import SPLIT_NAMES
     from model_bundle import load_bundle
     from run_data import load_faces
@@ -114,8 +118,10 @@ def evaluate(
 
     bundle = load_bundle(model, torch.device(device))
     recipe = override_recipe(bundle.recipe, overrides or ())
-    faces = load_faces(recipe.data).subset(SPLIT_NAMES.index(split))
-    report_on(replace(bundle, recipe=recipe), faces, out)
+    used = SPLIT_NAMES.index(split)
+    faces = load_faces(recipe.data, used=used)
+    print(describe_completeness(faces))
+    report_on(replace(bundle, recipe=recipe), faces.subset(used), out)
     print((out / "metrics.txt").read_text(encoding="utf-8"))
     print(f"written: {out}/report.html, metrics.json, figures/")
 
@@ -190,10 +196,10 @@ def inspect_data(
     from inspection.audit import audit, format_text
     from inspection.audit_page import write_html
     from inspection.published_counts import PUBLISHED
-    from run_data import load_faces
+    from run_data import read_recipe_faces
 
     data = load_recipe(recipe, overrides or ()).data
-    report = audit(load_faces(data), PUBLISHED.get(data.dataset), check_images=images)
+    report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
     print(format_text(report))
     write_html(report, out / "inspection.html")
     print(f"written: {out}/inspection.html")
@@ -219,9 +225,7 @@ def export(
 
 @app.command()
 def serve(
-    model: Annotated[
-        Path, typer.Argument(help="A model.safetensors, or the folder of the run that made it.")
-    ] = Path("runs/arbex"),
+    model: ModelOption = Path("runs/arbex"),
     detect_faces: Annotated[
         bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
     ] = False,

@@ -27,6 +27,7 @@ class Problem:
     where: str  # a file, or file:line
     detail: str  # what was expected, what came
     count: int = 1  # rows or images concerned
+    lost: bool = False  # whether faces were left out that should have been there
 
 
 class Selection(Sequence[Item], Generic[Item]):
