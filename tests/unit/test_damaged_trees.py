@@ -394,7 +394,7 @@ def test_wrong_arguments_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"`dataset` must be one of rendered, raf-db.* got 'raf'"):
         read_faces("raf", tmp_path)
     table = synthetic_table()
-    with pytest.raises(ValueError, match="`corrupt` must be one of error, skip, un.*; got 'drop'"):
+    with pytest.raises(ValueError, match=r"`corrupt` must be one of error, skip, un.*; got 'drop'"):
         check_images(table, "drop", torch.arange(3))
     with pytest.raises(ValueError, match="`root` must be the folder of raf-db; got None"):
         read_faces("raf-db", None)
