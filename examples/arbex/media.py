@@ -83,6 +83,8 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
         # Some formats are lists of other places, which are not to be asked.
         with av.open(f"file:{file}", options={"protocol_whitelist": "file"}) as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise ValueError("no codec for its pictures")
             expect_pixels(stream.codec_context.width, stream.codec_context.height)
             for frame in container.decode(stream):
                 seconds = frame.time or 0.0
