@@ -8,7 +8,7 @@ import av
 import numpy as np
 import torch
 from faces.image_sources import CorruptImageError, decode
-from image_files import IMAGE_SUFFIXES, expect_pixels, is_system_name
+from image_files import IMAGE_SUFFIXES, PIXEL_LIMIT, expect_pixels, is_system_name
 from torch import Tensor
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
@@ -85,6 +85,7 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
             stream = container.streams.video[0]
             if stream.codec_context is None:
                 raise ValueError("no codec for its pictures")
+            stream.codec_context.options = {"max_pixels": str(PIXEL_LIMIT)}  # also of later frames
             expect_pixels(stream.codec_context.width, stream.codec_context.height)
             for frame in container.decode(stream):
                 seconds = frame.time or 0.0
@@ -101,6 +102,6 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
                     seconds,
                 )
         if not found:
-            raise ValueError("no frames")
+            yield Frame(name, None, problem=f"{file} must be a video with frames; got none")
     except (av.FFmpegError, IndexError, ValueError) as error:
         yield Frame(name, None, problem=f"{file} must be a video that can be decoded: {error}")

@@ -63,6 +63,10 @@ class SelectedImages:
     def __getitem__(self, index: int, /) -> Tensor:
         return self.images[int(self.indices[index])]
 
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        """That of the source."""
+        return self.images.fingerprint(int(self.indices[index]), contents)
+
 
 @dataclass(frozen=True, eq=False)
 class FaceTable:

@@ -28,6 +28,7 @@ from reliability_balance.targets import RefurbishedTargets
 from training.balanced_training import BalancedTraining
 from training.epoch_batches import EpochBatches, EpochSampler
 from training.run_folder import RunFolder, begin_run
+from training.run_identity import run_identity
 from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
@@ -57,7 +58,7 @@ def fit(
             any more.
         MemoryError: if a batch is too large for the memory.
         OSError: if the disk is full. In this case, too, all that was kept before is whole.
-        TrainingInterrupted: after Ctrl-C.
+        TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
     settings = recipe.optimization
     world_size, rank = (
@@ -85,6 +86,7 @@ def fit(
             f"seen {times_seen:.1f} times; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
+    module.identity = run_identity(recipe, table)
     batches = EpochBatches(
         dataset,
         sampler,
