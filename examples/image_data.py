@@ -153,7 +153,7 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
 
     resize = v2.Resize((image_size, image_size), antialias=True)
 
-    class Classes(ImageFolder):
+    class Classes(ImageFolder):  # type: ignore[misc]
         """Folders and files but those of the operating system."""
 
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:

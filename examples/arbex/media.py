@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from faces.image_sources import CorruptImageError, decode
 from image_files import IMAGE_SUFFIXES, PIXEL_LIMIT, expect_pixels, is_system_name
 from torch import Tensor
@@ -82,17 +83,11 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
     try:
         # Some formats are lists of other places, which are not to be asked.
         with av.open(f"file:{file}", options={"protocol_whitelist": "file"}) as container:
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise ValueError("no codec for its pictures")
-            stream.codec_context.options = {"max_pixels": str(PIXEL_LIMIT)}  # also of later frames
-            expect_pixels(stream.codec_context.width, stream.codec_context.height)
-            for frame in container.decode(stream):
+            for frame in _decode_frames(container):
                 seconds = frame.time or 0.0
                 if seconds + 1e-6 < due:
                     continue
                 due, found = seconds + every_seconds, True
-                expect_pixels(frame.width, frame.height)
                 # Phones write sideways, and tell by how many degrees to turn it.
                 turns = round(getattr(frame, "rotation", 0) / 90)
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
@@ -103,5 +98,16 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
                 )
         if not found:
             yield Frame(name, None, problem=f"{file} must be a video with frames; got none")
-    except (av.FFmpegError, IndexError, ValueError) as error:
+    except (av.FFmpegError, ValueError) as error:
         yield Frame(name, None, problem=f"{file} must be a video that can be decoded: {error}")
+
+
+def _decode_frames(container: InputContainer) -> Iterator[av.VideoFrame]:
+    """Frames of the first stream of pictures; none where there is only sound."""
+    for stream in container.streams.video[:1]:
+        if stream.codec_context is None:
+            raise ValueError("no codec for its pictures")
+        expect_pixels(stream.codec_context.width, stream.codec_context.height)
+        # The decoder's own limit holds for later frames, too, which may be larger.
+        stream.codec_context.options = {"max_pixels": str(PIXEL_LIMIT)}
+        yield from container.decode(stream)

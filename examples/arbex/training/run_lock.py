@@ -52,11 +52,11 @@ def _acquire(path: Path) -> IO[str]:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             file.seek(0)
-            owner = file.read() or "another process"
+            holder = file.read() or "another process"
             file.close()
             raise FileExistsError(
                 f"`out` must be a folder where no training runs; got {path.parent}, held by "
-                f"{owner}. Wait for it, or give another --out"
+                f"{holder}. Wait for it, or give another --out"
             ) from error
         except OSError:
             file.close()
