@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from image_files import decode
+from image_files import decode, has_image_suffix, is_system_name
 from torch import Tensor
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -153,9 +153,23 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
 
     resize = v2.Resize((image_size, image_size), antialias=True)
 
+    class Classes(ImageFolder):  # type: ignore[misc]
+        """Folders and files but those of the operating system."""
+
+        def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
+            names, _ = super().find_classes(directory)
+            names = [name for name in names if not is_system_name(name)]
+            return names, {name: label for label, name in enumerate(names)}
+
+    def is_image(path: str) -> bool:
+        name = Path(path).name
+        return has_image_suffix(name) and not is_system_name(name)
+
     def read(root: Path) -> tuple[LabelledImages, list[str]]:
         try:
-            dataset = ImageFolder(str(root), resize, loader=lambda path: decode(Path(path)))
+            dataset = Classes(
+                str(root), resize, loader=lambda path: decode(Path(path)), is_valid_file=is_image
+            )
         except FileNotFoundError as error:
             raise ValueError(
                 f"{root} must hold a folder of images for each class: {error}"

@@ -17,6 +17,9 @@ class HeldImages:
     def __getitem__(self, index: int, /) -> Tensor:
         return self.images[index]
 
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        return self.images[index].numpy().tobytes()
+
 
 def synthetic_table(
     count: int = 96,

@@ -50,13 +50,16 @@ def train(
 ) -> None:
     """Train a model, judge it on the test split, and write a report.
 
-    With no option at all it renders its own faces and needs some minutes on two cores. Ctrl-C
-    finishes the batch and leaves a checkpoint, which --resume goes on from; so does a run that was
-    killed. Under torchrun all processes share each batch.
+    With no option at all it renders its own faces and needs some minutes on two cores. Ctrl-C or
+    SIGTERM finishes the batch and leaves a checkpoint, which --resume goes on from; so does a run
+    that was killed. One training at a time holds a folder, and a run goes on only with the data
+    and the recipe that it began with. Under torchrun all processes share each batch.
     """
     import os
+    from contextlib import nullcontext
 
     from configuration import load_recipe, plain_cross_entropy
+    from faces.completeness import describe_completeness
     from faces.face_table import TEST
     from model_bundle import load_bundle
     from run_data import load_faces
@@ -64,27 +67,31 @@ def train(
     from training.fitting import fit
     from training.run_folder import RunFolder, expect_no_run, recipe_of
     from training.run_keeping import TrainingInterrupted
+    from training.run_lock import only_run_in
 
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
-    if resume:
-        chosen = recipe_of(folder)
-    else:
-        chosen = load_recipe(recipe, overrides or ())
-        chosen = plain_cross_entropy(chosen) if baseline else chosen
+    with only_run_in(out) if leads else nullcontext():
+        if resume:
+            chosen = recipe_of(folder)
+        else:
+            chosen = load_recipe(recipe, overrides or ())
+            chosen = plain_cross_entropy(chosen) if baseline else chosen
+            if leads:
+                expect_no_run(folder)
+        faces = load_faces(chosen.data)
         if leads:
-            expect_no_run(folder)
-    faces = load_faces(chosen.data)
-    try:
-        fit(chosen, faces, folder, accelerator=accelerator)
-    except TrainingInterrupted:
-        print(f"stopped; go on with: python examples/arbex train --resume --out {out}")
-        raise typer.Exit(130) from None
-    test = faces.subset(TEST)
-    if leads and len(test):
-        report_on(load_bundle(folder.model), test, out, history=folder.history)
-        print((out / "metrics.txt").read_text(encoding="utf-8"))
-        print(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+            print(describe_completeness(faces))
+        try:
+            fit(chosen, faces, folder, accelerator=accelerator)
+        except TrainingInterrupted as stop:
+            print(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
+            raise typer.Exit(128 + stop.number) from None
+        test = faces.subset(TEST)
+        if leads and len(test):
+            report_on(load_bundle(folder.model), test, out, history=folder.history)
+            print((out / "metrics.txt").read_text(encoding="utf-8"))
+            print(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
 
 
 @app.command()
@@ -107,6 +114,7 @@ def evaluate(
 
     import torch
     from configuration import override_recipe
+    from faces.completeness import describe_completeness
     from faces.face_table import SPLIT_NAMES
     from model_bundle import load_bundle
     from run_data import load_faces
@@ -114,8 +122,10 @@ def evaluate(
 
     bundle = load_bundle(model, torch.device(device))
     recipe = override_recipe(bundle.recipe, overrides or ())
-    faces = load_faces(recipe.data).subset(SPLIT_NAMES.index(split))
-    report_on(replace(bundle, recipe=recipe), faces, out)
+    used = SPLIT_NAMES.index(split)
+    faces = load_faces(recipe.data, used=used)
+    print(describe_completeness(faces))
+    report_on(replace(bundle, recipe=recipe), faces.subset(used), out)
     print((out / "metrics.txt").read_text(encoding="utf-8"))
     print(f"written: {out}/report.html, metrics.json, figures/")
 
@@ -190,10 +200,10 @@ def inspect_data(
     from inspection.audit import audit, format_text
     from inspection.audit_page import write_html
     from inspection.published_counts import PUBLISHED
-    from run_data import load_faces
+    from run_data import read_recipe_faces
 
     data = load_recipe(recipe, overrides or ()).data
-    report = audit(load_faces(data), PUBLISHED.get(data.dataset), check_images=images)
+    report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
     print(format_text(report))
     write_html(report, out / "inspection.html")
     print(f"written: {out}/inspection.html")
@@ -219,9 +229,7 @@ def export(
 
 @app.command()
 def serve(
-    model: Annotated[
-        Path, typer.Argument(help="A model.safetensors, or the folder of the run that made it.")
-    ] = Path("runs/arbex"),
+    model: ModelOption = Path("runs/arbex"),
     detect_faces: Annotated[
         bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
     ] = False,

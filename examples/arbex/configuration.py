@@ -50,7 +50,10 @@ class Data:
         rendered: of rendered faces the `difficulty`, and what is to differ from it in
             :class:`RenderedFacesSettings`.
         splits: of data sets in files, those of :class:`SplitOptions`.
-        corrupt: whether a damaged image is an error, or left out and reported.
+        corrupt: whether damaged images are an error ("error") or left out and reported ("skip");
+            both decode all images beforehand, which "unchecked" does not.
+        max_missing: share of the faces that may be left out, or be of a class that stands in
+            one split alone, before that is an error.
         image_size: pixels a side that the encoder sees.
         augmentation: strength, from 0 for the random crop alone to 2.
         per_group: images of each video or face that an epoch draws from, at most.
@@ -64,6 +67,7 @@ class Data:
     rendered: dict[str, Any] = Field(default_factory=dict)
     splits: dict[str, Any] = Field(default_factory=dict)
     corrupt: CorruptPolicy = "error"
+    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.1
     image_size: Annotated[int, Field(ge=16)] = 64
     augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
     per_group: Count = 512

@@ -7,10 +7,11 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
+from av.container import InputContainer
 from faces.image_sources import CorruptImageError, decode
+from image_files import IMAGE_SUFFIXES, PIXEL_LIMIT, expect_pixels, is_system_name
 from torch import Tensor
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
 
@@ -27,8 +28,10 @@ class Frame:
 def read_media(path: Path, *, every_seconds: float = 1.0) -> Iterator[Frame]:
     """Read what there is at a path, in order.
 
-    A damaged image of a folder, or a video that breaks off, gives a frame with its problem, so
-    that the rest is not lost and nothing is passed over in silence.
+    A damaged image, or a video that breaks off or has no frames, gives a frame with its problem,
+    so that the rest is not lost and nothing is passed over in silence. So does a pipe, a link to
+    nowhere, and a picture beyond :data:`image_files.PIXEL_LIMIT`. Hidden files and what the
+    operating system leaves among others are nobody's pictures.
 
     Args:
         path: an image, a video, or a folder, whose images and videos are all read.
@@ -38,13 +41,19 @@ def read_media(path: Path, *, every_seconds: float = 1.0) -> Iterator[Frame]:
         FileNotFoundError: if there is no such path, or a folder has neither images nor videos.
         ValueError: if the file is neither image nor video, by its name.
     """
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         raise FileNotFoundError(f"`source` must be an image, a video or a folder; got {path}")
     if not path.is_dir():
         yield from _read_file(path, path.name, every_seconds)
         return
     suffixes = IMAGE_SUFFIXES | VIDEO_SUFFIXES
-    files = sorted(each for each in path.rglob("*") if each.suffix.lower() in suffixes)
+    files = sorted(
+        each
+        for each in path.rglob("*")
+        if each.suffix.lower() in suffixes
+        and not any(map(is_system_name, each.relative_to(path).parts))
+        and not each.is_dir()
+    )
     if not files:
         raise FileNotFoundError(f"`source` must hold images or videos; got none in {path}")
     for file in files:
@@ -53,29 +62,32 @@ def read_media(path: Path, *, every_seconds: float = 1.0) -> Iterator[Frame]:
 
 def _read_file(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
     suffix = file.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        try:
-            yield Frame(name, decode(file))
-        except CorruptImageError as error:
-            yield Frame(name, None, problem=str(error))
-    elif suffix in VIDEO_SUFFIXES:
-        yield from _read_video(file, name, every_seconds)
-    else:
+    if suffix not in IMAGE_SUFFIXES | VIDEO_SUFFIXES:
         raise ValueError(
             f"`source` must end in one of {', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}; "
             f"got {file}"
         )
+    try:
+        if suffix in IMAGE_SUFFIXES:
+            yield Frame(name, decode(file))
+        else:
+            yield from _read_video(file, name, every_seconds)
+    except (CorruptImageError, OSError, av.FFmpegError) as error:
+        yield Frame(name, None, problem=str(error))
 
 
 def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
-    due = 0.0
+    if not file.is_file():  # to open a pipe would wait for its other end
+        raise CorruptImageError(f"{file} must be a video; got no regular file")
+    due, found = 0.0, False
     try:
-        with av.open(str(file)) as container:
-            for frame in container.decode(video=0):
+        # Some formats are lists of other places, which are not to be asked.
+        with av.open(f"file:{file}", options={"protocol_whitelist": "file"}) as container:
+            for frame in _decode_frames(container):
                 seconds = frame.time or 0.0
                 if seconds + 1e-6 < due:
                     continue
-                due = seconds + every_seconds
+                due, found = seconds + every_seconds, True
                 # Phones write sideways, and tell by how many degrees to turn it.
                 turns = round(getattr(frame, "rotation", 0) / 90)
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
@@ -84,5 +96,18 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
                     torch.from_numpy(pixels).permute(2, 0, 1).contiguous(),
                     seconds,
                 )
-    except (av.FFmpegError, IndexError, ValueError) as error:
+        if not found:
+            yield Frame(name, None, problem=f"{file} must be a video with frames; got none")
+    except (av.FFmpegError, ValueError) as error:
         yield Frame(name, None, problem=f"{file} must be a video that can be decoded: {error}")
+
+
+def _decode_frames(container: InputContainer) -> Iterator[av.VideoFrame]:
+    """Frames of the first stream of pictures; none where there is only sound."""
+    for stream in container.streams.video[:1]:
+        if stream.codec_context is None:
+            raise ValueError("no codec for its pictures")
+        expect_pixels(stream.codec_context.width, stream.codec_context.height)
+        # The decoder's own limit holds for later frames, too, which may be larger.
+        stream.codec_context.options = {"max_pixels": str(PIXEL_LIMIT)}
+        yield from container.decode(stream)

@@ -4,17 +4,42 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from configuration import Data
+from faces.completeness import expect_complete, with_lone_classes
 from faces.face_table import FaceTable
-from faces.reading import read_faces
+from faces.reading import check_images, read_faces
 from readers.rows import SplitOptions
 from rendering.rendered_faces import PRESETS, RenderedFacesSettings
 
 CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
 
 
-def load_faces(data: Data) -> FaceTable:
-    """Read the data set of a recipe, or render it.
+def load_faces(data: Data, *, used: int | None = None) -> FaceTable:
+    """Read the data set of a recipe, or render it, and hold it to what the recipe asks of it.
+
+    Args:
+        data: which faces, what to do about damaged images, and how many may be missing.
+        used: TRAIN, VALIDATION or TEST, where only images of that split are going to be used, and
+            so looked at for damage; None for all.
+
+    Raises:
+        FileNotFoundError: if its folder does not exist.
+        ValueError: if an option is not known, its files are not as expected, images are damaged,
+            or too many are missing.
+    """
+    table = read_recipe_faces(data)
+    if data.dataset != "rendered":
+        every = torch.ones_like(table.splits, dtype=torch.bool)
+        rows = every if used is None else table.splits == used
+        table = check_images(table, data.corrupt, rows.nonzero().squeeze(-1))
+    table = with_lone_classes(table)
+    expect_complete(table, data.max_missing)
+    return table
+
+
+def read_recipe_faces(data: Data) -> FaceTable:
+    """Read the data set of a recipe as it is, or render it.
 
     Raises:
         FileNotFoundError: if its folder does not exist.
@@ -26,7 +51,7 @@ def load_faces(data: Data) -> FaceTable:
         splits = SplitOptions(**data.splits)
     except TypeError as error:
         raise ValueError(f"`data.splits` must name options of SplitOptions: {error}") from error
-    return read_faces(data.dataset, data.root, splits=splits, corrupt=data.corrupt)
+    return read_faces(data.dataset, data.root, splits=splits)
 
 
 def rendered_settings(options: dict[str, Any]) -> RenderedFacesSettings:

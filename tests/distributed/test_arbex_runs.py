@@ -8,12 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import face_trees
 import pytest
 import torch
 
 TESTS = Path(__file__).resolve().parent.parent
 # Ten kills are what `ARBEX_KILLS=10 pytest tests/distributed/test_arbex_runs.py` does.
 KILLS = os.environ.get("ARBEX_KILLS", "3")
+COMMAND = (sys.executable, "-W", "ignore", str(TESTS.parent / "examples/arbex"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
@@ -56,30 +58,52 @@ def test_two_processes_end_with_one_state(tmp_path):
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-def test_ctrl_c_leaves_a_checkpoint(tmp_path):
-    program = (
-        "import sys; from pathlib import Path; from tiny_training import tiny_recipe, train_tiny;"
-        "print('ready', flush=True); train_tiny(Path(sys.argv[1]), tiny_recipe(epochs=10000))"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", program, str(tmp_path)],
-        env={**ENVIRONMENT, "PYTHONPATH": str(TESTS)},
+def start_training(folder):
+    """The command itself, on faces that nothing can be learned from, for ever."""
+    settings = ["data.dataset=folders", f"data.root={folder / 'faces'}", "data.image_size=16"]
+    settings += ["data.per_class=8", "targets.warmup=0", "balancer.num_anchors=2"]
+    settings += ["encoder.name=small_cnn", "encoder.options={width: 4}"]
+    settings += ["optimization.epochs=100000", "optimization.batch_size=8"]
+    sets = [part for each in settings for part in ("--set", each)]
+    return subprocess.Popen(
+        [*COMMAND, "train", *sets, "--out", str(folder / "run"), "--accelerator", "cpu"],
+        env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    checkpoint = tmp_path / "checkpoint.ckpt"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_holds_its_folder_and_stops_when_it_is_asked_to(number, status, tmp_path):
+    face_trees.class_folders(tmp_path / "faces")
+    process = start_training(tmp_path)
+    checkpoint = tmp_path / "run" / "checkpoint.ckpt"
     try:
         deadline = time.monotonic() + 300
         while not checkpoint.exists():
             assert process.poll() is None, process.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        for options in (["--resume"], ["--set", "data.root=/nowhere"]):
+            second = subprocess.run(
+                [*COMMAND, "train", "--out", str(tmp_path / "run"), *options],
+                env=ENVIRONMENT,
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert second.returncode == 2
+            assert "error: `out` must be a folder where no training runs" in second.stderr
+            assert f'"pid": {process.pid}' in second.stderr
         before = torch.load(checkpoint, weights_only=True)["global_step"]
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        process.send_signal(number)
+        output, errors = process.communicate(timeout=120)
     finally:
         process.kill()
-    assert "TrainingInterrupted" in errors
+    assert process.returncode == status, errors
+    assert "stopped, and a resume point was written; go on with: " in output
+    assert "Traceback" not in errors
     assert torch.load(checkpoint, weights_only=True)["global_step"] >= before
-    assert not list(tmp_path.glob(".*checkpoint*"))
+    assert not list((tmp_path / "run").glob(".*checkpoint*"))
+    assert not (tmp_path / "run" / "run.lock").exists()

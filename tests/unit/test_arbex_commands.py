@@ -6,6 +6,7 @@ import runpy
 import sys
 from pathlib import Path
 
+import face_trees
 import pytest
 import yaml
 from PIL import Image
@@ -85,6 +86,78 @@ def test_what_cannot_be_trained_has_begun_no_run(run, trained, tmp_path):
     with pytest.raises(ValueError, match="batch_size"):
         run("train", "--recipe", recipe, "--set", batch, "--out", tmp_path)
     assert not (tmp_path / "recipe.yaml").exists()
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Two classes, 60 pictures to train on and 20 to test on."""
+    for part, count in (("train", 30), ("test", 10)):
+        for number in range(2 * count):
+            folder = tmp_path / "faces" / part / ("calm", "cross")[number % 2]
+            face_trees.write_image(folder / f"{number}.png", 3 * number, size=16)
+    return tmp_path / "faces"
+
+
+def train_on(faces, *options):
+    """Options to train on a folder of faces for an epoch."""
+    settings = ("data.dataset=folders", f"data.root={faces}", "data.image_size=16", *options)
+    tiny = ("encoder.name=small_cnn", "encoder.options={width: 4}", "data.per_class=12")
+    short = ("optimization.epochs=1", "optimization.batch_size=8", "targets.warmup=0")
+    sets = [part for each in (*settings, *tiny, *short) for part in ("--set", each)]
+    return ("train", *sets, "--accelerator", "cpu")
+
+
+def test_train_tells_what_was_left_out(run, folders, tmp_path):
+    face_trees.write_image(folders / "train/calm/more/1.png")
+    output = run(*train_on(folders), "--out", tmp_path / "run")
+    assert "faces: 80 faces; left out, or of a class in one split alone: 1 of 81 (1.2 %)" in output
+    assert f"image in another place: 1\n    {folders}/train/calm/more: 1.png" in output
+
+
+def test_train_refuses_data_that_lack_too_much(run, folders, tmp_path):
+    for number in range(10):
+        face_trees.write_image(folders / f"train/calm/more/{number}.png")
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"`data.max_missing` must .* got 0.1, and 10 of 90 are"):
+        run(*train_on(folders), "--out", out)
+    assert not out.exists()
+    assert "10 of 90" in run(*train_on(folders, "data.max_missing=0.2"), "--out", out)
+
+
+def test_damage_is_found_before_training_and_begins_no_run(run, folders, tmp_path):
+    path = folders / "train/calm/2.png"
+    path.write_bytes(path.read_bytes()[:30])
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"calm/2\.png must be .*data\.corrupt=skip"):
+        run(*train_on(folders), "--out", out)
+    assert not out.exists()
+    output = run(*train_on(folders, "data.corrupt=skip"), "--out", out)
+    assert "corrupt image: 1" in output
+
+
+def test_damage_that_nobody_looked_for_names_the_way_out(run, folders, tmp_path):
+    for path in (folders / "train").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:30])
+    out = tmp_path / "run"
+    with pytest.raises(ValueError, match=r"must be an image.*--resume, or .* data\.corrupt=skip"):
+        run(*train_on(folders, "data.corrupt=unchecked"), "--out", out)
+    assert (out / "recipe.yaml").exists()
+    for number in range(60):
+        folder = folders / "train" / ("calm", "cross")[number % 2]
+        face_trees.write_image(folder / f"{number}.png", 3 * number, size=16)
+    run(*train_on(folders, "seed=3"), "--out", out)  # nothing was trained, so it may begin anew
+    assert "seed: 3" in (out / "recipe.yaml").read_text()
+    with pytest.raises(FileExistsError, match="--resume"):
+        run(*train_on(folders, "seed=4"), "--out", out)
+
+
+@pytest.mark.parametrize("command", ["evaluate", "predict", "export", "serve"])
+def test_every_command_takes_the_model_by_one_option(run, command, tmp_path):
+    """The file to predict is the only thing that is given by its place."""
+    source = (tmp_path,) if command == "predict" else ()
+    with pytest.raises(FileNotFoundError, match=r"`model` must be .*none"):
+        run(command, *source, "--model", tmp_path / "none")
+    run(command, *source, tmp_path / "none", status=2)
 
 
 def test_evaluate_repeats_the_run_and_takes_overrides(run, trained, tmp_path):

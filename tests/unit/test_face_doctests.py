@@ -7,7 +7,11 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    "name", ["rendering.face_expressions", "readers.expressions", "readers.jaffe"]
+    "name",
+    [
+        *("rendering.face_expressions", "readers.expressions", "readers.jaffe", "readers.labels"),
+        *("image_files", "faces.completeness"),
+    ],
 )
 def test_docstring_examples(name):
     failed, attempted = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)

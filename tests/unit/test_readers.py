@@ -213,7 +213,7 @@ def test_affectnet_codes_are_the_authors_whatever_the_folders_order(tmp_path):
     assert labels["train/1/train11.jpg"] == "happiness"
     assert labels["val/7/val71.jpg"] == "contempt"
     assert len(table.subset(TEST)) == 16  # the official validation set
-    assert kinds(table) == {"other folder": 2}  # code 8
+    assert kinds(table) == {"no expression": 4}  # code 8
 
 
 def test_affectnet_folders_may_be_named_in_the_alphabets_order(tmp_path):

@@ -8,11 +8,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+from tqdm import tqdm
 
 from faces.face_table import FaceTable, Problem
 from faces.image_sources import CorruptImageError
 
 DECODING_THREADS = 4  # Pillow decodes outside Python's lock
+SHOW_AFTER = 5.0  # seconds
 
 
 class FaceSample(NamedTuple):
@@ -59,29 +61,36 @@ class FaceDataset(Dataset[FaceSample]):
         return FaceSample(image, label, int(index), distribution)
 
 
-def drop_corrupt(table: FaceTable) -> FaceTable:
+def drop_corrupt(table: FaceTable, rows: Tensor | None = None) -> FaceTable:
     """Leave out the rows whose image cannot be decoded, and report each in ``problems``.
 
     Every image is decoded once, which takes a while for millions. All ranks of a
     distributed run come to the same table, and the rows keep their order.
+
+    Args:
+        table: the faces.
+        rows: (M,) int64: those to look at; None for all.
+
+    Raises:
+        FileNotFoundError: if a file that was listed is no longer there.
     """
 
-    def find_damage(index: int) -> str | None:
+    def find_damage(index: int) -> Problem | None:
         try:
             table.images[index]
         except CorruptImageError as error:
-            return str(error)
+            return Problem("corrupt image", table.names[index], str(error), lost=True)
         return None
 
+    looked_at = range(len(table)) if rows is None else rows.tolist()
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
-        damage = list(pool.map(find_damage, range(len(table)), chunksize=64))
-    problems = tuple(
-        Problem("corrupt image", table.names[index], error)
-        for index, error in enumerate(damage)
-        if error is not None
-    )
-    if not problems:
+        found = pool.map(find_damage, looked_at)
+        damage = list(tqdm(found, "checking images", len(looked_at), delay=SHOW_AFTER))
+    damaged = [row for row, problem in zip(looked_at, damage, strict=True) if problem is not None]
+    if not damaged:
         return table
-    sound = torch.tensor([error is None for error in damage])
+    sound = torch.ones(len(table), dtype=torch.bool)
+    sound[damaged] = False
+    problems = tuple(problem for problem in damage if problem is not None)
     kept = table.select(sound.nonzero().squeeze(-1))
     return replace(kept, problems=table.problems + problems)

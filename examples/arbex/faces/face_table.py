@@ -27,6 +27,7 @@ class Problem:
     where: str  # a file, or file:line
     detail: str  # what was expected, what came
     count: int = 1  # rows or images concerned
+    lost: bool = False  # whether faces were left out that should have been there
 
 
 class Selection(Sequence[Item], Generic[Item]):
@@ -61,6 +62,10 @@ class SelectedImages:
 
     def __getitem__(self, index: int, /) -> Tensor:
         return self.images[int(self.indices[index])]
+
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        """That of the source."""
+        return self.images.fingerprint(int(self.indices[index]), contents)
 
 
 @dataclass(frozen=True, eq=False)

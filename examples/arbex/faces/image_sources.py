@@ -1,6 +1,7 @@
 """Where faces come from: files, or one array that is read from the disk as it is needed."""
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,10 @@ class ImageSource(Protocol):
 
     def __getitem__(self, index: int, /) -> Tensor:
         """Image at that position."""
+        ...
+
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        """Bytes that differ where the image does; without `contents`, as far as is known unread."""
         ...
 
 
@@ -49,6 +54,13 @@ class ImageFiles:
     def __getitem__(self, index: int, /) -> Tensor:
         return decode(self.root / self.files[index])
 
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        """Digest of the file, or its size."""
+        path = self.root / self.files[index]
+        if not contents:
+            return path.stat().st_size.to_bytes(8, "little")
+        return blake2b(path.read_bytes(), digest_size=16).digest()
+
 
 class ImageArray:
     """A (N, 3, H, W) array of bytes, or a gray one of (N, 1, H, W), mapped from a file or held.
@@ -74,3 +86,7 @@ class ImageArray:
     def __getitem__(self, index: int, /) -> Tensor:
         image = torch.from_numpy(np.array(self.array[index]))
         return image.expand(3, -1, -1)
+
+    def fingerprint(self, index: int, contents: bool, /) -> bytes:
+        """Digest of the pixels, which are at hand."""
+        return blake2b(self.array[index].tobytes(), digest_size=16).digest()

@@ -14,15 +14,17 @@ from readers.jaffe import read_jaffe
 from readers.raf_db import read_raf_db
 from readers.rows import SplitOptions
 from rendering.rendered_faces import PRESETS, RenderedFacesSettings, rendered_faces
+from torch import Tensor
 
 from faces.face_dataset import drop_corrupt
 from faces.face_table import FaceTable
+from faces.image_sources import CorruptImageError
 
 FileDataset = Literal[
     "raf-db", "aff-wild2", "jaffe", "ferg-db", "fer-plus", "affectnet", "folders", "csv"
 ]
 DatasetName = Literal["rendered", FileDataset]
-CorruptPolicy = Literal["error", "skip"]
+CorruptPolicy = Literal["error", "skip", "unchecked"]
 
 DATASETS: tuple[DatasetName, ...] = get_args(DatasetName)
 READERS: dict[FileDataset, Callable[[Path, SplitOptions], FaceTable]] = {
@@ -42,7 +44,6 @@ def read_faces(
     root: Path | None,
     *,
     splits: SplitOptions | None = None,
-    corrupt: CorruptPolicy = "error",
     rendered: RenderedFacesSettings = PRESETS["medium"],
 ) -> FaceTable:
     """Read a data set.
@@ -51,8 +52,6 @@ def read_faces(
         dataset: its name.
         root: its folder (or the file of "csv"); of "rendered" the cache, or None for none.
         splits: how to choose the splits that are not official, in data read from files.
-        corrupt: "error" lets a damaged image stop the training with its name; "skip" decodes all
-            images beforehand, leaves out the damaged ones, and reports them in ``problems``.
         rendered: what to render, for "rendered".
 
     Raises:
@@ -61,11 +60,36 @@ def read_faces(
     """
     if dataset not in DATASETS:
         raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}; got {dataset!r}")
-    if corrupt not in ("error", "skip"):
-        raise ValueError(f"`corrupt` must be 'error' or 'skip'; got {corrupt!r}")
     if dataset == "rendered":
         return rendered_faces(rendered, root)
     if root is None:
         raise ValueError(f"`root` must be the folder of {dataset}; got None")
-    table = READERS[dataset](root, splits or SplitOptions())
-    return drop_corrupt(table) if corrupt == "skip" else table
+    return READERS[dataset](root, splits or SplitOptions())
+
+
+def check_images(table: FaceTable, policy: CorruptPolicy, rows: Tensor) -> FaceTable:
+    """Decode every image before it is needed, so that damage is not found in the middle of a run.
+
+    Args:
+        table: the faces.
+        policy: "error" refuses a data set with damaged images; "skip" leaves them out, and
+            reports them in ``problems``; "unchecked" decodes none, for millions of images whose
+            decoding takes longer than an epoch: a damaged one then stops the training.
+        rows: (M,) int64: those to look at.
+
+    Raises:
+        CorruptImageError: if there are damaged images, and they are an error.
+        ValueError: if the policy is unknown.
+    """
+    if policy not in get_args(CorruptPolicy):
+        raise ValueError(
+            f"`corrupt` must be one of {', '.join(get_args(CorruptPolicy))}; got {policy!r}"
+        )
+    sound = table if policy == "unchecked" else drop_corrupt(table, rows)
+    damaged = len(table) - len(sound)
+    if damaged and policy == "error":
+        raise CorruptImageError(
+            f"{sound.problems[-damaged].detail}; {damaged} of {len(rows)} images are damaged. "
+            "Mend them, or leave them out by data.corrupt=skip"
+        )
+    return sound

@@ -25,6 +25,7 @@ def figure_file(path: Path, *, width: float, height: float) -> Iterator[Figure]:
     """Give a figure to draw on, in inches, and write it as PNG when all went well."""
     style: dict[Any, Any] = {  # matplotlib's own type is a list of all its settings
         "font.size": 9,
+        "text.parse_math": False,  # a $ in the name of a class is a $
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.spines.top": False,

@@ -3,10 +3,11 @@
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
+from faces.completeness import describe_problems, missing_share, with_lone_classes
 from faces.face_dataset import DECODING_THREADS
 from faces.face_table import SPLIT_NAMES, FaceTable, Problem
 from faces.image_sources import CorruptImageError
@@ -46,7 +47,8 @@ class AuditReport:
         counts: (3, C) int64 images of each split and class.
         comparisons: with the published numbers, if any.
         source: of the published numbers.
-        problems: of the reader, and images that cannot be decoded.
+        problems: of the reader, images that cannot be decoded, and classes in one split alone.
+        missing: faces that were left out or are of such a class, and all of them.
         num_checked: images that were decoded.
         sizes: how many images have each (height, width), the most frequent first.
         duplicates: sets of equal images; those across splits first.
@@ -60,6 +62,7 @@ class AuditReport:
     comparisons: tuple[Comparison, ...]
     source: str
     problems: tuple[Problem, ...]
+    missing: tuple[int, int]
     num_checked: int
     sizes: tuple[tuple[tuple[int, int], int], ...]
     duplicates: tuple[Duplicates, ...]
@@ -86,13 +89,18 @@ def audit(
             minute for 100,000 small images.
     """
     digests, sizes, damage = _check_images(table) if check_images else ([], [], ())
+    sound = torch.tensor([digest is not None for digest in digests] or [True] * len(table))
+    whole = with_lone_classes(
+        replace(table.select(sound.nonzero().squeeze(-1)), problems=table.problems + damage)
+    )
     return AuditReport(
         name=table.name,
         class_names=table.class_names,
         counts=table.counts(),
         comparisons=tuple(_compare(table, published)) if published else (),
         source=published.source if published else "",
-        problems=table.problems + damage,
+        problems=whole.problems,
+        missing=missing_share(whole),
         num_checked=len(digests),
         sizes=tuple(Counter(size for size in sizes if size is not None).most_common(5)),
         duplicates=_find_duplicates(table, digests),
@@ -120,7 +128,7 @@ def _check_images(
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         found = list(pool.map(look, range(len(table))))
     damage = tuple(
-        Problem("corrupt image", table.names[index], error)
+        Problem("corrupt image", table.names[index], error, lost=True)
         for index, (_, _, error) in enumerate(found)
         if error is not None
     )
@@ -214,9 +222,8 @@ def format_text(report: AuditReport, *, num_examples: int = 5) -> str:
             note = "across splits" if each.across_splits else "in one split"
             note += ", with different labels" if each.labels_differ else ""
             lines.append(f"  {' = '.join(each.names[:4])} ({note})")
+    missing, count = report.missing
+    lines.append(f"left out, or of a class in one split alone: {missing} of {count} faces")
     lines.append(f"problems: {sum(report.problem_counts().values()) or 'none'}")
-    for kind, count in report.problem_counts().items():
-        lines.append(f"  {kind}: {count}")
-        same = [problem for problem in report.problems if problem.kind == kind]
-        lines += [f"    {each.where}: {each.detail}" for each in same[:num_examples]]
+    lines += describe_problems(report.problems, num_examples=num_examples)
     return "\n".join(lines)

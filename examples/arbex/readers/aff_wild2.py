@@ -16,9 +16,10 @@ import numpy.typing as npt
 import torch
 from faces.face_table import TEST, TRAIN, FaceTable, Selection
 from faces.image_sources import ImageFiles
+from image_files import has_image_suffix, is_system_name
 
 from readers.expressions import expression_name
-from readers.files import list_folders, read_text
+from readers.files import list_folders, read_text, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, find_folder, keep_official
 
 CHALLENGES = ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge")
@@ -98,7 +99,9 @@ def read_aff_wild2(root: Path, options: SplitOptions) -> FaceTable:
             if sorted(annotation.class_names) != sorted(class_names):
                 raise ReadingError(f"{path}:1", f"classes {class_names}", annotation.class_names)
             if not (faces / path.stem).is_dir():
-                rows.report("video without frames", path, f"expected {faces / path.stem}")
+                count = int((annotation.codes >= 0).sum())
+                expected = f"expected {faces / path.stem}"
+                rows.report("video without frames", path, expected, count, lost=True)
                 continue
             kept, codes = _join(faces / path.stem, path, annotation.codes, rows)
             # Codes follow each file's own header.
@@ -109,7 +112,10 @@ def read_aff_wild2(root: Path, options: SplitOptions) -> FaceTable:
             labels.append(renumber[codes])
     for folder in list_folders(faces):
         if folder.name not in seen:
+            # As those of the official test set, whose labels are not published.
             rows.report("video without labels", folder, f"expected {folder.name}.txt")
+            rows.folders_read.add(folder)
+    report_unread(faces, rows)
     if class_names is None or not any(len(each) for each in frames):
         raise ReadingError(challenge, "annotations of frames that are there", "none")
 
@@ -167,8 +173,18 @@ def _join(
     folder: Path, path: Path, codes: npt.NDArray[np.int64], rows: Rows
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Frames of a folder that have a code, and their codes."""
-    matches = (FRAME.fullmatch(name) for name in os.listdir(folder))
+    rows.folders_read.add(folder)
+    names = os.listdir(folder)
+    matches = [FRAME.fullmatch(name) for name in names]
     frames = np.array(sorted(int(match[1]) for match in matches if match), dtype=np.int64)
+    others = [
+        name
+        for name, match in zip(names, matches, strict=True)
+        if match is None and has_image_suffix(name) and not is_system_name(name)
+    ]
+    if others:
+        detail = f"{min(others)} is not like 00001.jpg"
+        rows.report("other name", folder, detail, len(others), lost=True)
     annotated = (frames >= 1) & (frames <= len(codes))
     if not annotated.all():
         count = int((~annotated).sum())
@@ -176,7 +192,7 @@ def _join(
     frames = frames[annotated]
     missing = int((codes >= 0).sum() - (codes[frames - 1] >= 0).sum())
     if missing:
-        rows.report("labelled frame without face", path, f"not in {folder}", missing)
+        rows.report("labelled frame without face", path, f"not in {folder}", missing, lost=True)
     frames = frames[codes[frames - 1] >= 0]
     return frames, codes[frames - 1]
 

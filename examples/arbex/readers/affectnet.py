@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from faces.face_table import TEST, TRAIN, FaceTable
 
-from readers.class_folders import read_named_folders, split_folders
+from readers.class_folders import read_named_folders
 from readers.expressions import expression_name
-from readers.files import list_folders, list_images
+from readers.files import list_images, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, keep_official
 
 CLASS_NAMES = (
@@ -26,6 +26,7 @@ CLASS_NAMES = (
     "contempt",
 )
 NOT_EXPRESSIONS = 10  # codes up to it stand for none, uncertain and no face
+ANNOTATION = "_exp.npy"
 
 
 def read_affectnet(root: Path, options: SplitOptions) -> FaceTable:
@@ -43,13 +44,9 @@ def read_affectnet(root: Path, options: SplitOptions) -> FaceTable:
     """
     if (root / "train_set").is_dir():
         return _read_annotated(root, options)
-    folders = split_folders(root)
-    found = {folder.name for part, _ in folders for folder in list_folders(part)}
-    class_of = {name: expression for name in found if (expression := _class_of(name)) is not None}
-    present = set(class_of.values())
-    class_names = tuple(name for name in CLASS_NAMES if name in present)
+    no_classes = [str(code) for code in range(len(CLASS_NAMES), NOT_EXPRESSIONS + 1)]
     return read_named_folders(
-        "AffectNet", root, folders, dict(sorted(class_of.items())), class_names, options
+        "AffectNet", root, _class_of, options, class_order=CLASS_NAMES, no_classes=no_classes
     )
 
 
@@ -67,16 +64,23 @@ def _read_annotated(root: Path, options: SplitOptions) -> FaceTable:
         for folder in (images, annotations):
             if not folder.is_dir():
                 raise FileNotFoundError(f"{folder}: expected a folder; it does not exist")
+        annotated = {
+            path.name.removesuffix(ANNOTATION): path for path in annotations.glob(f"*{ANNOTATION}")
+        }
         for image in list_images(images, rows):
-            path = annotations / f"{Path(image).stem}_exp.npy"
-            if not path.is_file():
-                rows.report("image without row", images / image, f"expected {path}")
+            path = annotated.pop(Path(image).stem, None)
+            if path is None:
+                expected = annotations / f"{Path(image).stem}{ANNOTATION}"
+                rows.report("image without row", images / image, f"expected {expected}", lost=True)
                 continue
             code = _read_code(path)
             if code >= len(CLASS_NAMES):
                 rows.report("no expression", images / image, f"code {code} was left out")
                 continue
             rows.add(f"{part}/images/{image}", code, f"{part}/{image}", split)
+        for stem, path in sorted(annotated.items()):
+            rows.report("missing image", path, f"expected {images / stem}.jpg", lost=True)
+        report_unread(images, rows)
     has_contempt = len(CLASS_NAMES) - 1 in rows.labels
     class_names = CLASS_NAMES if has_contempt else CLASS_NAMES[:-1]
     return rows.to_table("AffectNet", class_names, root, keep_official(options))

@@ -1,11 +1,12 @@
 """Folders of images, one a class, with or without folders for the splits above them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 
-from readers.files import list_folders, list_images
+from readers.files import list_folders, list_images, report_unread
+from readers.labels import is_no_label, name_classes
 from readers.rows import ReadingError, Rows, SplitOptions, keep_official, split_by_group
 
 SPLIT_FOLDERS = {
@@ -23,7 +24,8 @@ SPLIT_FOLDERS = {
 def read_class_folders(root: Path, options: SplitOptions) -> FaceTable:
     """Read ``train/CLASS/*``, ``test/CLASS/*`` and, if there, ``val/CLASS/*``; or ``CLASS/*``.
 
-    Classes are the folders' names, in order (numbers by value). Each image is its own group.
+    Classes are the names of the folders that hold images, see :func:`name_classes`. Each image is
+    its own group.
 
     Args:
         root: the folder.
@@ -31,14 +33,13 @@ def read_class_folders(root: Path, options: SplitOptions) -> FaceTable:
 
     Raises:
         FileNotFoundError: if the folder is not there.
-        ReadingError: if there are fewer than two classes, or no images.
+        ReadingError: if there are fewer than two classes, no images, or two ways to write a class.
     """
-    folders = split_folders(root)
-    found = {c.name for part, _ in folders for c in list_folders(part)}
-    class_names = tuple(sorted(found, key=lambda name: name.zfill(9) if name.isdigit() else name))
-    return read_named_folders(
-        root.name, root, folders, {name: name for name in class_names}, class_names, options
-    )
+
+    def class_of(folder: str) -> str | None:
+        return None if is_no_label(folder) else folder
+
+    return read_named_folders(root.name, root, class_of, options)
 
 
 def split_folders(root: Path) -> list[tuple[Path, int]]:
@@ -68,32 +69,49 @@ def split_folders(root: Path) -> list[tuple[Path, int]]:
 def read_named_folders(
     title: str,
     root: Path,
-    folders: list[tuple[Path, int]],
-    class_of: Mapping[str, str],
-    class_names: tuple[str, ...],
+    class_of: Callable[[str], str | None],
     options: SplitOptions,
+    *,
+    class_order: Collection[str] = (),
+    no_classes: Collection[str] = (),
 ) -> FaceTable:
     """Read folders whose names stand for classes.
 
     Args:
         title: name of the data set.
-        root: folder that names are relative to.
-        folders: those that hold the class folders, with their splits.
-        class_of: from a folder's name to its class; other folders are reported and left out.
-        class_names: C names.
+        root: the folder of the splits, or of the classes.
+        class_of: from a folder's name to its class; None for other folders, which are reported.
         options: how to choose the splits that are not there.
+        class_order: all classes there may be, in order; empty for those that are found.
+        no_classes: names of folders that the data set itself has for images without a class.
     """
-    if len(class_names) < 2:
-        raise ReadingError(root, "a folder of images for each of two classes or more", class_names)
+    folders = split_folders(root)
     rows = Rows()
+    classes: list[str] = []
+    places: dict[str, str] = {}
     for part, split in folders:
         for folder in list_folders(part):
-            if folder.name not in class_of:
-                rows.report("other folder", folder, f"expected one of {', '.join(class_of)}")
-                continue
-            label = class_names.index(class_of[folder.name])
-            relative = folder.relative_to(root).as_posix()
-            for image in list_images(folder, rows):
-                rows.add(f"{relative}/{image}", label, f"{relative}/{image}", split)
+            images = list_images(folder, rows)
+            name = class_of(folder.name)
+            if folder.name in no_classes:
+                rows.report("no expression", folder, "it was left out", len(images))
+            elif not images:
+                rows.report("folder without images", folder, "it was passed over")
+            elif name is None:
+                rows.report("no class", folder, "it was left out", len(images), lost=True)
+            else:
+                places.setdefault(name, str(folder))
+                relative = folder.relative_to(root).as_posix()
+                for image in images:
+                    path = f"{relative}/{image}"
+                    rows.add(path, 0, path, split)
+                    classes.append(name)
+    report_unread(root, rows)
+    rows.expect_faces(root)
+    class_names = tuple(name for name in class_order if name in places)
+    if len(class_names) < 2:
+        class_names = name_classes(root, places)
+    position = {name: label for label, name in enumerate(class_names)}
+    rows.labels = [position[name] for name in classes]
     rule = split_by_group(options) if folders == [(root, TRAIN)] else keep_official(options)
     return rows.to_table(title, class_names, root, rule)

@@ -1,11 +1,14 @@
 """A CSV of one's own: columns `image` and `label`, and if wanted `split` and `group`."""
 
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 from faces.face_table import SPLIT_NAMES, FaceTable
 
 from readers.class_folders import SPLIT_FOLDERS
 from readers.files import read_csv_rows
+from readers.labels import is_no_label, name_classes
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, keep_official, split_by_group
 
 COLUMNS = ("image", "label", "split", "group")
@@ -14,8 +17,9 @@ COLUMNS = ("image", "label", "split", "group")
 def read_csv(root: Path, options: SplitOptions) -> FaceTable:
     """Read a CSV with a header; image paths are relative to its folder.
 
-    Classes are the labels that occur, in order (numbers by value). Without a column `split`, whole
-    groups are chosen; without a column `group`, each image is its own.
+    Classes are the labels that occur, see :func:`name_classes`; rows whose label stands for none,
+    such as ``nan`` or ``-1``, are left out and reported. Without a column `split`, whole groups
+    are chosen; without a column `group`, each image is its own.
 
     Args:
         root: the CSV, or a folder that holds `faces.csv`.
@@ -23,42 +27,55 @@ def read_csv(root: Path, options: SplitOptions) -> FaceTable:
 
     Raises:
         FileNotFoundError: if the CSV is not there.
-        ReadingError: if a column is missing, or a row is not as it should be, naming its line.
+        ReadingError: if a column is missing or there twice, a row is not as it should be, an
+            image has two rows that differ, or a class is written in two ways; it names the line.
     """
     path = root if root.is_file() else find_file(root, "faces.csv", what="the table")
     rows = Rows()
     texts: list[str] = []
+    places: dict[str, str] = {}
     lines = read_csv_rows(path)
     header = [name.strip().lower() for name in next(lines, ("", []))[1]]
-    if not {"image", "label"} <= set(header):
-        raise ReadingError(f"{path}:1", f"a header of {', '.join(COLUMNS)}", header)
+    _check_header(path, header, rows)
     for where, cells in lines:
-        if not cells:
+        if not any(cell.strip() for cell in cells):
             continue
         if len(cells) != len(header):
             raise ReadingError(where, f"{len(header)} columns", len(cells))
         row = {name: cell.strip() for name, cell in zip(header, cells, strict=True)}
-        if not row["image"] or not row["label"]:
-            raise ReadingError(where, "an image and a label", cells)
-        row["image"] = row["image"].replace("\\", "/")  # as Windows has it
-        image = path.parent / row["image"]
-        try:
-            is_there = image.is_file()
-        except OSError as error:  # a name too long for any file
-            raise ReadingError(where, "the path of an image", error) from error
-        if not is_there:
-            rows.report("missing image", where, f"expected {image}")
-            continue
         split = row.get("split", SPLIT_NAMES[0]).lower()
         if split not in SPLIT_FOLDERS:
             raise ReadingError(where, f"a split of {', '.join(SPLIT_NAMES)}", repr(split))
-        texts.append(row["label"])
-        rows.add(row["image"], 0, row.get("group") or row["image"], SPLIT_FOLDERS[split])
-    found = set(texts)
-    by_value = all(text.isdecimal() and len(text) < 20 for text in found)
-    class_names = tuple(sorted(found, key=lambda text: (int(text) if by_value else 0, text)))
-    if len(class_names) < 2:
-        raise ReadingError(path, "labels of two classes or more, with their images", class_names)
-    rows.labels = [class_names.index(text) for text in texts]
+        image = row["image"].replace("\\", "/")  # as Windows has it
+        if is_no_label(row["label"]):
+            rows.report("no label", where, f"{row['label']!r} was left out", lost=True)
+        elif not _is_there(path.parent, image, where):
+            rows.report("missing image", where, f"expected {path.parent / image}", lost=True)
+        else:
+            texts.append(row["label"])
+            places.setdefault(row["label"], where)
+            rows.add(image, 0, row.get("group") or image, SPLIT_FOLDERS[split], where=where)
+    rows.expect_faces(path)
+    class_names = name_classes(path, places)
+    position = {name: label for label, name in enumerate(class_names)}
+    rows.labels = [position[text] for text in texts]
     split_rule = keep_official(options) if "split" in header else split_by_group(options)
     return rows.to_table(path.stem, class_names, path.parent, split_rule)
+
+
+def _check_header(path: Path, header: Sequence[str], rows: Rows) -> None:
+    counts = Counter(header)
+    if not {"image", "label"} <= set(header) or any(counts[name] > 1 for name in COLUMNS):
+        raise ReadingError(f"{path}:1", f"a header of {', '.join(COLUMNS)}, each once", header)
+    for name in header:
+        if name not in COLUMNS:
+            rows.report("other column", f"{path}:1", f"{name!r} was not read")
+
+
+def _is_there(folder: Path, image: str, where: str) -> bool:
+    if not image:
+        raise ReadingError(where, "the path of an image", "none")
+    try:
+        return (folder / image).is_file()
+    except OSError as error:  # a name too long for any file
+        raise ReadingError(where, "the path of an image", error) from error

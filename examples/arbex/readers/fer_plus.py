@@ -15,7 +15,7 @@ from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 from faces.image_sources import ImageArray
 from torch import Tensor
 
-from readers.files import list_images, read_csv_rows, read_number
+from readers.files import list_images, read_csv_rows, read_number, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, keep_official
 
 CLASS_NAMES = (
@@ -71,12 +71,12 @@ def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
         )
     faces = list(_read_new(new) if new.is_file() else _read_label_files(root))
     rows = Rows()
-    kept = _keep_majorities([_without_single_votes(face) for face in faces], rows)
-    if has_folders:
-        kept = _keep_present(kept, root, rows)
+    present = _keep_present(faces, root, rows) if has_folders else faces
+    kept = _keep_majorities([_without_single_votes(face) for face in present], rows)
     for face in kept:
         name = f"{FOLDERS[face.split]}/{face.image}"
-        rows.add(name, int(face.votes[: len(CLASS_NAMES)].argmax()), name, face.split)
+        label = int(face.votes[: len(CLASS_NAMES)].argmax())
+        rows.add(name, label, name, face.split, where=face.where)
     votes = torch.stack([face.votes for face in kept]) if kept else torch.zeros(0, len(VOTES))
     votes = votes[:, : len(CLASS_NAMES)]
     images = None
@@ -116,18 +116,22 @@ def _keep_majorities(faces: list[VotedFace], rows: Rows) -> list[VotedFace]:
 
 
 def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedFace]:
+    """Faces whose picture is there, and the rows without a name, which are no faces."""
     present: set[str] = set()
     for folder in FOLDERS.values():
         if (root / folder).is_dir():
             images = list_images(root / folder, rows, known=("label.csv",))
             present |= {f"{folder}/{image}" for image in images}
+            report_unread(root / folder, rows)
     kept = []
     for face in faces:
-        if f"{FOLDERS[face.split]}/{face.image}" in present:
+        if not face.image or f"{FOLDERS[face.split]}/{face.image}" in present:
             kept.append(face)
         else:
             expected = root / FOLDERS[face.split] / face.image
-            rows.report("missing image", face.where, f"expected {expected}")
+            rows.report("missing image", face.where, f"expected {expected}", lost=True)
+    for name in sorted(present - {f"{FOLDERS[face.split]}/{face.image}" for face in faces}):
+        rows.report("image without row", root / name, "nobody voted on it", lost=True)
     return kept
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from faces.face_table import FaceTable
 
 from readers.expressions import expression_name
-from readers.files import list_folders, list_images
+from readers.files import list_folders, list_images, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, find_folder, split_by_group
 
 CLASS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
@@ -42,4 +42,5 @@ def read_ferg_db(root: Path, options: SplitOptions) -> FaceTable:
                 if not image.startswith(f"{folder.name}_"):
                     rows.report("other name", folder / image, f"expected {folder.name}_N.png")
                 rows.add(f"{character.name}/{folder.name}/{image}", label, character.name)
+    report_unread(base, rows)
     return rows.to_table("FERG-DB", CLASS_NAMES, base, split_by_group(options))

@@ -1,36 +1,80 @@
 """List folders and read text as data sets have them: stray files, empty images, odd line ends."""
 
 import csv
+import mimetypes
 import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from readers.rows import IMAGE_SUFFIXES, ReadingError, Rows
+from image_files import has_image_suffix, is_system_name
+
+from readers.rows import ReadingError, Rows
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Subfolders by name, without hidden ones."""
+    """Subfolders by name, without those of the operating system."""
     entries = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
-    return sorted(path for path in entries if not path.name.startswith("."))
+    return sorted(path for path in entries if not is_system_name(path.name))
 
 
 def list_images(folder: Path, rows: Rows, known: Collection[str] = ()) -> list[str]:
     """Names of the images in a folder, sorted.
 
-    Hidden files such as .DS_Store, and the `known` ones, are passed over; empty images and other
-    files that are no images are reported and left out.
+    Files of the operating system such as .DS_Store, and the `known` ones, are passed over; empty
+    images and whatever else is no image are reported and left out. Folders within are left to
+    :func:`report_unread`.
     """
+    rows.folders_read.add(folder)
     names = []
     for entry in os.scandir(folder):
-        if entry.name.startswith(".") or entry.name in known or entry.is_dir():
+        if entry.name in known or entry.is_dir():
             continue
-        if not entry.name.lower().endswith(IMAGE_SUFFIXES):
-            rows.report("stray file", entry.path, "it is no image, and was passed over")
+        if is_system_name(entry.name):
+            if has_image_suffix(entry.name) and not entry.name.startswith("._"):
+                rows.report("hidden image", entry.path, "it was left out", lost=True)
+        elif not has_image_suffix(entry.name):
+            _report_stray(entry.name, entry.path, rows)
+        elif not entry.is_file():
+            rows.report("no regular file", entry.path, "it was left out", lost=True)
         elif entry.stat().st_size == 0:
-            rows.report("empty image", entry.path, "it has 0 bytes, and was left out")
+            rows.report("empty image", entry.path, "it has 0 bytes, and was left out", lost=True)
         else:
             names.append(entry.name)
     return sorted(names)
+
+
+def _report_stray(name: str, path: str, rows: Rows) -> None:
+    kind, _ = mimetypes.guess_type(name)
+    if (kind or "").startswith("image/") or not os.path.splitext(name)[1]:
+        expected = "expected a format that is read, such as .png or .jpg"
+        rows.report("image of another format", path, expected, lost=True)
+    else:
+        rows.report("stray file", path, "it is no image, and was passed over")
+
+
+def report_unread(base: Path, rows: Rows) -> None:
+    """Report the images in all folders under `base` that :func:`list_images` was not asked for.
+
+    This is how a layout that is not quite the expected one is found out: images one folder too
+    deep, beside the folders of the classes, or in a folder that no split is named by.
+    """
+    for place, folders, files in os.walk(base, onerror=_fail):
+        for path in [Path(place, name) for name in folders]:
+            if is_system_name(path.name):
+                rows.report("system folder", path, "it was passed over")
+            elif path.is_symlink() and not any(
+                path == read or path in read.parents for read in rows.folders_read
+            ):
+                rows.report("linked folder", path, "it was not read", lost=True)
+        folders[:] = [name for name in folders if not is_system_name(name)]
+        images = [name for name in files if has_image_suffix(name) and not is_system_name(name)]
+        if images and Path(place) not in rows.folders_read:
+            detail = f"{images[0]} and all beside it were left out: no images belong here"
+            rows.report("image in another place", place, detail, len(images), lost=True)
+
+
+def _fail(error: OSError) -> None:
+    raise error
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -12,7 +12,7 @@ import torch
 from faces.face_table import FaceTable
 from torch import Tensor
 
-from readers.files import list_images
+from readers.files import list_images, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, find_folder, split_by_group
 
 CLASS_NAMES = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise")
@@ -57,13 +57,15 @@ def read_jaffe(root: Path, options: SplitOptions) -> FaceTable:
     for name in list_images(folder, rows, known=RATING_FILES):
         match = IMAGE.fullmatch(name)
         if match is None:
-            rows.report("stray file", folder / name, "its name is not like KA.AN1.39.tiff")
+            detail = "its name is not like KA.AN1.39.tiff"
+            rows.report("other name", folder / name, detail, lost=True)
             continue
         person, pose = match[1].upper(), match[2].upper()
         if pose[:2] not in POSES:
             raise ReadingError(folder / name, f"a pose of {', '.join(POSES)}", pose[:2])
         rows.add(name, CLASS_NAMES.index(POSES[pose[:2]]), person)
         serials.append((f"{person}-{pose}", int(match[3])))
+    report_unread(folder, rows)
     listing = next(
         (base / n for base in (folder, root) for n in RATING_FILES if (base / n).is_file()), None
     )
@@ -145,5 +147,5 @@ def _join(serials: list[tuple[str, int]], ratings: Ratings, rows: Rows, path: Pa
         used.add(chosen)
         distributions[index] = rating_distribution(ratings[chosen])
     for key, serial in sorted(set(ratings) - used):
-        rows.report("ratings without image", path, f"{serial} {key}")
+        rows.report("ratings without image", path, f"{serial} {key}", lost=True)
     return distributions

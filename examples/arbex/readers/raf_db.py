@@ -8,7 +8,7 @@ from pathlib import Path
 
 from faces.face_table import TEST, TRAIN, FaceTable
 
-from readers.files import list_images, read_lines, read_number
+from readers.files import list_images, read_lines, read_number, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, find_file, find_folder, keep_official
 
 # Label 1 is the first.
@@ -40,6 +40,7 @@ def read_raf_db(root: Path, options: SplitOptions) -> FaceTable:
     folder = find_folder(base, "Image/aligned", what="the aligned faces")
     rows = Rows()
     unlisted = set(list_images(folder, rows))
+    report_unread(folder, rows)
     listed: dict[str, str] = {}
     for where, line in read_lines(listing):
         stem, label, split = _parse(where, line, rows)
@@ -48,12 +49,13 @@ def read_raf_db(root: Path, options: SplitOptions) -> FaceTable:
         listed[stem] = where
         image = f"{stem}_aligned.jpg"
         if image not in unlisted:
-            rows.report("missing image", where, f"expected {folder / image}")
+            rows.report("missing image", where, f"expected {folder / image}", lost=True)
             continue
         unlisted.remove(image)
         rows.add(f"Image/aligned/{image}", label, stem, split)
     for image in sorted(unlisted):
-        rows.report("image without row", folder / image, f"it is not listed in {listing.name}")
+        detail = f"it is not listed in {listing.name}"
+        rows.report("image without row", folder / image, detail, lost=True)
     return rows.to_table("RAF-DB", CLASS_NAMES, base, keep_official(options))
 
 

@@ -1,5 +1,6 @@
 """What all readers share: rows that become a table, splits by group, and plain errors."""
 
+import posixpath
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +9,6 @@ import torch
 from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable, Problem
 from faces.image_sources import ImageFiles, ImageSource
 from torch import Tensor
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class ReadingError(ValueError):
@@ -48,24 +47,56 @@ class SplitOptions:
 
 @dataclass
 class Rows:
-    """Rows of a table in the making, and the problems met on the way."""
+    """Rows of a table in the making, and the problems met on the way.
+
+    Whatever the reader passes over is to be reported, so that data never shrink in silence.
+    """
 
     names: list[str] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     splits: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+    folders_read: set[Path] = field(default_factory=set)
 
-    def add(self, name: str, label: int, group: str, split: int = TRAIN) -> None:
-        """Append one face; `name` is its path within the data set."""
+    def add(
+        self, name: str, label: int, group: str, split: int = TRAIN, *, where: str | None = None
+    ) -> None:
+        """Append one face; `name` is its path within the data set, `where` the line that says so.
+
+        Without a line, the name itself tells where the face comes from.
+        """
         self.names.append(name)
         self.labels.append(label)
         self.groups.append(group)
         self.splits.append(split)
+        self.places.append(where or name)
 
-    def report(self, kind: str, where: Path | str, detail: str, count: int = 1) -> None:
-        """Note a problem that does not stop the reading."""
-        self.problems.append(Problem(kind, str(where), detail, count))
+    def report(
+        self, kind: str, where: Path | str, detail: str, count: int = 1, *, lost: bool = False
+    ) -> None:
+        """Note a problem that does not stop the reading.
+
+        Args:
+            kind: by which problems are counted.
+            where: the file, folder or line.
+            detail: what was expected, what came.
+            count: rows or images concerned.
+            lost: whether they were left out though the data set means them to be there.
+        """
+        self.problems.append(Problem(kind, str(where), detail, count, lost))
+
+    def expect_faces(self, root: Path) -> None:
+        """Require one row at least.
+
+        Raises:
+            ReadingError: if there is none; it tells the first problem.
+        """
+        if not self.names:
+            first = next((each for each in self.problems if each.lost), None)
+            hint = f"; {first.kind}: {first.where}: {first.detail}" if first else ""
+            raise ReadingError(root, "at least one face with a label", f"none{hint}")
 
     def to_table(
         self,
@@ -88,11 +119,10 @@ class Rows:
             distributions: (N, C), where known.
 
         Raises:
-            ReadingError: if there is not one row.
+            ReadingError: if there is not one row, or an image has two rows that differ.
         """
-        if not self.names:
-            first = f"; the first problem: {self.problems[0]}" if self.problems else ""
-            raise ReadingError(root, "at least one face with a label", f"none{first}")
+        self.expect_faces(root)
+        self._check_repeats()
         number = {group: index for index, group in enumerate(sorted(set(self.groups)))}
         return FaceTable(
             name=title,
@@ -105,6 +135,28 @@ class Rows:
             distributions=distributions,
             problems=tuple(self.problems),
         )
+
+    def _check_repeats(self) -> None:
+        """An image that is listed again may count double, but not be of two classes or splits."""
+        first: dict[str, int] = {}
+        for row, name in enumerate(self.names):
+            other = first.setdefault(posixpath.normpath(name), row)
+            if other == row:
+                continue
+            for column, values in (
+                ("label", self.labels),
+                ("split", self.splits),
+                ("group", self.groups),
+            ):
+                if values[row] != values[other]:
+                    raise ReadingError(
+                        self.places[row],
+                        f"each image with one {column}",
+                        f"{name} again, with another {column} than at {self.places[other]}",
+                    )
+            self.report(
+                "repeated row", self.places[row], f"as at {self.places[other]}; it counts twice"
+            )
 
 
 def split_by_group(options: SplitOptions) -> Callable[[list[str], Tensor], Tensor]:

@@ -23,7 +23,7 @@ def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int 
     """
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(table.class_names)
-    with mpl.rc_context({"font.size": 7}):
+    with mpl.rc_context({"font.size": 7, "text.parse_math": False}):
         figure = Figure(figsize=(1.05 * columns + 0.9, 1.25 * num_rows), layout="constrained")
         axes = figure.subplots(num_rows, columns, squeeze=False)
         for label, class_name in enumerate(table.class_names):

@@ -15,6 +15,7 @@ from reliability_balance import ReliabilityLoss
 from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
 from training.epoch_batches import FaceBatch, Position, derive_seed
+from training.run_identity import IDENTITY, expect_same_run
 
 LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
 TRAIN_METRICS = (*LOSS_TERMS, "accuracy", "learning_rate")
@@ -36,6 +37,9 @@ class BalancedTraining(lightning.LightningModule):
         seed: of dropout; each step draws from its own generator state, see
             :mod:`training.epoch_batches`.
         soft_labels: whether to train on distributions rather than labels.
+
+    Attributes:
+        identity: what is trained on and how, see :func:`run_identity`; kept in the resume point.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class BalancedTraining(lightning.LightningModule):
         self.optimization = optimization
         self.seed = seed
         self.soft_labels = soft_labels
+        self.identity: dict[str, Any] = {}
         self.train_means = _means(TRAIN_METRICS)
         self.validation_means = _means(VALIDATION_METRICS)
         if targets is not None:
@@ -73,6 +78,18 @@ class BalancedTraining(lightning.LightningModule):
         epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         batch: int = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return Position(epoch, 0 if batch >= self.trainer.num_training_batches else batch)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what the run is about."""
+        checkpoint[IDENTITY] = self.identity
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with anything else; Lightning asks before it restores a thing.
+
+        Raises:
+            ValueError: if data or recipe have changed; it names what.
+        """
+        expect_same_run(checkpoint[IDENTITY], self.identity)
 
     def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
         """Make this step's dropout a function of where we are, not of how we came here."""

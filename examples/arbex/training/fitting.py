@@ -3,6 +3,8 @@
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import lightning
 import torch
@@ -12,6 +14,7 @@ from face_model import build_model
 from faces.augmentation import eval_transform, train_transform
 from faces.face_dataset import FaceDataset
 from faces.face_table import TRAIN, VALIDATION, FaceTable
+from faces.image_sources import CorruptImageError
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
@@ -25,6 +28,7 @@ from reliability_balance.targets import RefurbishedTargets
 from training.balanced_training import BalancedTraining
 from training.epoch_batches import EpochBatches, EpochSampler
 from training.run_folder import RunFolder, begin_run
+from training.run_identity import run_identity
 from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
@@ -54,7 +58,7 @@ def fit(
             any more.
         MemoryError: if a batch is too large for the memory.
         OSError: if the disk is full. In this case, too, all that was kept before is whole.
-        TrainingInterrupted: after Ctrl-C.
+        TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
     settings = recipe.optimization
     world_size, rank = (
@@ -82,6 +86,7 @@ def fit(
             f"seen {times_seen:.1f} times; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
+    module.identity = run_identity(recipe, table)
     batches = EpochBatches(
         dataset,
         sampler,
@@ -108,7 +113,7 @@ def fit(
         callbacks.append(EarlyStopping(MONITORED, mode="max", patience=settings.patience))
     if show_progress:
         callbacks.append(Progress())
-    if rank == 0 and not folder.recipe.exists():
+    if rank == 0 and not folder.has_trained:
         begin_run(recipe, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
@@ -138,8 +143,20 @@ def fit(
         f"lower optimization.batch_size, which is {settings.batch_size}, and raise "
         f"optimization.accumulate to make up for it; {folder.root} keeps what was saved so far"
     )
-    with keeper.stopping_at_interrupt(), advising_out_of_memory(advice):
+    with keeper.stopping_at_interrupt(), advising_out_of_memory(advice), _advising_damage(folder):
         trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
+
+
+@contextmanager
+def _advising_damage(folder: RunFolder) -> Iterator[None]:
+    """Say what to do about an image that nobody looked at before, or that was damaged since."""
+    try:
+        yield
+    except CorruptImageError as error:
+        raise CorruptImageError(
+            f"{error}; mend it and go on with --resume, or begin anew with data.corrupt=skip; "
+            f"{folder.root} keeps what was saved so far"
+        ) from error
 
 
 def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:

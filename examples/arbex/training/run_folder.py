@@ -39,14 +39,19 @@ class RunFolder:
         """Metrics of each epoch."""
         return self.root / "history.csv"
 
+    @property
+    def has_trained(self) -> bool:
+        """Whether training has left anything; a recipe alone is a run that never got going."""
+        return any(path.exists() for path in (self.checkpoint, self.model, self.history))
+
 
 def expect_no_run(folder: RunFolder) -> None:
-    """Require a folder where a run may begin.
+    """Require a folder where a run may begin: none has trained there.
 
     Raises:
         FileExistsError: if the folder holds a run already.
     """
-    if folder.recipe.exists():
+    if folder.has_trained:
         raise FileExistsError(
             f"{folder.root} holds a run already: continue it with --resume, or give another --out"
         )

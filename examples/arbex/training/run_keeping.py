@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,16 +18,35 @@ from result_files import save_tensors, save_text
 from tqdm import tqdm
 
 from reliability_balance.backbones.weights import check_sums
+from training.run_identity import IDENTITY
 
 MONITORED = "validation_accuracy"
+STOPPING = b"""
+stopping after this batch; once more, and it stops at once, and loses what was trained since the
+last resume point
+"""
 RESUME_KEYS = {
     *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops"),
-    *("epoch", "global_step", "pytorch-lightning_version"),
+    *("epoch", "global_step", "pytorch-lightning_version", IDENTITY),
 }
 
 
 class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
-    """Ctrl-C was pressed, and the resume point has been written."""
+    """Somebody asked the training to stop, and it did.
+
+    Args:
+        number: the signal that asked.
+        lost: steps since the last resume point; None where one was written first.
+    """
+
+    def __init__(self, number: int, lost: int | None) -> None:
+        self.number = number
+        self.lost = lost
+        super().__init__(
+            "stopped, and a resume point was written"
+            if lost is None
+            else f"stopped at once; steps since the last resume point, which are lost: {lost}"
+        )
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -91,11 +111,17 @@ class RunKeeper(Checkpoint):
         self.rows: list[dict[str, float]] = []
         self.best = float("-inf")
         self.stopped = False
-        self._stop_requested = False
+        self._signal: int | None = None
+        self._steps = 0
+        self._saved_steps = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         """Know that an early stop, once decided, holds."""
         trainer.should_stop = self.stopped
+        self._steps = self._saved_steps = trainer.global_step
+        if signal.getsignal(signal.SIGINT) == self._request_stop:
+            # Lightning has put its own in between, which ends the process as if all were well.
+            signal.signal(signal.SIGTERM, self._request_stop)
 
     def on_train_batch_end(
         self,
@@ -106,10 +132,11 @@ class RunKeeper(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Write a resume point within the epoch, where no gradient is being accumulated."""
+        self._steps = trainer.global_step
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
             return
-        if self._stop_requested or done % self.every < trainer.accumulate_grad_batches:
+        if self._asked_to_stop(trainer) or done % self.every < trainer.accumulate_grad_batches:
             self._save(trainer)
 
     def on_train_epoch_end(
@@ -139,26 +166,39 @@ class RunKeeper(Checkpoint):
 
     @contextmanager
     def stopping_at_interrupt(self) -> Iterator[None]:
-        """Let Ctrl-C finish the batch and write a resume point first; a second one stops at once.
+        """Let Ctrl-C or SIGTERM finish the batch and write a resume point; a second stops at once.
 
         Raises:
-            TrainingInterrupted: when it is written.
+            TrainingInterrupted: when it has stopped.
         """
-
-        def request_stop(number: int, frame: FrameType | None) -> None:
-            self._stop_requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        previous = signal.signal(signal.SIGINT, request_stop)
+        stops = (signal.SIGINT, signal.SIGTERM)
+        previous = [(number, signal.signal(number, self._request_stop)) for number in stops]
         try:
             yield
+        except SystemExit as error:  # how Lightning ends on either
+            if self._signal is None:
+                raise
+            raise TrainingInterrupted(self._signal, self._steps - self._saved_steps) from error
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous:
+                signal.signal(number, handler)
+
+    def _request_stop(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:
+            raise KeyboardInterrupt
+        self._signal = number
+        # Not print, whose buffer the signal may have come in the middle of.
+        os.write(2, STOPPING)
+
+    def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
+        """Whether any process was: all must stop at the same batch."""
+        return bool(trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False))
 
     def _save(self, trainer: lightning.Trainer) -> None:
         trainer.save_checkpoint(self.checkpoint)
-        if self._stop_requested:
-            raise TrainingInterrupted
+        self._saved_steps = self._steps = trainer.global_step
+        if self._asked_to_stop(trainer):
+            raise TrainingInterrupted(self._signal or signal.SIGTERM, None)
 
     def _write_history(self) -> None:
         table = io.StringIO()

@@ -1,0 +1,86 @@
+"""What a data set lacks: faces that were left out, and classes that no test or no training has."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+
+from faces.face_table import TEST, TRAIN, FaceTable, Problem
+
+ONE_SPLIT = "class in one split alone"
+USES = ((TRAIN, "train"), (TEST, "test"))
+
+
+def with_lone_classes(table: FaceTable) -> FaceTable:
+    """Add a problem for each class that has faces, but none to train on or none to test on.
+
+    Two ways to write one class, one in each split, are found by this; and so are labels that are
+    no classes at all, such as identities.
+    """
+    counts = table.counts()
+    uses = [(split, use) for split, use in USES if int(counts[split].sum())]
+    lone = []
+    for label, name in enumerate(table.class_names):
+        count = int(counts[:, label].sum())
+        lacking = [use for split, use in uses if not counts[split, label]]
+        if count and lacking:
+            detail = f"it has images, but none to {' or '.join(lacking)} on"
+            lone.append(Problem(ONE_SPLIT, name, detail, count))
+    return replace(table, problems=(*table.problems, *lone))
+
+
+def missing_share(table: FaceTable) -> tuple[int, int]:
+    """Count the faces that were left out or are of a class in one split alone, and all of them.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from synthetic_faces import synthetic_table
+        >>> table = synthetic_table(96)
+        >>> missing_share(replace(table, problems=(Problem("missing image", "a", "b", 4, True),)))
+        (4, 100)
+    """
+    lost = sum(problem.count for problem in table.problems if problem.lost)
+    lone = sum(problem.count for problem in table.problems if problem.kind == ONE_SPLIT)
+    return lost + lone, len(table) + lost
+
+
+def expect_complete(table: FaceTable, most: float) -> None:
+    """Require that no more than a share of the faces is missing.
+
+    Args:
+        table: with all problems, also those of :func:`with_lone_classes`.
+        most: the share, from 0 to 1.
+
+    Raises:
+        ValueError: if more is; it tells the problems.
+    """
+    missing, count = missing_share(table)
+    if missing > most * count:
+        worst = [each for each in table.problems if each.lost or each.kind == ONE_SPLIT]
+        raise ValueError(
+            f"`data.max_missing` must be at least the share of faces that were left out, or whose "
+            f"class is in one split alone; got {most}, and {missing} of {count} are:\n"
+            + "\n".join(describe_problems(worst, num_examples=1))
+        )
+
+
+def describe_problems(problems: Iterable[Problem], *, num_examples: int) -> list[str]:
+    """Lines with each kind of problem, the most frequent first, and some places of each."""
+    places: dict[str, list[str]] = {}
+    counts: Counter[str] = Counter()
+    for problem in problems:
+        counts[problem.kind] += problem.count
+        places.setdefault(problem.kind, []).append(f"    {problem.where}: {problem.detail}")
+    lines = []
+    for kind, count in counts.most_common():
+        lines += [f"  {kind}: {count}", *places[kind][:num_examples]]
+    return lines
+
+
+def describe_completeness(table: FaceTable) -> str:
+    """Say in a line or more how many faces there are, and what is wrong with the rest."""
+    missing, count = missing_share(table)
+    lines = [
+        f"{table.name}: {len(table)} faces; left out, or of a class in one split alone: "
+        f"{missing or 'none'}" + (f" of {count} ({100 * missing / count:.1f} %)" if missing else "")
+    ]
+    return "\n".join([*lines, *describe_problems(table.problems, num_examples=1)])
