@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from reliability_balance import _checks, _findings
 from reliability_balance import functional as RF
 from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.class_prior import with_class_prior
 from reliability_balance.output import BalancerOutput, join_outputs, on_cpu
 from reliability_balance.symptoms import (
     Changes,
@@ -81,6 +82,10 @@ class Diagnosis:
 def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     """Measure a trained model on labelled data, and say what is wrong with it and what to do.
 
+    A model with `class_prior` answers for evenly frequent classes. Its confidence and the shares of
+    its predictions are judged as :func:`class_prior.with_class_prior` turns them to the frequencies
+    of the labels; accuracy and corrections are those of its own answers.
+
     Args:
         model: gives a :class:`BalancerOutput`: a balancer, or a wrapped classifier. Its mode is
             put back afterwards.
@@ -110,13 +115,13 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     output, labels = _run(model, loader)
     use = without = None
     findings: list[_findings.Finding | None] = []
+    balancer = _balancer(model)
     branches = branches_of(output)
     num_classes = output.corrected.shape[-1]
     if output.distances is not None and output.anchors is not None:
         use = anchor_use(output.distances, labels)
-        delta = _delta(model)
-        if delta is not None:
-            without = count_changes_without(output.distances, labels, delta)
+        if balancer is not None:
+            without = count_changes_without(output.distances, labels, balancer.delta)
             findings.append(_findings.misleading_anchors(use, without, len(labels)))
         per_class = {
             name: recalls(probs.argmax(-1), labels, num_classes) for name, probs in branches.items()
@@ -133,11 +138,14 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     ]
     changes = count_changes(output, labels)
     accuracy = _accuracy(output.corrected, labels)
+    # What is compared with the labels' frequencies must be for such frequencies.
+    for_even = balancer is not None and balancer.class_prior is not None
+    judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     findings += [
         _findings.harm(changes.helped, changes.harmed),
-        _findings.untrue_confidence(float(output.corrected.amax(-1).mean()), accuracy),
+        _findings.untrue_confidence(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
         _findings.unbalanced_predictions(
-            class_shares(output.corrected.argmax(-1), num_classes),
+            class_shares(judged.argmax(-1), num_classes),
             class_shares(labels, num_classes),
             len(labels),
         ),
@@ -201,10 +209,15 @@ def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
     )
 
 
-def _delta(model: nn.Module) -> float | None:
-    """The softness of the anchors, where a balancer of this library can tell it."""
-    balancers = (each for each in model.modules() if isinstance(each, ReliabilityBalancer))
-    return next((each.delta for each in balancers), None)
+def _balancer(model: nn.Module) -> ReliabilityBalancer | None:
+    """The balancer in a model, if it is one of this library."""
+    return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+
+
+def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
+    """Answers for even classes turned into answers for classes as frequent as in these labels."""
+    counts = labels.bincount(minlength=output.corrected.shape[-1])
+    return with_class_prior(output, counts.clamp_min(0.5))
 
 
 def _accuracy(probs: Tensor, labels: Tensor) -> float:

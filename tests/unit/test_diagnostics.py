@@ -231,6 +231,21 @@ class TestWhole:
             "2 (0.0 % predicted, 25.0 % labelled)"
         ]
 
+    @pytest.mark.parametrize("even", [False, True])
+    def test_answers_for_even_classes_are_judged_as_such(self, even):
+        """On data of which one class is 1 %: those answers say it more often, as they should."""
+        generator = torch.Generator().manual_seed(0)
+        shares = torch.tensor([0.96, 0.03, 0.01])
+        labels = torch.multinomial(shares, 7000, True, generator=generator)
+        points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
+        torch.manual_seed(0)
+        prior = labels[:4000].bincount() if even else None
+        model = ReliabilityBalancer(8, 3, num_anchors=2, head="linear", class_prior=prior)
+        model.fit_head(points[:4000], labels[:4000], epochs=8, learning_rate=1e-2)
+        predicted = model(points[4000:]).corrected.argmax(-1)
+        assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even
+        assert whats(model, batches(points[4000:], labels[4000:])) == []
+
     def test_weights_that_are_no_numbers(self, balancer):
         with torch.no_grad():
             balancer.head.weight[0, 0] = torch.nan
