@@ -3,12 +3,20 @@
 import math
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
+from reliability_balance.branch_calibration import BranchTemperatures
+from reliability_balance.symptoms import Changes
+from reliability_balance.top_label_calibration import TopLabelScaling
+
+# What calibrates best by `benchmarks/calibration.py`, one fitted on the answers of the other.
+RECOMMENDED = (BranchTemperatures, TopLabelScaling)
 
 # Above these a rule speaks; each is far from what healthy models show.
-DEAD_SHARE = 0.5  # of the anchors of classes that occur
+MISLED = 0.05  # of the samples, which the anchor branch would get right without some anchors
+MISSED, FOUND = 0.1, 0.5  # of a class's samples, by the anchor branch and by another one
 COLLAPSED_SPACING = 0.01  # of the anchors' spread
 UNIFORM_CONFIDENCE = 0.01
 CONSTANT_DEVIATION = 1e-3  # of a class's probability, from sample to sample
@@ -35,16 +43,42 @@ def non_finite(names: tuple[str, ...]) -> Finding:
     )
 
 
-def dead_anchors(use: Tensor) -> Finding | None:
-    """Anchors that are the nearest of their class to no sample."""
-    occurring = use[use.sum(-1) > 0]
-    dead = int((occurring == 0).sum())
-    if dead <= DEAD_SHARE * occurring.numel():
+def misleading_anchors(use: Tensor, without: Changes, samples: int) -> Finding | None:
+    """Anchors that are the nearest of their class to no sample, but draw samples of others.
+
+    Others that are never the nearest do no harm: a class that lies close together needs one anchor.
+    """
+    gain = without.helped - without.harmed
+    by_chance = SIGMAS_OF_HARM * math.sqrt(without.helped + without.harmed)
+    if gain <= max(by_chance, MISLED * samples):
         return None
+    occurring = use[use.sum(-1) > 0]
     return Finding(
-        f"{dead} of {occurring.numel()} anchors are dead: never the nearest of their class",
+        f"{int((occurring == 0).sum())} of {occurring.numel()} anchors mislead: never the nearest "
+        f"of their class, but without them the anchor branch would be right {gain} times more in "
+        f"{samples}",
         "start them at the data by `initialize_anchors`, or move all of them by "
         "`ReliabilityLoss(softmin_temperature=...)`, or take fewer: `num_anchors`",
+    )
+
+
+def useless_anchors(recalls: dict[str, Tensor], counts: Tensor) -> Finding | None:
+    """Classes that the anchor branch misses, and another branch does not.
+
+    The recalls are (C,) for each branch, and the counts of samples (C,).
+    """
+    others = [recall for name, recall in recalls.items() if name != "anchor"]
+    missed = (recalls["anchor"] < MISSED) & (torch.stack(others).amax(0) > FOUND)
+    classes = (missed & (counts >= ENOUGH_SAMPLES)).nonzero().flatten().tolist()
+    if not classes:
+        return None
+    told = ", ".join(map(str, classes[:5]))
+    more = f", … and {len(classes) - 5} more" if len(classes) > 5 else ""
+    return Finding(
+        f"the anchors of classes {told}{more} are useless: the anchor branch is right in less than "
+        f"{100 * MISSED:.0f} % of their samples, another branch in more than {100 * FOUND:.0f} %",
+        "start them at the data by `initialize_anchors`, or supervise the anchor branch: "
+        "`branch_weight` > 0 in ReliabilityLoss",
     )
 
 
@@ -109,10 +143,13 @@ def untrue_confidence(probability: float, accuracy: float) -> Finding | None:
     if abs(probability - accuracy) <= CONFIDENCE_GAP:
         return None
     side = "over" if probability > accuracy else "under"
+    told = ", then ".join(
+        f"`{each.__module__.rpartition('.')[2]}.{each.__name__}`" for each in RECOMMENDED
+    )
     return Finding(
         f"the predictions are {side}confident: probability {probability:.2f} on average, right "
         f"{accuracy:.2f}",
-        "fit `calibration.TemperatureScaling` on held-out data",
+        f"fit {told} on held-out data",
     )
 
 

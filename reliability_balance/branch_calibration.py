@@ -10,7 +10,7 @@ from typing_extensions import Self
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._scaling import prior_weight, settle, tempered
-from reliability_balance.calibration import TemperatureScaling, held_out
+from reliability_balance.calibration import common_temperature, held_out, warn_of_one_class
 from reliability_balance.output import BalancerOutput
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
@@ -77,33 +77,42 @@ class BranchTemperatures(nn.Module):
 
     def forward(self, output: BalancerOutput) -> Tensor:
         """Return the calibrated log-probabilities of the corrected distribution."""
+        _check_output(output)
         return self._fuse(output, self.temperatures)
 
     @torch.no_grad()
-    def fit(self, output: BalancerOutput, labels: Tensor) -> Self:
+    def fit(
+        self, output: BalancerOutput, labels: Tensor, *, class_prior: Tensor | None = None
+    ) -> Self:
         """Find the temperatures.
 
         Args:
             output: what the balancer says of held-out data, in eval mode.
             labels: their class indices, or class probabilities.
+            class_prior: how frequent each class is in the held-out data, > 0, where `output` is
+                for evenly frequent classes; counts will do. None: held-out data and answers have
+                the same class frequencies.
 
         Shape:
-            - output: of N samples; labels: (N,) int64 or (N, C) floating.
+            - output: of N samples; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
             ValueError: on wrong shapes or values, where a branch has probabilities for logits, or
                 where the branches' fusion is not the output's ``log_probs``.
+
+        Warns:
+            UserWarning: if all samples are of one class.
         """
-        if not isinstance(output, BalancerOutput):
-            raise TypeError(f"`output` must be a BalancerOutput; got {type(output).__name__}")
+        _check_output(output)
         branches = {name: getattr(output, name) for name in BRANCHES}
         scores = {
-            name: held_out(branch, labels, name)
+            name: held_out(branch, labels, name, class_prior=class_prior)
             for name, branch in branches.items()
             if branch is not None
         }
         targets = scores["logits"][1]
+        warn_of_one_class(targets)
         wide = output._replace(**{name: branch for name, (branch, _) in scores.items()})
         fused = self._fuse(wide, targets.new_ones(4))
         self._check_fusion(fused, output.log_probs)
@@ -112,7 +121,7 @@ class BranchTemperatures(nn.Module):
             return F.cross_entropy(self._fuse(wide, temperatures), targets)
 
         start = targets.new_zeros(4)
-        single = TemperatureScaling().fit(fused, targets).temperature.log() / LARGEST
+        single = common_temperature(fused, targets, self.temperatures.dtype).log() / LARGEST
         start[3] = LARGEST * single.clamp(-0.999, 0.999).atanh()
         weight = prior_weight(fused, targets)
         found = settle(loss, _temperatures, start, weight, self.temperatures.dtype)
@@ -156,6 +165,11 @@ class BranchTemperatures(nn.Module):
         """Name setting and temperatures."""
         told = ", ".join(f"{value:.4g}" for value in self.temperatures.tolist())
         return f"correction_weight={self.correction_weight}, temperatures=[{told}]"
+
+
+def _check_output(output: BalancerOutput) -> None:
+    if not isinstance(output, BalancerOutput):
+        raise TypeError(f"`output` must be a BalancerOutput; got {type(output).__name__}")
 
 
 def _temperatures(free: Tensor) -> Tensor:

@@ -13,12 +13,20 @@ wrong answers, or of right ones if these are fewer. That width is ours. Ten answ
 right with p = (.5, .3, .2) raise the .5 to .94, near the 11/12 of the rule of succession; with
 hundreds of errors the prior moves nothing that could be measured.
 
+A model that was trained with `class_prior` answers for evenly frequent classes. Held-out data with
+other frequencies then need importance weights: with ``fit(..., class_prior=...)`` each sample
+weighs the inverse of its class's frequency, so that all classes count alike. This fits the expected
+likelihood on data with even classes (Shimodaira, Journal of Statistical Planning and Inference
+2000, https://doi.org/10.1016/S0378-3758(00)00115-4). To turn the answers to the held-out
+frequencies before the fit would fit the frequent classes instead.
+
 What a fit promises: on the data that it was fitted on, the mean negative log-likelihood, without
-the prior, is not above that of the predictions as they were, but for rounding. Each fit is compared
-with that as it will be stored, and is not kept where it is not better.
+the prior and with the weights, is not above that of the predictions as they were, but for rounding.
+Each fit is compared with that as it will be stored, and is not kept where it is not better.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -29,21 +37,35 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._scaling import prior_weight, settle, tempered
+from reliability_balance._scaling import (
+    effective_count,
+    prior_weight,
+    rarer_answers,
+    settle,
+    tempered,
+)
+from reliability_balance.output import BalancerOutput
 from reliability_balance.posterior import _as_probabilities, label_posterior
 
 # Inverse temperatures that are looked at, and the halvings that find one to double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
 EM_STEPS = 50
+# Samples that a class needs for parameters of its own: from fewer its frequency is known to no
+# better than half (a standard error of 1 / sqrt(5)).
+FEWEST = 5
 
 
 class Calibration(Protocol):
-    """What all scalings of log-probabilities have in common."""
+    """What all calibrations have in common.
 
-    def __call__(self, log_probs: Tensor, /) -> Tensor:
+    They take log-probabilities, and :class:`branch_calibration.BranchTemperatures` takes a
+    :class:`BalancerOutput`.
+    """
+
+    def __call__(self, log_probs: Any, /) -> Tensor:
         """Return the calibrated log-probabilities."""
 
-    def fit(self, log_probs: Tensor, labels: Tensor, /) -> Any:
+    def fit(self, log_probs: Any, labels: Tensor, /, *, class_prior: Tensor | None = None) -> Any:
         """Fit to held-out data."""
 
 
@@ -89,36 +111,33 @@ class TemperatureScaling(nn.Module):
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
+        _checks.distributions("log_probs", log_probs)
         return tempered(log_probs, self.temperature)
 
     @torch.no_grad()
-    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
+    def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
         """Find the temperature.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
+            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
+                for evenly frequent classes; counts will do. None: held-out data and answers have
+                the same class frequencies.
 
         Shape:
-            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating.
+            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+
+        Warns:
+            UserWarning: if all samples are of one class.
         """
-        scores, targets = held_out(log_probs, labels)
-        weight = prior_weight(scores, targets)
-
-        def slope(inverse: float) -> float:
-            """Derivative of negative log-likelihood and prior by log(1/T)."""
-            expected = ((scores * inverse).softmax(-1) - targets) * scores * inverse
-            return float(expected.sum(-1).mean()) + weight * math.log(inverse)
-
-        self.temperature.fill_(1.0 / _rising_root(slope, FLATTEST, SHARPEST))
-        # Judged as it is stored.
-        found = tempered(scores, self.temperature.to(scores.device))
-        if not F.cross_entropy(found, targets) < F.cross_entropy(scores, targets):
-            self.temperature.fill_(1.0)
+        scores, targets = held_out(log_probs, labels, class_prior=class_prior)
+        warn_of_one_class(targets)
+        self.temperature.copy_(common_temperature(scores, targets, self.temperature.dtype))
         return self
 
 
@@ -131,6 +150,13 @@ class VectorScaling(nn.Module):
     :class:`TemperatureScaling` ends, w = 1/T and b = 0, under the weak prior told above, of w T
     and b. It keeps that where nothing is better on the held-out labels, which leaves w = 1 where no
     temperature is either. It can change the predicted class.
+
+    A class of fewer than 5 held-out samples says too little of itself, and one without any would
+    only be ruled out. It keeps the common temperature and a bias of 0, and `fit` warns. The other
+    classes are fitted by the conditional likelihood, given that the class is one of them, so that
+    nothing is gained by a shift from the classes that are left out to them. The prior's width for
+    the weight and bias of a class grows with k as told above, but not beyond the class's own
+    samples, nor those of all others.
 
     Args:
         num_classes: C.
@@ -168,63 +194,102 @@ class VectorScaling(nn.Module):
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
+        _checks.distributions("log_probs", log_probs)
         wide = RF.widen(log_probs)
         return (wide * self.weight.to(wide.dtype) + self.bias.to(wide.dtype)).log_softmax(-1)
 
     @torch.no_grad()
-    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
+    def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
         """Find weight and bias.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
+            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
+                for evenly frequent classes; counts will do. None: held-out data and answers have
+                the same class frequencies.
 
         Shape:
-            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating.
+            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+
+        Warns:
+            UserWarning: if a class has fewer than 5 samples.
         """
-        scores, targets = held_out(log_probs, labels)
         _checks.width("log_probs", log_probs, len(self.weight))
-        temperature = TemperatureScaling().fit(scores, targets).temperature.to(scores)
+        scores, targets = held_out(log_probs, labels, class_prior=class_prior)
+        counts = _as_probabilities(labels, scores).sum(0)
+        _warn_of_scarce_classes(counts)
+        self._fit(scores, targets, counts)
+        return self
+
+    def _fit(self, scores: Tensor, targets: Tensor, counts: Tensor) -> None:
+        """Fit to what `held_out` gave, for classes that so many samples (C,) are known of."""
+        fitted = counts >= FEWEST
+        temperature = common_temperature(scores, targets, self.weight.dtype).to(scores)
+        rarer = rarer_answers(scores, targets)
+        known = torch.minimum(counts, counts.sum() - counts).clamp_max(rarer)[fitted]
+        prior = 1.0 / (effective_count(targets) * (1.0 + known) ** 2)
+        some_scores, some_targets = scores[:, fitted], targets[:, fitted]
 
         def parameters(free: Tensor) -> Tensor:
             return torch.stack([(1.0 + free[0]) / temperature, free[1]])
 
         def loss(found: Tensor) -> Tensor:
-            return F.cross_entropy(scores * found[0] + found[1], targets)
+            return F.cross_entropy(some_scores * found[0] + found[1], some_targets)
 
-        start, weight = scores.new_zeros(2, len(self.weight)), prior_weight(scores, targets)
-        found = settle(loss, parameters, start, weight, self.weight.dtype)
+        before = parameters(scores.new_zeros(2, len(counts))).to(self.weight.dtype)
+        after = before.clone()
+        if len(known) > 1:
+            start = scores.new_zeros(2, len(known))
+            after[:, fitted] = settle(loss, parameters, start, prior, self.weight.dtype)
+        losses = [F.cross_entropy(scores * each[0] + each[1], targets) for each in (before, after)]
+        found = after if bool(losses[1] < losses[0]) else before
         self.weight.copy_(found[0])
         self.bias.copy_(found[1])
-        return self
 
 
+@torch.no_grad()
 def fit_with_noise(
-    calibration: CalibrationT, log_probs: Tensor, labels: Tensor, noise_matrix: Tensor
+    calibration: CalibrationT,
+    log_probs: Tensor | BalancerOutput,
+    labels: Tensor,
+    noise_matrix: Tensor,
+    *,
+    class_prior: Tensor | None = None,
 ) -> CalibrationT:
-    r"""Fit a scaling to held-out labels that are as noisy as those of the training.
+    r"""Fit a calibration to held-out labels that are as noisy as those of the training.
 
-    By turns the true classes' :func:`posterior.label_posterior`, and the scaling fitted to it: this
-    is expectation maximisation of the noisy labels' likelihood under the noise matrix, and of the
-    scaling's own prior.
+    By turns the true classes' :func:`posterior.label_posterior`, and the calibration fitted to it:
+    this is expectation maximisation of the noisy labels' likelihood under the noise matrix, and of
+    the calibration's own prior. :class:`VectorScaling` fits the weight and bias of classes alone
+    that the labels show at least 5 samples of, beyond three standard errors of the noise.
 
     Args:
-        calibration: a scaling of log-probabilities; it is fitted in place, and returned.
-        log_probs: held-out logits or log-probabilities.
+        calibration: any of this library; it is fitted in place, and returned.
+        log_probs: what its own `fit` takes: held-out logits or log-probabilities, or for
+            :class:`branch_calibration.BranchTemperatures` a :class:`BalancerOutput`.
         labels: their noisy class indices.
         noise_matrix: T_{ck}, how often class c is labelled k, such as
             :attr:`targets.RefurbishedTargets.noise_matrix`.
+        class_prior: how frequent each true class is in the held-out data, > 0, where `log_probs`
+            are for evenly frequent classes; counts will do. None: held-out data and answers have
+            the same class frequencies.
 
     Shape:
-        - log_probs: (N, C) floating; labels: (N,) int64; noise_matrix: (C, C) floating.
+        - log_probs: (N, C) floating, or an output of N samples; labels: (N,) int64; noise_matrix:
+          (C, C) floating; class_prior: (C,).
 
     Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+        TypeError: on a wrong dtype, or if `log_probs` is not what the calibration takes.
+        ValueError: on wrong shapes or values, rows of the matrix that do not sum to 1, or
+            probabilities instead of logarithms.
+
+    Warns:
+        UserWarning: as the calibration's own `fit`.
 
     Example:
         >>> log_probs = torch.tensor([[0.9, 0.1]] * 1000).log()
@@ -234,15 +299,63 @@ def fit_with_noise(
         >>> bool((scaling(log_probs).exp()[0, 0] - 0.7).abs() < 0.02)
         True
     """
-    held_out(log_probs, labels)
-    for _ in range(EM_STEPS):
-        beliefs = calibration(log_probs).exp()
-        calibration.fit(log_probs, label_posterior(beliefs, labels, noise_matrix))
+    scores = log_probs.log_probs if isinstance(log_probs, BalancerOutput) else log_probs
+    wide, targets = held_out(scores, labels, class_prior=class_prior)
+    _checks.floating("noise_matrix", noise_matrix)
+    _checks.probability_values("rows of `noise_matrix`", noise_matrix)
+    fit: Callable[[Tensor], Any]
+    if isinstance(calibration, VectorScaling):
+        vector = calibration
+        _checks.width("log_probs", wide, len(vector.weight))
+        counts = _counts_beyond_noise(_as_probabilities(labels, wide), noise_matrix.to(wide))
+        _warn_of_scarce_classes(counts)
+
+        def fit(posterior: Tensor) -> None:
+            vector._fit(*held_out(scores, posterior, class_prior=class_prior), counts)
+
+    else:
+        warn_of_one_class(targets)
+
+        def fit(posterior: Tensor) -> None:
+            calibration.fit(log_probs, posterior, class_prior=class_prior)
+
+    frequencies = torch.ones(wide.shape[-1]) if class_prior is None else class_prior
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        for _ in range(EM_STEPS):
+            log_beliefs = calibration(log_probs)
+            # The labels were given where classes are as frequent as in the held-out data.
+            beliefs = (log_beliefs + frequencies.to(log_beliefs).log()).softmax(-1)
+            fit(label_posterior(beliefs, labels, noise_matrix.to(beliefs.device)))
     return calibration
 
 
-def held_out(log_probs: Tensor, labels: Tensor, name: str = "log_probs") -> tuple[Tensor, Tensor]:
-    """Check what a scaling is fitted on; scores and (N, C) targets in float64."""
+def _counts_beyond_noise(labels: Tensor, noise_matrix: Tensor) -> Tensor:
+    """How many samples of each class (C,) noisy labels (N, C) show, less three standard errors.
+
+    The error is that of a class that does not occur: its count is then made of the labels that
+    samples of other classes got.
+    """
+    given = labels.sum(0)
+    inverse: Tensor = torch.linalg.pinv(noise_matrix)
+    counts = (given @ inverse).clamp_min(0.0)
+    others = (given - counts.unsqueeze(-1) * noise_matrix).clamp_min(0.0)
+    errors = (others * inverse.T.square()).sum(-1).sqrt()
+    return (counts - 3.0 * errors).clamp_min(0.0)
+
+
+def held_out(
+    log_probs: Tensor,
+    labels: Tensor,
+    name: str = "log_probs",
+    *,
+    class_prior: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Check what a calibration is fitted on; scores and (N, C) targets in float64.
+
+    The targets' rows sum to the samples' weights, which are 1 on average: 1 each, or with a
+    `class_prior` the inverse frequency of their classes.
+    """
     _checks.distributions(name, log_probs)
     _checks.rank(name, log_probs, "(N, C)", 2)
     _checks.finite(name, log_probs)
@@ -258,7 +371,54 @@ def held_out(log_probs: Tensor, labels: Tensor, name: str = "log_probs") -> tupl
     _checks.labels(labels, log_probs.shape[:1], num_classes)
     _checks.label_values(labels, num_classes)
     scores = log_probs.detach().to(torch.float64)
-    return scores, _as_probabilities(labels, scores).to(scores)
+    targets = _as_probabilities(labels, scores).to(scores)
+    if class_prior is not None:
+        _checks.class_prior(class_prior, num_classes)
+        _checks.class_prior_values(class_prior)
+        targets = targets / class_prior.to(targets)
+        targets = targets * (len(targets) / targets.sum())
+    return scores, targets
+
+
+def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Temperature () that :class:`TemperatureScaling` stores, of what `held_out` gave."""
+    weight = prior_weight(scores, targets)
+    weights = targets.sum(-1, keepdim=True)
+
+    def slope(inverse: float) -> float:
+        """Derivative of negative log-likelihood and prior by log(1/T)."""
+        expected = ((scores * inverse).softmax(-1) * weights - targets) * scores * inverse
+        return float(expected.sum(-1).mean()) + weight * math.log(inverse)
+
+    unchanged = torch.ones((), dtype=dtype, device=scores.device)
+    temperature = unchanged * (1.0 / _rising_root(slope, FLATTEST, SHARPEST))
+    # Judged as it is stored.
+    found = F.cross_entropy(tempered(scores, temperature), targets)
+    return temperature if bool(found < F.cross_entropy(scores, targets)) else unchanged
+
+
+def warn_of_one_class(targets: Tensor) -> None:
+    """Warn the caller of `fit` where the held-out data say nothing of all classes but one."""
+    there = (targets.sum(0) > 0).nonzero().flatten().tolist()
+    if len(there) == 1:
+        warnings.warn(
+            f"`labels` must hold several classes to calibrate all of them; got class {there[0]} "
+            "alone: answers for other classes may be far less, or more, sure than they should be",
+            stacklevel=4,
+        )
+
+
+def _warn_of_scarce_classes(counts: Tensor) -> None:
+    scarce = (counts < FEWEST).nonzero().flatten().tolist()
+    if not scarce:
+        return
+    told = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
+    more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+    warnings.warn(
+        f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
+        f"{told}{more}: these classes keep the common temperature and a bias of 0",
+        stacklevel=4,
+    )
 
 
 def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -20,7 +20,8 @@ def with_class_prior(
     Args:
         output: of a model that answers for even classes, as one does that was built with
             `class_prior`.
-        class_prior: pi, the frequencies, > 0; counts will do.
+        class_prior: pi, the frequencies, > 0; counts will do. A class that does not occur there has
+            no logarithm: leave it a small share, such as half a sample.
         validate_args: whether to check the frequencies' values, which waits for the device.
 
     Shape:
@@ -43,6 +44,9 @@ def with_class_prior(
     _checks.class_prior(class_prior, output.corrected.shape[-1])
     if validate_args:
         _checks.class_prior_values(class_prior)
+    # Wide first: counts may be integers; a sum of large ones could be infinite.
+    wide = torch.promote_types(class_prior.dtype, torch.float32)
+    class_prior = class_prior.to(wide) / class_prior.max()
     correction = output.correction
     if correction is not None:
         correction = correction.clamp_min(torch.finfo(correction.dtype).tiny).log()

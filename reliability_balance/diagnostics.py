@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from reliability_balance import _checks, _findings
 from reliability_balance import functional as RF
+from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.class_prior import with_class_prior
 from reliability_balance.output import BalancerOutput, join_outputs, on_cpu
 from reliability_balance.symptoms import (
     Changes,
@@ -18,17 +20,22 @@ from reliability_balance.symptoms import (
     branches_of,
     class_shares,
     count_changes,
+    count_changes_without,
     non_finite_parameters,
+    recalls,
 )
+
+LABELS = ("labels", "index")  # of a mapping: no arguments of the model
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """What :func:`diagnose` measured, and what it makes of it; as text, a report.
 
-    ``anchor_use`` (C, K) and ``agreement`` are None where the branches are switched off.
-    ``findings`` are empty for a healthy model. A model with weights that are not numbers is not
-    run at all, and ``samples`` then 0.
+    ``anchor_use`` (C, K) is None where the anchors are switched off. ``without_unused`` counts what
+    the anchor branch alone would answer otherwise without the anchors that are never the nearest of
+    their class; None where that cannot be said. ``findings`` are empty for a healthy model. A model
+    with weights that are not numbers is not run at all, and ``samples`` then 0.
     """
 
     samples: int
@@ -37,6 +44,7 @@ class Diagnosis:
     agreement: dict[str, float]
     changes: Changes
     anchor_use: Tensor | None
+    without_unused: Changes | None
     findings: tuple[_findings.Finding, ...]
 
     def __str__(self) -> str:
@@ -60,23 +68,37 @@ class Diagnosis:
         if agreed:
             lines.append("branches that agree: " + _listed(agreed))
         if self.anchor_use is not None:
-            used = int((self.anchor_use > 0).sum())
-            lines.append(f"anchors in use: {used} of {self.anchor_use.numel()}")
+            used, there = int((self.anchor_use > 0).sum()), self.anchor_use.numel()
+            lines.append(f"anchors in use: {used} of {there}")
+            without = self.without_unused
+            if without is not None and used < there:
+                lines.append(
+                    f"without the others the anchor branch would change {without.changed} answers: "
+                    f"{without.helped} would become right, {without.harmed} wrong"
+                )
         return lines
 
 
-def diagnose(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> Diagnosis:
+def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     """Measure a trained model on labelled data, and say what is wrong with it and what to do.
+
+    A model with `class_prior` answers for evenly frequent classes. Its confidence and the shares of
+    its predictions are judged as :func:`class_prior.with_class_prior` turns them to the frequencies
+    of the labels; accuracy and corrections are those of its own answers.
 
     Args:
         model: gives a :class:`BalancerOutput`: a balancer, or a wrapped classifier. Its mode is
             put back afterwards.
-        loader: batches of inputs and index labels. Inputs are a tensor, a tuple of arguments, or a
-            mapping of keyword arguments, and are brought to the model's device.
+        loader: labelled batches. Each is (inputs, labels), with anything after these, such as the
+            samples' index, left unread; or a mapping with "labels", whose other entries but "index"
+            are keyword arguments of the model. Labels are class indices. Inputs are a tensor, a
+            tuple of arguments, or a mapping of keyword arguments, and are brought to the model's
+            device.
 
     Raises:
-        TypeError: if the model gives something else, or labels are no indices.
-        ValueError: if there is no batch, or shapes do not fit.
+        TypeError: if a batch is something else, or the model gives something else, or labels are no
+            indices.
+        ValueError: if there is no batch, or shapes or labels do not fit.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -89,17 +111,25 @@ def diagnose(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> Diagnosi
     if spoiled:
         nothing = Changes(0, 0, 0, 0)
         found = (_findings.non_finite(spoiled),)
-        return Diagnosis(0, float("nan"), {}, {}, nothing, None, found)
+        return Diagnosis(0, float("nan"), {}, {}, nothing, None, None, found)
     output, labels = _run(model, loader)
-    use = None
-    findings = []
+    use = without = None
+    findings: list[_findings.Finding | None] = []
+    balancer = _balancer(model)
+    branches = branches_of(output)
+    num_classes = output.corrected.shape[-1]
     if output.distances is not None and output.anchors is not None:
         use = anchor_use(output.distances, labels)
+        if balancer is not None:
+            without = count_changes_without(output.distances, labels, balancer.delta)
+            findings.append(_findings.misleading_anchors(use, without, len(labels)))
+        per_class = {
+            name: recalls(probs.argmax(-1), labels, num_classes) for name, probs in branches.items()
+        }
         findings += [
-            _findings.dead_anchors(use),
+            _findings.useless_anchors(per_class, labels.bincount(minlength=num_classes)),
             _findings.collapsed_anchors(anchor_spacing(output.anchors)),
         ]
-    branches = branches_of(output)
     rights = {name: _accuracy(probs, labels) for name, probs in branches.items()}
     findings += [
         _findings.idle_branch(name, probs)
@@ -107,13 +137,15 @@ def diagnose(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> Diagnosi
         for name, probs in branches.items()
     ]
     changes = count_changes(output, labels)
-    num_classes = output.corrected.shape[-1]
     accuracy = _accuracy(output.corrected, labels)
+    # What is compared with the labels' frequencies must be for such frequencies.
+    for_even = balancer is not None and balancer.class_prior is not None
+    judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     findings += [
         _findings.harm(changes.helped, changes.harmed),
-        _findings.untrue_confidence(float(output.corrected.amax(-1).mean()), accuracy),
+        _findings.untrue_confidence(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
         _findings.unbalanced_predictions(
-            class_shares(output.corrected.argmax(-1), num_classes),
+            class_shares(judged.argmax(-1), num_classes),
             class_shares(labels, num_classes),
             len(labels),
         ),
@@ -128,23 +160,28 @@ def diagnose(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> Diagnosi
         agreement=branch_agreement(output),
         changes=changes,
         anchor_use=use,
+        without_unused=without,
         findings=tuple(found for found in findings if found is not None),
     )
 
 
 @torch.no_grad()
-def _run(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> tuple[BalancerOutput, Tensor]:
+def _run(model: nn.Module, loader: Iterable[Any]) -> tuple[BalancerOutput, Tensor]:
     """Outputs and labels of all batches, on the CPU."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     modes = {module: module.training for module in model.modules()}
     outputs, labels = [], []
     model.eval()
     try:
-        for inputs, batch_labels in loader:
+        for batch in loader:
+            inputs, batch_labels = _inputs_and_labels(batch)
             output = _call(model, inputs, device)
             if not isinstance(output, BalancerOutput):
                 raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
             _checks.indices("labels", batch_labels)
+            num_samples, num_classes = output.corrected.shape
+            _checks.labels(batch_labels, torch.Size([num_samples]), num_classes)
+            _checks.label_values(batch_labels, num_classes)
             outputs.append(on_cpu(output))
             labels.append(batch_labels.cpu())
     finally:
@@ -153,6 +190,34 @@ def _run(model: nn.Module, loader: Iterable[tuple[Any, Tensor]]) -> tuple[Balanc
     if not outputs:
         raise ValueError("`loader` must give at least 1 batch; got 0")
     return join_outputs(outputs), torch.cat(labels)
+
+
+def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
+    """Take a batch apart; what is no input and no label is left out."""
+    if isinstance(batch, Mapping) and "labels" in batch:
+        return {name: batch[name] for name in batch if name not in LABELS}, batch["labels"]
+    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
+        return batch[0], batch[1]
+    got = type(batch).__name__
+    if isinstance(batch, Mapping):
+        got += f" of {', '.join(map(repr, batch)) or 'nothing'}"
+    elif isinstance(batch, (tuple, list)):
+        got += f" of {len(batch)}"
+    raise TypeError(
+        "`loader` must give batches (inputs, labels), (inputs, labels, ...) or a mapping with "
+        f"'labels'; got {got}"
+    )
+
+
+def _balancer(model: nn.Module) -> ReliabilityBalancer | None:
+    """The balancer in a model, if it is one of this library."""
+    return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+
+
+def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
+    """Answers for even classes turned into answers for classes as frequent as in these labels."""
+    counts = labels.bincount(minlength=output.corrected.shape[-1])
+    return with_class_prior(output, counts.clamp_min(0.5))
 
 
 def _accuracy(probs: Tensor, labels: Tensor) -> float:

@@ -20,6 +20,9 @@ class PredictionSets(nn.Module):
     where q is the ceil((N + 1) coverage)-th smallest of the N held-out values -log p_y. For data
     exchangeable with the held-out, the truth is in the set with probability `coverage` at least,
     on average over all data, whatever the model is worth; a poor model only has larger sets.
+    The promise is one for all classes together: sets may hold a rare class less often, and nothing
+    is promised of a class that the held-out data lack. Where answers are wanted for evenly frequent
+    classes, fit on as many held-out samples of each class, each taken once.
 
     Args:
         coverage: share of true classes that the sets must hold, in (0, 1).
@@ -105,6 +108,9 @@ class Abstention(nn.Module):
     held-out samples. Each is tested by the exact bound on the error rate of its answers
     (Clopper-Pearson) with probability `delta` / G of being wrong, so that all G hold together
     (union bound). The lowest threshold that passes is taken; equal scores are answered together.
+
+    "Drawn alike" includes the frequencies of the classes: an error rate on unbalanced data is
+    mostly that of the frequent classes.
 
     It answers less than it might: 1/G of the samples is the step between two thresholds, and the
     least that is tried; and since the tests go wrong together, `delta` / G each is stricter than

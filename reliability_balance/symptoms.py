@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import _checks
+from reliability_balance import functional as RF
 from reliability_balance.losses import LossTerms
 from reliability_balance.output import BalancerOutput
 
@@ -142,14 +143,65 @@ def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
     """
     _checks.indices("labels", labels)
     _checks.labels(labels, output.changed.shape, output.corrected.shape[-1])
-    was_right = output.primary.argmax(-1) == labels
-    is_right = output.corrected.argmax(-1) == labels
+    return _compare(output.primary.argmax(-1), output.corrected.argmax(-1), labels, output.changed)
+
+
+def count_changes_without(distances: Tensor, labels: Tensor, delta: float) -> Changes:
+    """Count what the anchor branch would answer otherwise without the anchors that are not in use.
+
+    Not in use are those that are the nearest of their class to none of its samples. The anchors of
+    a class without samples stay.
+
+    Args:
+        distances: distances to every anchor.
+        labels: the samples' classes.
+        delta: softness of Eq. 13, > 0.
+
+    Shape:
+        - distances: (N, C, K) floating; labels: (N,) int64 in [0, C).
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> distances = torch.tensor([[[1.0, 9.0], [2.0, 2.0]], [[9.0, 0.1], [1.0, 1.1]]])
+        >>> count_changes_without(distances, torch.tensor([0, 1]), delta=1.0)
+        Changes(changed=1, helped=1, harmed=0, still_wrong=0)
+    """
+    use = anchor_use(distances, labels)
+    unused = (use == 0) & (use.sum(-1, keepdim=True) > 0)
+    before = RF.anchor_log_correction(distances, delta).argmax(-1)
+    left = distances.masked_fill(unused, torch.inf)
+    after = RF.anchor_log_correction(left, delta).argmax(-1)
+    return _compare(before, after, labels, before != after)
+
+
+def _compare(before: Tensor, after: Tensor, labels: Tensor, changed: Tensor) -> Changes:
+    """Count changes between two predictions (N,) of these labels."""
+    was_right, is_right = before == labels, after == labels
     return Changes(
-        changed=int(output.changed.sum()),
+        changed=int(changed.sum()),
         helped=int((~was_right & is_right).sum()),
         harmed=int((was_right & ~is_right).sum()),
-        still_wrong=int((output.changed & ~was_right & ~is_right).sum()),
+        still_wrong=int((changed & ~was_right & ~is_right).sum()),
     )
+
+
+def recalls(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Share of each class's samples that are predicted right, (C,); 0 for a class without samples.
+
+    Args:
+        predicted: classes (N,).
+        labels: the samples' classes (N,).
+        num_classes: C.
+
+    Example:
+        >>> recalls(torch.tensor([0, 1, 1]), torch.tensor([0, 0, 1]), 3)
+        tensor([0.5000, 1.0000, 0.0000])
+    """
+    right = labels[predicted == labels].bincount(minlength=num_classes)
+    return right / labels.bincount(minlength=num_classes).clamp_min(1)
 
 
 def class_shares(labels: Tensor, num_classes: int) -> Tensor:

@@ -10,7 +10,7 @@ from typing_extensions import Self
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._scaling import prior_weight, settle
-from reliability_balance.calibration import held_out
+from reliability_balance.calibration import held_out, warn_of_one_class
 
 
 class TopLabelScaling(nn.Module):
@@ -68,27 +68,35 @@ class TopLabelScaling(nn.Module):
         return others.scatter(-1, top, F.logsigmoid(score))
 
     @torch.no_grad()
-    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
+    def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
         """Find the coefficients.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
+            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
+                for evenly frequent classes; counts will do. None: held-out data and answers have
+                the same class frequencies.
 
         Shape:
-            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating.
+            - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+
+        Warns:
+            UserWarning: if all samples are of one class.
         """
-        scores, targets = held_out(log_probs, labels)
+        scores, targets = held_out(log_probs, labels, class_prior=class_prior)
+        warn_of_one_class(targets)
         _, top, log_top, log_rest = _split(scores)
-        is_right = targets.gather(-1, top)
+        weights = targets.sum(-1, keepdim=True)
+        is_right = targets.gather(-1, top) / weights
 
         def loss(coefficients: Tensor) -> Tensor:
             score = _score(log_top, log_rest, coefficients)
-            return F.binary_cross_entropy_with_logits(score, is_right)
+            return F.binary_cross_entropy_with_logits(score, is_right, weights)
 
         start, weight = scores.new_zeros(3), prior_weight(scores, targets)
         found = settle(loss, _coefficients, start, weight, self.coefficients.dtype)

@@ -70,6 +70,20 @@ def test_only_the_ratios_of_frequencies_count(prior, factor):
     assert_same(one._replace(changed=other.changed), other, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("prior", "like"),
+    [
+        (torch.tensor([3e38, 3e38, 1e38]), [3, 3, 1]),
+        (torch.tensor([3e-300, 3e-300, 1e-300], dtype=torch.float64), [3, 3, 1]),
+        (torch.tensor([60_000, 60_000, 20_000], dtype=torch.float16), [3, 3, 1]),
+        (torch.tensor([2**62, 2**62, 2**61]), [2, 2, 1]),
+    ],
+)
+def test_frequencies_of_any_size_have_their_ratios(prior, like):
+    one, other = (with_class_prior(even_output(), each) for each in (prior, torch.tensor(like)))
+    assert_same(one, other, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("options", [{"num_anchors": 0}, {"attention": "off"}])
 def test_absent_branches_stay_absent(options):
     output = ReliabilityBalancer(8, 3, **options).eval()(EMBEDDING)

@@ -1,14 +1,19 @@
 """Each sickness is made, and named; a healthy model gets no complaint."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, symptoms, wrap
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, _findings, symptoms, wrap
 from reliability_balance.diagnostics import diagnose
+from reliability_balance.label_noise import symmetric_noise
 from reliability_balance.losses import LossTerms
+from reliability_balance.mixing import mix
 from reliability_balance.selective import PredictionSets
 from reliability_balance.symptoms import (
     Changes,
@@ -20,6 +25,7 @@ from reliability_balance.symptoms import (
     non_finite_parameters,
     non_finite_terms,
 )
+from reliability_balance.targets import RefurbishedTargets
 
 CLASSES = 4
 
@@ -86,7 +92,7 @@ class TestWhole:
             balancer = ReliabilityBalancer(16, CLASSES, head="linear", **options)
             balancer.fit_head(*blobs(), epochs=15, batch_size=64, learning_rate=3e-2)
             diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
-            assert [f.what for f in diagnosis.findings if "anchors are dead" not in f.what] == []
+            assert diagnosis.findings == ()
 
     def test_every_sickness_comes_with_advice(self, balancer):
         nn.init.constant_(balancer.anchors, 1.0)
@@ -94,12 +100,71 @@ class TestWhole:
         for found in diagnosis.findings:
             assert f"- {found.what}\n  {found.advice}" in str(diagnosis)
 
-    def test_dead_anchors(self, balancer):
+    def with_anchors(self, balancer, more):
+        """The balancer with four more anchors in each class."""
         many = ReliabilityBalancer(16, CLASSES, num_anchors=6, head="linear")
-        far = -balancer.anchors.detach().mean(1, keepdim=True) + torch.randn(CLASSES, 4, 16)
-        anchors = torch.cat([balancer.anchors.detach(), far], 1)
+        anchors = torch.cat([balancer.anchors.detach(), more], 1)
         many.load_state_dict(balancer.state_dict() | {"anchors": anchors})
-        assert "16 of 24 anchors are dead: never the nearest of their class" in whats(many)
+        return many
+
+    def test_anchors_that_are_far_from_all_samples_do_no_harm(self, balancer):
+        far = -balancer.anchors.detach().mean(1, keepdim=True) + torch.randn(CLASSES, 4, 16)
+        diagnosis = diagnose(self.with_anchors(balancer, far), batches(*blobs(seed=1)))
+        assert "anchors in use: 8 of 24\nwithout the others the anchor branch" in str(diagnosis)
+        assert diagnosis.without_unused.changed == 0
+        assert diagnosis.findings == ()
+
+    def test_anchors_among_the_samples_of_another_class_mislead(self, balancer):
+        own = balancer.anchors.detach()
+        other = own.roll(1, 0).repeat(1, 2, 1) + 0.1 * torch.randn(CLASSES, 4, 16)
+        many = self.with_anchors(balancer, other)
+        diagnosis = diagnose(many, batches(*blobs(seed=1)))
+        (what,) = [found.what for found in diagnosis.findings if "mislead" in found.what]
+        points, labels = blobs(seed=1)
+        full = many(points).anchor.argmax(-1)
+        pruned = balancer(points).anchor.argmax(-1)
+        gain = int((pruned == labels).sum()) - int((full == labels).sum())
+        assert what == (
+            "16 of 24 anchors mislead: never the nearest of their class, but without them the "
+            f"anchor branch would be right {gain} times more in 600"
+        )
+
+    def test_anchors_that_never_say_their_class_are_useless(self, balancer):
+        with torch.no_grad():
+            balancer.anchors[2] = -balancer.anchors[2]
+        assert (
+            "the anchors of classes 2 are useless: the anchor branch is right in less than 10 % of "
+            "their samples, another branch in more than 50 %"
+        ) in whats(balancer)
+
+    def test_the_recommended_training_is_healthy(self):
+        """A network, robust targets and mixing, as in the README: one anchor of a class serves."""
+        generator = torch.Generator().manual_seed(0)
+        means = torch.randn(12, 16, generator=generator)
+        truth = torch.randint(12, (2400,), generator=generator)
+        points = means[truth] + 0.7 * torch.randn(2400, 16, generator=generator)
+        labels = symmetric_noise(truth, 0.3, 12, seed=0)[:1600]
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 12))
+        model, criterion = wrap(network, num_classes=12), ReliabilityLoss()
+        targets = RefurbishedTargets(1600, 12)
+        chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(chosen, lr=4e-3)
+        for _ in range(8):
+            for index in torch.randperm(1600).split(64):
+                output = model(points[index])
+                soft = targets(index, labels[index], output.corrected)
+                loss = criterion(*mix(model.balancer, output.embedding, soft)).total
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        held_out = batches(points[1600:], truth[1600:])
+        diagnosis = diagnose(model, held_out)
+        assert diagnosis.accuracy > 0.85
+        assert int((diagnosis.anchor_use > 0).sum()) < 48, "most anchors are never the nearest"
+        assert diagnosis.without_unused.changed < 0.02 * 800, "and change next to nothing"
+        told = [found.what for found in diagnosis.findings]
+        assert [what for what in told if "underconfident" not in what] == []
 
     def test_collapsed_anchors(self, balancer):
         with torch.no_grad():
@@ -148,6 +213,15 @@ class TestWhole:
         (what,) = whats(copying(), batches(points, labels))
         assert what.startswith(f"the predictions are {side}confident: probability")
 
+    def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
+        advice = _findings.untrue_confidence(0.9, 0.5).advice
+        names = [each.__name__ for each in _findings.RECOMMENDED]
+        assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
+        assert min(advice.find(name) for name in names) > 0
+        page = (Path(__file__).parents[2] / "docs/your_data.md").read_text(encoding="utf-8")
+        section = page.split("## Probabilities to rely on")[1].split("\n## ")[0]
+        assert re.findall(r"(\w+)\(\)\.fit\(", section)[:2] == names
+
     def test_a_class_that_is_never_predicted(self):
         labels = torch.arange(400) % CLASSES
         points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
@@ -156,6 +230,21 @@ class TestWhole:
             "predictions and labels differ in their shares of classes "
             "2 (0.0 % predicted, 25.0 % labelled)"
         ]
+
+    @pytest.mark.parametrize("even", [False, True])
+    def test_answers_for_even_classes_are_judged_as_such(self, even):
+        """On data of which one class is 1 %: those answers say it more often, as they should."""
+        generator = torch.Generator().manual_seed(0)
+        shares = torch.tensor([0.96, 0.03, 0.01])
+        labels = torch.multinomial(shares, 7000, True, generator=generator)
+        points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
+        torch.manual_seed(0)
+        prior = labels[:4000].bincount() if even else None
+        model = ReliabilityBalancer(8, 3, num_anchors=2, head="linear", class_prior=prior)
+        model.fit_head(points[:4000], labels[:4000], epochs=8, learning_rate=1e-2)
+        predicted = model(points[4000:]).corrected.argmax(-1)
+        assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even
+        assert whats(model, batches(points[4000:], labels[4000:])) == []
 
     def test_weights_that_are_no_numbers(self, balancer):
         with torch.no_grad():
@@ -186,6 +275,42 @@ class TestCalling:
         other = diagnose(model, [({"left": parts[0], "right": parts[1]}, labels)])
         assert str(one) == str(other)
         assert model.training
+
+    def test_what_else_a_batch_holds_is_left_unread(self, balancer):
+        points, labels = blobs(seed=1)
+        plain = str(diagnose(balancer, [(points, labels)]))
+        index = torch.arange(len(labels))
+        named = {"embedding": points, "labels": labels}
+        more = [
+            (points, labels, index),
+            [points, labels, index, ["a.png"] * len(labels)],
+            ({"embedding": points}, labels, index),
+            named,
+            {**named, "index": index},
+        ]
+        for batch in more:
+            assert str(diagnose(balancer, [batch])) == plain
+
+    @pytest.mark.parametrize(
+        ("batch", "got"),
+        [
+            (torch.randn(2, 16), "Tensor"),
+            ((torch.randn(2, 16),), "tuple of 1"),
+            ({"embedding": 1, "target": 2}, "dict of 'embedding', 'target'"),
+            ({}, "dict of nothing"),
+            ("ab", "str"),
+        ],
+    )
+    def test_batches_of_another_form(self, balancer, batch, got):
+        message = rf"`loader` must give batches \(inputs, labels\), .*'labels'; got {got}$"
+        with pytest.raises(TypeError, match=message):
+            diagnose(balancer, [batch])
+
+    def test_batches_whose_lengths_only_fit_together(self, balancer):
+        points, labels = blobs(seed=1)
+        shifted = [(points[:3], labels[:4]), (points[3:8], labels[4:8])]
+        with pytest.raises(ValueError, match=r"`labels` of dtype int64 must have shape \(3,\)"):
+            diagnose(balancer, shifted)
 
     def test_errors(self, balancer):
         with pytest.raises(ValueError, match="`loader` must give at least 1 batch; got 0"):
