@@ -1,5 +1,6 @@
 """How many labels are wrong, and which classes they go to, with an interval."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._knowledge import caution
 from reliability_balance.posterior import _as_probabilities
 from reliability_balance.targets import RefurbishedTargets
 
@@ -54,16 +56,27 @@ def estimate_noise(
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if no sample was seen.
+        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
+            has left the targets' warm-up.
+
+    Warns:
+        UserWarning: if beliefs agree with the labels hardly better than class frequencies do; see
+            :func:`inspection.rank_labels`.
 
     Example:
-        >>> targets = RefurbishedTargets(num_samples=2, num_classes=2)
-        >>> labels, probs = torch.tensor([0, 1]), torch.tensor([[0.99, 0.01], [0.02, 0.98]])
-        >>> _ = targets(torch.arange(2), labels, probs)
+        >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.99, 0.01], [0.02, 0.98]]).repeat(10, 1)
+        >>> labels = probs.argmax(-1)
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(20), labels, probs)
         >>> round(float(estimate_noise(targets, labels).rate.value), 2)
         0.0
     """
     seen = seen_samples(targets, labels)
+    targets.check_doubts()
+    reason = caution(targets, seen, labels.to(seen.device)[seen])
+    if reason:
+        warnings.warn(f"no sound estimate: {reason}", UserWarning, stacklevel=2)
     return noise_from_beliefs(
         targets.beliefs(seen),
         labels.to(seen.device)[seen],
@@ -164,7 +177,8 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if no sample was seen.
+        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
+            was seen.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=3, num_classes=2)
@@ -178,6 +192,7 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:
         raise ValueError("`targets` must have been trained with; got none of its samples seen")
+    targets.check_given(seen, labels.to(seen.device)[seen])
     return seen
 
 
