@@ -99,7 +99,8 @@ def noise_from_beliefs(
 ) -> NoiseEstimate:
     r"""Find the noise matrix under which beliefs and labels go together best, with an interval.
 
-    .. math:: J_{ck} \gets \mathrm{mean}_i \, y_{ik} \frac{p_{ic} T_{ck}}{\sum_{c'} p_{ic'}T_{c'k}},
+    .. math:: J_{ck} \gets \mathrm{mean}_i \,
+        \frac{p_{ic} T_{ck} y_{ik}}{\sum_{c'k'} p_{ic'} T_{c'k'} y_{ik'}},
         \quad T_{ck} \gets J_{ck} / \sum_k J_{ck}, \quad \mathrm{rate} = 1 - \sum_c J_{cc}
 
     is repeated until it stands still (maximum likelihood by expectation maximisation, the beliefs
@@ -149,7 +150,7 @@ def noise_from_beliefs(
         )
     beliefs, start = RF.widen(beliefs), RF.widen(start)
     given = _as_probabilities(labels, beliefs)
-    joint = _fit(beliefs, given, start)
+    joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
     generator = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
@@ -157,7 +158,7 @@ def noise_from_beliefs(
             minlength=count
         )
         weights = drawn.to(beliefs).unsqueeze(-1)
-        resampled.append(_fit(beliefs, given * weights, _matrix(joint)))
+        resampled.append(_fit(beliefs, given, weights, _matrix(joint)))
     joints = torch.stack(resampled)
     return NoiseEstimate(
         _interval(_rate(joint), _rate(joints), level),
@@ -196,13 +197,14 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
     return seen
 
 
-def _fit(beliefs: Tensor, weighted: Tensor, start: Tensor) -> Tensor:
-    """J (C, C) where expectation maximisation stands still; `weighted` are weights times labels."""
+def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:
+    """J (C, C) where expectation maximisation stands still, of labels (N, C) and weights (N, 1)."""
     tiny = torch.finfo(beliefs.dtype).tiny
     joint, matrix = start, start
     for _ in range(MAX_STEPS):
-        ratio = weighted / (beliefs @ matrix).clamp_min(tiny)
-        moved = matrix * (beliefs.T @ ratio) / weighted.sum()
+        evidence = (given * (beliefs @ matrix)).sum(-1, keepdim=True)
+        ratio = given * (weights / evidence.clamp_min(tiny))
+        moved = matrix * (beliefs.T @ ratio) / weights.sum()
         still = float((moved - joint).abs().max()) < TOLERANCE
         joint, matrix = moved, _matrix(moved)
         if still:

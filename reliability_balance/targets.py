@@ -31,7 +31,8 @@ class RefurbishedTargets(nn.Module):
         J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
-    where J_ck counts for J_cc at most, since two classes could change places otherwise, and q' is
+    where a soft label counts for the labels k in proportion to T_ck y_k. J_ck counts for J_cc at
+    most, since two classes could change places otherwise, and q' is
     the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
     wrong just where classes look alike leave a model undecided, and only surer beliefs tell them
     from right ones; as targets they would be too sure.
@@ -230,7 +231,7 @@ class RefurbishedTargets(nn.Module):
         warm = self._is_warm(index)
         beliefs = self.beliefs(index)
         doubted, counted = self._posteriors(beliefs, given)
-        self._update_joint(counted * warm, given)
+        self._update_joint(counted * warm, given, is_soft=labels.is_floating_point())
         self.classes.update(self.average[index], beliefs, warm)
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
@@ -413,11 +414,20 @@ class RefurbishedTargets(nn.Module):
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
-    def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
-        """Take these samples into J, as much as they are of an epoch; zeros count for nothing."""
+    def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
+        """Take these samples into J, as much as they are of an epoch; zeros count for nothing.
+
+        Of a soft label y, label k was meant of a sample of class c in proportion to T_ck y_k.
+        """
         posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
         with RF._without_autocast(posterior):
-            news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
+            if is_soft:
+                matrix = self.noise_matrix.to(posterior.dtype)
+                tiny = torch.finfo(posterior.dtype).tiny
+                news = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
+            else:
+                news = posterior.T @ given
+            news = (news / len(self.average)).to(self.joint.dtype)
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:

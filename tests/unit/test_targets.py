@@ -22,15 +22,19 @@ def random_case(seed, count=6):
     return beliefs, matrix.softmax(-1), soft
 
 
+def joint_by_loops(p, y, matrix):
+    """Probabilities of true class and of the label that was meant, given one soft label."""
+    classes = range(NUM_CLASSES)
+    cells = [[p[c] * float(matrix[c, k]) * y[k] for k in classes] for c in classes]
+    evidence = sum(sum(row) for row in cells)
+    return [[cell / evidence for cell in row] for row in cells]
+
+
 def posterior_by_loops(beliefs, soft, matrix):
-    rows = []
-    for p, y in zip(beliefs.tolist(), soft.tolist(), strict=True):
-        row = [0.0] * NUM_CLASSES
-        for k in range(NUM_CLASSES):
-            evidence = sum(p[c] * float(matrix[c, k]) for c in range(NUM_CLASSES))
-            for c in range(NUM_CLASSES):
-                row[c] += y[k] * p[c] * float(matrix[c, k]) / evidence
-        rows.append(row)
+    rows = [
+        [sum(row) for row in joint_by_loops(p, y, matrix)]
+        for p, y in zip(beliefs.tolist(), soft.tolist(), strict=True)
+    ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -50,7 +54,29 @@ def test_posterior_is_bayes_rule(seed):
 def test_labels_stand_where_they_are_never_wrong():
     beliefs, _, soft = random_case(0)
     identity = torch.eye(NUM_CLASSES, dtype=torch.float64)
-    torch.testing.assert_close(label_posterior(beliefs, soft, identity), soft)
+    labels = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
+    torch.testing.assert_close(label_posterior(beliefs, labels, identity), one_hot)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_a_one_hot_label_is_an_index_label_to_the_bit(seed):
+    beliefs, matrix, soft = random_case(seed)
+    labels = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
+    expected = label_posterior(beliefs, labels, matrix)
+    assert torch.equal(label_posterior(beliefs, one_hot, matrix), expected)
+
+
+def test_beliefs_decide_between_the_labels_of_a_soft_one():
+    """Which a label that counts as a draw from itself would not let them."""
+    matrix = 0.8 * torch.eye(3) + 0.2 / 3
+    soft = torch.tensor([[0.6, 0.4, 0.0]])
+    for favoured in (0, 1):
+        beliefs = torch.full((1, 3), 0.05)
+        beliefs[0, favoured] = 0.9
+        assert float(label_posterior(beliefs, soft, matrix)[0, favoured]) > 0.9
 
 
 def test_labels_say_nothing_where_noise_is_total():
@@ -112,13 +138,11 @@ def test_noise_is_counted_from_the_posteriors_of_surer_beliefs(seed, noise_tempe
     targets(torch.arange(len(probs)), soft, probs)
     surer = probs.pow(2 / noise_temperature)
     surer = surer / surer.sum(-1, keepdim=True)
-    posterior = posterior_by_loops(surer, soft, matrix)
     expected = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.float64)
-    for q, y in zip(posterior.tolist(), soft.tolist(), strict=True):
-        for c in range(NUM_CLASSES):
-            for k in range(NUM_CLASSES):
-                expected[c, k] += q[c] * y[k] / len(probs)
+    for p, y in zip(surer.tolist(), soft.tolist(), strict=True):
+        expected += torch.tensor(joint_by_loops(p, y, matrix)) / len(probs)
     torch.testing.assert_close(targets.joint, expected)
+    torch.testing.assert_close(targets.joint.sum(), torch.tensor(1.0).double())
 
 
 def test_clean_labels_are_kept():
