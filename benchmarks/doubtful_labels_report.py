@@ -7,7 +7,7 @@ import torch
 from measures import mean_and_interval, show_mean
 from result_files import save_text
 
-from reliability_balance.inspection import Verdict
+from reliability_balance.inspection import KNOWN_VERDICTS
 
 OURS = "ours"
 
@@ -104,14 +104,16 @@ def _kinds(runs: list[dict[str, Any]]) -> list[str]:
         f"- AUROC of the doubt, replaced labels against all others: "
         f"{show_mean([run['wrong_label_auroc'] for run in runs], 3)}",
         "",
-        "| truly | " + " | ".join(f"judged {each.name.lower()} %" for each in Verdict) + " |",
+        "| truly | "
+        + " | ".join(f"judged {each.name.lower()} %" for each in KNOWN_VERDICTS)
+        + " |",
         "|---" * 4 + "|",
     ]
     for kind in runs[0]["verdicts"]:
         counts = [run["verdicts"][kind] for run in runs]
         cells = [
             show_mean([100 * each[verdict] / max(1, sum(each)) for each in counts], 1)
-            for verdict in Verdict
+            for verdict in KNOWN_VERDICTS
         ]
         lines.append(f"| {kind} | " + " | ".join(cells) + " |")
     return lines

@@ -20,7 +20,7 @@ from tasks import DATA
 from torch import Tensor, nn
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.inspection import LabelRanking, Verdict, rank_labels
+from reliability_balance.inspection import KNOWN_VERDICTS, LabelRanking, rank_labels
 from reliability_balance.noise_estimate import estimate_noise
 from reliability_balance.targets import RefurbishedTargets
 
@@ -220,7 +220,7 @@ def judge_kinds(
         "minority": int(minority.sum()),
         "wrong_label_auroc": _finding(replaced, doubt_by_sample(ranking))["auroc"],
         "verdicts": {
-            name: [int((verdict[rows] == each).sum()) for each in Verdict]
+            name: [int((verdict[rows] == each).sum()) for each in KNOWN_VERDICTS]
             for name, rows in (
                 ("mislabelled", mislabelled),
                 ("ambiguous", ambiguous),

@@ -31,6 +31,7 @@ from transformers import (
 )
 
 from reliability_balance import ReliabilityLoss, wrap
+from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
 
 
@@ -39,11 +40,24 @@ class BalancedTrainer(Trainer):  # type: ignore[misc]
 
     Args:
         targets: of the training set, whose samples must each have an "index".
+        mixing: concentration of :func:`mix`; None for not.
+        mix_from: epochs before mixing begins.
         **options: go to the Trainer.
     """
 
-    def __init__(self, targets: RefurbishedTargets, **options: Any) -> None:
+    def __init__(
+        self,
+        targets: RefurbishedTargets,
+        *,
+        mixing: float | None = None,
+        mix_from: int = 0,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        if self.args.max_steps <= 0:
+            targets.check_epochs(self.args.num_train_epochs)
+        self.mixing = mixing
+        self.mix_from = mix_from
         self.criterion = ReliabilityLoss(label_smoothing=0.1)
         self.targets = targets.to(self.args.device)
         # Else the Trainer takes our loss, a mean of its batch, for a sum over accumulated batches.
@@ -61,6 +75,11 @@ class BalancedTrainer(Trainer):  # type: ignore[misc]
         output = model(**inputs)
         if model.training:
             labels = self.targets(index, labels, output.corrected)
+            if self.mixing is not None and (self.state.epoch or 0) >= self.mix_from:
+                # In several processes `model` is a DistributedDataParallel. It also averages the
+                # gradients that weights get from outside of its forward.
+                balancer = self.accelerator.unwrap_model(model).balancer
+                output, labels = mix(balancer, output.embedding, labels, concentration=self.mixing)
         loss: Tensor = self.criterion(output, labels).total
         return (loss, {"logits": output.log_probs}) if return_outputs else loss
 
@@ -109,6 +128,7 @@ def main(
     targets = RefurbishedTargets(len(images.train), images.num_classes)
     trainer = BalancedTrainer(
         targets,
+        mixing=1.0,
         model=wrap(tiny_transformer(images.shape, images.num_classes), images.num_classes),
         args=TrainingArguments(
             str(out),

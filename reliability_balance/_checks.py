@@ -5,6 +5,8 @@ waits for an accelerator; the callers run them only when ``validate_args`` is tr
 while a graph is being captured or ``torch.func`` transforms a function.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -157,6 +159,19 @@ def index_values(name: str, tensor: Tensor, size: int) -> None:
         )
 
 
+def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int) -> None:
+    """Require an index that is not the labels: the same tensor, or equal where samples repeat."""
+    # Equal by chance: a few distinct samples at the head of the data set, or a class for each.
+    if labels.shape != index.shape or num_samples <= num_classes or not can_read_values():
+        return
+    same = index.numel() > 0 and index.data_ptr() == labels.data_ptr()
+    if same or (torch.equal(index, labels) and len(index.unique()) < len(index)):
+        raise ValueError(
+            "`index` must be each sample's place in the training set; got the labels. Let the data "
+            "set return the index too; in Lightning as the batch's last field, or by `index_of`"
+        )
+
+
 def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
     """Require indices in [0, C), or non-negative rows that sum to one."""
     if not can_read_values() or labels.numel() == 0:
@@ -205,15 +220,19 @@ def class_prior_values(class_prior: Tensor) -> None:
 
 
 def positive(name: str, value: float) -> None:
-    """Require a number greater than zero."""
+    """Require a finite number greater than zero."""
     if not value > 0:
         raise ValueError(f"`{name}` must be greater than 0; got {value}")
+    if value == math.inf:
+        raise ValueError(f"`{name}` must be finite; got {value}")
 
 
 def non_negative(name: str, value: float) -> None:
-    """Require a number of at least zero."""
+    """Require a finite number of at least zero."""
     if not value >= 0:
         raise ValueError(f"`{name}` must be at least 0; got {value}")
+    if value == math.inf:
+        raise ValueError(f"`{name}` must be finite; got {value}")
 
 
 def fraction(name: str, value: float) -> None:

@@ -3,17 +3,19 @@
 import base64
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from reliability_balance import _checks, _png
 from reliability_balance.files import write_atomically
-from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
+from reliability_balance.inspection import KNOWN_VERDICTS, DoubtfulLabel, LabelRanking, Verdict
 
+Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
 CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
 
@@ -50,31 +52,35 @@ def save_csv(
     ranking: LabelRanking,
     path: Path,
     *,
-    class_names: Sequence[str] | None = None,
-    sample_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
+    sample_names: Names | None = None,
 ) -> None:
     """Write the ranking as a table, the most doubtful label first; whole or not at all.
 
     Args:
         ranking: what to write.
         path: the file.
-        class_names: C names; None writes class indices.
-        sample_names: N names by sample index, such as file names; None writes indices.
+        class_names: C names, looked up by position; None writes class indices.
+        sample_names: N names by sample index, such as file names, looked up by position whatever
+            the index of a pandas column is; None writes indices.
 
     Raises:
+        TypeError: if names are no sequence, such as a dict.
         ValueError: if there are too few names.
 
     Example:
         >>> import tempfile, torch
         >>> from reliability_balance.inspection import rank_labels
         >>> from reliability_balance.targets import RefurbishedTargets
-        >>> targets, labels = RefurbishedTargets(2, 2, warmup=0), torch.tensor([0, 1])
-        >>> _ = targets(torch.arange(2), labels, torch.tensor([[0.9, 0.1], [0.8, 0.2]]))
+        >>> targets, labels = RefurbishedTargets(40, 2, warmup=0), torch.arange(40) % 2
+        >>> probs = 0.8 * torch.nn.functional.one_hot(labels, 2) + 0.1
+        >>> labels[2] = 1
+        >>> _ = targets(torch.arange(40), labels, probs)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "doubtful.csv")
         ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
         ...     print(path.read_text().split()[1])
-        1,dog,cat,mislabelled,0.631...,0.200...
+        2,dog,cat,mislabelled,0.823...,0.100...
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
@@ -101,8 +107,8 @@ def save_gallery(
     *,
     title: str = "Doubtful labels",
     count: int = 60,
-    class_names: Sequence[str] | None = None,
-    sample_names: Sequence[str] | None = None,
+    class_names: Names | None = None,
+    sample_names: Names | None = None,
 ) -> None:
     """Write an HTML page of the most doubtful labels; it needs no other file and no network.
 
@@ -112,26 +118,27 @@ def save_gallery(
         image_of: gives the picture of a sample index, (H, W) or (H, W, 3) bytes.
         title: of the page.
         count: labels to show at most, >= 1.
-        class_names: C names; None shows class indices.
-        sample_names: N names by sample index; None shows indices.
+        class_names: C names, looked up by position; None shows class indices.
+        sample_names: N names by sample index, looked up by position; None shows indices.
 
     Raises:
-        TypeError: if a picture is not an array of bytes.
+        TypeError: if a picture is not an array of bytes, or names are no sequence.
         ValueError: on a picture of another shape, too few names, or count < 1.
     """
     _checks.at_least("count", count, 1)
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     shown = list(ranking.first(count))
     cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
-    counts = ", ".join(
-        f"{len(ranking.only(verdict))} {verdict.name.lower()}" for verdict in reversed(Verdict)
-    )
+    kinds = (Verdict.UNKNOWN,) if ranking.caution else KNOWN_VERDICTS[::-1]
+    counts = ", ".join(f"{len(ranking.only(each))} {each.name.lower()}" for each in kinds)
+    caution = f"<p>No verdicts: {escape(ranking.caution)}.</p>\n" if ranking.caution else ""
     page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         f"<h1>{escape(title)}</h1>\n"
         f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
+        f"{caution}"
         "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
         "of the label in what label and likeliest other class were predicted with: near 0 the "
         "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
@@ -159,20 +166,27 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
 
 
 def _namers(
-    ranking: LabelRanking, class_names: Sequence[str] | None, sample_names: Sequence[str] | None
+    ranking: LabelRanking, class_names: Names | None, sample_names: Names | None
 ) -> tuple[Namer, Namer]:
     """How to name a class and a sample, checked against all that the ranking holds."""
+    largest_class = largest_sample = -1
     if len(ranking):
         largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
-        _enough("class_names", class_names, largest_class)
-        _enough("sample_names", sample_names, int(ranking.sample.max()))
-    return _namer(class_names), _namer(sample_names)
+        largest_sample = int(ranking.sample.max())
+    return (
+        _namer("class_names", class_names, largest_class),
+        _namer("sample_names", sample_names, largest_sample),
+    )
 
 
-def _enough(name: str, names: Sequence[str] | None, largest: int) -> None:
-    if names is not None and len(names) <= largest:
-        raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(names)}")
-
-
-def _namer(names: Sequence[str] | None) -> Namer:
-    return str if names is None else lambda index: names[index]
+def _namer(name: str, names: Names | None, largest: int) -> Namer:
+    """Look names up by position: a pandas column's own index may be in another order."""
+    if names is None:
+        return str
+    no_list = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
+    if no_list or getattr(names, "ndim", 1) != 1:  # iterating over a table gives its columns
+        raise TypeError(f"`{name}` must be a sequence of names; got {type(names).__name__}")
+    by_position = [str(each) for each in names]
+    if len(by_position) <= largest:
+        raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
+    return by_position.__getitem__

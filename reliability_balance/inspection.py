@@ -4,8 +4,9 @@ Everything begins with :class:`targets.RefurbishedTargets` after training: those
 model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
 """
 
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -17,21 +18,24 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._knowledge import caution
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.fitting import fit_head
 from reliability_balance.noise_estimate import seen_samples
-from reliability_balance.posterior import label_posterior
+from reliability_balance.posterior import _as_probabilities, label_posterior
 from reliability_balance.targets import RefurbishedTargets
 
 
 class Verdict(IntEnum):
-    """What to make of a label."""
+    """What to make of a label; UNKNOWN where the model knows too little to say."""
 
+    UNKNOWN = -1
     UNDOUBTED = 0
     AMBIGUOUS = 1
     MISLABELLED = 2
 
 
+KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
 DOUBTED_FROM = 0.5
 # Label and likeliest other class are competing where the weaker has this share of the two.
 AMBIGUOUS_FROM = 0.2
@@ -62,6 +66,7 @@ class LabelRanking:
         plausibility: share of the label in what label and likeliest other class were predicted
             with, in [0, 1]; near 0 for a label that the sample does not look like at all.
         verdict: values of :class:`Verdict`.
+        caution: why all verdicts are UNKNOWN; empty if they are not.
 
     Shape:
         - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
@@ -74,12 +79,13 @@ class LabelRanking:
     doubt: Tensor
     plausibility: Tensor
     verdict: Tensor
+    caution: str = ""
 
     def __len__(self) -> int:
         return len(self.sample)
 
     def __iter__(self) -> Iterator[DoubtfulLabel]:
-        columns = [getattr(self, field.name).tolist() for field in fields(self)]
+        columns = [column.tolist() for column in self._columns()]
         for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
             yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
 
@@ -93,7 +99,10 @@ class LabelRanking:
         return self._rows(self.verdict == verdict)
 
     def _rows(self, rows: Tensor | slice) -> Self:
-        return type(self)(*(getattr(self, field.name)[rows] for field in fields(self)))
+        return type(self)(*(column[rows] for column in self._columns()), caution=self.caution)
+
+    def _columns(self) -> list[Tensor]:
+        return [getattr(self, name) for name in DoubtfulLabel._fields]
 
 
 @torch.no_grad()
@@ -110,6 +119,12 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     is above 0.5. "Ambiguous" is said with care, since training makes sure: most ambiguous samples
     are not doubted. To order samples by it, use the plausibility.
 
+    A model that knows nothing doubts labels at random. So all verdicts are UNKNOWN, with a warning
+    that says why, where the targets never left their warm-up or beliefs agree with the labels
+    hardly better than class frequencies do: by Cohen's kappa below .05 or below three standard
+    errors. It is judged by the labels that `held_back` withholds if these are 30 or more; without
+    them a network may have passed by memory of the labels, of which it then doubts few.
+
     Args:
         targets: after training. Samples that were never seen are left out of the ranking.
         labels: all N labels, as trained on.
@@ -120,14 +135,19 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if no sample was seen.
+        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
+            was seen.
+
+    Warns:
+        UserWarning: if the model knows too little for verdicts.
 
     Example:
-        >>> targets = RefurbishedTargets(num_samples=4, num_classes=2, warmup=0)
-        >>> labels = torch.tensor([0, 1, 1, 0])
-        >>> probs = torch.tensor([[0.9, 0.1], [0.1, 0.9], [0.95, 0.05], [0.8, 0.2]])
+        >>> targets = RefurbishedTargets(num_samples=40, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(20, 1)
+        >>> labels = probs.argmax(-1)
+        >>> labels[2] = 1
         >>> for _ in range(3):
-        ...     _ = targets(torch.arange(4), labels, probs)
+        ...     _ = targets(torch.arange(40), labels, probs)
         >>> ranking = rank_labels(targets, labels)
         >>> worst = next(iter(ranking))
         >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
@@ -137,7 +157,7 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     used = labels.to(seen.device)[seen]
     given = used.argmax(-1) if used.is_floating_point() else used
     posterior = label_posterior(targets.beliefs(seen), used, targets.noise_matrix)
-    doubt = 1.0 - targets.trust(seen, used)
+    doubt = 1.0 - posterior.minimum(_as_probabilities(used, posterior)).sum(-1)
     average = RF.widen(targets.average[seen])
     own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
     other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
@@ -145,9 +165,13 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
     verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
+    reason = caution(targets, seen, used)
+    if reason:
+        warnings.warn(f"no verdicts: {reason}", UserWarning, stacklevel=3)
+        verdict = torch.full_like(verdict, Verdict.UNKNOWN)
     columns = (seen, given, posterior.argmax(-1), doubt, plausibility, verdict)
     order = doubt.argsort(descending=True, stable=True)
-    return LabelRanking(*(column[order].cpu() for column in columns))
+    return LabelRanking(*(column[order].cpu() for column in columns), caution=reason)
 
 
 @torch.no_grad()

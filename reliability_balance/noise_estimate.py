@@ -1,5 +1,6 @@
 """How many labels are wrong, and which classes they go to, with an interval."""
 
+import warnings
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._knowledge import caution
 from reliability_balance.posterior import _as_probabilities
 from reliability_balance.targets import RefurbishedTargets
 
@@ -54,16 +56,27 @@ def estimate_noise(
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if no sample was seen.
+        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
+            has left the targets' warm-up.
+
+    Warns:
+        UserWarning: if beliefs agree with the labels hardly better than class frequencies do; see
+            :func:`inspection.rank_labels`.
 
     Example:
-        >>> targets = RefurbishedTargets(num_samples=2, num_classes=2)
-        >>> labels, probs = torch.tensor([0, 1]), torch.tensor([[0.99, 0.01], [0.02, 0.98]])
-        >>> _ = targets(torch.arange(2), labels, probs)
+        >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.99, 0.01], [0.02, 0.98]]).repeat(10, 1)
+        >>> labels = probs.argmax(-1)
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(20), labels, probs)
         >>> round(float(estimate_noise(targets, labels).rate.value), 2)
         0.0
     """
     seen = seen_samples(targets, labels)
+    targets.check_doubts()
+    reason = caution(targets, seen, labels.to(seen.device)[seen])
+    if reason:
+        warnings.warn(f"no sound estimate: {reason}", UserWarning, stacklevel=2)
     return noise_from_beliefs(
         targets.beliefs(seen),
         labels.to(seen.device)[seen],
@@ -86,7 +99,8 @@ def noise_from_beliefs(
 ) -> NoiseEstimate:
     r"""Find the noise matrix under which beliefs and labels go together best, with an interval.
 
-    .. math:: J_{ck} \gets \mathrm{mean}_i \, y_{ik} \frac{p_{ic} T_{ck}}{\sum_{c'} p_{ic'}T_{c'k}},
+    .. math:: J_{ck} \gets \mathrm{mean}_i \,
+        \frac{p_{ic} T_{ck} y_{ik}}{\sum_{c'k'} p_{ic'} T_{c'k'} y_{ik'}},
         \quad T_{ck} \gets J_{ck} / \sum_k J_{ck}, \quad \mathrm{rate} = 1 - \sum_c J_{cc}
 
     is repeated until it stands still (maximum likelihood by expectation maximisation, the beliefs
@@ -136,7 +150,7 @@ def noise_from_beliefs(
         )
     beliefs, start = RF.widen(beliefs), RF.widen(start)
     given = _as_probabilities(labels, beliefs)
-    joint = _fit(beliefs, given, start)
+    joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
     generator = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
@@ -144,7 +158,7 @@ def noise_from_beliefs(
             minlength=count
         )
         weights = drawn.to(beliefs).unsqueeze(-1)
-        resampled.append(_fit(beliefs, given * weights, _matrix(joint)))
+        resampled.append(_fit(beliefs, given, weights, _matrix(joint)))
     joints = torch.stack(resampled)
     return NoiseEstimate(
         _interval(_rate(joint), _rate(joints), level),
@@ -164,7 +178,8 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if no sample was seen.
+        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
+            was seen.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=3, num_classes=2)
@@ -178,16 +193,18 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:
         raise ValueError("`targets` must have been trained with; got none of its samples seen")
+    targets.check_given(seen, labels.to(seen.device)[seen])
     return seen
 
 
-def _fit(beliefs: Tensor, weighted: Tensor, start: Tensor) -> Tensor:
-    """J (C, C) where expectation maximisation stands still; `weighted` are weights times labels."""
+def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:
+    """J (C, C) where expectation maximisation stands still, of labels (N, C) and weights (N, 1)."""
     tiny = torch.finfo(beliefs.dtype).tiny
     joint, matrix = start, start
     for _ in range(MAX_STEPS):
-        ratio = weighted / (beliefs @ matrix).clamp_min(tiny)
-        moved = matrix * (beliefs.T @ ratio) / weighted.sum()
+        evidence = (given * (beliefs @ matrix)).sum(-1, keepdim=True)
+        ratio = given * (weights / evidence.clamp_min(tiny))
+        moved = matrix * (beliefs.T @ ratio) / weights.sum()
         still = float((moved - joint).abs().max()) < TOLERANCE
         joint, matrix = moved, _matrix(moved)
         if still:

@@ -10,10 +10,12 @@ from reliability_balance import functional as RF
 def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
     r"""Distribution of the true class, given what the model believes and the label it was given.
 
-    .. math:: q_c = \sum_k y_k \frac{p_c T_{ck}}{\sum_{c'} p_{c'} T_{c'k}}
+    .. math:: q_c = \frac{p_c \sum_k T_{ck} y_k}{\sum_{c'} p_{c'} \sum_k T_{c'k} y_k}
 
     where p are the beliefs, y the label, one-hot or soft, and T_{ck} the probability that a sample
-    of class c is labelled k. Where labels are never wrong, T is the identity and q the label.
+    of class c is labelled k. Where labels are never wrong, T is the identity, and q an index label.
+    A soft label, such as the shares of several people's votes, says how likely each label is to be
+    the one that was meant; beliefs and T then decide between these.
 
     Args:
         beliefs: probabilities of the true class, before the label is looked at.
@@ -29,7 +31,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         ValueError: on wrong shapes.
 
     Differs from paper: not in it. Bayes' rule, as in Sukhbaatar et al., 2014
-    (https://arxiv.org/abs/1406.2080); a soft label counts as a draw from itself. A label that
+    (https://arxiv.org/abs/1406.2080); a soft label is Pearl's virtual evidence. A label that
     beliefs and T rule out altogether leaves the beliefs as they are.
 
     Example:
@@ -49,11 +51,10 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     noise_matrix = noise_matrix.to(beliefs.dtype)
     given = _as_probabilities(labels, beliefs)
     with RF._without_autocast(beliefs):
-        expected = beliefs @ noise_matrix
-        possible = expected > torch.finfo(beliefs.dtype).tiny
-        ratio = torch.where(possible, given / expected.where(possible, 1.0), 0.0)
-        unexplained = (given * ~possible).sum(-1, keepdim=True)
-        return beliefs * (ratio @ noise_matrix.T + unexplained)
+        evidence = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
+        possible = evidence > torch.finfo(beliefs.dtype).tiny
+        ratio = torch.where(possible, given / evidence.where(possible, 1.0), 0.0)
+        return beliefs * (ratio @ noise_matrix.T + ~possible)
 
 
 def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:

@@ -10,8 +10,12 @@ from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
 from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
+from reliability_balance._repeated_calls import RepeatedCalls
 from reliability_balance._scaling import sharpen
 from reliability_balance.posterior import _as_probabilities, label_posterior
+
+# A label is told from another by its mean class, in these steps; soft ones may differ by rounding.
+CODE_STEPS, CODE_TOLERANCE = 1024, 8
 
 
 class RefurbishedTargets(nn.Module):
@@ -27,7 +31,8 @@ class RefurbishedTargets(nn.Module):
         J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
-    where J_ck counts for J_cc at most, since two classes could change places otherwise, and q' is
+    where a soft label counts for the labels k in proportion to T_ck y_k. J_ck counts for J_cc at
+    most, since two classes could change places otherwise, and q' is
     the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
     wrong just where classes look alike leave a model undecided, and only surer beliefs tell them
     from right ones; as targets they would be too sure.
@@ -72,7 +77,8 @@ class RefurbishedTargets(nn.Module):
           probabilities, which get no gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C), ``updates`` (N,) int32, ``joint`` (C, C), J above; ``classes``, whose
+        ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
+        label has changed; ``joint`` (C, C), J above; ``classes``, whose
         ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All ranks' batches are
         gathered, so that every rank holds the same state: all must call it equally often, with
         batches of any size, an empty one where a rank has run out. A sample that occurs more than
@@ -101,6 +107,7 @@ class RefurbishedTargets(nn.Module):
 
     average: Tensor
     updates: Tensor
+    given: Tensor
     joint: Tensor
 
     def __init__(
@@ -140,6 +147,8 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self._calls = RepeatedCalls()
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -190,30 +199,43 @@ class RefurbishedTargets(nn.Module):
         )
 
     @torch.no_grad()
-    def forward(self, index: Tensor, labels: Tensor, probs: Tensor) -> Tensor:
-        """Take in the predictions of one batch and return its targets."""
+    def forward(
+        self, index: Tensor, labels: Tensor, probs: Tensor, *, update: bool = True
+    ) -> Tensor:
+        """Take in the predictions of one batch and return its targets.
+
+        Args:
+            index: each sample's place in the training set.
+            labels: the samples' labels, the same in every epoch.
+            probs: the model's predictions.
+            update: whether the predictions count. False where the same samples are judged once
+                more in a step, as by SAM: the targets are those of what is known already, no
+                process waits for another, and nothing changes.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values, on the labels in the place of the index, on
+                another label than a sample had before, and where each of several batches comes
+                more than once in a row.
+        """
         self._check(index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
+        if not update:
+            return self._shown(index, self._posteriors(self.beliefs(index), given)[0], given, probs)
         index, given, probs, own = gather_ranks(index, given, probs)
         place = first_place(index)
+        self._note_labels(index, place, given)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
-        warm = (self.updates[index] > self.warmup).unsqueeze(-1)
+        warm = self._is_warm(index)
         beliefs = self.beliefs(index)
-        noise_matrix = self.noise_matrix
-        evidence = self.classes.evidence(given, self.prior_count)
-        doubted, counted = (
-            evidence * label_posterior(each, given, noise_matrix) + (1.0 - evidence) * given
-            for each in (beliefs, sharpen(beliefs, self.noise_temperature))
-        )
-        self._update_joint(counted * warm, given)
+        doubted, counted = self._posteriors(beliefs, given)
+        self._update_joint(counted * warm, given, is_soft=labels.is_floating_point())
         self.classes.update(self.average[index], beliefs, warm)
-        targets = doubted.where(warm, given)
+        targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
             memorization.learn(index, given, freed, ~warm)
-            shown = warm | ~memorization.control[index].unsqueeze(-1)
-            targets = targets.where(shown, probs.to(targets.dtype))
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
@@ -236,11 +258,15 @@ class RefurbishedTargets(nn.Module):
               probability that an index label is right, or the overlap with a soft one.
 
         Raises:
-            ValueError: if a sample has never been seen.
+            ValueError: if a sample has never been seen, or none has left the warm-up.
         """
-        if self.validate_args and _checks.can_read_values() and not bool(self.updates[index].all()):
+        if self.validate_args and _checks.can_read_values():
             unseen = int((self.updates[index] == 0).sum())
-            raise ValueError(f"`index` must name samples that were trained on; got {unseen} unseen")
+            if unseen:
+                raise ValueError(
+                    f"`index` must name samples that were trained on; got {unseen} unseen"
+                )
+            self.check_doubts()
         posterior = label_posterior(self.beliefs(index), labels, self.noise_matrix)
         return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
 
@@ -257,6 +283,127 @@ class RefurbishedTargets(nn.Module):
         average = RF.widen(self.average[index])
         return sharpen(average, self.temperature, self.classes.tilt)
 
+    def check_epochs(self, epochs: float) -> None:
+        """Require that so many epochs more take a sample beyond the warm-up.
+
+        Args:
+            epochs: what the training will last.
+
+        Raises:
+            ValueError: if no label would ever be doubted.
+
+        Example:
+            >>> RefurbishedTargets.for_long_training(100, 2).check_epochs(6)
+            Traceback (most recent call last):
+            ...
+            ValueError: `epochs` must exceed the targets' warm-up of 10 updates; got 6 ...
+        """
+        most = self._most_updates()
+        if most + epochs <= self.warmup:
+            raise ValueError(
+                f"`epochs` must exceed the targets' warm-up of {self.warmup} updates; got {epochs} "
+                f"after {most}: train for longer, or give the targets a smaller `warmup`"
+            )
+
+    def check_doubts(self) -> None:
+        """Require that a sample has left the warm-up, before which labels are not doubted.
+
+        Raises:
+            ValueError: if none has.
+
+        Example:
+            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_doubts()
+            Traceback (most recent call last):
+            ...
+            ValueError: `targets` must have left their warm-up of 3 updates; got at most 0 ...
+        """
+        most = self._most_updates()
+        if most <= self.warmup:
+            raise ValueError(
+                f"`targets` must have left their warm-up of {self.warmup} updates; got at most "
+                f"{most} of a sample: train for longer, or give the targets a smaller `warmup`"
+            )
+
+    def check_given(self, index: Tensor, labels: Tensor) -> None:
+        """Require the labels that the samples were trained on.
+
+        Args:
+            index: the samples; those that were never seen may have any label.
+            labels: their labels.
+
+        Shape:
+            - index: (B,) int64; labels: (B,) int64 or (B, C) floating.
+
+        Raises:
+            ValueError: on other labels.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> _ = targets(torch.tensor([7]), torch.tensor([0]), torch.tensor([[0.9, 0.1]]))
+            >>> targets.check_given(torch.tensor([7]), torch.tensor([1]))
+            Traceback (most recent call last):
+            ...
+            ValueError: `labels` must be those ...; got other labels for 1 of 1 samples, ...
+        """
+        _checks.indices("index", index)
+        _checks.labels(labels, index.shape, self.average.shape[1])
+        self._refuse_other_labels(index, self.given[index], self._codes(labels))
+
+    def _most_updates(self) -> int:
+        return int(self.updates.max())
+
+    def _codes(self, labels: Tensor) -> Tensor:
+        """One integer for each label (B,): its mean class, as exactly as float16 tells classes."""
+        if not labels.is_floating_point():
+            return (CODE_STEPS * labels).int()
+        wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
+        classes = torch.arange(wide.shape[-1], dtype=wide.dtype, device=wide.device)
+        return (CODE_STEPS * (wide * classes).sum(-1)).round().int()
+
+    def _note_labels(self, index: Tensor, place: Tensor, given: Tensor) -> None:
+        """Keep what labels these samples have, and refuse an index that cannot be theirs."""
+        codes = self._codes(given)
+        first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
+        if self.validate_args and _checks.can_read_values():
+            self._refuse_other_labels(index, first, codes)
+            self._refuse_other_labels(index, self.given[index], codes)
+            self._calls.check(index)
+        self.given[index] = first
+
+    def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
+        other = (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
+        if bool(other.any()):
+            raise ValueError(
+                "`labels` must be those that the samples of `index` have had before; got other "
+                f"labels for {int(other.sum())} of {len(index)} samples, the first of them sample "
+                f"{int(index[other][0])}. Does `index` count from 0 in each process, worker or "
+                "subset, or in shuffled order? It must be the place in the training set. Labels "
+                "that were corrected need new targets"
+            )
+
+    def _is_warm(self, index: Tensor) -> Tensor:
+        """Which samples (B, 1) have left the warm-up."""
+        return (self.updates[index] > self.warmup).unsqueeze(-1)
+
+    def _posteriors(self, beliefs: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Posteriors (B, C) as targets, and sharper ones to count noise from."""
+        noise_matrix = self.noise_matrix
+        evidence = self.classes.evidence(given, self.prior_count)
+        doubted, counted = (
+            evidence * label_posterior(each, given, noise_matrix) + (1.0 - evidence) * given
+            for each in (beliefs, sharpen(beliefs, self.noise_temperature))
+        )
+        return doubted, counted
+
+    def _shown(self, index: Tensor, doubted: Tensor, given: Tensor, probs: Tensor) -> Tensor:
+        """Targets (B, C): in the warm-up labels, or predictions where these are held back."""
+        warm = self._is_warm(index)
+        targets = doubted.where(warm, given)
+        if self.memorization is None:
+            return targets
+        shown = warm | ~self.memorization.control[index].unsqueeze(-1)
+        return targets.where(shown, probs.to(targets.dtype))
+
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])
         before = self.updates[index].to(old.dtype).unsqueeze(-1)
@@ -267,11 +414,20 @@ class RefurbishedTargets(nn.Module):
         self.average[index] = new.to(self.average.dtype)
         self.updates[index] += 1
 
-    def _update_joint(self, posterior: Tensor, given: Tensor) -> None:
-        """Take these samples into J, as much as they are of an epoch; zeros count for nothing."""
+    def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
+        """Take these samples into J, as much as they are of an epoch; zeros count for nothing.
+
+        Of a soft label y, label k was meant of a sample of class c in proportion to T_ck y_k.
+        """
         posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
         with RF._without_autocast(posterior):
-            news = (posterior.T @ given / len(self.average)).to(self.joint.dtype)
+            if is_soft:
+                matrix = self.noise_matrix.to(posterior.dtype)
+                tiny = torch.finfo(posterior.dtype).tiny
+                news = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
+            else:
+                news = posterior.T @ given
+            news = (news / len(self.average)).to(self.joint.dtype)
         self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
@@ -287,6 +443,7 @@ class RefurbishedTargets(nn.Module):
         if self.validate_args:
             _checks.index_values("index", index, num_samples)
             _checks.label_values(labels, num_classes)
+            _checks.not_labels(index, labels, num_samples, num_classes)
             _checks.probability_values("`probs`", probs)
 
     def extra_repr(self) -> str:

@@ -7,6 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
+from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
 
 # The last batch leaves ranks without a sample, and no size divides by 4.
@@ -69,3 +70,45 @@ def test_processes_follow_one(recipe, world_size, tmp_path):
             for rank in ranks:
                 torch.testing.assert_close(rank[state][name], value, rtol=0, atol=1e-5)
                 assert torch.equal(rank[state][name], ranks[0][state][name])
+
+
+def mixed_gradients(rank, find_unused_parameters):
+    """Gradients of two steps with DDP, and of a copy without it."""
+    alone = make_model("robust")
+    inside = make_model("robust")
+    model = DistributedDataParallel(inside, find_unused_parameters=find_unused_parameters)
+    criterion, found = ReliabilityLoss(), []
+    for step in range(2):
+        generator = torch.Generator().manual_seed(10 * step + rank)
+        images, labels = torch.randn(8, 6, generator=generator), torch.arange(8) % 3
+        for called, balancer in ((model, inside.balancer), (alone, alone.balancer)):
+            torch.manual_seed(100 + rank)  # of the partners
+            output = called(images)
+            mixed = mix(balancer, output.embedding, torch.eye(3)[labels])
+            called.zero_grad()
+            criterion(*mixed).total.backward()
+        found.append(
+            {
+                "together": {name: each.grad for name, each in inside.named_parameters()},
+                "alone": {name: each.grad for name, each in alone.named_parameters()},
+            }
+        )
+    return [
+        {kind: {n: g.clone() for n, g in each.items() if g is not None} for kind, each in s.items()}
+        for s in found
+    ]
+
+
+@pytest.mark.parametrize("find_unused_parameters", [False, True])
+def test_mixed_heads_get_the_mean_gradient(find_unused_parameters, tmp_path):
+    """Also where the balancer is called outside of DDP's forward, as mixing does."""
+    ranks = run_ranks(mixed_gradients, 2, tmp_path, find_unused_parameters)
+    for first, second in zip(*ranks, strict=True):
+        assert first["together"].keys() == first["alone"].keys()
+        assert any(name.startswith("balancer") for name in first["together"])
+        for name, value in first["together"].items():
+            assert torch.equal(value, second["together"][name]), name
+            mean = (first["alone"][name] + second["alone"][name]) / 2
+            torch.testing.assert_close(value, mean, rtol=0, atol=1e-6)
+            if name.startswith("balancer") and "attention" not in name:
+                assert not torch.equal(first["alone"][name], second["alone"][name]), name

@@ -47,3 +47,13 @@ def test_the_lightning_callback_in_two_processes_follows_one(tmp_path):
     for path in two:
         for name, value in torch.load(path, weights_only=True).items():
             torch.testing.assert_close(value, alone[name], rtol=0, atol=1e-5)
+
+
+def test_the_trainer_mixes_in_two_processes(tmp_path):
+    run(*TORCHRUN, ROOT / "tests/trainer_state.py", tmp_path)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for part in ("weights", "targets"):
+        for name, value in ranks[0][part].items():
+            assert bool(torch.isfinite(value).all()), name
+            assert torch.equal(value, ranks[1][part][name]), name
+    assert torch.equal(ranks[0]["targets"]["updates"], torch.full((24,), 3, dtype=torch.int32))

@@ -2,6 +2,7 @@
 
 import base64
 import csv
+import dataclasses
 import io
 from html.parser import HTMLParser
 
@@ -169,3 +170,70 @@ def test_an_empty_ranking_has_an_empty_page(tmp_path):
     nothing = make_ranking().first(0)
     save_gallery(nothing, path, picture_of, class_names=[])
     assert Page(path.read_text(encoding="utf-8")).all("img") == []
+
+
+def names_in(tmp_path, **names):
+    path = tmp_path / "names.csv"
+    save_csv(make_ranking(), path, **names)
+    with path.open(encoding="utf-8", newline="") as file:
+        return [(row["sample"], row["given"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize(
+    "made", [list, tuple, np.array, lambda names: (each for each in names)], ids=str
+)
+def test_names_are_looked_up_by_position(tmp_path, made):
+    expected = [(f"{row.sample}.png", f"class {row.given}") for row in make_ranking()]
+    samples, classes = ([pattern % i for i in range(5)] for pattern in ("%d.png", "class %d"))
+    assert names_in(tmp_path, sample_names=made(samples), class_names=made(classes)) == expected
+
+
+@pytest.mark.parametrize("order", [[3, 1, 4, 0, 2], [10, 20, 30, 40, 50], list("abcde")], ids=str)
+def test_a_column_in_another_order_is_looked_up_by_position(tmp_path, order):
+    pandas = pytest.importorskip("pandas", reason="names may be a column of it")
+    column = pandas.Series([f"{i}.png" for i in range(5)], index=order)
+    expected = [f"{row.sample}.png" for row in make_ranking()]
+    assert [name for name, _ in names_in(tmp_path, sample_names=column)] == expected
+    page, _ = read_page(tmp_path, sample_names=column)
+    shown = [image["alt"].split(":")[0] for image in page.all("img")]
+    assert shown == expected
+    assert [name for name, _ in names_in(tmp_path, sample_names=column.index)] == [
+        str(order[row.sample]) for row in make_ranking()
+    ]
+
+
+@pytest.mark.parametrize(
+    "names", [dict(enumerate(SAMPLE_NAMES)), set(SAMPLE_NAMES), "abcde", b"abcde", 5], ids=str
+)
+def test_names_without_positions_are_refused(tmp_path, names):
+    kind = type(names).__name__
+    for argument in ("sample_names", "class_names"):
+        message = f"`{argument}` must be a sequence of names; got {kind}"
+        with pytest.raises(TypeError, match=message):
+            save_csv(make_ranking(), tmp_path / "no.csv", **{argument: names})
+    assert not (tmp_path / "no.csv").exists()
+
+
+def test_a_table_of_names_is_refused(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="names may be a column of it")
+    table = pandas.DataFrame({"name": SAMPLE_NAMES, "split": SAMPLE_NAMES})
+    for names in (table, np.array([SAMPLE_NAMES])):
+        with pytest.raises(TypeError, match="`sample_names` must be a sequence of names; got"):
+            save_csv(make_ranking(), tmp_path / "no.csv", sample_names=names)
+
+
+def test_a_page_without_verdicts_says_why(tmp_path):
+    ranking = dataclasses.replace(
+        make_ranking(), verdict=torch.full((4,), -1), caution="a <model> at chance"
+    )
+    save_gallery(ranking, tmp_path / "page.html", picture_of)
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8"))
+    text = "".join(page.text)
+    assert "Of 4 labels: 4 unknown." in text
+    assert "No verdicts: a <model> at chance." in text
+    assert "mislabelled" not in {
+        cls for tag in page.all("dt") for cls in tag.get("class", "").split()
+    }
+    assert ranking.first(2).caution == ranking.only(Verdict.UNKNOWN).caution == ranking.caution
+    save_csv(ranking, tmp_path / "labels.csv")
+    assert (tmp_path / "labels.csv").read_text().splitlines()[1].split(",")[3] == "unknown"

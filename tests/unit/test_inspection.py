@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from reliability_balance import wrap
+from reliability_balance._knowledge import chance_corrected
 from reliability_balance.inspection import (
     AMBIGUOUS_FROM,
     DOUBTED_FROM,
@@ -32,7 +33,9 @@ def trained(probs, labels, rounds=5, **options):
 def random_case(seed=0, count=40):
     generator = torch.Generator().manual_seed(seed)
     probs = (2 * torch.randn(count, NUM_CLASSES, generator=generator)).softmax(-1)
-    return probs, torch.randint(NUM_CLASSES, (count,), generator=generator)
+    labels = probs.multinomial(1, generator=generator).squeeze(-1)
+    labels[:5] = probs[:5].argmin(-1)
+    return probs, labels
 
 
 def ranking_by_loops(targets, labels):
@@ -65,15 +68,18 @@ def test_ranking_is_what_loops_give():
         assert (row.suggested, row.verdict) == (suggested, verdict)
         assert row.doubt == pytest.approx(doubt, abs=1e-5)
         assert row.plausibility == pytest.approx(plausibility, abs=1e-5)
-    assert {row.verdict for row in ranking} == set(Verdict)
+    assert {row.verdict for row in ranking} == set(Verdict) - {Verdict.UNKNOWN}
+    assert ranking.caution == ""
     assert (ranking.doubt.diff() <= 0).all()
 
 
 def test_ties_keep_the_order_of_the_samples():
-    probs = torch.tensor([[0.8, 0.1, 0.1]]).repeat(50, 1)
-    labels = torch.zeros(50, dtype=torch.int64)
+    labels = torch.arange(60) // 20
+    probs = 0.7 * torch.nn.functional.one_hot(labels, NUM_CLASSES) + 0.1
     ranking = rank_labels(trained(probs, labels), labels)
-    assert ranking.sample.tolist() == list(range(50))
+    for label in range(NUM_CLASSES):
+        of_class = ranking.sample[ranking.given == label].tolist()
+        assert of_class == list(range(20 * label, 20 * label + 20))
 
 
 def test_sure_predictions_of_the_labels_leave_nothing_doubtful():
@@ -98,7 +104,7 @@ def test_sure_of_another_class_is_mislabelled_and_torn_is_ambiguous():
 
 
 def test_soft_labels_stand_for_their_likeliest_class():
-    probs, labels = random_case(2)
+    probs, labels = random_case(2, count=90)
     soft = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
     hard = rank_labels(trained(probs, labels), labels)
     same = rank_labels(trained(probs, soft), soft)
@@ -114,7 +120,8 @@ def test_unseen_samples_are_left_out():
     targets = RefurbishedTargets(40, NUM_CLASSES, warmup=0)
     seen = torch.tensor([3, 5, 8])
     targets(seen, labels[seen], probs[seen])
-    assert sorted(rank_labels(targets, labels).sample.tolist()) == [3, 5, 8]
+    with pytest.warns(UserWarning, match="no verdicts: .* the 3 labels"):
+        assert sorted(rank_labels(targets, labels).sample.tolist()) == [3, 5, 8]
     with pytest.raises(ValueError, match="got 37 unseen"):
         pred_probs(targets)
 
@@ -131,6 +138,78 @@ def test_wrong_input_is_named(call):
         call(targets, labels.int())
     with pytest.raises(ValueError, match="got none of its samples seen"):
         call(RefurbishedTargets(40, NUM_CLASSES), labels)
+    with pytest.raises(ValueError, match=r"`labels` must be those .* had before; got other labels"):
+        call(targets, labels.flip(0))
+
+
+def test_targets_within_their_warm_up_give_no_verdicts():
+    probs, labels = random_case(4)
+    targets = RefurbishedTargets.for_long_training(40, NUM_CLASSES)
+    for _ in range(6):
+        targets(torch.arange(40), labels, probs)
+    with pytest.warns(UserWarning, match="no verdicts: .* never left their warm-up of 10 updates"):
+        ranking = rank_labels(targets, labels)
+    assert len(ranking.only(Verdict.UNKNOWN)) == 40
+    with pytest.raises(ValueError, match="left their warm-up of 10 updates; got at most 6"):
+        estimate_noise(targets, labels)
+
+
+def ignorant(memory=0.0, *, rounds=12, count=640, num_classes=10, seed=0, **options):
+    """Targets of a network that remembers its labels somewhat and knows nothing else."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (count,), generator=generator)
+    targets = RefurbishedTargets(count, num_classes, **options)
+    logits = torch.randn(count, num_classes, generator=generator)
+    for _ in range(rounds):
+        for index in torch.randperm(count, generator=generator).split(64):
+            probs = logits[index].softmax(-1)
+            logits[index] += memory * (targets(index, labels[index], probs) - probs)
+    return targets, labels
+
+
+@pytest.mark.parametrize("memory", [0.0, 0.02])
+@pytest.mark.parametrize("seed", range(5))
+def test_doubts_of_a_model_at_chance_are_no_verdicts(memory, seed):
+    targets, labels = ignorant(memory, seed=seed)
+    with pytest.warns(UserWarning, match="no verdicts: beliefs agree with the 640 labels hardly"):
+        ranking = rank_labels(targets, labels)
+    assert int((ranking.doubt > DOUBTED_FROM).sum()) > 320
+    assert len(ranking.only(Verdict.UNKNOWN)) == 640
+    assert "class frequencies" in ranking.caution
+    with pytest.warns(UserWarning, match="no sound estimate: beliefs agree with the 640 labels"):
+        estimate_noise(targets, labels, num_resamples=2)
+
+
+def test_memory_is_not_taken_for_knowledge_where_labels_are_held_back():
+    """By the control group, whose labels a network cannot remember in the warm-up."""
+    options = {"momentum": None, "warmup": 10}
+    targets, labels = ignorant(0.3, held_back=0.1, **options)
+    with pytest.warns(UserWarning, match="beliefs agree with the [0-9]+ held-back labels hardly"):
+        rank_labels(targets, labels)
+    by_heart, _ = ignorant(0.3, **options)
+    assert rank_labels(by_heart, labels).caution == "", "nothing can tell without a control group"
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_agreement_is_cohens_kappa(soft):
+    """In loops; of certain beliefs it is that of scikit-learn."""
+    probs, labels = random_case(5, count=60)
+    given = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
+    given = given * 0.7 + 0.1 if soft else given
+    shares = [float(given[:, c].mean()) for c in range(NUM_CLASSES)]
+    excess, chance = [], []
+    for p, y in zip(probs.tolist(), given.tolist(), strict=True):
+        chance.append(sum(p[c] * shares[c] for c in range(NUM_CLASSES)))
+        excess.append(sum(p[c] * y[c] for c in range(NUM_CLASSES)) - chance[-1])
+    expected = np.mean(excess) / (1 - np.mean(chance))
+    kappa, error = chance_corrected(probs, given)
+    assert kappa == pytest.approx(expected)
+    assert error == pytest.approx(np.std(excess) / 60**0.5 / (1 - np.mean(chance)))
+    metrics = pytest.importorskip("sklearn.metrics", reason="has Cohen's kappa")
+    certain = torch.nn.functional.one_hot(probs.argmax(-1), NUM_CLASSES).float()
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
+    expected = metrics.cohen_kappa_score(labels, probs.argmax(-1))
+    assert chance_corrected(certain, one_hot)[0] == pytest.approx(expected)
 
 
 def planted(count=600, rate=0.2):

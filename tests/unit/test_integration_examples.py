@@ -23,7 +23,7 @@ def run(tmp_path):
     def invoke(main, *options):
         app = typer.Typer()
         app.command()(main)
-        arguments = ["--data", folder, "--count", 48, "--epochs", 2, "--batch-size", 16]
+        arguments = ["--data", folder, "--count", 48, "--epochs", 4, "--batch-size", 16]
         result = CliRunner().invoke(app, [str(each) for each in (*arguments, *options)])
         if result.exception and not isinstance(result.exception, SystemExit):
             raise result.exception
@@ -37,14 +37,14 @@ def test_lightning(run, tmp_path):
     run(lightning_training.main, "--out", tmp_path, "--accelerator", "cpu")
     (checkpoint,) = tmp_path.rglob("*.ckpt")
     kept = torch.load(checkpoint, weights_only=True)
-    assert int(kept["callbacks"]["RefurbishLabels"]["updates"].sum()) == 2 * 48
+    assert int(kept["callbacks"]["RefurbishLabels"]["updates"].sum()) == 4 * 48
     assert not any("targets" in name for name in kept["state_dict"])
 
 
 def test_hugging_face(run, tmp_path):
     run(huggingface_trainer.main, "--out", tmp_path)
     targets = torch.load(tmp_path / "targets.pt", weights_only=True)
-    assert int(targets["updates"].sum()) == 2 * 48, "evaluation must not count"
+    assert int(targets["updates"].sum()) == 4 * 48, "evaluation must not count"
     assert (tmp_path / "model.safetensors").is_file()
 
 

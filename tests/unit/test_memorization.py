@@ -86,10 +86,10 @@ def test_the_control_group_sees_no_label_until_the_warm_up_ends():
 
 
 def test_certain_and_impossible_predictions_stay_finite():
-    targets = RefurbishedTargets(4, 3, warmup=2, held_back=0.5)
     index, probs = torch.arange(4), torch.eye(3)[[0, 1, 2, 0]]
     for labels in (torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 1])):
+        targets = RefurbishedTargets(4, 3, warmup=2, held_back=0.5)
         for _ in range(3):
             assert bool(torch.isfinite(targets(index, labels, probs)).all())
-    for value in targets.state_dict().values():
-        assert bool(torch.isfinite(value).all())
+        for value in targets.state_dict().values():
+            assert bool(torch.isfinite(value).all())

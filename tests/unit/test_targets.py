@@ -22,15 +22,19 @@ def random_case(seed, count=6):
     return beliefs, matrix.softmax(-1), soft
 
 
+def joint_by_loops(p, y, matrix):
+    """Probabilities of true class and of the label that was meant, given one soft label."""
+    classes = range(NUM_CLASSES)
+    cells = [[p[c] * float(matrix[c, k]) * y[k] for k in classes] for c in classes]
+    evidence = sum(sum(row) for row in cells)
+    return [[cell / evidence for cell in row] for row in cells]
+
+
 def posterior_by_loops(beliefs, soft, matrix):
-    rows = []
-    for p, y in zip(beliefs.tolist(), soft.tolist(), strict=True):
-        row = [0.0] * NUM_CLASSES
-        for k in range(NUM_CLASSES):
-            evidence = sum(p[c] * float(matrix[c, k]) for c in range(NUM_CLASSES))
-            for c in range(NUM_CLASSES):
-                row[c] += y[k] * p[c] * float(matrix[c, k]) / evidence
-        rows.append(row)
+    rows = [
+        [sum(row) for row in joint_by_loops(p, y, matrix)]
+        for p, y in zip(beliefs.tolist(), soft.tolist(), strict=True)
+    ]
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -50,7 +54,29 @@ def test_posterior_is_bayes_rule(seed):
 def test_labels_stand_where_they_are_never_wrong():
     beliefs, _, soft = random_case(0)
     identity = torch.eye(NUM_CLASSES, dtype=torch.float64)
-    torch.testing.assert_close(label_posterior(beliefs, soft, identity), soft)
+    labels = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
+    torch.testing.assert_close(label_posterior(beliefs, labels, identity), one_hot)
+
+
+@given(st.integers(0, 10_000))
+@settings(max_examples=25, deadline=None)
+def test_a_one_hot_label_is_an_index_label_to_the_bit(seed):
+    beliefs, matrix, soft = random_case(seed)
+    labels = soft.argmax(-1)
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
+    expected = label_posterior(beliefs, labels, matrix)
+    assert torch.equal(label_posterior(beliefs, one_hot, matrix), expected)
+
+
+def test_beliefs_decide_between_the_labels_of_a_soft_one():
+    """Which a label that counts as a draw from itself would not let them."""
+    matrix = 0.8 * torch.eye(3) + 0.2 / 3
+    soft = torch.tensor([[0.6, 0.4, 0.0]])
+    for favoured in (0, 1):
+        beliefs = torch.full((1, 3), 0.05)
+        beliefs[0, favoured] = 0.9
+        assert float(label_posterior(beliefs, soft, matrix)[0, favoured]) > 0.9
 
 
 def test_labels_say_nothing_where_noise_is_total():
@@ -112,13 +138,11 @@ def test_noise_is_counted_from_the_posteriors_of_surer_beliefs(seed, noise_tempe
     targets(torch.arange(len(probs)), soft, probs)
     surer = probs.pow(2 / noise_temperature)
     surer = surer / surer.sum(-1, keepdim=True)
-    posterior = posterior_by_loops(surer, soft, matrix)
     expected = torch.zeros(NUM_CLASSES, NUM_CLASSES, dtype=torch.float64)
-    for q, y in zip(posterior.tolist(), soft.tolist(), strict=True):
-        for c in range(NUM_CLASSES):
-            for k in range(NUM_CLASSES):
-                expected[c, k] += q[c] * y[k] / len(probs)
+    for p, y in zip(surer.tolist(), soft.tolist(), strict=True):
+        expected += torch.tensor(joint_by_loops(p, y, matrix)) / len(probs)
     torch.testing.assert_close(targets.joint, expected)
+    torch.testing.assert_close(targets.joint.sum(), torch.tensor(1.0).double())
 
 
 def test_clean_labels_are_kept():
@@ -274,9 +298,9 @@ def test_logits_are_not_taken_for_probabilities():
     targets = RefurbishedTargets(8, 3)
     index, logits = torch.arange(2), torch.tensor([[4.0, -1.0, 0.0], [0.0, 2.0, 5.0]])
     with pytest.raises(ValueError, match=r"`probs` must be non-negative and sum to 1.*from -1 "):
-        targets(index, index, logits)
+        targets(index, index.clone(), logits)
     for dtype in (torch.float16, torch.bfloat16):  # as exact as they can be
-        targets(index, index, logits.softmax(-1).to(dtype))
+        targets(index, index.clone(), logits.softmax(-1).to(dtype))
 
 
 def test_a_repeated_sample_counts_once_by_its_mean():
@@ -352,3 +376,134 @@ def test_labels_of_a_class_stand_until_it_is_recognised():
     kept = trained(3.0, alike, told)
     assert float(kept[0]) < 0.5
     assert bool((kept[1:] > 0.95).all())
+
+
+def random_batches(num_samples=24, size=4, epochs=4, seed=0):
+    """Each epoch's batches of index, labels and predictions."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(NUM_CLASSES, (num_samples,), generator=generator)
+    for _ in range(epochs):
+        for index in torch.randperm(num_samples, generator=generator).split(size):
+            probs = torch.randn(len(index), NUM_CLASSES, generator=generator).softmax(-1)
+            yield index, labels[index], probs
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        (torch.tensor([3, 3, 1]), ValueError, "got the labels"),  # equal, and samples repeat
+        (torch.tensor([0, 1, 24]), ValueError, r"`index` must lie in \[0, 24\)"),
+        (torch.tensor([0, 1, -1]), ValueError, r"`index` must lie in \[0, 24\)"),
+        (torch.tensor([0.0, 1.0, 2.0]), TypeError, "`index` must be an int64 tensor"),
+        (torch.tensor([0, 1, 2], dtype=torch.int32), TypeError, "`index` must be an int64 tensor"),
+        (torch.tensor([[0, 1, 2]]), ValueError, r"`index` must have shape \(N,\)"),
+        ([0, 1, 2], TypeError, "`index` must be an int64 tensor; got list"),
+        (torch.tensor([0, 0, 1]), ValueError, "other labels for 2 of 3|other labels for 1 of 3"),
+    ],
+)
+def test_a_wrong_index_is_refused_and_changes_nothing(index, error, message):
+    targets = RefurbishedTargets(24, NUM_CLASSES)
+    before = copy.deepcopy(targets.state_dict())
+    labels = torch.tensor([3, 3, 1]) if "the labels" in message else torch.tensor([0, 3, 1])
+    with pytest.raises(error, match=message):
+        targets(index, labels, torch.full((3, NUM_CLASSES), 1 / NUM_CLASSES))
+    assert all(torch.equal(before[name], value) for name, value in targets.state_dict().items())
+
+
+def test_a_class_for_each_sample_is_no_mistake():
+    targets = RefurbishedTargets(NUM_CLASSES, NUM_CLASSES)
+    index = torch.arange(NUM_CLASSES)
+    targets(index, index, torch.eye(NUM_CLASSES))
+    first = RefurbishedTargets(24, NUM_CLASSES)  # sorted data that is not shuffled
+    first(index, index.clone(), torch.eye(NUM_CLASSES))
+
+
+def test_other_labels_than_before_are_refused():
+    targets = RefurbishedTargets(24, NUM_CLASSES, warmup=0)
+    for index, labels, probs in random_batches():
+        targets(index, labels, probs)
+    for other in (
+        (labels + 1) % NUM_CLASSES,
+        torch.nn.functional.one_hot(labels, NUM_CLASSES).float().flip(-1),
+    ):
+        with pytest.raises(ValueError, match=r"`labels` must be those .* had before; got other"):
+            targets(index, other, probs)
+        with pytest.raises(ValueError, match=r"`labels` must be those .* had before; got other"):
+            targets.check_given(index, other)
+    soft = torch.nn.functional.one_hot(labels, NUM_CLASSES)
+    for same in (soft.half(), soft.bfloat16(), soft.double()):
+        targets.check_given(index, same)
+
+
+@given(st.integers(0, 10_000), st.sampled_from([torch.float16, torch.float32, torch.float64]))
+@settings(max_examples=25, deadline=None)
+def test_the_same_soft_labels_are_told_from_others(seed, dtype):
+    _, _, soft = random_case(seed)
+    targets = RefurbishedTargets(len(soft), NUM_CLASSES, warmup=0)
+    index, probs = torch.arange(len(soft)), torch.full((len(soft), NUM_CLASSES), 0.25)
+    targets(index, soft, probs)
+    targets(index, soft.to(dtype), probs)
+    with pytest.raises(ValueError, match="`labels` must be those"):
+        targets(index, torch.nn.functional.one_hot(soft.argmin(-1), NUM_CLASSES).float(), probs)
+
+
+@pytest.mark.parametrize("held_back", [0.0, 0.3])
+@pytest.mark.parametrize("calls", [2, 3])
+def test_calls_that_do_not_update_change_nothing(held_back, calls):
+    once, several = (
+        RefurbishedTargets(24, NUM_CLASSES, warmup=2, held_back=held_back) for _ in range(2)
+    )
+    for index, labels, probs in random_batches():
+        expected = once(index, labels, probs)
+        assert torch.equal(several(index, labels, probs), expected)
+        before = copy.deepcopy(several.state_dict())
+        for _ in range(calls - 1):
+            again = several(index, labels, probs.roll(1, -1), update=False)
+            torch.testing.assert_close(again.sum(-1), torch.ones(len(index)))
+        assert all(torch.equal(before[name], each) for name, each in several.state_dict().items())
+        new = several.updates[index] <= 2
+        if not held_back:
+            assert torch.equal(again[new], expected[new])
+        known = several._posteriors(several.beliefs(index), torch.eye(NUM_CLASSES)[labels])[0]
+        assert torch.equal(again[~new], known[~new])
+
+
+@pytest.mark.parametrize("calls", [2, 3])
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_counting_each_batch_more_than_once_is_refused(calls, shuffle):
+    targets = RefurbishedTargets(24, NUM_CLASSES)
+
+    def train():
+        for index, labels, probs in random_batches():
+            for call in range(calls):
+                order = torch.randperm(len(index)) if shuffle and call else slice(None)
+                targets(index[order], labels[order], probs[order])
+
+    with pytest.raises(ValueError, match="`index` must name the samples of a step once"):
+        train()
+    assert int((targets.updates > 0).sum()) == 12  # in the third batch, at the second call
+
+
+@pytest.mark.parametrize(("num_samples", "size"), [(2, 1), (4, 2), (6, 2), (3, 1), (8, 8), (9, 4)])
+def test_epochs_of_few_batches_are_not_taken_for_repeated_calls(num_samples, size):
+    targets = RefurbishedTargets(num_samples, NUM_CLASSES)
+    for index, labels, probs in random_batches(num_samples, size, epochs=100):
+        targets(index, labels, probs)
+    assert bool((targets.updates == 100).all())
+
+
+def test_a_training_that_never_leaves_the_warm_up_is_named():
+    targets = RefurbishedTargets.for_long_training(24, NUM_CLASSES)
+    with pytest.raises(ValueError, match=r"`epochs` must exceed .* of 10 updates; got 6 after 0"):
+        targets.check_epochs(6)
+    targets.check_epochs(11)
+    for index, labels, probs in random_batches(epochs=6):
+        targets(index, labels, probs)
+    targets.check_epochs(5)
+    with pytest.raises(ValueError, match="got 4 after 6"):
+        targets.check_epochs(4)
+    with pytest.raises(ValueError, match="left their warm-up of 10 updates; got at most 6"):
+        targets.trust(index, labels)
+    for index, labels, probs in random_batches(epochs=5):
+        targets(index, labels, probs)
+    assert targets.trust(index, labels).shape == index.shape

@@ -1,0 +1,52 @@
+"""Train by the Trainer of Hugging Face, alone or under torchrun; each rank writes its state.
+
+python tests/trainer_state.py FOLDER
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from huggingface_trainer import BalancedTrainer, tiny_transformer
+from transformers import TrainingArguments
+
+from reliability_balance import wrap
+from reliability_balance.targets import RefurbishedTargets
+
+
+def main(folder: Path) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(24) % 3
+    images = torch.randn(24, 1, 8, 8) + labels.view(-1, 1, 1, 1)
+    targets = RefurbishedTargets(24, 3, warmup=1)
+    trainer = BalancedTrainer(
+        targets,
+        mixing=1.0,
+        mix_from=1,
+        model=wrap(tiny_transformer(images[0].shape, 3), 3),
+        args=TrainingArguments(
+            str(folder / "trainer"),
+            num_train_epochs=3,
+            per_device_train_batch_size=4,
+            learning_rate=1e-2,
+            max_grad_norm=0.0,
+            save_strategy="no",
+            label_names=["labels"],
+            remove_unused_columns=False,
+            report_to=[],
+            use_cpu=True,
+        ),
+        train_dataset=[
+            {"pixel_values": images[i], "labels": int(labels[i]), "index": i} for i in range(24)
+        ],
+    )
+    trainer.train()
+    assert trainer.model_wrapped is not trainer.model, "DistributedDataParallel wraps it"
+    weights = {name: each.detach() for name, each in trainer.model.named_parameters()}
+    state = {"weights": weights, "targets": targets.state_dict()}
+    torch.save(state, folder / f"rank{os.environ['RANK']}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
