@@ -85,7 +85,8 @@ def train(
         try:
             fit(chosen, faces, folder, accelerator=accelerator)
         except TrainingInterrupted as stop:
-            print(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
+            if leads:
+                print(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
             raise typer.Exit(128 + stop.number) from None
         test = faces.subset(TEST)
         if leads and len(test):
