@@ -65,8 +65,8 @@ def save(
         OSError: if the file cannot be written, as on a full disk; the old one stays.
         TypeError: if `model` is no module, its state holds more than dense tensors, or settings
             or `preprocessing` hold more than JSON does.
-        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or what
-            was fitted are not finite, or `path` is no regular file, such as a folder or a device.
+        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
+            what was fitted are not finite, or `path` is no regular file, such as a folder.
 
     Example:
         >>> import tempfile

@@ -138,7 +138,7 @@ def test_targets_follow_the_training():
     assert trust[:12].mean() < trust[12:].mean() - 0.1
     bare = ReliabilityBalancer(8, 4, head=None)
     logits = FEATURES[:, :4]
-    fit_head(bare, FEATURES, labels, primary_logits=logits, targets=targets, epochs=4)
+    fit_head(bare, FEATURES, labels, primary_logits=logits, targets=targets, epochs=1)
     assert (targets.updates == 9).all()
 
 
