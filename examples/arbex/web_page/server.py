@@ -6,12 +6,12 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 import torch
+from configuration import rendered_settings
 from face_detection import Detector
 from media import Frame
 from model_bundle import ModelBundle
 from prediction import predict_frame
 from rendering.rendered_faces import rendered_faces
-from run_data import rendered_settings
 
 from web_page.face_cards import STYLE, face_cards
 
