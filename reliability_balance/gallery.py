@@ -14,6 +14,7 @@ from reliability_balance import _checks, _files, _png
 from reliability_balance.inspection import DoubtfulLabel, LabelRanking, Verdict
 
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
+FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
 CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
 
 STYLE = """
@@ -45,6 +46,19 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
 """
 
 
+def spreadsheet_text(text: str) -> str:
+    """Put a ' before text that a spreadsheet would run as a formula, or that begins with one.
+
+    Names of files and classes may begin with = + - @ or a control character. The first ' of what
+    begins with one is always ours, so that leaving it away gives the text back.
+
+    Example:
+        >>> [spreadsheet_text(name) for name in ("=cmd|' /C calc'!A0", "'s.png", "a.png")]
+        ["'=cmd|' /C calc'!A0", "''s.png", 'a.png']
+    """
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
 def save_csv(
     ranking: LabelRanking,
     path: Path,
@@ -53,6 +67,8 @@ def save_csv(
     sample_names: Sequence[str] | None = None,
 ) -> None:
     """Write the ranking as a table, the most doubtful label first; whole or not at all.
+
+    Names go through :func:`spreadsheet_text`; those that are no UTF-8 have backslashes instead.
 
     Args:
         ranking: what to write.
@@ -77,20 +93,20 @@ def save_csv(
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer)  # whose line ends are quoted within names, both kinds
     writer.writerow(COLUMNS)
     for row in ranking:
         writer.writerow(
             [
-                name_sample(row.sample),
-                name_class(row.given),
-                name_class(row.suggested),
+                spreadsheet_text(name_sample(row.sample)),
+                spreadsheet_text(name_class(row.given)),
+                spreadsheet_text(name_class(row.suggested)),
                 row.verdict.name.lower(),
                 f"{row.doubt:.6f}",
                 f"{row.plausibility:.6f}",
             ]
         )
-    _files.write(path, buffer.getvalue().encode())
+    _files.write(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def save_gallery(
@@ -136,7 +152,7 @@ def save_gallery(
         "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
         "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
     )
-    _files.write(path, page.encode())
+    _files.write(path, page.encode("utf-8", "backslashreplace"))
 
 
 Namer = Callable[[int], str]

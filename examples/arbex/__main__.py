@@ -59,6 +59,7 @@ def train(
     from configuration import load_recipe, plain_cross_entropy
     from faces.face_table import TEST
     from model_bundle import load_bundle
+    from plain_text import say
     from run_data import load_faces
     from run_report import report_on
     from training.fitting import fit
@@ -78,13 +79,13 @@ def train(
     try:
         fit(chosen, faces, folder, accelerator=accelerator)
     except TrainingInterrupted:
-        print(f"stopped; go on with: python examples/arbex train --resume --out {out}")
+        say(f"stopped; go on with: python examples/arbex train --resume --out {out}")
         raise typer.Exit(130) from None
     test = faces.subset(TEST)
     if leads and len(test):
         report_on(load_bundle(folder.model), test, out, history=folder.history)
-        print((out / "metrics.txt").read_text(encoding="utf-8"))
-        print(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+        say((out / "metrics.txt").read_text(encoding="utf-8"))
+        say(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
 
 
 @app.command()
@@ -109,6 +110,7 @@ def evaluate(
     from configuration import override_recipe
     from faces.face_table import SPLIT_NAMES
     from model_bundle import load_bundle
+    from plain_text import say
     from run_data import load_faces
     from run_report import report_on
 
@@ -116,8 +118,8 @@ def evaluate(
     recipe = override_recipe(bundle.recipe, overrides or ())
     faces = load_faces(recipe.data).subset(SPLIT_NAMES.index(split))
     report_on(replace(bundle, recipe=recipe), faces, out)
-    print((out / "metrics.txt").read_text(encoding="utf-8"))
-    print(f"written: {out}/report.html, metrics.json, figures/")
+    say((out / "metrics.txt").read_text(encoding="utf-8"))
+    say(f"written: {out}/report.html, metrics.json, figures/")
 
 
 @app.command()
@@ -146,28 +148,29 @@ def predict(
     from figures.annotation import draw_annotated
     from media import read_media
     from model_bundle import load_bundle
-    from prediction import predict_frame, save_predictions
+    from plain_text import printable, say
+    from prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
-    predictions = []
-    drawn = 0
-    for frame in read_media(source, every_seconds=every):
-        found = predict_frame(bundle, frame, detect)
-        predictions += found
-        for each in found:
-            said = each.problem or (
-                f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
-                f"decided by {each.decided_by}"
-            )
-            print(f"{each.name}: {said}")
-        if frame.picture is not None and drawn < annotate:
-            drawn += 1
-            file = f"{drawn:04}-{Path(frame.name.split(' @ ')[0]).stem}.png"
-            draw_annotated(out / "annotated" / file, frame.picture, found)
-    save_predictions(out, predictions)
-    print(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
-    if any(each.problem is not None for each in predictions):
+    drawn = problems = 0
+    with prediction_files(out, bundle.class_names) as write:
+        for frame in read_media(source, every_seconds=every):
+            found = predict_frame(bundle, frame, detect)
+            write(found)
+            for each in found:
+                problems += each.problem is not None
+                said = each.problem or (
+                    f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
+                    f"decided by {each.decided_by}"
+                )
+                say(printable(f"{each.name}: {said}"))
+            if frame.picture is not None and drawn < annotate:
+                drawn += 1
+                stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # what any disk takes
+                draw_annotated(out / "annotated" / f"{drawn:04}-{stem}.png", frame.picture, found)
+    say(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
+    if problems:
         raise typer.Exit(1)
 
 
@@ -190,13 +193,14 @@ def inspect_data(
     from inspection.audit import audit, format_text
     from inspection.audit_page import write_html
     from inspection.published_counts import PUBLISHED
+    from plain_text import say
     from run_data import load_faces
 
     data = load_recipe(recipe, overrides or ()).data
     report = audit(load_faces(data), PUBLISHED.get(data.dataset), check_images=images)
-    print(format_text(report))
+    say(format_text(report))
     write_html(report, out / "inspection.html")
-    print(f"written: {out}/inspection.html")
+    say(f"written: {out}/inspection.html")
 
 
 @app.command()
@@ -210,11 +214,12 @@ def export(
     """
     from exporting import export_onnx, export_program
     from model_bundle import load_bundle
+    from plain_text import say
 
     bundle = load_bundle(model)
     for write, name in ((export_onnx, "model.onnx"), (export_program, "model.pt2")):
         difference = write(bundle, out / name)
-        print(f"{out / name}: differs by at most {difference:.1e}")
+        say(f"{out / name}: differs by at most {difference:.1e}")
 
 
 @app.command()
@@ -253,11 +258,13 @@ def serve(
 
 
 def main() -> None:
-    """Run a command; what is wrong with its input or the machine is told without a traceback."""
+    """Run a command; what is wrong with its input or the machine is told in one line."""
+    from plain_text import printable
+
     try:
         app()
     except (ValueError, OSError, MemoryError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -333,7 +333,7 @@ def dump_recipe(recipe: Recipe) -> str:
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Nested dictionaries of what JSON and YAML know."""
     plain: dict[str, Any] = CHECKED_RECIPE.dump_python(recipe)
-    return _without_paths(plain)
+    return {name: _without_paths(value) for name, value in plain.items()}
 
 
 def plain_cross_entropy(recipe: Recipe) -> Recipe:

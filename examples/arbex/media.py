@@ -59,7 +59,11 @@ def _read_file(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
         except CorruptImageError as error:
             yield Frame(name, None, problem=str(error))
     elif suffix in VIDEO_SUFFIXES:
-        yield from _read_video(file, name, every_seconds)
+        frame = None
+        for frame in _read_video(file, name, every_seconds):
+            yield frame
+        if frame is None:
+            yield Frame(name, None, problem=f"{file} must be a video with frames; got none")
     else:
         raise ValueError(
             f"`source` must end in one of {', '.join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))}; "

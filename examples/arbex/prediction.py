@@ -1,10 +1,14 @@
 """Predict the faces of pictures and videos, and tell which branch decided."""
 
 import csv
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Literal
 
 import torch
@@ -12,11 +16,13 @@ from face_detection import Box, Detector
 from faces.augmentation import eval_transform
 from media import Frame
 from model_bundle import ModelBundle
-from result_files import atomic_path, save_text
+from plain_text import say
 from torch import Tensor
+from typing_extensions import Self
 
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
+from reliability_balance.gallery import spreadsheet_text
 
 Branch = Literal["primary", "anchor", "attentive"]
 
@@ -98,36 +104,108 @@ def crop(picture: Tensor, box: Box) -> Tensor:
     return picture[:, box.top : box.bottom, box.left : box.right]
 
 
-def save_predictions(folder: Path, predictions: Sequence[FacePrediction]) -> None:
-    """Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+Writer = Callable[[Sequence[FacePrediction]], None]
 
-    The table leaves out the distributions of the correction's branches, and the distances.
+
+@contextmanager
+def prediction_files(folder: Path, class_names: Sequence[str]) -> Iterator[Writer]:
+    r"""Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+
+    The table leaves out the distributions of the correction's branches, and the distances. Names
+    that are no UTF-8 have backslashes there, as ``\udcff``; ``os.fsencode`` brings those of the
+    JSON file back to the file's own.
+
+    Args:
+        folder: where the files go.
+        class_names: of the model.
+
+    Yields:
+        What takes the predictions as they come. They are on the disk at once, beside the results
+        that were there before, and take their place at the end. What stops before stays there.
+
+    Raises:
+        OSError: if the disk refuses it; what was there before stays.
     """
-    content = [
-        {**asdict(each), "box": each.box._asdict() if each.box else None} for each in predictions
-    ]
-    save_text(folder / "predictions.json", json.dumps(content, indent=2) + "\n")
-    with (
-        atomic_path(folder / "predictions.csv") as temporary,
-        temporary.open("w", newline="", encoding="utf-8") as file,
-    ):
-        rows = list(_rows(predictions))
-        columns = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
+    folder.mkdir(parents=True, exist_ok=True)
+    table = _PartialFile(folder / "predictions.csv", _csv_row(_columns(class_names)))
+    full = _PartialFile(folder / "predictions.json", "[\n", "\n]\n")
+
+    def write(predictions: Sequence[FacePrediction]) -> None:
+        for each in predictions:
+            row = _row(each, class_names)
+            table.append(_csv_row(row.get(name) for name in _columns(class_names)))
+            content = {**asdict(each), "box": each.box._asdict() if each.box else None}
+            text = indent(json.dumps(content, indent=2), "  ")
+            full.append(f",\n{text}" if full.count else text)
+
+    try:
+        with table, full:
+            yield write
+    except BaseException:
+        if table.count:
+            say(f"stopped; {table.partial} has what came until then")
+        raise
 
 
-def _rows(predictions: Iterable[FacePrediction]) -> Iterator[dict[str, object]]:
-    for each in predictions:
-        row = asdict(each)
-        corrected, primary, box = (row.pop(name) for name in ("corrected", "primary", "box"))
-        for name in ("anchor", "attentive", "anchor_distances"):
-            del row[name]
-        row |= dict(zip(Box._fields, box or [None] * 4, strict=True))
-        for kind, probs in (("corrected", corrected), ("primary", primary)):
-            row |= {f"{kind} {name}": value for name, value in (probs or {}).items()}
-        yield row
+class _PartialFile:
+    """A file that grows beside the one that it replaces at the end; it is whole after each part."""
+
+    def __init__(self, path: Path, head: str, tail: str = "") -> None:
+        self.path, self.tail, self.count = path, tail.encode(), 0
+        self.partial = path.with_name(f"{path.stem}.part-{os.getpid()}{path.suffix}")
+        self.partial.unlink(missing_ok=True)
+        self.file = self.partial.open("xb")  # which follows no link
+        self._write(head)
+
+    def append(self, text: str) -> None:
+        self._write(text)
+        self.count += 1
+
+    def _write(self, text: str) -> None:
+        try:
+            self.file.write(text.encode("utf-8", "backslashreplace"))
+            end = self.file.tell()
+            self.file.write(self.tail)
+            self.file.flush()
+            self.file.seek(end)
+        except OSError as error:
+            raise type(error)(
+                f"{self.path} could not be written, and is as it was before; "
+                f"{self.partial} has what came until then: {error}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(OSError if kind else ()):
+            self.file.close()
+        if kind is None:
+            os.replace(self.partial, self.path)
+        elif self.count == 0:
+            self.partial.unlink(missing_ok=True)
+
+
+def _csv_row(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    safe = (spreadsheet_text(each) if isinstance(each, str) else each for each in cells)
+    csv.writer(line).writerow(safe)
+    return line.getvalue()
+
+
+def _columns(class_names: Sequence[str]) -> list[str]:
+    return list(_row(FacePrediction(""), class_names))
+
+
+def _row(prediction: FacePrediction, class_names: Sequence[str]) -> dict[str, object]:
+    row = asdict(prediction)
+    corrected, primary, box = (row.pop(name) for name in ("corrected", "primary", "box"))
+    for name in ("anchor", "attentive", "anchor_distances"):
+        del row[name]
+    row |= dict(zip(Box._fields, box or [None] * 4, strict=True))
+    for kind, probs in (("corrected", corrected), ("primary", primary)):
+        row |= {f"{kind} {name}": (probs or {}).get(name) for name in class_names}
+    return row
 
 
 def _describe(

@@ -2,7 +2,9 @@
 
 import builtins
 import csv
+import io
 import json
+import os
 import re
 import struct
 
@@ -19,7 +21,8 @@ from face_model import build_model
 from media import Frame, read_media
 from model_bundle import load_bundle, save_bundle
 from PIL import Image
-from prediction import deciding_branches, predict_frame, save_predictions
+from plain_text import printable, say
+from prediction import FacePrediction, deciding_branches, predict_frame, prediction_files
 from run_report import report_on
 from safetensors.torch import save_file
 from synthetic_faces import synthetic_table
@@ -176,7 +179,7 @@ def test_a_folder_of_images_and_videos_is_predicted_and_damage_is_told(
     assert sum(first.primary.values()) == pytest.approx(1, abs=1e-5)
     assert tuple(first.box) == (0, 0, 20, 24)
 
-    save_predictions(tmp_path, predictions)
+    write_predictions(tmp_path, predictions)
     assert json.loads((tmp_path / "predictions.json").read_text())[0]["label"] == first.label
     with (tmp_path / "predictions.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -184,6 +187,127 @@ def test_a_folder_of_images_and_videos_is_predicted_and_damage_is_told(
     assert float(rows[0]["corrected happy"]) == pytest.approx(first.corrected["happy"])
     assert rows[1]["problem"] == predictions[1].problem
     assert rows[1]["label"] == ""
+
+
+def write_predictions(folder, predictions, class_names=NAMES):
+    with prediction_files(folder, class_names) as write:
+        for each in predictions:
+            write([each])
+
+
+def read_csv(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_results_are_on_the_disk_as_they_come_and_stay_if_it_stops(tmp_path, capsys):
+    (tmp_path / "predictions.csv").write_text("of before")
+    first = FacePrediction("a.png", label="sad", corrected={"sad": 1.0})
+    with pytest.raises(KeyboardInterrupt), prediction_files(tmp_path, NAMES) as write:  # noqa: PT012
+        write([first, FacePrediction("b.png", problem="no face was found")])
+        (table,) = tmp_path.glob("predictions.part-*.csv")
+        (full,) = tmp_path.glob("predictions.part-*.json")
+        assert [row["name"] for row in read_csv(table)] == ["a.png", "b.png"]
+        assert [row["name"] for row in json.loads(full.read_text())] == ["a.png", "b.png"]
+        write([FacePrediction("c.png")])
+        raise KeyboardInterrupt
+    assert [row["name"] for row in read_csv(table)] == ["a.png", "b.png", "c.png"]
+    assert len(json.loads(full.read_text())) == 3
+    assert (tmp_path / "predictions.csv").read_text() == "of before"
+    assert f"stopped; {table} has what came until then" in capsys.readouterr().out
+    write_predictions(tmp_path, [first])
+    assert [row["name"] for row in read_csv(tmp_path / "predictions.csv")] == ["a.png"]
+    assert not list(tmp_path.glob("predictions.part-*"))
+
+
+def test_what_gave_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError, match="odd"), prediction_files(tmp_path, NAMES):
+        raise ValueError("odd")
+    assert not list(tmp_path.iterdir())
+    write_predictions(tmp_path, [])
+    assert json.loads((tmp_path / "predictions.json").read_text()) == []
+    assert read_csv(tmp_path / "predictions.csv") == []
+
+
+HARMFUL_NAMES = (
+    *(os.fsdecode(b"caf\xe9.png"), "\ud800", "=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)"),
+    *(
+        "\t=1",
+        "\r=1",
+        "\n=1",
+        "'quoted",
+        "\uff1d1",
+        "a,b;c",
+        'a"b',
+        "\x1b[2J",
+        "\x00",
+        "\u202e",
+        "顔",
+    ),
+)
+
+
+def test_any_name_is_written_so_that_it_comes_back_and_harms_no_spreadsheet(tmp_path):
+    write_predictions(
+        tmp_path,
+        [FacePrediction(name, label=name, problem=name) for name in HARMFUL_NAMES],
+        class_names=HARMFUL_NAMES,
+    )
+    rows = read_csv(tmp_path / "predictions.csv")
+    assert len(rows) == len(HARMFUL_NAMES)
+    for row, name in zip(rows, HARMFUL_NAMES, strict=True):
+        for cell in (row["name"], row["label"], row["problem"]):
+            assert cell[:1] not in set("=+-@\t\r\n\uff1d")
+            assert (
+                cell.removeprefix("'")
+                == name.removeprefix("'").encode("utf-8", "backslashreplace").decode()
+                or cell == "''quoted"
+            )
+    for row, name in zip(
+        json.loads((tmp_path / "predictions.json").read_text()), HARMFUL_NAMES, strict=True
+    ):
+        assert row["name"] == name
+
+
+def test_what_is_printed_commands_no_terminal(capsys):
+    say(" ".join(HARMFUL_NAMES).replace("\n", "") + "\nfile: é")
+    printed = capsys.readouterr().out
+    assert printed.endswith("\nfile: é\n")
+    assert all(each.isprintable() for each in printed.replace("\n", ""))
+    assert "\\udce9" in printed
+    assert "\\x1b[2J" in printed
+    assert printable("a\nb\\n") == "a\\nb\\n"
+
+
+def test_a_terminal_of_few_letters_ends_no_run(monkeypatch):
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    say("顔")
+    assert written.getvalue() == b"\\u9854\n"
+
+
+def test_a_video_without_frames_is_told(tmp_path):
+    path = tmp_path / "empty.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=10)
+        stream.width = stream.height = 32
+        stream.pix_fmt = "yuv420p"
+        container.start_encoding()
+    (frame,) = read_media(path)
+    assert frame.picture is None
+    assert "empty.mp4 must be a video" in frame.problem
+
+
+def test_a_video_of_sound_alone_is_told(tmp_path):
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    (frame,) = read_media(path)
+    assert "sound.mp4 must be a video" in frame.problem
 
 
 def test_every_frame_of_a_video_can_be_read(media_folder):
