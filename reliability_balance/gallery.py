@@ -45,6 +45,23 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
   dl { padding: .5rem .6rem .6rem; } }
 """
 
+HEAD = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    "<title>{title}</title><style>" + STYLE.replace("{", "{{").replace("}", "}}") + "</style>"
+    "</head>\n<body><main>\n<h1>{title}</h1>\n<p>{summary}</p>\n"
+    "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
+    "of the label in what label and likeliest other class were predicted with: near 0 the "
+    "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
+    "<ol>\n"
+)
+CARD = (
+    '<li><img class="{kind}" src="{source}" alt="{alt}">'
+    '<dl><dt class="verdict {verdict}">{verdict} <span class="name">{name}</span></dt>'
+    "<dt>given</dt><dd>{given}</dd><dt>suggested</dt><dd>{suggested}</dd>"
+    "<dt>doubt</dt><dd>{doubt}</dd><dt>plausibility</dt><dd>{plausibility}</dd></dl></li>"
+)
+
 
 def spreadsheet_text(text: str) -> str:
     """Put a ' before text that a spreadsheet would run as a formula, or that begins with one.
@@ -141,35 +158,37 @@ def save_gallery(
     counts = ", ".join(
         f"{len(ranking.only(verdict))} {verdict.name.lower()}" for verdict in reversed(Verdict)
     )
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        f"<h1>{escape(title)}</h1>\n"
-        f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
-        "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
-        "of the label in what label and likeliest other class were predicted with: near 0 the "
-        "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
-        "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
+    head = _fill(
+        HEAD,
+        title=title,
+        summary=f"Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.",
     )
+    page = head + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
     _files.write(path, page.encode("utf-8", "backslashreplace"))
 
 
 Namer = Callable[[int], str]
 
 
+def _fill(template: str, **values: str) -> str:
+    """Put values into HTML: text that is none, whatever it holds."""
+    return template.format(**{name: escape(value) for name, value in values.items()})
+
+
 def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_class: Namer) -> str:
     given, suggested = name_class(row.given), name_class(row.suggested)
     verdict = row.verdict.name.lower()
-    alt = f"{name}: labelled {given}, {verdict}, suggested {suggested}"
-    data = base64.b64encode(_png.encode(pixels)).decode()
-    small = ' class="small"' if pixels.shape[1] < CARD_WIDTH else ""
-    return (
-        f'<li><img{small} src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-        f'<dl><dt class="verdict {verdict}">{verdict} <span class="name">{escape(name)}</span></dt>'
-        f"<dt>given</dt><dd>{escape(given)}</dd><dt>suggested</dt><dd>{escape(suggested)}</dd>"
-        f"<dt>doubt</dt><dd>{row.doubt:.1%}</dd><dt>plausibility</dt><dd>{row.plausibility:.1%}</dd>"
-        "</dl></li>"
+    return _fill(
+        CARD,
+        kind="small" if pixels.shape[1] < CARD_WIDTH else "",
+        source=f"data:image/png;base64,{base64.b64encode(_png.encode(pixels)).decode()}",
+        alt=f"{name}: labelled {given}, {verdict}, suggested {suggested}",
+        verdict=verdict,
+        name=name,
+        given=given,
+        suggested=suggested,
+        doubt=f"{row.doubt:.1%}",
+        plausibility=f"{row.plausibility:.1%}",
     )
 
 

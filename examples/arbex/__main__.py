@@ -162,7 +162,7 @@ def predict(
                 problems += each.problem is not None
                 said = each.problem or (
                     f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
-                    f"decided by {each.decided_by}"
+                    f"{each.decision}"
                 )
                 say(printable(f"{each.name}: {said}"))
             if frame.picture is not None and drawn < annotate:

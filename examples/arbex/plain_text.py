@@ -15,6 +15,11 @@ def printable(text: object) -> str:
     )
 
 
+def in_utf_8(text: str) -> str:
+    """Put backslashes in the place of bytes that are no UTF-8, as names of files may have."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def say(text: object) -> None:
     """Print one line or several; what the terminal cannot show is escaped."""
     encoding = sys.stdout.encoding or "utf-8"

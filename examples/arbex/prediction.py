@@ -24,7 +24,7 @@ from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
 from reliability_balance.gallery import spreadsheet_text
 
-Branch = Literal["primary", "anchor", "attentive"]
+Branch = Literal["primary", "anchor", "attentive", "all"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,13 @@ class FacePrediction:
     anchor_distances: dict[str, list[float]] | None = None
     problem: str | None = None
 
+    @property
+    def decision(self) -> str:
+        """What decided, in words; see :func:`deciding_branches`."""
+        together = self.decided_by == "all"
+        which = "all branches together" if together else f"the {self.decided_by} branch"
+        return f"decided by {which}"
+
 
 @torch.inference_mode()
 def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[FacePrediction]:
@@ -74,29 +81,35 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
 
 
 def deciding_branches(output: BalancerOutput) -> list[Branch]:
-    """Name the branch that gave the most to each corrected class (Eq. 18-19).
+    """Name the branch that decided each corrected class (Eq. 18-19).
 
     The probability of the corrected class is a sum with one part from each branch, by its weight.
+    Of the branches that predict this class themselves, the one with the largest part decides; if
+    none of them does, all decide together.
     """
-    predicted = output.corrected.argmax(-1, keepdim=True)
-
-    def part(share: Tensor, probs: Tensor) -> Tensor:
-        return share * probs.gather(-1, predicted).squeeze(-1)
-
+    predicted = output.corrected.argmax(-1)
     if output.correction is None:
         return ["primary"] * len(predicted)
     of_primary = RF.fusion_weight(output.primary, output.correction)
-    parts: dict[Branch, Tensor] = {"primary": part(of_primary, output.primary)}
+    shares: dict[Branch, tuple[Tensor, Tensor]] = {"primary": (of_primary, output.primary)}
     if output.anchor is None or output.attentive is None:
         of_anchor = torch.full_like(of_primary, float(output.anchor is not None))
     else:
         of_anchor = RF.fusion_weight(output.anchor, output.attentive)
     if output.anchor is not None:
-        parts["anchor"] = part((1 - of_primary) * of_anchor, output.anchor)
+        shares["anchor"] = ((1 - of_primary) * of_anchor, output.anchor)
     if output.attentive is not None:
-        parts["attentive"] = part((1 - of_primary) * (1 - of_anchor), output.attentive)
-    names = list(parts)
-    return [names[index] for index in torch.stack(list(parts.values())).argmax(0).tolist()]
+        shares["attentive"] = ((1 - of_primary) * (1 - of_anchor), output.attentive)
+    parts = [
+        (share * probs.amax(-1)).where(probs.argmax(-1) == predicted, -1.0)
+        for share, probs in shares.values()
+    ]
+    largest, place = torch.stack(parts).max(0)
+    names = list(shares)
+    return [
+        names[index] if part >= 0 else "all"
+        for index, part in zip(place.tolist(), largest.tolist(), strict=True)
+    ]
 
 
 def crop(picture: Tensor, box: Box) -> Tensor:
@@ -178,11 +191,13 @@ class _PartialFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with suppress(OSError if kind else ()):
-            self.file.close()
         if kind is None:
+            self.file.close()
             os.replace(self.partial, self.path)
-        elif self.count == 0:
+            return
+        with suppress(OSError):  # again, of what could not be written
+            self.file.close()
+        if self.count == 0:
             self.partial.unlink(missing_ok=True)
 
 

@@ -28,6 +28,8 @@ from safetensors.torch import save_file
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 
+from reliability_balance import functional as RF
+
 NAMES = ("angry", "happy", "sad")
 
 
@@ -112,10 +114,10 @@ def test_exported_models_agree_at_any_batch_size(tmp_path):
 
 def test_the_deciding_branch_against_a_naive_loop(bundle):
     torch.manual_seed(1)
-    output = bundle.model(3 * torch.randn(20, 3, 16, 16))
+    output = bundle.model(3 * torch.randn(60, 3, 16, 16))
     output = output._replace(
         **{
-            name: torch.randn(20, 3).mul(2).softmax(-1)
+            name: torch.randn(60, 3).mul(2).softmax(-1)
             for name in ("primary", "anchor", "attentive", "correction", "corrected")
         }
     )
@@ -123,16 +125,40 @@ def test_the_deciding_branch_against_a_naive_loop(bundle):
     def confidence(probs):
         return 1 + float((probs * probs.log()).sum()) / float(torch.tensor(3.0).log())
 
+    decisions = set()
     for row, decided in enumerate(deciding_branches(output)):
         c_l, c_t = confidence(output.primary[row]), confidence(output.correction[row])
         c_g, c_a = confidence(output.anchor[row]), confidence(output.attentive[row])
         k = int(output.corrected[row].argmax())
+        decisions.add(decided)
         parts = {
             "primary": c_l / (c_l + c_t) * output.primary[row, k],
             "anchor": c_t / (c_l + c_t) * c_g / (c_g + c_a) * output.anchor[row, k],
             "attentive": c_t / (c_l + c_t) * c_a / (c_g + c_a) * output.attentive[row, k],
         }
-        assert decided == max(parts, key=parts.get)
+        own = {name for name in parts if int(getattr(output, name)[row].argmax()) == k}
+        assert decided == max(own, key=parts.get, default="all")
+    assert decisions == {"primary", "anchor", "attentive", "all"}
+
+
+def test_no_branch_decides_a_class_that_it_does_not_predict(bundle):
+    """The primary branch gives most of the corrected class here, and predicts another one."""
+    output = bundle.model(torch.randn(1, 3, 16, 16))
+    primary, other = [0.46, 0.44, 0.1], [0.2, 0.5, 0.3]
+    correction = torch.tensor([other])
+    output = output._replace(
+        primary=torch.tensor([primary]),
+        anchor=correction,
+        attentive=correction,
+        correction=correction,
+        corrected=torch.tensor([[0.35, 0.46, 0.19]]),
+    )
+    share = float(RF.fusion_weight(output.primary, output.correction))
+    assert share * primary[1] > (1 - share) / 2 * other[1]
+    (decided,) = deciding_branches(output)
+    assert decided in ("anchor", "attentive")
+    assert FacePrediction("", decided_by=decided).decision == f"decided by the {decided} branch"
+    assert FacePrediction("", decided_by="all").decision == "decided by all branches together"
 
 
 def test_a_model_without_correction_is_decided_by_its_head(bundle):

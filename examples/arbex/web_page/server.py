@@ -18,7 +18,7 @@ from web_page.face_cards import STYLE, face_cards
 Picture = npt.NDArray[np.uint8]
 KEEP_SECONDS = 600  # how long Gradio keeps uploaded pictures on the disk
 NUM_EXAMPLES = 6
-HINT = "Drop a picture on the left, and see here what the model makes of each face."
+HINT = "Give it a picture, and see here what the model makes of each face."
 
 
 def build_page(bundle: ModelBundle, detect: Detector) -> gr.Blocks:
