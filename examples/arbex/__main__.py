@@ -208,9 +208,11 @@ def export(
     model: ModelOption = Path("runs/arbex"),
     out: OutOption = Path("runs/export"),
 ) -> None:
-    """Write the model as ONNX and as a torch.export program, both for any batch size.
+    """Write the model as ONNX and as a torch.export program, from pixels to classes.
 
-    Each is run and compared with the model before it is written.
+    Both take RGB pictures of one face each, of any size and number, and do all that `predict` does
+    with them; the files' metadata say so. Each is run and compared with `predict` before it is
+    written.
     """
     from exporting import export_onnx, export_program
     from model_bundle import load_bundle

@@ -18,9 +18,10 @@ from encoders import build_encoder, load_published
 from exporting import export_onnx, export_program
 from face_detection import mtcnn_detector, square_around, whole_picture
 from face_model import build_model
+from faces.augmentation import MEAN, STANDARD_DEVIATION
 from media import Frame, read_media
 from model_bundle import load_bundle, save_bundle
-from PIL import Image
+from PIL import Image, ImageOps
 from plain_text import printable, say
 from prediction import FacePrediction, deciding_branches, predict_frame, prediction_files
 from run_report import report_on
@@ -96,20 +97,109 @@ def test_encoders_are_known_by_name():
         load_published(build_encoder("small_cnn", {}), bundle_file, None)
 
 
-def test_exported_models_agree_at_any_batch_size(tmp_path):
-    recipe = override_recipe(tiny_recipe(), ["encoder={name: poster_v2_tiny}"])
-    save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
-    bundle = load_bundle(tmp_path)
-    assert export_onnx(bundle, tmp_path / "model.onnx") < 1e-5
-    assert export_program(bundle, tmp_path / "model.pt2") < 1e-5
-    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"))
-    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(NAMES)
-    corrected, primary, confidence = session.run(
-        None, {"images": np.random.rand(7, 3, 16, 16).astype(np.float32)}
+@pytest.fixture(scope="module")
+def sure_bundle(tmp_path_factory):
+    """A small POSTER++ whose answers depend much on the pixels."""
+    torch.manual_seed(0)
+    recipe = override_recipe(
+        tiny_recipe(), ["encoder={name: poster_v2_tiny}", "data.image_size=64"]
     )
-    assert corrected.shape == primary.shape == (7, 3)
-    assert confidence.shape == (7,)
-    assert not list(tmp_path.glob(".*"))
+    model = build_model(recipe, 3)
+    with torch.no_grad():
+        model.balancer.head.layers[-1].weight.mul_(30)
+    path = tmp_path_factory.mktemp("sure") / "model.safetensors"
+    save_bundle(path, model, recipe, NAMES)
+    return load_bundle(path)
+
+
+@pytest.fixture(scope="module")
+def exported(sure_bundle, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("exported")
+    assert export_onnx(sure_bundle, folder / "model.onnx") < 1e-2
+    assert export_program(sure_bundle, folder / "model.pt2") < 1e-2
+    assert not list(folder.glob(".*"))
+    return folder
+
+
+def face_file(folder, suffix, **options):
+    """A picture of waves, higher than wide, with a white border that the centre crop cuts off."""
+    rows, columns = np.mgrid[0:150, 0:110]
+    waves = [128 + 100 * np.sin(rows / a + columns / b) for a, b in ((9, 7), (15, -6), (4, 20))]
+    path = folder / f"face{suffix}"
+    inner = np.stack(waves, -1).astype(np.uint8)[8:-8, 8:-8]
+    pixels = np.pad(inner, ((8, 8), (8, 8), (0, 0)), constant_values=255)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+def turned():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return exif
+
+
+@pytest.mark.parametrize(
+    ("suffix", "options"),
+    [(".png", {}), (".jpg", {"exif": turned(), "quality": 90}), (".webp", {}), (".bmp", {})],
+)
+def test_the_onnx_file_alone_repeats_predict_from_a_pictures_bytes(
+    sure_bundle, exported, tmp_path, suffix, options
+):
+    """By no more than its metadata, onnxruntime and a decoder."""
+    path = face_file(tmp_path, suffix, **options)
+    (frame,) = read_media(path)
+    (expected,) = predict_frame(sure_bundle, frame, whole_picture)
+
+    session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
+    (described,) = session.get_inputs()
+    assert (described.name, described.type) == ("images", "tensor(uint8)")
+    told = session.get_modelmeta().custom_metadata_map
+    assert "upright" in told["input"]
+    assert "uint8 (B, 3, height, width), of any size" in told["input"]
+    with Image.open(path) as picture:
+        pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
+    corrected, primary, confidence = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
+    names = json.loads(told["class_names"])
+    assert names[int(corrected[0].argmax())] == expected.label
+    assert dict(zip(names, corrected[0], strict=True)) == pytest.approx(
+        expected.corrected, abs=5e-4
+    )
+    assert dict(zip(names, primary[0], strict=True)) == pytest.approx(expected.primary, abs=5e-4)
+    assert confidence[0] == pytest.approx(expected.confidence, abs=5e-4)
+
+    # The same picture, resized by somebody who knows of no centre crop, would be another answer.
+    (frame,) = read_media(path)
+    naive = torch.nn.functional.interpolate(frame.picture[None].float(), (64, 64), mode="bilinear")
+    mean, deviation = (torch.tensor(each).view(3, 1, 1) for each in (MEAN, STANDARD_DEVIATION))
+    other = sure_bundle.model((naive / 255 - mean) / deviation).primary[0]
+    assert (other - torch.from_numpy(primary[0])).abs().max() > 0.005  # ten times what is allowed
+
+
+def test_the_exported_program_repeats_it_too(sure_bundle, exported, tmp_path):
+    (frame,) = read_media(face_file(tmp_path, ".png"))
+    (expected,) = predict_frame(sure_bundle, frame, whole_picture)
+    files = {"class_names": "", "input": "", "done_in_the_graph": ""}
+    program = torch.export.load(exported / "model.pt2", extra_files=files).module()
+    corrected, _, _ = program(frame.picture[None])
+    names = json.loads(files["class_names"])
+    assert dict(zip(names, corrected[0].tolist(), strict=True)) == pytest.approx(
+        expected.corrected, abs=5e-4
+    )
+    done = json.loads(files["done_in_the_graph"])
+    assert (done["resize"], done["center_crop"]) == ([72, 72], [64, 64])
+
+
+def test_exported_models_take_any_batch_of_any_size_and_nothing_else(exported):
+    session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
+    for shape in ((1, 3, 64, 64), (7, 3, 20, 33), (2, 3, 500, 40)):
+        corrected, primary, confidence = session.run(
+            None, {"images": np.random.randint(0, 256, shape, np.uint8)}
+        )
+        assert corrected.shape == primary.shape == (shape[0], 3)
+        assert confidence.shape == (shape[0],)
+        assert np.isfinite(corrected).all()
+    with pytest.raises(Exception, match=r"expected.*uint8"):
+        session.run(None, {"images": np.zeros((1, 3, 64, 64), np.float32)})
 
 
 def test_the_deciding_branch_against_a_naive_loop(bundle):

@@ -76,7 +76,7 @@ def _card(picture: Tensor, face: FacePrediction, box: Box) -> dict[str, object]:
     }
 
 
-def _branches(face: FacePrediction) -> list[tuple[str, str, str, float]]:
+def _branches(face: FacePrediction) -> list[tuple[str, str, str, float | None]]:
     """Each distribution: its colour, its title, its own class, and how sure it is."""
     found = []
     for name, title in BRANCHES.items():
