@@ -227,7 +227,7 @@ def test_a_class_in_one_split_alone_is_counted(tmp_path):
         "anger": "it has images, but none to train on",
         "angry": "it has images, but none to test on",
     }
-    with pytest.raises(ValueError, match=r"36 of 108 are:\n  class in one split alone: 36"):
+    with pytest.raises(ValueError, match=r"36 of 108 are: class in one split alone: 36; anger"):
         expect_complete(table, 0.1)
 
 
@@ -348,7 +348,7 @@ def test_360_of_400_pictures_that_are_missing_are_an_error(tmp_path):
     path = csv_of(tmp_path, ["a", "b"] * 20)
     rows = [f"gone/{number}.png,a" for number in range(360)]
     path.write_text(path.read_text() + "\n".join(rows))
-    with pytest.raises(ValueError, match=r"360 of 400 are:\n  missing image: 360\n    .*csv:42: "):
+    with pytest.raises(ValueError, match=r"360 of 400 are: missing image: 360; .*csv:42: "):
         load_faces(Data(dataset="csv", root=path))
 
 
@@ -360,7 +360,7 @@ def test_thirty_thousand_labels_are_read_in_linear_time_and_refused(tmp_path):
     for number in range(8_000):
         (tmp_path / f"{number}.png").touch()
     path = face_trees.write_text(tmp_path / "faces.csv", "image,label\n" + "\n".join(lines))
-    with pytest.raises(ValueError, match="8000 of 8000 are:\n  class in one split alone: 8000"):
+    with pytest.raises(ValueError, match="8000 of 8000 are: class in one split alone: 8000"):
         load_faces(Data(dataset="csv", root=path, corrupt="unchecked"))
     assert time.perf_counter() - start < 60  # by 8,000 look-ups in a list of as many it is minutes
 

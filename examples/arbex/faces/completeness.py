@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from plain_text import printable
+
 from faces.face_table import TEST, TRAIN, FaceTable, Problem
 
 ONE_SPLIT = "class in one split alone"
@@ -58,8 +60,8 @@ def expect_complete(table: FaceTable, most: float) -> None:
         worst = [each for each in table.problems if each.lost or each.kind == ONE_SPLIT]
         raise ValueError(
             f"`data.max_missing` must be at least the share of faces that were left out, or whose "
-            f"class is in one split alone; got {most}, and {missing} of {count} are:\n"
-            + "\n".join(describe_problems(worst, num_examples=1))
+            f"class is in one split alone; got {most}, and {missing} of {count} are: "
+            + "; ".join(line.strip() for line in describe_problems(worst, num_examples=1))
         )
 
 
@@ -69,7 +71,9 @@ def describe_problems(problems: Iterable[Problem], *, num_examples: int) -> list
     counts: Counter[str] = Counter()
     for problem in problems:
         counts[problem.kind] += problem.count
-        places.setdefault(problem.kind, []).append(f"    {problem.where}: {problem.detail}")
+        places.setdefault(problem.kind, []).append(
+            f"    {printable(problem.where)}: {printable(problem.detail)}"
+        )
     lines = []
     for kind, count in counts.most_common():
         lines += [f"  {kind}: {count}", *places[kind][:num_examples]]

@@ -6,19 +6,19 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 import torch
+from configuration import rendered_settings
 from face_detection import Detector
 from media import Frame
 from model_bundle import ModelBundle
 from prediction import predict_frame
 from rendering.rendered_faces import rendered_faces
-from run_data import rendered_settings
 
 from web_page.face_cards import STYLE, face_cards
 
 Picture = npt.NDArray[np.uint8]
 KEEP_SECONDS = 600  # how long Gradio keeps uploaded pictures on the disk
 NUM_EXAMPLES = 6
-HINT = "Drop a picture on the left, and see here what the model makes of each face."
+HINT = "Give it a picture, and see here what the model makes of each face."
 
 
 def build_page(bundle: ModelBundle, detect: Detector) -> gr.Blocks:
