@@ -5,6 +5,7 @@ Everything is held in memory as uint8, so the loader costs nothing.
 
 import gzip
 import math
+import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -162,8 +163,7 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
             return names, {name: label for label, name in enumerate(names)}
 
     def is_image(path: str) -> bool:
-        name = Path(path).name
-        return has_image_suffix(name) and not is_system_name(name)
+        return has_image_suffix(path) and not _is_system(Path(path).relative_to(folder))
 
     def read(root: Path) -> tuple[LabelledImages, list[str]]:
         try:
@@ -174,6 +174,15 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
             raise ValueError(
                 f"{root} must hold a folder of images for each class: {error}"
             ) from error
+        read = {path for path, _ in dataset.samples}
+        files = [path for path in root.rglob("*") if not _is_system(path.relative_to(root))]
+        left_out = [path for path in files if path.is_file() and str(path) not in read]
+        if left_out:
+            warnings.warn(
+                f"{root}: {len(left_out)} files are no images of a class, and were left out, such "
+                f"as {min(left_out)}",
+                stacklevel=4,
+            )
         images, labels = zip(*dataset, strict=True)
         return LabelledImages(torch.stack(images), torch.tensor(labels)), dataset.classes
 
@@ -185,6 +194,10 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
         whole, class_names = read(folder)
         train, test = _split(whole, seed)
     return ImageData(train, test, class_names, str(folder))
+
+
+def _is_system(path: Path) -> bool:
+    return any(map(is_system_name, path.parts))
 
 
 def _split(whole: LabelledImages, seed: int, test_share: float = 0.2) -> tuple[LabelledImages, ...]:

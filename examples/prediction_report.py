@@ -86,8 +86,10 @@ def save_picture(
         title: one line above the picture.
         num_examples: changed predictions to show: those that the correction is surest of.
     """
-    style = {"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}
-    with mpl.rc_context({**style, "text.parse_math": False}):
+    with (
+        mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}),
+        mpl.rc_context({"text.parse_math": False}),  # a $ in the name of a class is a $
+    ):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         figure.suptitle(title, fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]

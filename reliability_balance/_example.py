@@ -23,6 +23,9 @@ CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.GroupNorm,
 )
+# What leaves each value where it is, so that its neighbours tell of both sides.
+ELEMENTWISE = (nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU, nn.ReLU6, nn.LeakyReLU)
+ELEMENTWISE += (nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh)
 # These very classes: there are subclasses of LayerNorm that norm channels first.
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 
@@ -132,22 +135,21 @@ def channel_axis(
 ) -> int:
     """The axis of a layer's output that is the embedding's width: -1, or 1 if channels first.
 
-    Known from the layers that make or take this very tensor, or from a classifier of the width of
-    one axis and not of the other.
+    Known from the layers that make or take this very tensor, activations aside, or from a
+    classifier of the width of one axis and not of the other.
 
     Raises:
         ValueError: if nothing tells, and `layout` is None.
     """
     if layout is not None:
         return 1 if layout == "channels_first" else -1
-    outputs: list[tuple[nn.Module, Tensor]] = []
-    ends: list[tuple[nn.Module, Tensor]] = []
+    outputs: list[Tensor] = []
+    touched: list[tuple[nn.Module, list[Tensor]]] = []
 
     def record(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
-        tensors = [each for each in (*inputs, result) if isinstance(each, Tensor)]
         if module is layer:
-            outputs.append((module, only_tensor(result, "the embedding layer")))
-        ends.extend((module, tensor) for tensor in tensors)
+            outputs.append(only_tensor(result, "the embedding layer"))
+        touched.append((module, [each for each in (*inputs, result) if isinstance(each, Tensor)]))
 
     handles = [
         module.register_forward_hook(record)
@@ -160,10 +162,10 @@ def channel_axis(
     finally:
         for handle in handles:
             handle.remove()
-    if not outputs or outputs[-1][1].ndim < 3:
+    if not outputs or outputs[-1].ndim < 3:
         return -1  # nothing to decide; what is wrong is told where it is read
-    value = outputs[-1][1]
-    axes = {axis for module, tensor in ends if tensor is value for axis in _axis_of(module)}
+    value = outputs[-1]
+    axes = _axes_around(value, touched)
     if len(axes) == 1:
         return axes.pop()
     classifier = find_classifier(model)
@@ -174,6 +176,22 @@ def channel_axis(
         f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, since nothing tells which axis "
         f"of the layer's output {tuple(value.shape)} is the embedding's; got None"
     )
+
+
+def _axes_around(value: Tensor, touched: list[tuple[nn.Module, list[Tensor]]]) -> set[int]:
+    """What the layers say that touch a tensor, or one that activations alone lie between."""
+    alike, count = {id(value)}, 0
+    while len(alike) > count:
+        count = len(alike)
+        for module, tensors in touched:
+            if isinstance(module, ELEMENTWISE) and any(id(each) in alike for each in tensors):
+                alike |= {id(each) for each in tensors}
+    return {
+        axis
+        for module, tensors in touched
+        if any(id(each) in alike for each in tensors)
+        for axis in _axis_of(module)
+    }
 
 
 def _axis_of(module: nn.Module) -> tuple[int, ...]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from reliability_balance import _schema
+
 FORMAT_VERSION = 3
 
 Content = tuple[dict[str, Tensor], dict[str, Any]]
@@ -15,10 +17,10 @@ def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]
     """Bring what a file holds to the present format.
 
     Raises:
-        ValueError: if its format is not known.
+        ValueError: if its format is not known, or it holds anything but what `save` writes.
     """
     version = config["format_version"]
-    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
         raise ValueError(
             f"`path` must have a format version from 1 to {FORMAT_VERSION}; got {version!r} in "
             f"{path}. A newer one needs a newer reliability-balance: pip install -U"
@@ -27,6 +29,7 @@ def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]
         tensors, config = step(tensors, config)
     if not _is_complete(config):
         raise ValueError(f"`path` must have the configuration that `save` writes; got {path}")
+    _schema.check(path, tensors, config)
     return tensors, config
 
 

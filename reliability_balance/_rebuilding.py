@@ -123,7 +123,7 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
             if has_class_prior:
                 module.class_prior = torch.ones(arguments["num_classes"])
             return module
-    except TypeError as error:
+    except (TypeError, RuntimeError, OverflowError) as error:  # of sizes that make no sense, too
         raise ValueError(
             f"the settings of a {kind.__name__} must be its arguments; got {error}"
         ) from error
@@ -171,7 +171,7 @@ def check_fit(
     """Require that a module has the settings, and the state's names, shapes and dtypes.
 
     Raises:
-        ValueError: if it does not; the message names what differs.
+        ValueError: if it does not, or a weight is not finite; the message names what differs.
     """
     problems = _differences(parts, parts_of(module)) + _misfits(module, state)
     if problems:
@@ -180,6 +180,20 @@ def check_fit(
             f"`{role}` must be built as the one that was saved, and nothing was loaded; "
             f"got: {'; '.join(problems[:SHOWN])}{more}"
         )
+    check_weights(role, module, state)
+
+
+def check_weights(role: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Require finite values for all parameters of a module; an infinite buffer may be meant.
+
+    Raises:
+        ValueError: if one is NaN or infinite; the message names it.
+    """
+    for name, _ in module.named_parameters():
+        if name in state and not bool(state[name].isfinite().all()):
+            raise ValueError(
+                f"`{role}` must have finite weights; got NaN or infinite values of {name}"
+            )
 
 
 def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[str]:

@@ -225,7 +225,10 @@ def as_embedding(value: Tensor, channels: int) -> Tensor:
 
 
 def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What timm's ``get_classifier`` names, else the linear layer that was registered last."""
+    """What timm's ``get_classifier`` names, else the linear layer that was registered last.
+
+    Where a transformers model tells its number of labels, the last of that width.
+    """
     layers = dict(linear_layers(model))
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
@@ -233,7 +236,9 @@ def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
         for name, layer in model.named_modules():
             if layer is told and (name in layers or isinstance(layer, nn.Identity)):
                 return name, layer
-    return list(layers.items())[-1] if layers else None
+    num_labels = getattr(getattr(model, "config", None), "num_labels", None)
+    fitting = [place for place in layers.items() if place[1].out_features == num_labels]
+    return (fitting or list(layers.items()) or [None])[-1]
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

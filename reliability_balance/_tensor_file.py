@@ -2,6 +2,7 @@
 
 The file is safetensors, which holds numbers and text but no code. The configuration lies in its
 header, and beside it a digest of configuration and tensors, so that a single flipped bit is seen.
+It is no signature: whoever makes a file makes its digest, so :mod:`_schema` checks the rest.
 """
 
 import hashlib
@@ -56,8 +57,12 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"`path` must be a whole checkpoint; got {_describe_foreign(content)}: {path}: {error}"
         ) from error
+    except Exception as error:  # of dtypes and sizes that torch does not have
+        raise ValueError(
+            f"`path` must hold tensors that torch has; got {path}: {error!r:.200}"
+        ) from error
     length = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + length]).get("__metadata__", {})
+    metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     if CONFIG_KEY not in metadata:
         raise ValueError(
             "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
@@ -65,7 +70,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     text = metadata[CONFIG_KEY]
     try:
-        config = json.loads(text)
+        config = json.loads(text, parse_constant=_refuse, object_pairs_hook=_distinct)
         has_digest = config["format_version"] != WITHOUT_DIGEST
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
@@ -77,6 +82,17 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"digest differs: {path}"
         )
     return tensors, config
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant}, which is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name that occurs twice")
+    return content
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

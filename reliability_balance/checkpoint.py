@@ -2,6 +2,11 @@
 
 The file is safetensors with JSON in its header; nothing in it is ever executed. It needs the extra
 ``checkpoint``.
+
+A digest tells a file that was damaged. It is no signature: whoever makes a file makes its digest.
+So all that a file holds is checked before anything is built of it: names and types of all settings,
+sizes by the tensors, finite weights, names of the classes. What passes is a model, but maybe
+another one than was sent to you: where that matters, compare a checksum that came another way.
 """
 
 import json
@@ -14,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _rebuilding, _tensor_file
+from reliability_balance import _rebuilding, _schema, _tensor_file
 from reliability_balance._formats import FORMAT_VERSION, migrate
 from reliability_balance._version import __version__
 
@@ -60,8 +65,8 @@ def save(
         OSError: if the file cannot be written, as on a full disk; the old one stays.
         TypeError: if `model` is no module, its state holds more than dense tensors, or settings
             or `preprocessing` hold more than JSON does.
-        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, or `path` is
-            no regular file, such as a folder or a device.
+        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
+            what was fitted are not finite, or `path` is no regular file, such as a folder.
 
     Example:
         >>> import tempfile
@@ -103,6 +108,11 @@ def save(
             "python": platform.python_version(),
         },
     }
+    for role, module in modules.items():
+        _rebuilding.check_weights(role, module, _state(role, module))
+    problem = _schema.problem_of(tensors, config)
+    if problem is not None:
+        raise ValueError(f"`model` and `companions` must be what `load` takes; got {problem}")
     _tensor_file.write(Path(path), tensors, config)
 
 
@@ -225,14 +235,7 @@ def _check_names(
     names = list(class_names)
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"`class_names` must be a sequence of strings; got {class_names!r}")
-    if len(set(names)) != len(names):
-        raise ValueError(f"`class_names` must differ from each other; got {names}")
-    for part in parts.values():
-        if part.get("num_classes", len(names)) != len(names):
-            raise ValueError(
-                f"`class_names` must be the {part['num_classes']} of the model; "
-                f"got {len(names)}: {names}"
-            )
+    _schema.check_names(names, parts)
     return names
 
 

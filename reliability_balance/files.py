@@ -4,8 +4,8 @@ Whoever reads a path sees the old content or the new, never a part of either. No
 changes that, since the content is on the disk before it takes the path. If writing fails, the old
 file stays as it is.
 
-- **Permissions**: those of the old file; those of a new one follow the umask. The file belongs to
-  whoever wrote it last.
+- **Permissions**: those of the old file, which is replaced even if it is read-only; those of a
+  new one follow the umask. The file belongs to whoever wrote it last.
 - **Symbolic links**: followed, as :func:`open` does; the link stays, and what it points to is
   replaced. Other hard links keep the old content.
 - **Anything but a regular file** is refused: folders, named pipes, devices and sockets.

@@ -56,8 +56,8 @@ def fit_head(
         primary_logits: an existing head's answers, where the balancer has no head of its own.
         token_mask: which tokens are no padding; None for all.
         criterion: the loss; None for the balancer's recipe.
-        targets: what becomes of wrong labels, and training between the samples (:func:`mix`);
-            None trains on the labels as they are.
+        targets: what becomes of wrong labels, and training between the samples (:func:`mix`), for
+            more epochs than their warm-up; None trains on the labels as they are.
         epochs: passes over the features, >= 1.
         batch_size: samples a step, >= 2. A last batch of one joins the one before it.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
@@ -107,6 +107,8 @@ def fit_head(
             "`targets` must be for (N, C) = "
             f"({len(features)}, {balancer.num_classes}); got {tuple(targets.average.shape)}"
         )
+    if targets is not None:
+        targets.check_epochs(epochs)
     _check_logits(balancer, primary_logits, len(features))
     features = features.detach()
     if initialize and balancer.anchors is not None and not labels.is_floating_point():

@@ -36,7 +36,7 @@ def widen(tensor: Tensor, *others: Tensor) -> Tensor:
 def unit_length(vectors: Tensor) -> Tensor:
     """Divide (..., D) vectors by their length, or by 1e-6 if shorter, where the gradient is 0."""
     vectors = widen(vectors)
-    if vectors.requires_grad:
+    if torch.is_grad_enabled():
         # Below the floor the slope would be 1e6, beyond what float16 holds.
         short = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True) < SHORTEST
         vectors = torch.where(short, vectors.detach(), vectors)

@@ -1,6 +1,6 @@
 """Data refinement: each epoch a fresh sample that no group and no class can dominate."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -191,10 +191,10 @@ class DataRefinementSampler(DistributedSampler[int]):
 
     def __len__(self) -> int:
         """Samples of a whole epoch on this rank."""
-        return len(self._indices())
+        return len(self._indices(self.epoch))
 
     def __iter__(self) -> Iterator[int]:
-        indices = self._indices()
+        indices = self._indices(self.epoch)
         start, self._start = self._start, 0
         for self._position in range(start + 1, len(indices) + 1):
             yield int(indices[self._position - 1])
@@ -208,26 +208,42 @@ class DataRefinementSampler(DistributedSampler[int]):
         """Let the next iteration give what is left of the epoch of `state`.
 
         Raises:
-            ValueError: if it has another seed, and so is of another sequence.
+            TypeError: if a part of it is not an int.
+            ValueError: if it has another seed, and so is of another sequence, if it has other parts
+                than :meth:`state_dict` gives, or a position that its epoch does not have. Nothing
+                has changed then.
         """
-        if state["seed"] != self.seed:
-            raise ValueError(f"`state` must have seed {self.seed}; got {state['seed']}")
-        self.epoch = state["epoch"]
-        self._start = self._position = state["position"]
+        if not isinstance(state, Mapping) or set(state) != set(SamplerState.__annotations__):
+            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"`state` must hold seed, epoch and position; got {got}")
+        seed, epoch, position = state["seed"], state["epoch"], state["position"]
+        _checks.at_least("seed", seed, 0)
+        if seed != self.seed:
+            raise ValueError(f"`state` must have seed {self.seed}; got {seed}")
+        _checks.at_least("epoch", epoch, 0)
+        _checks.at_least("position", position, 0)
+        length = len(self._indices(epoch))
+        if position > length:
+            raise ValueError(
+                f"`position` must be at most {length}, the samples of epoch {epoch} on this rank; "
+                f"got {position}"
+            )
+        self.epoch = epoch
+        self._start = self._position = position
 
-    def _indices(self) -> Indices:
-        """This rank's share of the epoch, drawn once."""
-        if self._drawn is None or self._drawn[0] != self.epoch:
+    def _indices(self, epoch: int) -> Indices:
+        """This rank's share of an epoch, drawn once."""
+        if self._drawn is None or self._drawn[0] != epoch:
             chosen = refine(
                 self._labels,
                 self._groups,
                 per_group=self.per_group,
                 per_class=self.per_class,
                 short_classes=self.short_classes,
-                generator=np.random.default_rng([self.seed, self.epoch]),
+                generator=np.random.default_rng([self.seed, epoch]),
             )
             whole = len(chosen) - len(chosen) % self.num_replicas
-            self._drawn = (self.epoch, chosen[self.rank : whole : self.num_replicas])
+            self._drawn = (epoch, chosen[self.rank : whole : self.num_replicas])
         return self._drawn[1]
 
 

@@ -113,6 +113,11 @@ def wrap(
         )
     if layout is not None:
         _checks.one_of("layout", layout, LAYOUTS)
+        if embedding is None or example_input is None:
+            raise ValueError(
+                "`layout` must be None but for a named `embedding` with an `example_input`; "
+                f"got {layout!r}"
+            )
     refuse_unwrappable(model)
     if example_input is None:
         found = _guess(model, embedding, output, token_mask)

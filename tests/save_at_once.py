@@ -15,21 +15,17 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from kill_while_saving import KINDS as TENSORS
+from result_files import save_json
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "examples")]
-
-from result_files import save_json, save_tensors  # noqa: E402
-
-from reliability_balance import ReliabilityBalancer  # noqa: E402
-from reliability_balance.checkpoint import load, save  # noqa: E402
-from reliability_balance.files import open_atomically, write_atomically  # noqa: E402
+from reliability_balance.files import open_atomically, write_atomically
 
 THREADS, PROCESSES = 8, 4
 CHUNK = 10_000
@@ -41,41 +37,25 @@ def write_stream(path: Path, value: int) -> None:
             file.write(bytes([value % 251]) * CHUNK)
 
 
-def save_checkpoint(path: Path, value: int) -> None:
-    balancer = ReliabilityBalancer(64, 2, attention="off")
-    with torch.no_grad():
-        balancer.anchors.fill_(value)
-    save(path, balancer, class_names=[str(value), "other"])
-
-
 def read_bytes(path: Path) -> bool:
     content = path.read_bytes()
     value = content[0]
     return content == bytes([value]) * len(content) and len(content) % CHUNK == 0
 
 
-def read_checkpoint(path: Path) -> bool:
-    found = load(path)
-    return bool((found.model.anchors == int(found.class_names[0])).all())
-
-
 def read_json(path: Path) -> bool:
     return len(set(json.loads(path.read_text(encoding="utf-8")))) == 1
 
 
-def read_tensors(path: Path) -> bool:
-    return len(torch.load(path, weights_only=True)["weight"].unique()) == 1
+def read_tensors(read: Callable[[Path], list[torch.Tensor]], path: Path) -> bool:
+    return len(torch.cat([tensor.detach().flatten() for tensor in read(path)]).unique()) == 1
 
 
 KINDS: dict[str, tuple[Callable[[Path, int], None], Callable[[Path], bool]]] = {
     "bytes": (lambda path, value: write_atomically(path, bytes([value % 251]) * CHUNK), read_bytes),
     "stream": (write_stream, read_bytes),
-    "checkpoint": (save_checkpoint, read_checkpoint),
     "json": (lambda path, value: save_json(path, [value] * (1 + value % 3000)), read_json),
-    "tensors": (
-        lambda path, value: save_tensors(path, {"weight": torch.full((5000,), value)}),
-        read_tensors,
-    ),
+    **{kind: (write, partial(read_tensors, read)) for kind, (write, read) in TENSORS.items()},
 }
 
 

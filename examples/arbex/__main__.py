@@ -86,7 +86,8 @@ def train(
         try:
             fit(chosen, faces, folder, accelerator=accelerator)
         except TrainingInterrupted as stop:
-            say(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
+            if leads:
+                say(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
             raise typer.Exit(128 + stop.number) from None
         test = faces.subset(TEST)
         if leads and len(test):

@@ -18,7 +18,7 @@ from configuration import Recipe, as_plain, parse_recipe
 from face_model import FaceModel, build_model
 from result_files import open_result
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
 from reliability_balance import __version__
@@ -110,9 +110,9 @@ def versions() -> dict[str, str]:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and weights, after the digest was found to be theirs."""
     try:
-        with safe_open(file, framework="pt") as opened:
+        with safe_open(file, framework="pt") as opened:  # once, as a save may replace it meanwhile
             header = json.loads((opened.metadata() or {})["bundle"])
-        weights = load_file(file)
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
         if header["format"] != FORMAT:
             raise ValueError(f"bundle format {header['format']}, not {FORMAT}")
         digest = header.pop("sha256")
@@ -123,6 +123,8 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         names = header["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"names of classes that are no text: {names!r:.100}")
+        if len(names) < 2 or len({name.strip() for name in names} - {""}) != len(names):
+            raise ValueError(f"names of classes that are too few, empty or equal: {names!r:.100}")
     except PermissionError:
         raise
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:

@@ -1,5 +1,6 @@
 """Training as a process: killed, interrupted, and divided among two."""
 
+import contextlib
 import json
 import os
 import signal
@@ -58,33 +59,36 @@ def test_two_processes_end_with_one_state(tmp_path):
     assert [name for name in one if not torch.equal(one[name], two[name])] == []
 
 
-def start_training(folder):
+def start_training(folder, *command, **options):
     """The command itself, on faces that nothing can be learned from, for ever."""
+    face_trees.class_folders(folder / "faces")
     settings = ["data.dataset=folders", f"data.root={folder / 'faces'}", "data.image_size=16"]
     settings += ["data.per_class=8", "targets.warmup=0", "balancer.num_anchors=2"]
     settings += ["encoder.name=small_cnn", "encoder.options={width: 4}"]
     settings += ["optimization.epochs=100000", "optimization.batch_size=8"]
     sets = [part for each in settings for part in ("--set", each)]
-    return subprocess.Popen(
-        [*COMMAND, "train", *sets, "--out", str(folder / "run"), "--accelerator", "cpu"],
+    process = subprocess.Popen(
+        [*command, "train", *sets, "--out", str(folder / "run"), "--accelerator", "cpu"],
         env=ENVIRONMENT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        **options,
     )
+    checkpoint = folder / "run" / "checkpoint.ckpt"
+    deadline = time.monotonic() + 300
+    while not checkpoint.exists():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(process.communicate()[1])
+        time.sleep(0.05)
+    return process, checkpoint
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_holds_its_folder_and_stops_when_it_is_asked_to(number, status, tmp_path):
-    face_trees.class_folders(tmp_path / "faces")
-    process = start_training(tmp_path)
-    checkpoint = tmp_path / "run" / "checkpoint.ckpt"
+    process, checkpoint = start_training(tmp_path, *COMMAND)
     try:
-        deadline = time.monotonic() + 300
-        while not checkpoint.exists():
-            assert process.poll() is None, process.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
         for options in (["--resume"], ["--set", "data.root=/nowhere"]):
             second = subprocess.run(
                 [*COMMAND, "train", "--out", str(tmp_path / "run"), *options],
@@ -107,3 +111,19 @@ def test_a_run_holds_its_folder_and_stops_when_it_is_asked_to(number, status, tm
     assert torch.load(checkpoint, weights_only=True)["global_step"] >= before
     assert not list((tmp_path / "run").glob(".*checkpoint*"))
     assert not (tmp_path / "run" / "run.lock").exists()
+
+
+def test_ctrl_c_stops_all_processes_at_one_batch(tmp_path):
+    """Each has it twice: from the terminal, and from torchrun."""
+    torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+    command = (sys.executable, "-W", "ignore", *torchrun, f"{COMMAND[-1]}/__main__.py")
+    process, checkpoint = start_training(tmp_path, *command, start_new_session=True)
+    try:
+        os.killpg(process.pid, signal.SIGINT)
+        output, errors = process.communicate(timeout=120)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert output.count("stopped, and a resume point was written") == 1, errors
+    assert not (tmp_path / "run" / "run.lock").exists()
+    torch.load(checkpoint, weights_only=True)

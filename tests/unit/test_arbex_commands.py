@@ -153,6 +153,14 @@ def test_damage_that_nobody_looked_for_names_the_way_out(run, folders, tmp_path)
         run(*train_on(folders, "seed=4"), "--out", out)
 
 
+def test_a_recipe_of_ones_own_is_not_overwritten(run, folders, tmp_path):
+    recipe = tmp_path / "run/recipe.yaml"
+    face_trees.write_text(recipe, "# mine\nseed: 3\n")
+    with pytest.raises(FileExistsError, match=r"recipe\.yaml was not written by a run"):
+        run(*train_on(folders), "--recipe", recipe, "--out", tmp_path / "run")
+    assert recipe.read_text() == "# mine\nseed: 3\n"
+
+
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export", "serve"])
 def test_every_command_takes_the_model_by_one_option(run, command, tmp_path):
     """The file to predict is the only thing that is given by its place."""

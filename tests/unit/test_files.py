@@ -55,7 +55,7 @@ def test_a_new_file_has_the_permissions_of_the_umask(write, umask, tmp_path):
     assert names(tmp_path) == ["new"]
 
 
-@pytest.mark.parametrize("permissions", [0o600, 0o640, 0o644, 0o664, 0o666, 0o755], ids=oct)
+@pytest.mark.parametrize("permissions", [0o444, 0o600, 0o640, 0o644, 0o666, 0o755], ids=oct)
 def test_an_old_file_keeps_its_permissions(permissions, write, tmp_path):
     path = tmp_path / "old"
     path.write_bytes(b"old")

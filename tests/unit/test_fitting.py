@@ -1,5 +1,7 @@
 """Frozen-feature mode: a balancer trained on stored embeddings."""
 
+import copy
+
 import pytest
 import torch
 
@@ -148,3 +150,13 @@ def test_targets_that_do_not_fit_are_refused():
     ignored[0] = -100
     with pytest.raises(ValueError, match="`labels`"):
         fit_head(balancer, FEATURES, ignored, targets=RefurbishedTargets(120, 4))
+
+
+def test_targets_that_would_not_leave_their_warmup_are_refused():
+    features, labels = torch.randn(20, 4), torch.arange(20) % 2
+    balancer = ReliabilityBalancer(4, 2)
+    before = copy.deepcopy(balancer.state_dict())
+    targets = RefurbishedTargets.for_long_training(20, 2)
+    with pytest.raises(ValueError, match="`epochs` must exceed the targets' warm-up of 10"):
+        balancer.fit_head(features, labels, targets=targets, epochs=6)
+    assert all(torch.equal(before[name], now) for name, now in balancer.state_dict().items())

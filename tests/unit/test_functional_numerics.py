@@ -138,6 +138,12 @@ def test_the_second_derivative_of_unit_length_is_finite_at_zero():
     assert second[:2].tolist() == [[0.0, 0.0], [0.0, 0.0]]
 
 
+@pytest.mark.parametrize("transform", [torch.func.jacrev, torch.func.jacfwd])
+def test_the_slope_of_unit_length_is_zero_in_both_modes(transform):
+    vectors = torch.tensor([[0.0, 0.0], [1e-7, 0.0]])
+    assert not bool(transform(RF.unit_length)(vectors).any())
+
+
 @pytest.mark.parametrize("attention", ["off", "tokens"])
 @pytest.mark.parametrize("autocast", [None, torch.float16, torch.bfloat16], ids=str)
 def test_an_embedding_of_zeros_gets_no_huge_gradient(autocast, attention):

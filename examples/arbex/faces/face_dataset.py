@@ -85,7 +85,9 @@ def drop_corrupt(table: FaceTable, rows: Tensor | None = None) -> FaceTable:
     looked_at = range(len(table)) if rows is None else rows.tolist()
     with ThreadPoolExecutor(DECODING_THREADS) as pool:
         found = pool.map(find_damage, looked_at)
-        damage = list(tqdm(found, "checking images", len(looked_at), delay=SHOW_AFTER))
+        damage = list(
+            tqdm(found, "checking images", len(looked_at), delay=SHOW_AFTER, disable=None)
+        )
     damaged = [row for row, problem in zip(looked_at, damage, strict=True) if problem is not None]
     if not damaged:
         return table

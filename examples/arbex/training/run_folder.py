@@ -48,9 +48,15 @@ class RunFolder:
 def expect_no_run(folder: RunFolder) -> None:
     """Require a folder where a run may begin: none has trained there.
 
+    A run that never got going may begin anew, by another recipe.
+
     Raises:
-        FileExistsError: if the folder holds a run already.
+        FileExistsError: if the folder holds a run already, or a recipe that no run wrote.
     """
+    if folder.recipe.exists() and not folder.versions.exists():
+        raise FileExistsError(
+            f"{folder.recipe} was not written by a run, and would be lost: give another --out"
+        )
     if folder.has_trained:
         raise FileExistsError(
             f"{folder.root} holds a run already: continue it with --resume, or give another --out"
@@ -64,8 +70,8 @@ def begin_run(recipe: Recipe, folder: RunFolder) -> None:
         FileExistsError: if the folder holds a run already.
     """
     expect_no_run(folder)
+    save_json(folder.versions, versions())  # first, as it tells that the recipe is a run's
     save_text(folder.recipe, dump_recipe(recipe))
-    save_json(folder.versions, versions())
 
 
 def recipe_of(folder: RunFolder) -> Recipe:

@@ -185,6 +185,8 @@ class RunKeeper(Checkpoint):
 
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
+            if "TORCHELASTIC_RUN_ID" in os.environ:
+                return  # torchrun passes each Ctrl-C on, which its processes have had themselves
             raise KeyboardInterrupt
         self._signal = number
         # Not print, whose buffer the signal may have come in the middle of.
