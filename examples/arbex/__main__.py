@@ -248,15 +248,16 @@ def serve(
 ) -> None:
     """Show a page where a picture goes in, and faces, bars, anchors and confidences come out.
 
-    The page is for browsers of this machine only, and asks nothing of another one. Pictures stay
-    here, and are deleted after some minutes. Needs the extra `web`.
+    The page is for browsers of this machine only; neither it nor the server asks anything of
+    another one. Pictures of up to 32 MiB and 64 million pixels are taken, and none is kept. Needs
+    the extra `web`.
     """
     import torch
     from face_detection import mtcnn_detector, whole_picture
     from model_bundle import load_bundle
 
     try:
-        from web_page.server import build_page
+        from web_page.server import build_app
         from web_page.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -265,7 +266,7 @@ def serve(
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
-    serve_page(build_page(bundle, detect), port=port)
+    serve_page(build_app(bundle, detect), port=port)
 
 
 def main() -> None:

@@ -15,40 +15,6 @@ BRANCHES = {
 }
 FACE_PIXELS, PICTURE_PIXELS = 192, 1024
 
-# The variables are Gradio's; they follow its light and its dark look.
-STYLE = """
-.cards { --corrected: #1f7f9f; --primary: #98a2b3; --anchor: #d98a00; --attentive: #b65c93;
-  color: var(--body-text-color); font-variant-numeric: tabular-nums; }
-.cards .picture { position: relative; margin-bottom: 1rem; }
-.cards .picture img { width: 100%; display: block; border-radius: 8px; }
-.cards .box { position: absolute; border: 2px solid var(--corrected); border-radius: 4px; }
-.cards .box span { background: var(--corrected); color: #fff; font-weight: 650; font-size: .8rem;
-  padding: 0 .35rem; }
-.cards .card { border: 1px solid var(--border-color-primary); border-radius: 10px; padding: 1rem;
-  margin-bottom: 1rem; background: var(--background-fill-primary); }
-.cards header { display: flex; gap: 1rem; align-items: center; margin-bottom: 1rem; }
-.cards header img { width: 96px; height: 96px; object-fit: cover; border-radius: 8px; }
-.cards h3 { font-size: 1.3rem; line-height: 1.3; margin: 0; }
-.cards p { margin: .15rem 0; opacity: .72; font-size: .9rem; }
-.cards .classes + p { margin-top: .8rem; }
-.cards .branches { display: grid; grid-template-columns: repeat(auto-fit, minmax(6.6rem, 1fr));
-  gap: .4rem; margin-bottom: 1rem; }
-.cards .branches div { border-left: 4px solid; padding: .1rem .4rem; font-size: .78rem;
-  line-height: 1.4; }
-.cards .branches b { display: block; font-size: 1rem; }
-.cards .classes { display: grid; grid-template-columns: max-content minmax(4rem, 1fr) 2.2rem
-  max-content; gap: .45rem .6rem; align-items: center; font-size: .88rem; }
-.cards .classes .chosen { font-weight: 700; }
-.cards .bar { height: 4px; border-radius: 0 2px 2px 0; margin: 1px 0; min-width: 1px; }
-.cards .bar.corrected { height: 9px; }
-.cards .value { text-align: right; }
-.cards .anchors { display: flex; gap: 2px; }
-.cards .anchors i { width: 9px; height: 18px; border-radius: 2px; background: var(--anchor); }
-.cards .anchors i.nearest { outline: 2px solid var(--body-text-color); outline-offset: 1px; }
-@media (max-width: 30rem) { .cards .card { padding: .7rem; }
-  .cards .anchors i { width: 6px; } .cards .classes { column-gap: .4rem; font-size: .82rem; } }
-"""
-
 
 def face_cards(picture: Tensor, predictions: Sequence[FacePrediction]) -> str:
     """Show a (3, H, W) uint8 picture with its faces marked, and a card for each face."""
