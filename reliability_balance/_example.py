@@ -24,8 +24,12 @@ CHANNELS_FIRST = (
     nn.GroupNorm,
 )
 # What leaves each value where it is, so that its neighbours tell of both sides.
-ELEMENTWISE = (nn.Identity, nn.modules.dropout._DropoutNd, nn.ReLU, nn.ReLU6, nn.LeakyReLU)
-ELEMENTWISE += (nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU, nn.Sigmoid, nn.Softplus, nn.Tanh)
+ELEMENTWISE = (
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU),
+    *(nn.Sigmoid, nn.Softplus, nn.Tanh),
+)
 # These very classes: there are subclasses of LayerNorm that norm channels first.
 CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
 

@@ -238,7 +238,13 @@ def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
                 return name, layer
     num_labels = getattr(getattr(model, "config", None), "num_labels", None)
     fitting = [place for place in layers.items() if place[1].out_features == num_labels]
-    return (fitting or list(layers.items()) or [None])[-1]
+    candidates = fitting or list(layers.items())
+    return candidates[-1] if candidates else None
+
+
+def num_outputs(layer: nn.Module) -> int:
+    """How many values a linear layer gives."""
+    return int(layer.out_features)  # type: ignore[arg-type]  # one of `linear_layers` has it
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:

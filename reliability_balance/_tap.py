@@ -116,9 +116,10 @@ def find_answer(given: Any, output: str | int | None) -> Tensor:
 
 
 def _named_entry(given: Any, output: str | int) -> Tensor:
+    is_field = isinstance(output, str) and not isinstance(given, Mapping)
     try:
-        entry = getattr(given, output) if _has(given, output) else given[output]
-    except (KeyError, IndexError, TypeError):
+        entry = getattr(given, str(output)) if is_field else given[output]
+    except (AttributeError, KeyError, IndexError, TypeError):
         entry = None
     if not isinstance(entry, Tensor):
         raise TypeError(
@@ -126,10 +127,6 @@ def _named_entry(given: Any, output: str | int) -> Tensor:
             f"gave {_describe(given)}"
         )
     return entry
-
-
-def _has(given: Any, output: str | int) -> bool:
-    return isinstance(output, str) and not isinstance(given, Mapping) and hasattr(given, output)
 
 
 def _describe(given: Any) -> str:

@@ -6,7 +6,7 @@ model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -79,7 +79,7 @@ class LabelRanking:
     doubt: Tensor
     plausibility: Tensor
     verdict: Tensor
-    caution: str = ""
+    caution: str = field(default="", kw_only=True)
 
     def __len__(self) -> int:
         return len(self.sample)

@@ -28,6 +28,7 @@ from reliability_balance._source import (
     find_classifier,
     layer_named,
     layer_names,
+    num_outputs,
     own_parameters,
     refuse_unwrappable,
 )
@@ -207,7 +208,7 @@ def _guess(
     source = EmbeddingSource(model, name, side=side, output=output, token_mask=token_mask)
     if side == "output":
         return _Found(source, width, None, [])
-    return _Found(source, width, int(layer.out_features), own_parameters(model, layer))
+    return _Found(source, width, num_outputs(layer), own_parameters(model, layer))
 
 
 def _examine(
@@ -227,7 +228,7 @@ def _examine(
                 model, args, kwargs, output=output, token_mask=token_mask
             )
             head = own_parameters(model, source.layer)
-            return _Found(source, value.shape[-1], int(source.layer.out_features), head, value)
+            return _Found(source, value.shape[-1], num_outputs(source.layer), head, value)
         channels = channel_axis(model, layer_named(model, name), args, kwargs, layout)
         source = EmbeddingSource(
             model, name, side=side, channels=channels, output=output, token_mask=token_mask
@@ -237,28 +238,31 @@ def _examine(
         except BaseException:
             source.remove()
             raise
-        num_outputs = None if name == "" else num_answers(model, args, kwargs, output)
-        head = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
+        answers = None if name == "" else num_answers(model, args, kwargs, output)
+        last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
         # A feature extractor's last layer is no head: the embedding comes from it.
-        own = [] if head is None else own_parameters(model, head)
+        own = [] if last is None else own_parameters(model, last)
         unused = {id(model.get_parameter(n)) for n in without_gradient(model, read.embedding)}
         unneeded = [parameter for parameter in own if id(parameter) in unused]
-        return _Found(source, read.embedding.shape[-1], num_outputs, unneeded, read.embedding)
+        return _Found(source, read.embedding.shape[-1], answers, unneeded, read.embedding)
 
 
 def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
     """The layer to read, and its side: before anything ran."""
-    if embedding is not None:
-        name, side = embedding, "output"
-    else:
+    side: Side = "output"
+    name = embedding
+    if name is None:
         found = find_classifier(model)
         if found is None:
             raise ValueError(
                 "`embedding` must name a layer, since the model ends in no linear layer; got None. "
                 f"Layers: {layer_names(model)}"
             )
-        # Where timm's classifier was taken off, what the model gives is the embedding.
-        name, side = ("", "output") if isinstance(found[1], nn.Identity) else (found[0], "input")
+        name, layer = found
+        if isinstance(layer, nn.Identity):
+            name = ""  # timm's classifier was taken off: what the model gives is the embedding
+        else:
+            side = "input"
     part = compiled_part(model, layer_named(model, name))
     if part is not None:
         raise ValueError(
