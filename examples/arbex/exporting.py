@@ -142,7 +142,8 @@ def _waves(batch_size: int, size: tuple[int, int]) -> Tensor:
     rows, columns = (torch.linspace(0, 1, each) for each in size)
     pitch, phase = 20 * torch.rand(2, batch_size, 3, 1, 1, 2, generator=generator) - 10
     places = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), -1)
-    return (127.5 + 127 * (pitch * places + phase).sum(-1).sin()).byte()
+    waves: Tensor = (pitch * places + phase).sum(-1).sin()
+    return (127.5 + 127 * waves).byte()
 
 
 def _metadata(bundle: ModelBundle, module: ExportedFaces) -> dict[str, str]:
