@@ -5,7 +5,10 @@ import json
 import os
 import re
 import runpy
+import signal
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import face_trees
@@ -248,3 +251,25 @@ def test_wrong_input_is_told_without_a_traceback(monkeypatch, capsys, options, m
     assert told.startswith("error: ")
     assert message in told
     assert told.count("\n") == 1
+
+
+def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "arbex").symlink_to(trained)
+    command = [sys.executable, str(MAIN), "serve"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        told = process.stdout.readline()
+        (port,) = re.findall(r"open http://127\.0\.0\.1:(\d+)/ \(Ctrl-C to stop\)", told)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            assert b"ARBEx" in answer.read()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_all_that_is_printed_is_made_printable_first():
+    """Names come from files and tables; :func:`plain_text.say` escapes what a terminal obeys."""
+    printing = re.findall(r"\bprint\(.*", MAIN.read_text(encoding="utf-8"))
+    assert printing == ['print(f"error: {printable(error)}", file=sys.stderr)']
