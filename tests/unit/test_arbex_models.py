@@ -15,10 +15,10 @@ import pytest
 import torch
 from configuration import override_recipe
 from encoders import build_encoder, load_published
-from exporting import export_onnx, export_program
+from exporting import ExportedFaces, check_parity, export_onnx, export_program
 from face_detection import mtcnn_detector, square_around, whole_picture
 from face_model import build_model
-from faces.augmentation import MEAN, STANDARD_DEVIATION
+from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
 from media import Frame, read_media
 from model_bundle import load_bundle, save_bundle
 from PIL import Image, ImageOps
@@ -200,6 +200,41 @@ def test_exported_models_take_any_batch_of_any_size_and_nothing_else(exported):
         assert np.isfinite(corrected).all()
     with pytest.raises(Exception, match=r"expected.*uint8"):
         session.run(None, {"images": np.zeros((1, 3, 64, 64), np.float32)})
+
+
+@pytest.mark.parametrize("wrong_size", range(3))
+def test_what_an_export_differs_by_is_the_most_over_all_pictures(bundle, wrong_size):
+    module = ExportedFaces(bundle.model, 16).eval()
+    naive = [0.0]
+
+    def run(images):
+        answers = [each.clone() for each in module(images)]
+        if len(naive) - 1 == wrong_size:
+            answers[1][0, 0] += 9e-5
+        output = bundle.model(eval_transform(16)(images))
+        expected = (output.corrected, output.primary, output.confidence)
+        for answer, other in zip(answers, expected, strict=True):
+            naive[-1] = max(naive[-1], *(answer - other).abs().flatten().tolist())
+        naive.append(naive[-1])
+        return answers
+
+    assert check_parity(module, run, bundle) == pytest.approx(naive[-1])
+    assert len(naive) == 4
+
+
+@pytest.mark.parametrize("output", range(3))
+@pytest.mark.parametrize("value", [2e-4, float("nan"), float("inf")])
+def test_an_export_that_says_something_else_is_refused(bundle, output, value):
+    """NaN in the last of the outputs was passed over: `max` of Python keeps what it had."""
+    module = ExportedFaces(bundle.model, 16).eval()
+
+    def run(images):
+        answers = [each.clone() for each in module(images)]
+        answers[output].view(-1)[-1] += value
+        return answers
+
+    with pytest.raises(RuntimeError, match=r"the exported model must agree to 0\.0001"):
+        check_parity(module, run, bundle)
 
 
 def test_the_deciding_branch_against_a_naive_loop(bundle):
