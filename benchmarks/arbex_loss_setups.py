@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results, with_seed
-from configuration import Recipe, load_recipe
+from configuration import Recipe, load_recipe, override_recipe
 from figures.training_figures import draw_setups, read_history
 from measures import show_mean
 
@@ -41,7 +41,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Train each set-up and compare the accuracies over the epochs."""
-    base = load_recipe(recipe, [*PAPER, *(overrides or ())])
+    base = override_recipe(load_recipe(recipe, PAPER), overrides or ())
     histories: dict[str, list[dict[str, list[float]]]] = defaultdict(list)
     scores: dict[str, Scores] = {}
     for name, setup in setups(base).items():

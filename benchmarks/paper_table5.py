@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results
-from configuration import Recipe, load_recipe
+from configuration import Recipe, load_recipe, override_recipe
 
 MODELS = ("SCN", "RAN", "RUL", "EfficientFace", "POSTER", "POSTER++", "ARBEx")
 # Accuracy in percent, in the order of MODELS; None is the paper's dash.
@@ -45,7 +45,8 @@ def main(
 
 def choose(dataset: str, root: Path, recipe: str, overrides: list[str]) -> Recipe:
     """The recipe on this data set."""
-    return load_recipe(recipe, [f"data.dataset={dataset}", f"data.root={root}", *overrides])
+    named = load_recipe(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
+    return override_recipe(named, overrides)
 
 
 def format_markdown(dataset: str, recipe: str, metrics: dict[str, Any]) -> str:

@@ -17,6 +17,7 @@ from reliability_balance.inspection import KNOWN_VERDICTS, DoubtfulLabel, LabelR
 
 Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
+FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
 CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
 
 STYLE = """
@@ -47,6 +48,36 @@ dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
   dl { padding: .5rem .6rem .6rem; } }
 """
 
+HEAD = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    "<title>{title}</title><style>" + STYLE.replace("{", "{{").replace("}", "}}") + "</style>"
+    "</head>\n<body><main>\n<h1>{title}</h1>\n<p>{summary}</p>\n"
+    "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
+    "of the label in what label and likeliest other class were predicted with: near 0 the "
+    "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
+    "<ol>\n"
+)
+CARD = (
+    '<li><img class="{kind}" src="{source}" alt="{alt}">'
+    '<dl><dt class="verdict {verdict}">{verdict} <span class="name">{name}</span></dt>'
+    "<dt>given</dt><dd>{given}</dd><dt>suggested</dt><dd>{suggested}</dd>"
+    "<dt>doubt</dt><dd>{doubt}</dd><dt>plausibility</dt><dd>{plausibility}</dd></dl></li>"
+)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Put a ' before text that a spreadsheet would run as a formula, or that begins with one.
+
+    Names of files and classes may begin with = + - @ or a control character. The first ' of what
+    begins with one is always ours, so that leaving it away gives the text back.
+
+    Example:
+        >>> [spreadsheet_text(name) for name in ("=cmd|' /C calc'!A0", "'s.png", "a.png")]
+        ["'=cmd|' /C calc'!A0", "''s.png", 'a.png']
+    """
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
 
 def save_csv(
     ranking: LabelRanking,
@@ -56,6 +87,8 @@ def save_csv(
     sample_names: Names | None = None,
 ) -> None:
     """Write the ranking as a table, the most doubtful label first; whole or not at all.
+
+    Names go through :func:`spreadsheet_text`; those that are no UTF-8 have backslashes instead.
 
     Args:
         ranking: what to write.
@@ -84,20 +117,20 @@ def save_csv(
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    writer = csv.writer(buffer)  # whose line ends are quoted within names, both kinds
     writer.writerow(COLUMNS)
     for row in ranking:
         writer.writerow(
             [
-                name_sample(row.sample),
-                name_class(row.given),
-                name_class(row.suggested),
+                spreadsheet_text(name_sample(row.sample)),
+                spreadsheet_text(name_class(row.given)),
+                spreadsheet_text(name_class(row.suggested)),
                 row.verdict.name.lower(),
                 f"{row.doubt:.6f}",
                 f"{row.plausibility:.6f}",
             ]
         )
-    write_atomically(path, buffer.getvalue().encode())
+    write_atomically(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
 
 
 def save_gallery(
@@ -131,37 +164,35 @@ def save_gallery(
     cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
     kinds = (Verdict.UNKNOWN,) if ranking.caution else KNOWN_VERDICTS[::-1]
     counts = ", ".join(f"{len(ranking.only(each))} {each.name.lower()}" for each in kinds)
-    caution = f"<p>No verdicts: {escape(ranking.caution)}.</p>\n" if ranking.caution else ""
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        f"<h1>{escape(title)}</h1>\n"
-        f"<p>Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful.</p>\n"
-        f"{caution}"
-        "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
-        "of the label in what label and likeliest other class were predicted with: near 0 the "
-        "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
-        "<ol>\n" + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
-    )
-    write_atomically(path, page.encode())
+    summary = f"Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful."
+    caution = f" No verdicts: {ranking.caution}." if ranking.caution else ""
+    head = _fill(HEAD, title=title, summary=summary + caution)
+    page = head + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
 Namer = Callable[[int], str]
 
 
+def _fill(template: str, **values: str) -> str:
+    """Put values into HTML: text that is none, whatever it holds."""
+    return template.format(**{name: escape(value) for name, value in values.items()})
+
+
 def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_class: Namer) -> str:
     given, suggested = name_class(row.given), name_class(row.suggested)
     verdict = row.verdict.name.lower()
-    alt = f"{name}: labelled {given}, {verdict}, suggested {suggested}"
-    data = base64.b64encode(_png.encode(pixels)).decode()
-    small = ' class="small"' if pixels.shape[1] < CARD_WIDTH else ""
-    return (
-        f'<li><img{small} src="data:image/png;base64,{data}" alt="{escape(alt)}">'
-        f'<dl><dt class="verdict {verdict}">{verdict} <span class="name">{escape(name)}</span></dt>'
-        f"<dt>given</dt><dd>{escape(given)}</dd><dt>suggested</dt><dd>{escape(suggested)}</dd>"
-        f"<dt>doubt</dt><dd>{row.doubt:.1%}</dd><dt>plausibility</dt><dd>{row.plausibility:.1%}</dd>"
-        "</dl></li>"
+    return _fill(
+        CARD,
+        kind="small" if pixels.shape[1] < CARD_WIDTH else "",
+        source=f"data:image/png;base64,{base64.b64encode(_png.encode(pixels)).decode()}",
+        alt=f"{name}: labelled {given}, {verdict}, suggested {suggested}",
+        verdict=verdict,
+        name=name,
+        given=given,
+        suggested=suggested,
+        doubt=f"{row.doubt:.1%}",
+        plausibility=f"{row.plausibility:.1%}",
     )
 
 

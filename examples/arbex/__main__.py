@@ -62,6 +62,7 @@ def train(
     from faces.completeness import describe_completeness
     from faces.face_table import TEST
     from model_bundle import load_bundle
+    from plain_text import say
     from run_data import load_faces
     from run_report import report_on
     from training.fitting import fit
@@ -81,18 +82,18 @@ def train(
                 expect_no_run(folder)
         faces = load_faces(chosen.data)
         if leads:
-            print(describe_completeness(faces))
+            say(describe_completeness(faces))
         try:
             fit(chosen, faces, folder, accelerator=accelerator)
         except TrainingInterrupted as stop:
             if leads:
-                print(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
+                say(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
             raise typer.Exit(128 + stop.number) from None
         test = faces.subset(TEST)
         if leads and len(test):
             report_on(load_bundle(folder.model), test, out, history=folder.history)
-            print((out / "metrics.txt").read_text(encoding="utf-8"))
-            print(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+            say((out / "metrics.txt").read_text(encoding="utf-8"))
+            say(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
 
 
 @app.command()
@@ -118,6 +119,7 @@ def evaluate(
     from faces.completeness import describe_completeness
     from faces.face_table import SPLIT_NAMES
     from model_bundle import load_bundle
+    from plain_text import say
     from run_data import load_faces
     from run_report import report_on
 
@@ -125,10 +127,10 @@ def evaluate(
     recipe = override_recipe(bundle.recipe, overrides or ())
     used = SPLIT_NAMES.index(split)
     faces = load_faces(recipe.data, used=used)
-    print(describe_completeness(faces))
+    say(describe_completeness(faces))
     report_on(replace(bundle, recipe=recipe), faces.subset(used), out)
-    print((out / "metrics.txt").read_text(encoding="utf-8"))
-    print(f"written: {out}/report.html, metrics.json, figures/")
+    say((out / "metrics.txt").read_text(encoding="utf-8"))
+    say(f"written: {out}/report.html, metrics.json, figures/")
 
 
 @app.command()
@@ -157,28 +159,29 @@ def predict(
     from figures.annotation import draw_annotated
     from media import read_media
     from model_bundle import load_bundle
-    from prediction import predict_frame, save_predictions
+    from plain_text import printable, say
+    from prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
-    predictions = []
-    drawn = 0
-    for frame in read_media(source, every_seconds=every):
-        found = predict_frame(bundle, frame, detect)
-        predictions += found
-        for each in found:
-            said = each.problem or (
-                f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
-                f"decided by {each.decided_by}"
-            )
-            print(f"{each.name}: {said}")
-        if frame.picture is not None and drawn < annotate:
-            drawn += 1
-            file = f"{drawn:04}-{Path(frame.name.split(' @ ')[0]).stem}.png"
-            draw_annotated(out / "annotated" / file, frame.picture, found)
-    save_predictions(out, predictions)
-    print(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
-    if any(each.problem is not None for each in predictions):
+    drawn = problems = 0
+    with prediction_files(out, bundle.class_names) as write:
+        for frame in read_media(source, every_seconds=every):
+            found = predict_frame(bundle, frame, detect)
+            write(found)
+            for each in found:
+                problems += each.problem is not None
+                said = each.problem or (
+                    f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
+                    f"{each.decision}"
+                )
+                say(printable(f"{each.name}: {said}"))
+            if frame.picture is not None and drawn < annotate:
+                drawn += 1
+                stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # what any disk takes
+                draw_annotated(out / "annotated" / f"{drawn:04}-{stem}.png", frame.picture, found)
+    say(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
+    if problems:
         raise typer.Exit(1)
 
 
@@ -201,13 +204,14 @@ def inspect_data(
     from inspection.audit import audit, format_text
     from inspection.audit_page import write_html
     from inspection.published_counts import PUBLISHED
+    from plain_text import say
     from run_data import read_recipe_faces
 
     data = load_recipe(recipe, overrides or ()).data
     report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
-    print(format_text(report))
+    say(format_text(report))
     write_html(report, out / "inspection.html")
-    print(f"written: {out}/inspection.html")
+    say(f"written: {out}/inspection.html")
 
 
 @app.command()
@@ -215,17 +219,20 @@ def export(
     model: ModelOption = Path("runs/arbex"),
     out: OutOption = Path("runs/export"),
 ) -> None:
-    """Write the model as ONNX and as a torch.export program, both for any batch size.
+    """Write the model as ONNX and as a torch.export program, from pixels to classes.
 
-    Each is run and compared with the model before it is written.
+    Both take RGB pictures of one face each, of any size and number, and do all that `predict` does
+    with them; the files' metadata say so. Each is run and compared with `predict` before it is
+    written.
     """
     from exporting import export_onnx, export_program
     from model_bundle import load_bundle
+    from plain_text import say
 
     bundle = load_bundle(model)
     for write, name in ((export_onnx, "model.onnx"), (export_program, "model.pt2")):
         difference = write(bundle, out / name)
-        print(f"{out / name}: differs by at most {difference:.1e}")
+        say(f"{out / name}: differs by at most {difference:.1e}")
 
 
 @app.command()
@@ -241,15 +248,16 @@ def serve(
 ) -> None:
     """Show a page where a picture goes in, and faces, bars, anchors and confidences come out.
 
-    The page is for browsers of this machine only, and asks nothing of another one. Pictures stay
-    here, and are deleted after some minutes. Needs the extra `web`.
+    The page is for browsers of this machine only; neither it nor the server asks anything of
+    another one. Pictures of up to 32 MiB and 64 million pixels are taken, and none is kept. Needs
+    the extra `web`.
     """
     import torch
     from face_detection import mtcnn_detector, whole_picture
     from model_bundle import load_bundle
 
     try:
-        from web_page.server import build_page
+        from web_page.server import build_app
         from web_page.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
@@ -258,15 +266,17 @@ def serve(
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
-    serve_page(build_page(bundle, detect), port=port)
+    serve_page(build_app(bundle, detect), port=port)
 
 
 def main() -> None:
-    """Run a command; what is wrong with its input or the machine is told without a traceback."""
+    """Run a command; what is wrong with its input or the machine is told in one line."""
+    from plain_text import printable
+
     try:
         app()
     except (ValueError, OSError, MemoryError, ImportError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         sys.exit(2)
 
 

@@ -4,13 +4,24 @@ A recipe is a YAML file of the five sections below. A key that no section knows,
 wrong kind, is an error that names the file and the key.
 """
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-import yaml
+from encoders import ENCODERS
 from faces.reading import CorruptPolicy, DatasetName
+from option_types import (
+    Number,
+    OptionsOf,
+    Truth,
+    WholeNumber,
+    holds_text,
+    is_list,
+    option_types,
+)
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -18,26 +29,81 @@ from pydantic import (
     Field,
     TypeAdapter,
     ValidationError,
+    model_validator,
 )
 from pydantic.dataclasses import dataclass
+from readers.rows import SplitOptions
+from rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
+from strict_yaml import read_yaml, write_yaml
+from typing_extensions import Self
 
 from reliability_balance.recipes import AttentionMode, RecipeName
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
+MUST = {  # what pydantic says in words of its own
+    "string_type": "must be text, in quotes where YAML reads something else",
+    "path_type": "must be a path, in quotes where YAML reads something else",
+    "tuple_type": "must be a list, such as [a, b]",
+    "dataclass_type": "must hold keys with values",
+    "dict_type": "must hold keys with values",
+}
+LARGEST_SEED = 2**32 - 1  # of NumPy, which Lightning seeds too
 
-Count = Annotated[int, Field(ge=1)]
-Weight = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Place = Annotated[Path, AfterValidator(Path.expanduser)]  # the shell leaves the ~ in a=~/b
+
+def _expand_home(path: Path) -> Path:
+    """The shell leaves the ~ in a=~/b; that of a person whom nobody knows is a mere name."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        return path
+
+
+def _not_empty(value: Any) -> Any:
+    if value == "":  # which pathlib takes for the folder where one is
+        raise ValueError("must be a path")
+    return value
+
+
+Count = Annotated[WholeNumber, Field(ge=1)]
+Whole = Annotated[WholeNumber, Field(ge=0)]
+Weight = Annotated[Number, Field(ge=0)]
+Share = Annotated[Number, Field(ge=0, lt=1)]
+Positive = Annotated[Number, Field(gt=0)]
+Place = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_expand_home)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
-STRICT = ConfigDict(extra="forbid")
+STRICT = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
 
-def _unquoted_off(value: Any) -> Any:
-    """YAML reads a bare ``off`` as false."""
-    return "off" if value is False else value
+def _check_rendered(options: dict[str, Any]) -> dict[str, Any]:
+    rendered_settings(options)
+    return options
+
+
+def _check_splits(options: dict[str, Any]) -> dict[str, Any]:
+    SplitOptions(**options)
+    return options
+
+
+def _check_encoder(name: str) -> str:
+    if name not in ENCODERS:
+        raise ValueError(f"must be one of {', '.join(ENCODERS)}")
+    return name
+
+
+@cache
+def _encoder_options(name: str) -> TypeAdapter[dict[str, Any]]:
+    return TypeAdapter(Annotated[dict[str, Any], OptionsOf(ENCODERS[name])], config=STRICT)
+
+
+def rendered_settings(options: Mapping[str, Any]) -> RenderedFacesSettings:
+    """Bring a recipe's ``data.rendered`` to settings.
+
+    Raises:
+        ValueError: if a value is out of range.
+    """
+    changes = dict(options)
+    return replace(PRESETS[changes.pop("difficulty", "medium")], **changes)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,16 +130,22 @@ class Data:
 
     dataset: DatasetName = "rendered"
     root: Place | None = None
-    rendered: dict[str, Any] = Field(default_factory=dict)
-    splits: dict[str, Any] = Field(default_factory=dict)
+    rendered: Annotated[
+        dict[str, Any],
+        OptionsOf(RenderedFacesSettings, difficulty=Difficulty),
+        AfterValidator(_check_rendered),
+    ] = Field(default_factory=dict)
+    splits: Annotated[dict[str, Any], OptionsOf(SplitOptions), AfterValidator(_check_splits)] = (
+        Field(default_factory=dict)
+    )
     corrupt: CorruptPolicy = "error"
-    max_missing: Annotated[float, Field(ge=0, le=1)] = 0.1
-    image_size: Annotated[int, Field(ge=16)] = 64
-    augmentation: Annotated[float, Field(ge=0, le=2)] = 1.0
+    max_missing: Annotated[Number, Field(ge=0, le=1)] = 0.1
+    image_size: Annotated[WholeNumber, Field(ge=16)] = 64
+    augmentation: Annotated[Number, Field(ge=0, le=2)] = 1.0
     per_group: Count = 512
     per_class: Count | None = 500
-    soft_labels: bool = False
-    workers: Annotated[int, Field(ge=0)] = 0
+    soft_labels: Truth = False
+    workers: Whole = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -87,10 +159,19 @@ class Encoder:
         mobilefacenet: file of weights that the landmark branch starts from.
     """
 
-    name: str = "poster_v2_tiny"
+    name: Annotated[str, AfterValidator(_check_encoder)] = "poster_v2_tiny"
     options: dict[str, Any] = Field(default_factory=dict)
     ir50: Place | None = None
     mobilefacenet: Place | None = None
+
+    @model_validator(mode="after")
+    def _check_options(self) -> Self:
+        """Check the options by the types that this encoder takes."""
+        try:
+            _encoder_options(self.name).validate_python(self.options)
+        except ValidationError as error:
+            raise ValueError(_explain_all(error, within="options")) from error
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -108,11 +189,11 @@ class Balancer:
     """
 
     recipe: RecipeName = "robust"
-    num_anchors: Annotated[int, Field(ge=0)] = 8
+    num_anchors: Whole = 8
     head: Literal["mlp", "linear"] = "mlp"
-    attention: Annotated[AttentionMode | None, BeforeValidator(_unquoted_off)] = None
+    attention: AttentionMode | None = None
     delta: Positive | None = None
-    class_prior: bool = False
+    class_prior: Truth = False
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -143,15 +224,15 @@ class Targets:
         mix_from: epochs before that begins.
     """
 
-    enabled: bool = True
+    enabled: Truth = True
     momentum: Share | None = 0.9
     temperature: Positive = 0.5
     noise_temperature: Positive = 1.0
-    prior_count: Annotated[float, Field(ge=0)] = 0.0
-    warmup: Annotated[int, Field(ge=0)] = 3
+    prior_count: Weight = 0.0
+    warmup: Whole = 3
     held_back: Share = 0.0
     mixing: Positive | None = 1.0
-    mix_from: Annotated[int, Field(ge=0)] = 0
+    mix_from: Whole = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -171,9 +252,9 @@ class Optimization:
     """
 
     epochs: Count = 10
-    batch_size: Annotated[int, Field(ge=2)] = 64
+    batch_size: Annotated[WholeNumber, Field(ge=2)] = 64
     learning_rate: Positive = 3e-4
-    decay: Annotated[float, Field(gt=0, le=1)] = 0.995
+    decay: Annotated[Number, Field(gt=0, le=1)] = 0.995
     accumulate: Count = 1
     gradient_clip: Positive | None = 1.0
     precision: Precision = "32-true"
@@ -185,13 +266,16 @@ class Optimization:
 class Recipe:
     """One run, whole."""
 
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[WholeNumber, Field(ge=0, le=LARGEST_SEED)] = 0
     data: Data = Data()
     encoder: Encoder = Encoder()
     balancer: Balancer = Balancer()
     loss: Loss = Loss()
     targets: Targets = Targets()
     optimization: Optimization = Optimization()
+
+
+CHECKED_RECIPE = TypeAdapter(Recipe)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
@@ -210,50 +294,50 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         known = ", ".join(sorted(each.stem for each in RECIPE_FOLDER.glob("*.yaml")))
         raise FileNotFoundError(f"`recipe` must be one of {known}, or a YAML file; got {name}")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: must be YAML: {error}") from error
-    if not isinstance(content, dict):
+        content = read_yaml(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    if content is not None and not isinstance(content, dict):
         raise ValueError(f"{path}: must hold sections with keys; got {type(content).__name__}")
-    return override_recipe(parse_recipe(content, where=str(path)), overrides)
+    return override_recipe(parse_recipe(content or {}, where=str(path)), overrides)
 
 
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Change single values of a recipe.
 
+    Text and paths are taken as they are, ``null`` alone is None; all else is read as YAML.
+
     Args:
         recipe: what to change.
-        overrides: ``section.key=value``, the value in YAML.
+        overrides: ``section.key=value``, in any order.
 
     Raises:
-        ValueError: on an unknown key, or a value out of range; it names the key.
+        ValueError: on an unknown key, one that is given twice, or a value out of range; it names
+            the key.
     """
     content = as_plain(recipe)
-    for override in overrides:
-        _override(content, override)
+    for keys, value in _split(overrides):
+        _override(content, keys, value)
     return parse_recipe(content, where="--set") if overrides else recipe
 
 
 def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
-    """Turn nested mappings into a recipe; `where` begins each error."""
+    """Turn nested mappings into a recipe; `where` begins the error, which is one line."""
     try:
-        return TypeAdapter(Recipe).validate_python(content)
+        return CHECKED_RECIPE.validate_python(content)
     except ValidationError as error:
-        raise ValueError(
-            "\n".join(f"{where}: {_explain(each)}" for each in error.errors())
-        ) from error
+        raise ValueError(f"{where}: {_explain_all(error)}") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """Write a recipe as YAML, with every default in it; :func:`load_recipe` reads it back."""
-    text: str = yaml.safe_dump(as_plain(recipe), sort_keys=False)
-    return text
+    return write_yaml(as_plain(recipe))
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
     """Nested dictionaries of what JSON and YAML know."""
-    plain: dict[str, Any] = TypeAdapter(Recipe).dump_python(recipe, mode="json")
-    return plain
+    plain: dict[str, Any] = CHECKED_RECIPE.dump_python(recipe)
+    return {name: _without_paths(value) for name, value in plain.items()}
 
 
 def plain_cross_entropy(recipe: Recipe) -> Recipe:
@@ -266,24 +350,72 @@ def plain_cross_entropy(recipe: Recipe) -> Recipe:
     )
 
 
-def _override(content: dict[str, Any], override: str) -> None:
-    keys, equals, value = override.partition("=")
-    if not equals or not keys:
-        raise ValueError(f"--set must be section.key=value; got {override!r}")
-    *sections, last = keys.split(".")
+def _without_paths(value: Any) -> Any:
+    """Paths as text; pydantic itself refuses those that are no UTF-8."""
+    if isinstance(value, dict):
+        return {name: _without_paths(each) for name, each in value.items()}
+    if isinstance(value, tuple | list):
+        return [_without_paths(each) for each in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def _split(overrides: Sequence[str]) -> list[tuple[list[str], str]]:
+    """Keys and value of each override, the outer keys first; none is within another."""
+    values: dict[str, str] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not all(key.split(".")):
+            raise ValueError(f"--set must be section.key=value; got {override!r}")
+        for other in values:
+            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+                raise ValueError(f"--set must give each key once; got {other} and {key}")
+        values[key] = value
+    return sorted(((key.split("."), each) for key, each in values.items()), key=lambda e: len(e[0]))
+
+
+def _override(content: dict[str, Any], keys: list[str], value: str) -> None:
     place = content
-    for section in sections:
+    for section in keys[:-1]:
         place = place.setdefault(section, {})
         if not isinstance(place, dict):
-            raise ValueError(f"--set {override}: `{section}` holds a value, not keys")
+            raise ValueError(f"--set {'.'.join(keys)}: `{section}` holds a value, not keys")
+    kind = _type_of(keys, content)
+    if holds_text(kind) and not is_list(kind):
+        place[keys[-1]] = None if value == "null" else value
+        return
     try:
-        place[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--set {override}: the value must be YAML: {error}") from error
+        place[keys[-1]] = read_yaml(value, all_text=holds_text(kind))
+    except ValueError as error:
+        raise ValueError(f"--set {'.'.join(keys)}: {error}; got {value!r}") from error
 
 
-def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "unexpected_keyword_argument":
+def _type_of(keys: list[str], content: Mapping[str, Any]) -> Any:
+    """The type of a key's value; None if there is no such key."""
+    kind: Any = Recipe
+    for depth, key in enumerate(keys):
+        if keys[:depth] == ["encoder", "options"]:
+            name = content["encoder"].get("name")
+            types = option_types(ENCODERS[name]) if name in ENCODERS else {}
+        elif get_origin(kind) is Annotated:
+            types = next(each.types for each in get_args(kind) if isinstance(each, OptionsOf))
+        else:
+            types = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
+        kind = types.get(key)
+    return kind
+
+
+def _explain_all(error: ValidationError, within: str = "") -> str:
+    return "; ".join(_explain(each, within) for each in error.errors())
+
+
+def _explain(error: Any, within: str) -> str:
+    key = ".".join(str(part) for part in (*filter(None, [within]), *error["loc"]))
+    kind, message = error["type"], str(error["msg"])
+    if kind in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown key `{key}`"
-    return f"`{key}`: {error['msg']}; got {error['input']!r}"
+    message = message.removeprefix("Value error, ")
+    message = re.sub(r"(Input|Keys) should", "must", message)
+    if kind == "value_error" and "`" in message:  # it names a key of the section, and its value
+        return message.replace("`", f"`{key}.", 1)
+    must = MUST.get(kind, message)
+    return f"`{key}` {must}; got {error['input']!r:.200}"

@@ -60,7 +60,7 @@ def build_encoder(name: str, options: Mapping[str, Any]) -> nn.Module:
         raise ValueError(f"`encoder.name` must be one of {', '.join(ENCODERS)}; got {name!r}")
     try:
         return ENCODERS[name](**options)
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # which timm raises on an unknown name
         raise ValueError(f"`encoder.options` must fit {name}: {error}") from error
 
 

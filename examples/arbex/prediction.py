@@ -2,9 +2,14 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Literal
 
 import torch
@@ -12,13 +17,16 @@ from face_detection import Box, Detector
 from faces.augmentation import eval_transform
 from media import Frame
 from model_bundle import ModelBundle
-from result_files import save_json, save_text
+from plain_text import say
+from result_files import open_result
 from torch import Tensor
+from typing_extensions import Self
 
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
+from reliability_balance.gallery import spreadsheet_text
 
-Branch = Literal["primary", "anchor", "attentive"]
+Branch = Literal["primary", "anchor", "attentive", "all"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,13 @@ class FacePrediction:
     anchor_distances: dict[str, list[float]] | None = None
     problem: str | None = None
 
+    @property
+    def decision(self) -> str:
+        """What decided, in words; see :func:`deciding_branches`."""
+        together = self.decided_by == "all"
+        which = "all branches together" if together else f"the {self.decided_by} branch"
+        return f"decided by {which}"
+
 
 @torch.inference_mode()
 def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[FacePrediction]:
@@ -68,29 +83,35 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
 
 
 def deciding_branches(output: BalancerOutput) -> list[Branch]:
-    """Name the branch that gave the most to each corrected class (Eq. 18-19).
+    """Name the branch that decided each corrected class (Eq. 18-19).
 
     The probability of the corrected class is a sum with one part from each branch, by its weight.
+    Of the branches that predict this class themselves, the one with the largest part decides; if
+    none of them does, all decide together.
     """
-    predicted = output.corrected.argmax(-1, keepdim=True)
-
-    def part(share: Tensor, probs: Tensor) -> Tensor:
-        return share * probs.gather(-1, predicted).squeeze(-1)
-
+    predicted = output.corrected.argmax(-1)
     if output.correction is None:
         return ["primary"] * len(predicted)
     of_primary = RF.fusion_weight(output.primary, output.correction)
-    parts: dict[Branch, Tensor] = {"primary": part(of_primary, output.primary)}
+    shares: dict[Branch, tuple[Tensor, Tensor]] = {"primary": (of_primary, output.primary)}
     if output.anchor is None or output.attentive is None:
         of_anchor = torch.full_like(of_primary, float(output.anchor is not None))
     else:
         of_anchor = RF.fusion_weight(output.anchor, output.attentive)
     if output.anchor is not None:
-        parts["anchor"] = part((1 - of_primary) * of_anchor, output.anchor)
+        shares["anchor"] = ((1 - of_primary) * of_anchor, output.anchor)
     if output.attentive is not None:
-        parts["attentive"] = part((1 - of_primary) * (1 - of_anchor), output.attentive)
-    names = list(parts)
-    return [names[index] for index in torch.stack(list(parts.values())).argmax(0).tolist()]
+        shares["attentive"] = ((1 - of_primary) * (1 - of_anchor), output.attentive)
+    parts = [
+        (share * probs.amax(-1)).where(probs.argmax(-1) == predicted, -1.0)
+        for share, probs in shares.values()
+    ]
+    largest, place = torch.stack(parts).max(0)
+    names = list(shares)
+    return [
+        names[index] if part >= 0 else "all"
+        for index, part in zip(place.tolist(), largest.tolist(), strict=True)
+    ]
 
 
 def crop(picture: Tensor, box: Box) -> Tensor:
@@ -98,34 +119,112 @@ def crop(picture: Tensor, box: Box) -> Tensor:
     return picture[:, box.top : box.bottom, box.left : box.right]
 
 
-def save_predictions(folder: Path, predictions: Sequence[FacePrediction]) -> None:
-    """Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+Writer = Callable[[Sequence[FacePrediction]], None]
 
-    The table leaves out the distributions of the correction's branches, and the distances.
+
+@contextmanager
+def prediction_files(folder: Path, class_names: Sequence[str]) -> Iterator[Writer]:
+    r"""Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+
+    The table leaves out the distributions of the correction's branches, and the distances. Names
+    that are no UTF-8 have backslashes there, as ``\udcff``; ``os.fsencode`` brings those of the
+    JSON file back to the file's own.
+
+    Args:
+        folder: where the files go.
+        class_names: of the model.
+
+    Yields:
+        What takes the predictions as they come. They are on the disk at once, beside the results
+        that were there before, and take their place at the end. What stops before stays there.
+
+    Raises:
+        OSError: if the disk refuses it; what was there before stays.
     """
-    content = [
-        {**asdict(each), "box": each.box._asdict() if each.box else None} for each in predictions
-    ]
-    save_json(folder / "predictions.json", content)
-    rows = list(_rows(predictions))
-    columns = dict.fromkeys(name for row in rows for name in row)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, list(columns))
-    writer.writeheader()
-    writer.writerows(rows)
-    save_text(folder / "predictions.csv", table.getvalue())
+    folder.mkdir(parents=True, exist_ok=True)
+    table = _PartialFile(folder / "predictions.csv", _csv_row(_columns(class_names)))
+    full = _PartialFile(folder / "predictions.json", "[\n", "\n]\n")
+
+    def write(predictions: Sequence[FacePrediction]) -> None:
+        for each in predictions:
+            row = _row(each, class_names)
+            table.append(_csv_row(row.get(name) for name in _columns(class_names)))
+            content = {**asdict(each), "box": each.box._asdict() if each.box else None}
+            text = indent(json.dumps(content, indent=2), "  ")
+            full.append(f",\n{text}" if full.count else text)
+
+    try:
+        with table, full:
+            yield write
+    except BaseException:
+        if table.count:
+            say(f"stopped; {table.partial} has what came until then")
+        raise
 
 
-def _rows(predictions: Iterable[FacePrediction]) -> Iterator[dict[str, object]]:
-    for each in predictions:
-        row = asdict(each)
-        corrected, primary, box = (row.pop(name) for name in ("corrected", "primary", "box"))
-        for name in ("anchor", "attentive", "anchor_distances"):
-            del row[name]
-        row |= dict(zip(Box._fields, box or [None] * 4, strict=True))
-        for kind, probs in (("corrected", corrected), ("primary", primary)):
-            row |= {f"{kind} {name}": value for name, value in (probs or {}).items()}
-        yield row
+class _PartialFile:
+    """A file that grows beside the one that it replaces at the end; it is whole after each part."""
+
+    def __init__(self, path: Path, head: str, tail: str = "") -> None:
+        self.path, self.tail, self.count = path, tail.encode(), 0
+        self.partial = path.with_name(f"{path.stem}.part-{os.getpid()}{path.suffix}")
+        self.partial.unlink(missing_ok=True)
+        self.file = self.partial.open("x+b")  # which follows no link
+        self._write(head)
+
+    def append(self, text: str) -> None:
+        self._write(text)
+        self.count += 1
+
+    def _write(self, text: str) -> None:
+        try:
+            self.file.write(text.encode("utf-8", "backslashreplace"))
+            end = self.file.tell()
+            self.file.write(self.tail)
+            self.file.flush()
+            self.file.seek(end)
+        except OSError as error:
+            raise type(error)(
+                f"{self.path} could not be written, and is as it was before; "
+                f"{self.partial} has what came until then: {error}"
+            ) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            with self.file, open_result(self.path) as result:
+                self.file.seek(0)
+                shutil.copyfileobj(self.file, result)
+            self.partial.unlink()
+            return
+        with suppress(OSError):  # again, of what could not be written
+            self.file.close()
+        if self.count == 0:
+            self.partial.unlink(missing_ok=True)
+
+
+def _csv_row(cells: Iterable[object]) -> str:
+    line = io.StringIO()
+    safe = (spreadsheet_text(each) if isinstance(each, str) else each for each in cells)
+    csv.writer(line).writerow(safe)
+    return line.getvalue()
+
+
+def _columns(class_names: Sequence[str]) -> list[str]:
+    return list(_row(FacePrediction(""), class_names))
+
+
+def _row(prediction: FacePrediction, class_names: Sequence[str]) -> dict[str, object]:
+    row = asdict(prediction)
+    corrected, primary, box = (row.pop(name) for name in ("corrected", "primary", "box"))
+    for name in ("anchor", "attentive", "anchor_distances"):
+        del row[name]
+    row |= dict(zip(Box._fields, box or [None] * 4, strict=True))
+    for kind, probs in (("corrected", corrected), ("primary", primary)):
+        row |= {f"{kind} {name}": (probs or {}).get(name) for name in class_names}
+    return row
 
 
 def _describe(

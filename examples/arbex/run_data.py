@@ -1,16 +1,13 @@
 """The faces that a recipe names."""
 
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from configuration import Data
+from configuration import Data, rendered_settings
 from faces.completeness import expect_complete, with_lone_classes
 from faces.face_table import FaceTable
 from faces.reading import check_images, read_faces
 from readers.rows import SplitOptions
-from rendering.rendered_faces import PRESETS, RenderedFacesSettings
 
 CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
 
@@ -52,23 +49,3 @@ def read_recipe_faces(data: Data) -> FaceTable:
     except TypeError as error:
         raise ValueError(f"`data.splits` must name options of SplitOptions: {error}") from error
     return read_faces(data.dataset, data.root, splits=splits)
-
-
-def rendered_settings(options: dict[str, Any]) -> RenderedFacesSettings:
-    """Bring a recipe's ``data.rendered`` to settings.
-
-    Raises:
-        ValueError: if an option is not known.
-    """
-    changes = dict(options)
-    difficulty = changes.pop("difficulty", "medium")
-    if difficulty not in PRESETS:
-        raise ValueError(
-            f"`data.rendered.difficulty` must be one of {', '.join(PRESETS)}; got {difficulty!r}"
-        )
-    try:
-        return replace(PRESETS[difficulty], **changes)
-    except TypeError as error:
-        raise ValueError(
-            f"`data.rendered` must name options of RenderedFacesSettings: {error}"
-        ) from error

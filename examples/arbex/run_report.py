@@ -18,8 +18,9 @@ from evaluation import (
 from faces.face_table import FaceTable
 from figures.prediction_figures import draw_confusion, draw_faces, draw_reliability_and_risk
 from figures.training_figures import draw_anchors, draw_embedding, draw_training, read_history
-from html_page import cards, folded, heading, paragraph, picture, save_page, table
+from html_page import png_url, save_page
 from model_bundle import ModelBundle
+from plain_text import in_utf_8
 from result_files import save_json, save_text
 
 from reliability_balance import BalancerOutput
@@ -66,10 +67,11 @@ def report_on(
         folder / "metrics.json",
         {**asdict(evaluation), "unknown_classes": unknown, "versions": bundle.versions},
     )
-    save_text(folder / "metrics.txt", "\n".join([format_evaluation(evaluation), *notes]) + "\n")
+    text = "\n".join([format_evaluation(evaluation), *notes]) + "\n"
+    save_text(folder / "metrics.txt", in_utf_8(text))
     figures = _draw(output, known, evaluation, folder / "figures", history)
-    page = _page(bundle, evaluation, notes, figures)
-    save_page(folder / "report.html", f"ARBEx on {evaluation.dataset}", page)
+    values = _page_values(bundle, evaluation, figures)
+    save_page(folder / "report.html", "report.html", notes=notes, **values)
     return evaluation
 
 
@@ -101,12 +103,10 @@ def _draw(
     return figures
 
 
-def _page(
-    bundle: ModelBundle,
-    evaluation: Evaluation,
-    notes: list[str],
-    figures: dict[str, Path],
-) -> list[str]:
+def _page_values(
+    bundle: ModelBundle, evaluation: Evaluation, figures: dict[str, Path]
+) -> dict[str, object]:
+    """What the page shows."""
     primary, corrected = evaluation.primary, evaluation.corrected
     recipe = bundle.recipe
     headline = [
@@ -119,53 +119,38 @@ def _page(
         headline.append((f"{corrected.kl:.3f}", "KL to the label distribution (nats)"))
     if evaluation.attainable_accuracy is not None:
         headline.append((f"{evaluation.attainable_accuracy:.1f} %", "accuracy that is attainable"))
-    sections = [
-        f"<h1>ARBEx on {evaluation.dataset}</h1>",
-        paragraph(
+    clustering = evaluation.clustering
+    scores, best = _scores(evaluation)
+    return {
+        "title": f"ARBEx on {evaluation.dataset}",
+        "summary": (
             f"{evaluation.num_faces} test faces, {len(bundle.class_names)} classes; encoder "
             f"{recipe.encoder.name}, balancer recipe “{recipe.balancer.recipe}”, "
-            f"{recipe.balancer.num_anchors} anchors a class, seed {recipe.seed}.",
-            muted=True,
+            f"{recipe.balancer.num_anchors} anchors a class, seed {recipe.seed}."
         ),
-        cards(headline),
-        *(paragraph(note) for note in notes),
-        heading("Scores"),
-        _score_table(evaluation),
-        paragraph(f"{describe_changes(evaluation.changes)}."),
-        heading("Faces"),
-        picture(figures["faces"], CAPTIONS["faces"]),
-        heading("Confidence"),
-        picture(figures["reliability"], CAPTIONS["reliability"]),
-        heading("Classes"),
-        table(
-            ["class", "faces", "precision %", "recall %", "F1 %"],
+        "headline": headline,
+        "scores": scores,
+        "best": best,
+        "changes": describe_changes(evaluation.changes),
+        "classes": [
             [
-                [
-                    *(each.name, str(each.support)),
-                    *(f"{value:.1f}" for value in (each.precision, each.recall, each.f1)),
-                ]
-                for each in evaluation.classes
-            ],
-        ),
-        picture(figures["confusion"], CAPTIONS["confusion"]),
-    ]
-    if "embedding" in figures:
-        sections += [heading("Embedding"), picture(figures["embedding"], CAPTIONS["embedding"])]
-    if evaluation.clustering is not None:
-        sections.append(paragraph(f"{describe_clustering(evaluation.clustering)}."))
-    if "anchors" in figures:
-        sections.append(picture(figures["anchors"], CAPTIONS["anchors"]))
-    if "training" in figures:
-        sections += [heading("Training"), picture(figures["training"], CAPTIONS["training"])]
-    return [
-        *sections,
-        heading("Configuration"),
-        folded("The whole recipe", dump_recipe(recipe)),
-        folded("Versions", json.dumps(bundle.versions, indent=2)),
-    ]
+                *(each.name, each.support),
+                *(f"{value:.1f}" for value in (each.precision, each.recall, each.f1)),
+            ]
+            for each in evaluation.classes
+        ],
+        "clustering": None if clustering is None else describe_clustering(clustering),
+        "figures": {
+            name: {"caption": CAPTIONS[name], "source": png_url(path.read_bytes())}
+            for name, path in figures.items()
+        },
+        "recipe": dump_recipe(recipe),
+        "versions": json.dumps(bundle.versions, indent=2),
+    }
 
 
-def _score_table(evaluation: Evaluation) -> str:
+def _scores(evaluation: Evaluation) -> tuple[list[list[str]], list[int | None]]:
+    """Rows of the table, and the column of each that is better."""
     rows: list[list[str]] = []
     best: list[int | None] = []
     for name, label in score_labels(evaluation):
@@ -173,4 +158,4 @@ def _score_table(evaluation: Evaluation) -> str:
         rows.append([label, f"{before:.3f}", f"{after:.3f}"])
         better_after = (after > before) == (name in HIGHER_IS_BETTER)
         best.append(None if before == after else 2 if better_after else 1)
-    return table(["score", "primary", "corrected"], rows, best)
+    return rows, best

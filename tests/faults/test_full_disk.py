@@ -7,7 +7,7 @@ import pytest
 import torch
 from face_model import build_model
 from model_bundle import load_bundle, save_bundle
-from prediction import FacePrediction, save_predictions
+from prediction import FacePrediction, prediction_files
 from result_files import save_json
 from tiny_training import tiny_recipe, train_tiny
 from training.run_keeping import AtomicCheckpointIO
@@ -29,6 +29,12 @@ def largest_file(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def write_predictions(folder):
+    with prediction_files(folder, ("a", "b")) as write:
+        for number in range(500):
+            write([FacePrediction(f"{number}.jpg")])
+
+
 WRITERS = {
     "metrics.json": lambda path: save_json(path, list(range(5000))),
     "checkpoint.ckpt": lambda path: AtomicCheckpointIO().save_checkpoint(
@@ -36,9 +42,7 @@ WRITERS = {
     ),
     "model.safetensors": lambda path: save_bundle(path, build_model(RECIPE, 2), RECIPE, ("a", "b")),
     "balancer.safetensors": lambda path: save(path, ReliabilityBalancer(64, 2)),
-    "predictions.csv": lambda path: save_predictions(
-        path.parent, [FacePrediction(f"{number}.jpg") for number in range(500)]
-    ),
+    "predictions.csv": lambda path: write_predictions(path.parent),
 }
 
 
@@ -49,7 +53,10 @@ def test_the_old_file_stays(name, tmp_path):
     before = {each: each.read_bytes() for each in tmp_path.iterdir()}
     with largest_file(3000), pytest.raises(OSError, match=r"File too large|disk full"):
         WRITERS[name](path)
-    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+    assert {each: each.read_bytes() for each in before} == before
+    # What a prediction had until then is beside them, and nothing else is.
+    left = {each.name.partition("-")[0] for each in tmp_path.iterdir()} - {e.name for e in before}
+    assert left == ({"predictions.part"} if name == "predictions.csv" else set())
 
 
 def test_training_stops_and_keeps_what_it_had(tmp_path):

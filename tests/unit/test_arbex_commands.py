@@ -1,9 +1,14 @@
 """The commands, run in this process on a few rendered faces and a tiny encoder."""
 
+import csv
 import json
+import os
 import re
 import runpy
+import signal
+import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import face_trees
@@ -193,6 +198,27 @@ def test_predict_writes_tables_and_annotated_pictures(run, trained, tmp_path):
     assert "0 bytes" in output
 
 
+def test_a_name_that_is_no_utf_8_loses_nothing(run, trained, tmp_path):
+    source = tmp_path / "pictures"
+    source.mkdir()
+    names = ["=1\x1b[2J.png", "b.png", os.fsdecode(b"caf\xe9.png"), f"{'long' * 60}.png"]
+    for name in names:
+        Image.new("RGB", (40, 40), (180, 140, 120)).save(source / name)
+    (source / "z.mp4").write_bytes(b"")
+    out = tmp_path / "out"
+    output = run("predict", source, "--model", trained, "--out", out, status=1)
+    assert "\x1b" not in output
+    assert r"caf\udce9.png: " in output
+    assert "z.mp4: " in output
+    found = json.loads((out / "predictions.json").read_text())
+    assert [row["name"] for row in found] == [*names, "z.mp4"]
+    with (out / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows][2] == r"caf\udce9.png"
+    assert rows[0]["name"].startswith("'=1")
+    assert len(list((out / "annotated").iterdir())) == 4
+
+
 def test_inspect_data_writes_text_and_page(run, trained, tmp_path):
     output = run("inspect-data", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
     assert "happiness" in output
@@ -206,9 +232,44 @@ def test_each_command_explains_itself(run, command):
     assert len(output) > 600
 
 
-def test_wrong_input_is_told_without_a_traceback(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["arbex", "train", "--set", "data.foo=1"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "data.foo=1"], "--set: unknown key `data.foo`"),
+        (["--set", "seed=x"], "--set: `seed` must be a valid integer; got 'x'"),
+        (["--set", "data.splits.held_out=12"], "--set: `data.splits.held_out` must be a list"),
+        (["--set", "seed=1", "--set", "seed=2"], "--set must give each key once; got seed and"),
+        (["--recipe", "\x1b[31m\n"], r"got \x1b[31m\n"),
+    ],
+)
+def test_wrong_input_is_told_without_a_traceback(monkeypatch, capsys, options, message):
+    monkeypatch.setattr(sys, "argv", ["arbex", "train", *options])
     with pytest.raises(SystemExit) as exit_:
         runpy.run_path(str(MAIN), run_name="__main__")
     assert exit_.value.code == 2
-    assert "error: --set: unknown key `data.foo`" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert message in told
+    assert told.count("\n") == 1
+
+
+def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "arbex").symlink_to(trained)
+    command = [sys.executable, str(MAIN), "serve"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    ) as process:
+        told = process.stdout.readline()
+        (port,) = re.findall(r"open http://127\.0\.0\.1:(\d+)/ \(Ctrl-C to stop\)", told)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
+            assert b"ARBEx" in answer.read()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert (process.returncode, rest, errors) == (0, "", "")
+
+
+def test_all_that_is_printed_is_made_printable_first():
+    """Names come from files and tables; :func:`plain_text.say` escapes what a terminal obeys."""
+    printing = re.findall(r"\bprint\(.*", MAIN.read_text(encoding="utf-8"))
+    assert printing == ['print(f"error: {printable(error)}", file=sys.stderr)']

@@ -4,6 +4,7 @@ import base64
 import csv
 import dataclasses
 import io
+import os
 from html.parser import HTMLParser
 
 import numpy as np
@@ -76,6 +77,17 @@ def test_csv_comes_back_as_it_was(tmp_path):
         assert Verdict[row["verdict"].upper()] == expected.verdict
         assert float(row["doubt"]) == pytest.approx(expected.doubt, abs=1e-6)
         assert float(row["plausibility"]) == pytest.approx(expected.plausibility, abs=1e-6)
+
+
+def test_names_run_no_formula_and_come_back(tmp_path):
+    names = ["=1+1", "@x\r\n", "-1", "'b", os.fsdecode(b"caf\xe9")]
+    save_csv(make_ranking(), tmp_path / "labels.csv", class_names=names[:3], sample_names=names)
+    with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sample"] for row in rows] == ["'-1", r"caf\udce9", "'=1+1", "''b"]
+    assert [row["given"] for row in rows] == ["'=1+1", "'-1", "'@x\r\n", "'@x\r\n"]
+    page, _ = read_page(tmp_path, class_names=names[:3], sample_names=names)
+    assert r"caf\udce9" in "".join(page.text)
 
 
 def test_without_names_there_are_indices(tmp_path):

@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
+from plain_text import printable
+
 from faces.face_table import TEST, TRAIN, FaceTable, Problem
 
 ONE_SPLIT = "class in one split alone"
@@ -77,7 +79,7 @@ def _by_kind(problems: Iterable[Problem]) -> list[tuple[str, int, list[str]]]:
     counts: Counter[str] = Counter()
     for problem in problems:
         counts[problem.kind] += problem.count
-        places.setdefault(problem.kind, []).append(f"{problem.where}: {problem.detail}")
+        places.setdefault(problem.kind, []).append(printable(f"{problem.where}: {problem.detail}"))
     return [(kind, count, places[kind]) for kind, count in counts.most_common()]
 
 

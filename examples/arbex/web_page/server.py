@@ -1,80 +1,221 @@
-"""Serve the page on this machine alone; neither it nor the server asks anything of another one."""
+"""Serve the page to this machine's own browsers; neither asks anything of another machine."""
 
+import errno
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import gradio as gr
-import numpy as np
-import numpy.typing as npt
-import torch
+import anyio
+import uvicorn
+from anyio.to_thread import run_sync
+from configuration import rendered_settings
 from face_detection import Detector
+from faces.image_sources import CorruptImageError, decode
+from html_page import picture_url, render
 from media import Frame
 from model_bundle import ModelBundle
+from plain_text import say
 from prediction import predict_frame
 from rendering.rendered_faces import rendered_faces
-from run_data import rendered_settings
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from torch import Tensor
 
-from web_page.face_cards import STYLE, face_cards
+from web_page.face_cards import face_cards
 
-Picture = npt.NDArray[np.uint8]
-KEEP_SECONDS = 600  # how long Gradio keeps uploaded pictures on the disk
+HERE = "127.0.0.1"
+NAMES = (HERE, "localhost")  # a name of somebody else's may lead here, too (DNS rebinding)
+PORTS = range(7860, 7960)
+MOST_BYTES = 32 * 2**20  # of a picture's file
+MOST_SECONDS = 30  # for it to arrive
+MOST_CONNECTIONS = 16
+EXAMPLE_PIXELS = 192
 NUM_EXAMPLES = 6
-HINT = "Drop a picture on the left, and see here what the model makes of each face."
+HEADERS = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
+    "style-src-attr 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self' data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "cross-origin-resource-policy": "same-origin",
+    "referrer-policy": "no-referrer",
+    "x-content-type-options": "nosniff",
+    "cache-control": "no-store",
+}
 
 
-def build_page(bundle: ModelBundle, detect: Detector) -> gr.Blocks:
-    """Build the page: a picture goes in, a card for each face comes out."""
+class PictureError(ValueError):
+    """What came is not a picture that can be predicted; `status` is HTTP's word for why."""
 
-    def predict(picture: Picture | None) -> str:
-        if picture is None:
-            return HINT
-        pixels = torch.from_numpy(picture).permute(2, 0, 1).contiguous()
-        return face_cards(pixels, predict_frame(bundle, Frame("picture", pixels), detect))
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
 
-    page = gr.Blocks(
-        title="ARBEx", analytics_enabled=False, delete_cache=(KEEP_SECONDS, KEEP_SECONDS)
+
+def build_app(bundle: ModelBundle, detect: Detector) -> ASGIApp:
+    """Build the page: the bytes of a picture go in, a card for each face comes out."""
+    page = render(
+        "web_page.html",
+        description=_describe(bundle),
+        most_bytes=MOST_BYTES,
+        examples=_rendered_examples(bundle),
     )
-    with page:
-        gr.Markdown(f"# ARBEx\n{_describe(bundle)}")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                picture = gr.Image(
-                    label="Picture", type="numpy", sources=["upload", "webcam", "clipboard"]
-                )
-                examples = _rendered_examples(bundle)
-                if examples:
-                    gr.Examples(examples, picture, label="Rendered faces, not seen in training")
-            with gr.Column(scale=3, min_width=300):
-                cards = gr.HTML(HINT, padding=False)
-        picture.change(predict, picture, cards, api_visibility="private")
-    return page
+    one_at_a_time = anyio.CapacityLimiter(1)
+
+    def predict(content: bytes) -> str:
+        picture = decode_bytes(content)
+        return face_cards(picture, predict_frame(bundle, Frame("picture", picture), detect))
+
+    async def show(_: Request) -> Response:
+        return HTMLResponse(page)
+
+    async def answer(request: Request) -> Response:
+        try:
+            content = await _receive(request)
+            return HTMLResponse(await run_sync(predict, content, limiter=one_at_a_time))
+        except PictureError as error:
+            # The rest of a file that is refused is not waited for.
+            return PlainTextResponse(str(error), error.status, {"connection": "close"})
+        except MemoryError:
+            return PlainTextResponse("the picture must fit into the memory", 413)
+        except ClientDisconnect:
+            return Response(status_code=400)  # which nobody reads
+
+    return Starlette(
+        routes=[
+            Route("/", show),
+            Route("/predict", answer, methods=["POST"]),
+            Mount("/static", StaticFiles(directory=Path(__file__).parent / "static")),
+        ],
+        middleware=[
+            Middleware(_WithHeaders),
+            Middleware(TrustedHostMiddleware, allowed_hosts=NAMES, www_redirect=False),
+        ],
+    )
 
 
-def serve(page: gr.Blocks, *, port: int | None, block: bool = True) -> str:
-    """Start the server, for this machine's own browsers only.
+@contextmanager
+def running(app: ASGIApp, port: int | None) -> Iterator[str]:
+    """Serve in a thread until the block is left.
 
     Args:
-        page: from :func:`build_page`.
+        app: from :func:`build_app`.
         port: to listen on; None takes a free one from 7860 on.
-        block: whether to wait for Ctrl-C.
 
-    Returns:
+    Yields:
         The page's address.
+
+    Raises:
+        OSError: if the port, or each of a hundred, is taken.
     """
-    _, address, _ = page.launch(
-        server_name="127.0.0.1",
-        server_port=port,
-        share=False,
-        quiet=True,
-        prevent_thread_lock=True,
-        show_error=True,
-        footer_links=[],
-        css=STYLE,
-        theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
-    )
-    print(f"open {address} (Ctrl-C to stop)", flush=True)
-    if block:
-        page.block_thread()
-    return str(address)
+    with _listen(port) as listening:
+        server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                limit_concurrency=MOST_CONNECTIONS,
+                log_level="error",
+                lifespan="off",
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        try:
+            yield f"http://{HERE}:{listening.getsockname()[1]}/"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def serve(app: ASGIApp, *, port: int | None) -> None:
+    """Serve until Ctrl-C."""
+    with running(app, port) as address, suppress(KeyboardInterrupt):
+        say(f"open {address} (Ctrl-C to stop)")
+        threading.Event().wait()
+
+
+def decode_bytes(content: bytes) -> Tensor:
+    """Decode a picture as all of the application does, from a file that is gone at once.
+
+    Raises:
+        PictureError: if it cannot be decoded; the message names no file.
+    """
+    with TemporaryDirectory(prefix="arbex-") as folder:
+        path = Path(folder, "picture")
+        path.write_bytes(content)
+        try:
+            return decode(path)
+        except CorruptImageError as error:
+            raise PictureError(415, str(error).replace(str(path), "the picture")) from error
+
+
+async def _receive(request: Request) -> bytes:
+    """Take the picture's bytes, from our own page alone, and no more than there may be."""
+    origin, site = (request.headers.get(name) for name in ("origin", "sec-fetch-site"))
+    if origin not in (None, f"http://{request.headers['host']}") or site not in (
+        None,
+        "same-origin",
+        "none",
+    ):
+        raise PictureError(403, "pictures must come from this page, not from another site's")
+    content = bytearray()
+    try:
+        with anyio.fail_after(MOST_SECONDS):
+            async for chunk in request.stream():
+                content += chunk
+                if len(content) > MOST_BYTES:
+                    most = MOST_BYTES // 2**20
+                    raise PictureError(413, f"the picture must have at most {most} MiB")
+    except TimeoutError as error:
+        raise PictureError(408, f"the picture must arrive within {MOST_SECONDS} seconds") from error
+    return bytes(content)
+
+
+class _WithHeaders:
+    """Tell browsers of every answer what the page may load: nothing from elsewhere."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.headers = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], *self.headers]
+            await send(message)
+
+        await self.app(scope, receive, with_headers)
+
+
+def _listen(port: int | None) -> socket.socket:
+    for each in PORTS if port is None else (port,):
+        listening = socket.socket()
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((HERE, each))
+            listening.listen()
+        except OSError as error:
+            listening.close()
+            if port is not None or error.errno != errno.EADDRINUSE:
+                raise OSError(
+                    error.errno, f"`port` must be free; got {each}: {error.strerror}"
+                ) from error
+        else:
+            return listening
+    raise OSError(errno.EADDRINUSE, f"`port` must be given: {PORTS[0]} to {PORTS[-1]} are taken")
 
 
 def _describe(bundle: ModelBundle) -> str:
@@ -85,10 +226,10 @@ def _describe(bundle: ModelBundle) -> str:
     )
 
 
-def _rendered_examples(bundle: ModelBundle) -> list[list[Picture]]:
+def _rendered_examples(bundle: ModelBundle) -> list[str]:
     """Faces to try a model on that was trained on rendered ones."""
     if bundle.recipe.data.dataset != "rendered":
         return []
     settings = rendered_settings(bundle.recipe.data.rendered)
     table = rendered_faces(replace(settings, num_faces=NUM_EXAMPLES, seed=settings.seed + 1000))
-    return [[table.images[row].permute(1, 2, 0).numpy()] for row in range(NUM_EXAMPLES)]
+    return [picture_url(table.images[row], EXAMPLE_PIXELS) for row in range(NUM_EXAMPLES)]
