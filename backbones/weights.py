@@ -129,11 +129,22 @@ def load_weights(
 def check_sums(path: Path) -> None:
     """Compare what ``torch.save`` wrote with its checksums, which ``torch.load`` does not.
 
+    ``torch.save`` compresses nothing. An archive that does, or whose parts share bytes, could
+    unpack to any size, and is refused before anything of it is read.
+
     Raises:
-        ValueError: if a part of the archive has changed since. Old files, no archives, pass.
+        ValueError: if a part of the archive is compressed, or has changed since it was written. Old
+            files, no archives, pass.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
+            parts = archive.infolist()
+            size = sum(part.file_size for part in parts)
+            if size > path.stat().st_size or any(part.compress_type for part in parts):
+                raise ValueError(
+                    f"a compressed archive, which unpacks to {size} bytes and which torch.save "
+                    "does not write"
+                )
             if (damaged := archive.testzip()) is not None:
                 raise ValueError(f"{damaged} has changed since it was written")
 

@@ -125,6 +125,8 @@ def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         names = header["class_names"]
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise TypeError(f"names of classes that are no text: {names!r:.100}")
+        if len(names) < 2 or len({name.strip() for name in names} - {""}) != len(names):
+            raise ValueError(f"names of classes that are too few, empty or equal: {names!r:.100}")
     except PermissionError:
         raise
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:

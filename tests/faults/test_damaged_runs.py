@@ -1,9 +1,13 @@
 """A run folder of which one file is damaged: each command says which, and touches nothing."""
 
+import copy
 import pickle
+import resource
 import runpy
 import shutil
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import face_trees
@@ -14,6 +18,7 @@ from run_data import load_faces
 from tiny_training import tiny_recipe
 from training.fitting import fit
 from training.run_folder import RunFolder, begin_run
+from training.run_keeping import AtomicCheckpointIO
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
 
@@ -69,7 +74,19 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def compress(path):
+    """The parts of the archive, compressed; of no archive the whole."""
+    source = {"data": path.read_bytes()}
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            source = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in source.items():
+            archive.writestr(name, content)
+
+
 DAMAGE = {
+    "compressed": compress,
     "cut short": truncate,
     "a flipped bit": flip_bit,
     "empty": lambda path: path.write_bytes(b""),
@@ -129,6 +146,47 @@ def test_a_model_with_weights_that_are_not_numbers(run_folder, command, tmp_path
     status, error = command("evaluate", "--model", run_folder, "--out", tmp_path / "out")
     assert status == 2
     assert "its weights must be finite; balancer.anchors has NaN or infinite ones" in error
+
+
+@pytest.mark.parametrize("way", ["compressed", "shared"])
+def test_a_resume_point_that_would_unpack_to_gigabytes(way, run_folder, command):
+    path = run_folder / "checkpoint.ckpt"
+    with zipfile.ZipFile(path) as archive:
+        (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
+        start = archive.read(pickled)
+    size = 2**31
+    zeros = start + bytes(2**20)
+    if way == "compressed":
+        with (
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+            archive.open(pickled, "w", force_zip64=True) as part,
+        ):
+            for _ in range(size // len(zeros)):
+                part.write(zeros)
+    else:  # many names for the same bytes
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr(pickled, zeros)
+            for number in range(size // len(zeros)):
+                again = copy.copy(archive.infolist()[0])
+                again.filename = f"{pickled}{number}"
+                archive.filelist.append(again)
+                archive.NameToInfo[again.filename] = again
+    assert path.stat().st_size < 2**24
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    with pytest.raises(ValueError, match=r"must be a resume point .*; got: a compressed archive"):
+        AtomicCheckpointIO().load_checkpoint(path)
+    assert time.process_time() - began < 1
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
+
+
+@pytest.mark.parametrize("names", [("a", "a"), ("a", " a"), (), ("a", "")])
+def test_a_model_whose_class_names_tell_no_classes(names, run_folder):
+    bundle = load_bundle(run_folder)
+    rest = tuple(f"class {place}" for place in range(len(bundle.class_names)))[len(names) :]
+    names = names + rest if names else ()
+    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.recipe, names)
+    with pytest.raises(ValueError, match=r"must be a model that `train` wrote; got: .*names"):
+        load_bundle(run_folder)
 
 
 def test_a_whole_run_is_used_from_its_odd_path(run_folder, command, tmp_path):

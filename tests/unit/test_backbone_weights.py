@@ -1,6 +1,7 @@
 import pickle
 import sys
 import types
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,19 @@ class TestReading:
         torch.save(content, tmp_path / "other.pt")
         with pytest.raises(ValueError, match="`path` must hold tensors by name"):
             read_weights(tmp_path / "other.pt")
+
+    def test_a_compressed_archive_is_not_unpacked(self, tmp_path: Path) -> None:
+        torch.save(linear_weights(), tmp_path / "weights.pt")
+        path = tmp_path / "compressed.pt"
+        with (
+            zipfile.ZipFile(tmp_path / "weights.pt") as whole,
+            zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        ):
+            for name in whole.namelist():
+                archive.writestr(name, whole.read(name))
+        with pytest.raises(ValueError, match=r"`path` must be a weight .*: a compressed archive"):
+            read_weights(path)
+        assert read_weights(tmp_path / "weights.pt").keys() == linear_weights().keys()
 
 
 class TestLoading:

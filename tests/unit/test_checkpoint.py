@@ -489,7 +489,7 @@ class TestForeignFiles:
         }
         text = json.dumps(config)
         safetensors.torch.save_file({"a": torch.ones(2)}, path, {"reliability_balance": text})
-        with pytest.raises(ValueError, match="got .*: model with the unknown 'scale'"):
+        with pytest.raises(ValueError, match=r"got .*: model with the unknown 'scale'"):
             load(path)
 
 
