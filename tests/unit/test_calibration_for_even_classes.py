@@ -120,10 +120,10 @@ def test_with_noisy_labels_too(make):
 def test_a_second_fit_with_noise_forgets_the_first(make):
     matrix = 0.7 * torch.eye(3) + 0.1
     generator = torch.Generator().manual_seed(4)
-    noisy = torch.multinomial(matrix[LABELS[:500]], 1, generator=generator).squeeze(1)
+    noisy = torch.multinomial(matrix[LABELS[:1500]], 1, generator=generator).squeeze(1)
     again = make().fit(HELD_OUT / 50, LABELS)  # far from what follows
-    fit_with_noise(again, HELD_OUT[:500], noisy, matrix)
-    fresh = fit_with_noise(make(), HELD_OUT[:500], noisy, matrix)
+    fit_with_noise(again, HELD_OUT[:1500], noisy, matrix)
+    fresh = fit_with_noise(make(), HELD_OUT[:1500], noisy, matrix)
     for one, other in zip(again.buffers(), fresh.buffers(), strict=True):
         assert torch.equal(one, other)
 
