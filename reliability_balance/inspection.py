@@ -6,7 +6,7 @@ model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -85,7 +85,7 @@ class LabelRanking:
         return len(self.sample)
 
     def __iter__(self) -> Iterator[DoubtfulLabel]:
-        columns = [column.tolist() for column in self._columns()]
+        columns = [column.tolist() for column in self._columns().values()]
         for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
             yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
 
@@ -99,10 +99,10 @@ class LabelRanking:
         return self._rows(self.verdict == verdict)
 
     def _rows(self, rows: Tensor | slice) -> Self:
-        return type(self)(*(column[rows] for column in self._columns()), caution=self.caution)
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
-    def _columns(self) -> list[Tensor]:
-        return [getattr(self, name) for name in DoubtfulLabel._fields]
+    def _columns(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in DoubtfulLabel._fields}
 
 
 @torch.no_grad()
@@ -169,9 +169,16 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     if reason:
         warnings.warn(f"no verdicts: {reason}", UserWarning, stacklevel=3)
         verdict = torch.full_like(verdict, Verdict.UNKNOWN)
-    columns = (seen, given, posterior.argmax(-1), doubt, plausibility, verdict)
     order = doubt.argsort(descending=True, stable=True)
-    return LabelRanking(*(column[order].cpu() for column in columns), caution=reason)
+    return LabelRanking(
+        sample=seen[order].cpu(),
+        given=given[order].cpu(),
+        suggested=posterior.argmax(-1)[order].cpu(),
+        doubt=doubt[order].cpu(),
+        plausibility=plausibility[order].cpu(),
+        verdict=verdict[order].cpu(),
+        caution=reason,
+    )
 
 
 @torch.no_grad()

@@ -113,6 +113,7 @@ class RefurbishLabels(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an index by which far fewer samples were seen than were given."""
+        self.targets.check_ranks()
         given = self._given * trainer.world_size
         seen = int((self.targets.updates > 0).sum())
         if _gives_each_sample_once(trainer.train_dataloader) and 2 * seen < given:
