@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -101,7 +101,7 @@ class LabelRanking:
     def _rows(self, rows: Tensor | slice) -> Self:
         return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
-    def _columns(self) -> dict[str, Tensor]:
+    def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DoubtfulLabel._fields}
 
 

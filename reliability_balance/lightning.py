@@ -83,7 +83,7 @@ class RefurbishLabels(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place before the loss."""
         # A debugging run may be as short as it likes.
-        if trainer.max_epochs not in (None, -1) and not trainer.fast_dev_run:
+        if trainer.max_epochs not in (None, -1) and not getattr(trainer, "fast_dev_run", False):
             self.targets.check_epochs(trainer.max_epochs - trainer.current_epoch)
         self.targets.to(pl_module.device)
         criterion = pl_module.get_submodule(self.criterion)
