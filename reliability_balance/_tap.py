@@ -54,10 +54,11 @@ class Tap:
         if passages is None:
             return
         result = rest[-1]
+        value: Any
         if self.side == "output":
             value = only_tensor(result, "the embedding layer")
         else:
-            value = args[0] if args else next(iter(rest[0].values()), None)
+            value = args[0] if args else next(iter(rest[0].values()))
         if not isinstance(value, Tensor):
             raise TypeError(
                 f"`embedding` must name a layer that takes a tensor; got {type(value).__name__}"

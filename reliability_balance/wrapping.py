@@ -416,7 +416,7 @@ class WrappedClassifier(nn.Module):
         return self.model
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         self.source.tap.claim(self)
 
     def __del__(self) -> None:

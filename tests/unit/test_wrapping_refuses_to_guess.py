@@ -836,9 +836,7 @@ def test_heads_of_zeros_prove_nothing():
 
 
 def test_masks_that_no_call_can_have_are_refused():
-    with pytest.raises(
-        ValueError, match=r"`token_mask` must name .*got 'paddding_mask'"
-    ):
+    with pytest.raises(ValueError, match=r"`token_mask` must name .*got 'paddding_mask'"):
         wrap(TokenAverage(uses_mask=True), token_mask="paddding_mask")
 
     class Outer(nn.Module):
