@@ -30,8 +30,8 @@ ELEMENTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU),
     *(nn.Sigmoid, nn.Softplus, nn.Tanh),
 )
-# These very classes: there are subclasses of LayerNorm that norm channels first.
-CHANNELS_LAST = (nn.Linear, nn.LayerNorm, nn.RMSNorm)
+# There are subclasses of LayerNorm that norm channels first, but all say how many these are.
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @contextmanager
@@ -80,16 +80,16 @@ def prove_classifier(
     for name in names:
         source = EmbeddingSource(model, name, side="input", output=output, token_mask=token_mask)
         try:
-            proven.append((source, source.read(model, args, kwargs, False).embedding))
-        except (RuntimeError, ValueError) as problem:
-            source.remove()
+            proven.append((source, source.read(model, args, kwargs).embedding))
+        except Exception as problem:  # whatever it is, another layer may do
+            source.tap.release()
             problems.append(problem)
         if proven and name == names[0]:
             break
     if len(proven) == 1:
         return proven[0]
     for source, _ in proven:
-        source.remove()
+        source.tap.release()
     if proven:
         among = ", ".join(repr(source.layer_name) for source, _ in proven)
         raise ValueError(
@@ -112,9 +112,9 @@ def answering_layer(
     """The linear layer whose result is the model's answer, if there is one."""
     try:
         source, _ = prove_classifier(model, args, kwargs, output=output, token_mask=token_mask)
-    except (TypeError, ValueError, RuntimeError):
+    except Exception:
         return None
-    source.remove()
+    source.tap.release()
     return source.layer
 
 
@@ -139,8 +139,7 @@ def channel_axis(
 ) -> int:
     """The axis of a layer's output that is the embedding's width: -1, or 1 if channels first.
 
-    Known from the layers that make or take this very tensor, activations aside, or from a
-    classifier of the width of one axis and not of the other.
+    Known from the layers that make or take this very tensor, activations aside.
 
     Raises:
         ValueError: if nothing tells, and `layout` is None.
@@ -172,10 +171,6 @@ def channel_axis(
     axes = _axes_around(value, touched)
     if len(axes) == 1:
         return axes.pop()
-    classifier = find_classifier(model)
-    width = None if classifier is None else getattr(classifier[1], "in_features", None)
-    if (value.shape[1] == width) != (value.shape[-1] == width):
-        return 1 if value.shape[1] == width else -1
     raise ValueError(
         f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, since nothing tells which axis "
         f"of the layer's output {tuple(value.shape)} is the embedding's; got None"
@@ -190,19 +185,18 @@ def _axes_around(value: Tensor, touched: list[tuple[nn.Module, list[Tensor]]]) -
         for module, tensors in touched:
             if isinstance(module, ELEMENTWISE) and any(id(each) in alike for each in tensors):
                 alike |= {id(each) for each in tensors}
-    return {
-        axis
-        for module, tensors in touched
-        if any(id(each) in alike for each in tensors)
-        for axis in _axis_of(module)
-    }
+    near = (module for module, tensors in touched if any(id(each) in alike for each in tensors))
+    return {axis for module in near for axis in _axis_of(module, value)}
 
 
-def _axis_of(module: nn.Module) -> tuple[int, ...]:
+def _axis_of(module: nn.Module, value: Tensor) -> tuple[int, ...]:
     """The axis of features in what a layer takes and gives, if its kind tells."""
     if isinstance(module, CHANNELS_FIRST):
         return (1,)
-    return (-1,) if type(module) in CHANNELS_LAST else ()
+    if isinstance(module, NORMS) and len(module.normalized_shape) == 1:
+        (width,) = module.normalized_shape
+        return tuple(axis for axis in (1, -1) if value.shape[axis] == width != value.shape[-axis])
+    return (-1,) if type(module) is nn.Linear else ()
 
 
 def without_gradient(model: nn.Module, embedding: Tensor) -> list[str]:

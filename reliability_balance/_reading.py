@@ -1,4 +1,4 @@
-"""How a classifier gets from what enters its last layer to its answer, found out and proven."""
+"""How a classifier gets from what its last layer gives to its answer, found out and proven."""
 
 from collections.abc import Callable
 from typing import Literal, NamedTuple
@@ -34,36 +34,59 @@ class Reading(NamedTuple):
         return scores if self.activation == "none" else ACTIVATIONS[self.activation](scores)
 
 
-def find_reading(
+def find_readings(
     value: Tensor, scores: Tensor, answer: Tensor, mask: Tensor | None
-) -> Reading | None:
-    """Find how `answer` (B, C) comes from `scores`, the layer's output for `value`; None if not.
+) -> list[Reading]:
+    """Find how `answer` (B, C) comes from `scores`, the layer's output for `value`.
+
+    More than one if they agree about the embedding, as for a single token; none if nothing fits.
 
     Raises:
-        ValueError: if two ways fit that disagree about the embedding.
+        ValueError: if two ways fit that disagree, or scores that are all alike fit anything.
     """
-    if answer.ndim != 2 or scores.shape[:1] != answer.shape[:1]:
-        return None
-    if scores.shape[-1] != answer.shape[-1] or value.shape[:-1] != scores.shape[:-1]:
-        return None
-    poolings: tuple[Pooling, ...] = ("vector",) if scores.ndim == 2 else ("token", "mean")
+    if not fits(value, scores, answer):
+        return []
     for activation, function in ACTIVATIONS.items():
         given = function(RF.widen(scores))
-        fitting = [
-            pooling
-            for pooling in poolings
-            if _same(pool(pooling, given, given, answer, mask), answer)
+        readings = [
+            Reading(pooling, activation)
+            for pooling in _poolings(scores)
+            if _same(
+                pool(pooling, given if activation != "none" else scores, given, answer, mask),
+                answer,
+                is_exact=activation == "none" and pooling != "mean",
+            )
         ]
-        if len(fitting) == 2:
-            one, other = (pool(each, value, given, answer, mask) for each in fitting)
-            if not _same(one, other):
-                raise ValueError(
-                    "`model` must give different logits to different tokens, to see which one it "
-                    "answers for; got equal ones, as from a last layer of zeros"
-                )
-        if fitting:
-            return Reading(fitting[0], activation)
-    return None
+        if not readings:
+            continue
+        if _tell_nothing(scores):
+            raise ValueError(
+                "`model` must give different logits to different samples and tokens, to see what "
+                "it answers for; got equal ones, as from a last layer of zeros"
+            )
+        rows = [pool(reading.pooling, value, given, answer, mask) for reading in readings]
+        if not all(_same(row, rows[0], is_exact=False) for row in rows):
+            raise ValueError(
+                "`model` must pick a token or average all, and not so that both give the same "
+                "logits; got logits that are both"
+            )
+        return readings
+    return []
+
+
+def fits(value: Tensor, scores: Tensor, answer: Tensor) -> bool:
+    """Whether `scores` (B, ..., C) for `value` (B, ..., D) can become `answer` (B, C)."""
+    return (
+        answer.ndim == 2
+        and scores.ndim >= 2
+        and scores.shape[-1] == answer.shape[-1]
+        and scores.shape[0] == answer.shape[0]
+        and value.shape[:-1] == scores.shape[:-1]
+    )
+
+
+def _poolings(scores: Tensor) -> tuple[Pooling, ...]:
+    return ("vector",) if scores.ndim == 2 else ("token", "mean")
 
 
 def pool(
@@ -85,15 +108,26 @@ def _chosen_token(scores: Tensor, answer: Tensor, mask: Tensor | None) -> Tensor
     Low precision can give two tokens the same scores; models that pick, pick the last.
     """
     gap = (RF.widen(scores) - RF.widen(answer).unsqueeze(1)).abs().sum(-1)
+    order = torch.arange(1, gap.shape[1] + 1, device=gap.device)
     if mask is not None:
-        gap = gap.masked_fill(~mask, torch.inf)
-    nearest = gap <= gap.amin(1, keepdim=True)
-    return (nearest * torch.arange(1, gap.shape[1] + 1, device=gap.device)).argmax(1)
+        order = order + gap.shape[1] * mask
+    return ((gap <= gap.amin(1, keepdim=True)) * order).argmax(1)
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors are equal but for rounding in the coarser of their dtypes."""
-    precision = max(torch.finfo(each.dtype).eps for each in (one, other))
+def _tell_nothing(scores: Tensor) -> bool:
+    """Whether all rows of (..., C) are alike; of one row, whether it is zero."""
+    rows = scores.flatten(0, -2)
+    return bool((rows == (rows[:1] if len(rows) > 1 else 0.0)).all())
+
+
+def _same(one: Tensor, other: Tensor, *, is_exact: bool) -> bool:
+    """Whether two tensors are equal in the coarser of their dtypes, but for rounding if asked."""
+    coarser = max((one.dtype, other.dtype), key=lambda dtype: torch.finfo(dtype).eps)
+    if is_exact:
+        return torch.equal(one.to(coarser), other.to(coarser))
     wide, wanted = RF.widen(one, other), RF.widen(other, one)
-    tolerance = max(4 * precision, 1e-5) * wanted.abs().amax().clamp_min(1e-6)
-    return bool(((wide - wanted).abs() <= tolerance).all())
+    relative = max(4 * torch.finfo(coarser).eps, 1e-5)
+    # Beside the median, as one class may be ruled out by a huge number.
+    usual = wanted.abs().median() if wanted.numel() else 0.0
+    close = (wide - wanted).abs() <= relative * (wanted.abs() + usual)
+    return bool((close | (wide == wanted)).all())

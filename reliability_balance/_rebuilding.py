@@ -143,11 +143,17 @@ def wrapped_as(
     balancer = build({"": parts.get("balancer", {})})
     network = model.model if isinstance(model, WrappedClassifier) else model
     # A head of the user's own cannot be built; what differs is told by the caller.
-    if not isinstance(balancer, ReliabilityBalancer) or not all(
-        fits(module, state_within(state, name))
-        for name, module in (("model", network), ("balancer", balancer))
-    ):
+    if not isinstance(balancer, ReliabilityBalancer):
         return model
+    problems = [
+        problem
+        for name, module in (("model", network), ("balancer", balancer))
+        for problem in _misfits(module, state_within(state, name))
+    ]
+    if settings["layer"] not in dict(network.named_modules()):
+        problems.append(f"the file has the embedding's layer {settings['layer']!r}, which is not")
+    if problems:
+        raise ValueError(_refusal("model", problems))
     if isinstance(model, WrappedClassifier):
         model.unwrap()
     place = {name: value for name, value in settings.items() if name != "class"}
@@ -175,12 +181,16 @@ def check_fit(
     """
     problems = _differences(parts, parts_of(module)) + _misfits(module, state)
     if problems:
-        more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise ValueError(
-            f"`{role}` must be built as the one that was saved, and nothing was loaded; "
-            f"got: {'; '.join(problems[:SHOWN])}{more}"
-        )
+        raise ValueError(_refusal(role, problems))
     check_weights(role, module, state)
+
+
+def _refusal(role: str, problems: list[str]) -> str:
+    more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
+    return (
+        f"`{role}` must be built as the one that was saved, and nothing was loaded; "
+        f"got: {'; '.join(problems[:SHOWN])}{more}"
+    )
 
 
 def check_weights(role: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import _checks
-from reliability_balance._reading import Reading, find_reading, pool
+from reliability_balance._reading import Reading, find_readings, fits, pool
 from reliability_balance._tap import Passage, Side, Tap, find_answer
 
 MASK_ARGUMENT = "attention_mask"
@@ -53,10 +53,8 @@ class EmbeddingSource:
         self.token_mask = token_mask
         self.layer = layer_named(model, layer_name)
         self.reading: Reading | None = None
-        self._mask_position = _position(model, token_mask)
-        self._tap = Tap(side)
-        self._handle = self.layer.register_forward_hook(self._tap, with_kwargs=True)
-        self.is_attached = True
+        self._mask_position, self._takes_any = _place_of(model, token_mask)
+        self.tap = Tap(self.layer, side)
 
     def settings(self) -> dict[str, Any]:
         """What a checkpoint keeps to attach another model of the kind alike."""
@@ -69,17 +67,34 @@ class EmbeddingSource:
         }
 
     def read(
-        self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], wants_logits: bool
+        self,
+        model: nn.Module,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        wants_logits: bool = False,
+        is_training: bool = False,
+        validate: bool = True,
     ) -> Embedded:
-        """Call the model, and return what passed the layer and, if wanted, the model's logits."""
-        passages, given = self._tap.run(model, args, kwargs)
-        passage = self._only(model, passages)
+        """Call the model, and return what passed the layer and, if wanted, the model's logits.
+
+        Args:
+            model: the classifier.
+            args: of the call.
+            kwargs: of the call.
+            wants_logits: whether the model's answer is needed.
+            is_training: whether gradients are meant to reach the model.
+            validate: whether to prove each call; else the first proof is relied on.
+        """
+        passages, given = self.tap.run(model, args, kwargs)
+        passage = self._only(model, passages, is_training)
+        validate = validate and _checks.can_read_values()
         if self.side == "output":
-            return self._read_output(passage, given, args, kwargs, wants_logits)
+            return self._read_output(passage, given, args, kwargs, wants_logits, validate)
         answer = find_answer(given, self.output)
         value = passage.value
-        mask = self._mask(value, args, kwargs) if value.ndim > 2 else None
-        reading = self.reading or self._prove(model, passage, answer, mask)
+        mask = self._mask(value, args, kwargs, is_needed=False) if value.ndim > 2 else None
+        reading = self._reading_of(model, passage, answer, mask, validate)
         scores = reading.activate(passage.result)
         logits = None
         if wants_logits:
@@ -88,18 +103,15 @@ class EmbeddingSource:
             raw = passage.result
             logits = pool(reading.pooling, raw, scores, answer, mask) if softmaxed else answer
         if reading.pooling == "mean":
+            mask = self._mask(value, args, kwargs)
             return Embedded(value.flatten(1, -2), logits, mask)
         return Embedded(pool(reading.pooling, value, scores, answer, mask), logits)
-
-    def remove(self) -> None:
-        """Take the hook off the layer."""
-        self._handle.remove()
-        self.is_attached = False
 
     def __repr__(self) -> str:
         name = repr(self.layer_name) if self.layer_name else "the model"
         if self.side == "output":
-            return f"output of {name}, not checked against the model's answer"
+            mask = f", tokens by {self.token_mask!r}" if self.token_mask else ""
+            return f"output of {name}, not checked against the model's answer{mask}"
         if self.reading is None:
             return f"input of {name}, to be checked at the first call"
         how = {"vector": "", "token": " for the token that it picks", "mean": " averaged"}
@@ -112,11 +124,11 @@ class EmbeddingSource:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         wants_logits: bool,
+        validate: bool,
     ) -> Embedded:
         embedding = as_embedding(passage.value, self.channels)
         rows = _rows(given, self.output)
-        is_sequence_first = getattr(self.layer, "batch_first", True) is False
-        if is_sequence_first or rows not in (None, len(embedding)):
+        if _is_sequence_first(self.layer) or rows not in (None, len(embedding)):
             raise ValueError(
                 "`embedding` must name a layer whose first axis is the batch"
                 f"{'' if rows is None else f', of {rows}'}; got {self.layer_name!r} with "
@@ -126,36 +138,46 @@ class EmbeddingSource:
         if not wants_logits:
             return Embedded(embedding, token_mask=mask)
         answer = find_answer(given, self.output)
-        if not self._tap.is_checked and _checks.can_read_values():
+        if validate:
             _refuse_probabilities(answer)
-            self._tap.is_checked = True
         return Embedded(embedding, answer, mask)
 
-    def _prove(
-        self, model: nn.Module, passage: Passage, answer: Tensor, mask: Tensor | None
+    def _reading_of(
+        self,
+        model: nn.Module,
+        passage: Passage,
+        answer: Tensor,
+        mask: Tensor | None,
+        validate: bool,
     ) -> Reading:
-        """Find how the model answers from what the layer gives, once."""
-        if not _checks.can_read_values():
-            # While a graph is traced there are no values, but one tensor is still itself.
-            if passage.result is answer and answer.ndim == 2:
-                return Reading("vector", "none")
-            raise RuntimeError(
-                f"`model` must be called once before it is compiled or exported, or wrapped with "
-                f"`example_input`: what {self.layer_name!r} gives is not the model's answer itself"
-            )
-        reading = prove(passage, answer, mask)
-        if reading is None:
+        """How the model answers from what the layer gives, proven if it can be."""
+        if passage.is_answer(answer) and answer.ndim == 2 and passage.value.ndim == 2:
+            self.reading = self.reading or Reading("vector", "none")
+            return Reading("vector", "none")
+        is_sound = isinstance(passage.result, Tensor) and passage.is_unchanged()
+        if not is_sound or not fits(passage.value, passage.result, answer):
             raise ValueError(_mismatch(model, self.layer_name, passage, answer))
-        if len(answer):
-            self.accept(reading)
-        return reading
+        if validate and len(answer):
+            if bool(answer.isnan().any()):
+                raise ValueError("`model` must answer with numbers; got NaN")
+            readings = find_readings(passage.value, passage.result, answer, mask)
+            if not readings:
+                raise ValueError(_mismatch(model, self.layer_name, passage, answer))
+            # One token is all there are: whether it was picked or averaged is seen another time.
+            if len(readings) == 1:
+                self.reading = readings[0]
+            return readings[0]
+        if self.reading is not None:
+            return self.reading
+        if not len(answer):
+            return Reading("vector" if passage.value.ndim == 2 else "mean", "none")
+        raise RuntimeError(
+            "`model` must be called once before it is compiled, exported or run with "
+            "validate_args=False, or wrapped with `example_input`: what "
+            f"{self.layer_name!r} gives is not the model's answer itself"
+        )
 
-    def accept(self, reading: Reading) -> None:
-        """Take a reading as proven."""
-        self.reading = reading
-        self._tap.is_checked = True
-
-    def _only(self, model: nn.Module, passages: list[Passage]) -> Passage:
+    def _only(self, model: nn.Module, passages: list[Passage], is_training: bool) -> Passage:
         """The one passage there may be; a RuntimeError says why there is none, or more."""
         name = f"layer {self.layer_name!r}, which gives the embedding,"
         if len(passages) > 1:
@@ -164,15 +186,17 @@ class EmbeddingSource:
                 "`embedding`, or call the wrapped model once for each input"
             )
         if not passages:
-            if not self.is_attached:
+            if not self.tap.is_attached:
                 why = "the model was unwrapped"
+            elif all(part is not self.layer for part in model.modules()):
+                why = "it is no longer a part of the model, which must be wrapped anew"
             elif compiled_part(model, self.layer) is not None:
                 why = "a part of the model was compiled: compile the wrapped model instead"
             else:
                 why = "another layer must be named as `embedding`"
             raise RuntimeError(f"{name} did not run: {why}")
         (passage,) = passages
-        if not passage.has_graph and torch.is_grad_enabled() and model.training:
+        if is_training and not passage.has_graph and torch.is_grad_enabled():
             head = {id(parameter) for parameter in self.layer.parameters()}
             if any(p.requires_grad and id(p) not in head for p in model.parameters()):
                 raise RuntimeError(
@@ -183,35 +207,48 @@ class EmbeddingSource:
         return passage
 
     def _mask(
-        self, tokens: Tensor, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+        self,
+        tokens: Tensor,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        is_needed: bool = True,
     ) -> Tensor | None:
-        """Which of (B, ..., D) tokens are no padding, (B, T) bool; None for all."""
-        if self.token_mask is None:
-            return None
-        mask = kwargs.get(self.token_mask)
-        if mask is None and self._mask_position is not None and self._mask_position < len(args):
-            mask = args[self._mask_position]
-        for each in args:
-            if mask is None and isinstance(each, Mapping):
-                mask = each.get(self.token_mask)
+        """Which of (B, ..., D) tokens are no padding, (B, T) bool; None for all.
+
+        Where a mask is not needed, one that cannot be for these tokens is passed over.
+        """
+        mask = self._given_mask(args, kwargs)
         if mask is None:
+            several = sum(isinstance(each, Tensor) for each in args) > 1
+            if is_needed and self.token_mask is not None and self._takes_any and several:
+                raise ValueError(
+                    f"`{self.token_mask}` must be given by keyword, since the model takes any "
+                    f"arguments, or token_mask=None to `wrap`; got {len(args)} without names"
+                )
             return None
         shape = (len(tokens), math.prod(tokens.shape[1:-1]))
-        if not isinstance(mask, Tensor) or mask.is_floating_point() or mask.shape != shape:
-            got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
-            raise ValueError(
-                f"`token_mask` must name an argument with a bool or int (B, T) = {shape}, 1 for "
-                f"tokens and 0 for padding, or be None if all are tokens; got {self.token_mask!r} "
-                f"with {got}"
-            )
-        return mask.bool()
+        if isinstance(mask, Tensor) and not mask.is_floating_point() and mask.shape == shape:
+            return mask.bool()
+        if not is_needed:
+            return None
+        got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
+        raise ValueError(
+            f"`token_mask` must name an argument with a bool or int (B, T) = {shape}, 1 for "
+            f"tokens and 0 for padding, or be None if all are tokens; got {self.token_mask!r} "
+            f"with {got}"
+        )
 
-
-def prove(passage: Passage, answer: Tensor, mask: Tensor | None) -> Reading | None:
-    """Find how a layer's result became the model's answer; None if it did not."""
-    if passage.result_copy is None:
-        return None
-    return find_reading(passage.value, passage.result_copy, answer, mask)
+    def _given_mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """The mask among a call's arguments, or in a mapping that is one of them."""
+        if self.token_mask is None:
+            return None
+        if self.token_mask in kwargs:
+            return kwargs[self.token_mask]
+        if self._mask_position is not None and self._mask_position < len(args):
+            return args[self._mask_position]
+        batches = (each for each in args if isinstance(each, Mapping))
+        return next((each[self.token_mask] for each in batches if self.token_mask in each), None)
 
 
 def as_embedding(value: Tensor, channels: int) -> Tensor:
@@ -248,23 +285,44 @@ def num_outputs(layer: nn.Module) -> int:
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers of any kind, by name; of adapters and other compounds the outermost."""
+    """Linear layers of any kind, by name; of an adapted one the adapter around it."""
     outer: nn.Module | None = None
     for name, module in model.named_modules():
         if outer is not None and any(module is part for part in outer.modules()):
             continue
-        sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
-        if all(isinstance(size, int) for size in sizes):
+        if _is_linear(module):
             outer = module
             yield name, module
 
 
-def own_parameters(model: nn.Module, layer: nn.Module) -> list[nn.Parameter]:
-    """Parameters of a layer that no other part of the model uses."""
+def _is_linear(module: nn.Module) -> bool:
+    """A linear layer: torch's, a quantised one, or one that peft adapted; no network of layers."""
+    if isinstance(module, nn.Linear):
+        return True
+    if not _has_width(module):
+        return False
+    base = getattr(module, "base_layer", None)
+    if isinstance(base, nn.Module):
+        return _is_linear(base)
+    return not any(_has_width(part) or list(part.parameters()) for part in module.children())
+
+
+def _has_width(module: nn.Module) -> bool:
+    sizes = (getattr(module, "in_features", None), getattr(module, "out_features", None))
+    return all(isinstance(size, int) for size in sizes)
+
+
+def own_parameters(model: nn.Module, layer: nn.Module) -> list[tuple[nn.Module, str]]:
+    """Parameters of a layer that no other part of the model uses, by module and name."""
     inside = set(layer.modules())
     others = (module for module in model.modules() if module not in inside)
     shared = {id(p) for module in others for p in module.parameters(recurse=False)}
-    return [parameter for parameter in layer.parameters() if id(parameter) not in shared]
+    return [
+        (module, name)
+        for module in layer.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) not in shared
+    ]
 
 
 def layer_named(model: nn.Module, name: str) -> nn.Module:
@@ -297,7 +355,11 @@ def refuse_unwrappable(model: nn.Module) -> None:
             )
         if isinstance(module, torch.jit.ScriptModule):
             raise ValueError(f"`model` must not be a script; got a model of which {where} one")
-        if any(isinstance(hook, Tap) for hook in module._forward_hooks.values()):
+        taps = [hook for hook in module._forward_hooks.values() if isinstance(hook, Tap)]
+        for tap in taps:
+            if not tap.has_owner():
+                tap.release()  # of a copy of a wrapped model, whose wrapper was not copied
+        if any(tap.has_owner() for tap in taps):
             raise ValueError(
                 f"`model` must not be wrapped already; got a model of which {where} read by "
                 "another wrapper: call its unwrap() first"
@@ -313,10 +375,31 @@ def compiled_part(model: nn.Module, layer: nn.Module) -> str | None:
     return None
 
 
-def _position(model: nn.Module, argument: str | None) -> int | None:
-    """Where a call has this argument, if it is given by position."""
-    names = list(inspect.signature(model.forward).parameters)
-    return None if argument is None or argument not in names else names.index(argument)
+def _place_of(model: nn.Module, argument: str | None) -> tuple[int | None, bool]:
+    """Where a call has this argument by position, and whether the model takes any arguments.
+
+    Raises:
+        ValueError: if the model does not take an argument of that name.
+    """
+    base = getattr(model, "get_base_model", None)  # peft's, which hides the names of arguments
+    called = base() if callable(base) else model
+    parameters = inspect.signature(called.forward).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    named = inspect.Parameter.VAR_KEYWORD in kinds or argument in parameters
+    if argument not in (None, MASK_ARGUMENT) and not named:
+        raise ValueError(
+            f"`token_mask` must name an argument of the model's forward; got {argument!r}, and it "
+            f"takes {', '.join(parameters)}"
+        )
+    names = list(parameters)
+    position = None if argument is None or argument not in names else names.index(argument)
+    return position, position is None and inspect.Parameter.VAR_POSITIONAL in kinds
+
+
+def _is_sequence_first(layer: nn.Module) -> bool:
+    """Whether a layer of torch's own, or the layers that it is made of, has the batch second."""
+    parts = layer.modules() if type(layer).__module__.startswith("torch.nn") else (layer,)
+    return any(getattr(part, "batch_first", True) is False for part in parts)
 
 
 def _rows(given: Any, output: str | int | None) -> int | None:
@@ -344,12 +427,14 @@ def _mismatch(model: nn.Module, name: str, passage: Passage, answer: Tensor) -> 
     shape = tuple(gave.shape) if isinstance(gave, Tensor) else type(gave).__name__
     if answer.ndim != 2:
         what = f"the model must answer with (B, C); got {tuple(answer.shape)}"
+    elif isinstance(gave, Tensor) and not passage.is_unchanged():
+        what = f"what the last linear layer, {name!r}, gives is changed in place afterwards"
     elif isinstance(gave, Tensor) and gave.shape == answer.shape:
         what = f"the last linear layer, {name!r}, gives other values than the model"
     else:
         what = f"the last linear layer, {name!r}, gives {shape}, the model {tuple(answer.shape)}"
     return (
         f"`embedding` must name a layer, since {what}; got None. Name the layer whose output is "
-        "the embedding ('' for a model that is a feature extractor), or give `example_input`, so "
-        f"that all linear layers are tried. Layers: {layer_names(model)}"
+        "the embedding ('' for a model that is a feature extractor), or give an `example_input` if "
+        f"there was none, so that all linear layers are tried. Layers: {layer_names(model)}"
     )

@@ -1,7 +1,9 @@
 """Read what passes one layer of a model while the model runs."""
 
+import dataclasses
 import threading
-from collections.abc import Mapping
+import weakref
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -14,37 +16,60 @@ class Passage(NamedTuple):
     """What passed a layer once.
 
     ``value`` is a copy of the layer's input or output, since a later layer may work in place;
-    ``result`` is the layer's own output, and ``result_copy`` its copy while the tap is not checked.
+    ``result`` is the layer's own output as it was at ``version``, which inference mode does not
+    count: there it is a copy. While a graph is traced there is neither.
     """
 
     value: Tensor
     result: Any
-    result_copy: Tensor | None
+    version: int | None
     has_graph: bool
+
+    def is_answer(self, answer: Tensor) -> bool:
+        """Whether the layer's output is the model's answer itself, and nothing changed it."""
+        return self.result is answer and self.is_unchanged()
+
+    def is_unchanged(self) -> bool:
+        """Whether the layer's output still is as the layer gave it."""
+        return self.version is None or self.result._version == self.version
 
 
 class Tap:
-    """Forward hook that records what passes one layer, for each thread that listens."""
+    """Forward hook that records what passes one layer, for each thread that listens.
 
-    def __init__(self, side: Side) -> None:
+    It also holds what its wrapper froze, so that whoever takes it off can put all back.
+    """
+
+    def __init__(self, layer: nn.Module, side: Side) -> None:
         self.side = side
-        self.is_checked = False
         self._passages: dict[int, list[Passage]] = {}
+        self._frozen: list[tuple[nn.Module, str]] = []
+        self._owner: weakref.ref[nn.Module] | None = None
+        self._handle = layer.register_forward_hook(self, with_kwargs=True)
+        self.is_attached = True
 
-    def __call__(
-        self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
-    ) -> None:
+    def __call__(self, layer: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
+        """Record; the last argument is the result, after keyword arguments if torch gives them."""
         passages = self._passages.get(_this_thread())
         if passages is None:
             return
+        result = rest[-1]
+        value: Any
         if self.side == "output":
             value = only_tensor(result, "the embedding layer")
         else:
-            value = args[0] if args else next(iter(kwargs.values()))
-        copy = None
-        if self.side == "input" and not self.is_checked and isinstance(result, Tensor):
-            copy = result.clone()
-        passages.append(Passage(value.clone(), result, copy, torch.is_grad_enabled()))
+            value = args[0] if args else next(iter(rest[0].values()))
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"`embedding` must name a layer that takes a tensor; got {type(value).__name__}"
+            )
+        version = None
+        if isinstance(result, Tensor) and not torch.compiler.is_compiling():
+            if result.is_inference():
+                result = result.clone()
+            else:
+                version = result._version
+        passages.append(Passage(value.clone(), result, version, torch.is_grad_enabled()))
 
     def run(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -64,6 +89,47 @@ class Tap:
             else:
                 self._passages[thread] = outer
 
+    def freeze(self, parameters: Sequence[tuple[nn.Module, str]]) -> None:
+        """Freeze these parameters, by module and name, until :meth:`release`."""
+        for module, name in parameters:
+            parameter = module._parameters[name]
+            if parameter is not None and parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._frozen.append((module, name))
+
+    def claim(self, owner: nn.Module) -> None:
+        """Belong to a wrapper; a copy of a tap goes with the copy of its wrapper."""
+        if not self.has_owner():
+            self._owner = weakref.ref(owner)
+
+    def has_owner(self) -> bool:
+        """Whether there still is a wrapper that reads by this very tap."""
+        owner = None if self._owner is None else self._owner()
+        return owner is not None and _tap_of(owner) is self
+
+    def belongs_to(self, wrapper: nn.Module) -> bool:
+        """Whether this wrapper, and not one that it is a copy of, is the last to need the tap."""
+        owner = None if self._owner is None else self._owner()
+        return owner is None or owner is wrapper
+
+    def release(self) -> None:
+        """Take the hook off the layer, and thaw what was frozen."""
+        self._handle.remove()
+        self.is_attached = False
+        for module, name in self._frozen:
+            parameter = module._parameters.get(name)
+            if parameter is not None:
+                parameter.requires_grad_(True)
+        self._frozen = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A weak reference cannot be pickled; who unpickles the wrapper claims the tap.
+        return {**self.__dict__, "_owner": None, "_passages": {}}
+
+
+def _tap_of(wrapper: nn.Module) -> Any:
+    return getattr(wrapper.__dict__.get("source"), "tap", None)
+
 
 def _this_thread() -> int:
     """One model may serve many threads; a graph that is being traced belongs to none."""
@@ -77,16 +143,11 @@ def only_tensor(result: Any, what: str) -> Tensor:
     hidden = getattr(result, "last_hidden_state", None)
     if isinstance(hidden, Tensor):
         return hidden
-    entries = list(result.values()) if isinstance(result, Mapping) else result
-    tensors = (
-        [entry for entry in entries if isinstance(entry, Tensor)]
-        if isinstance(entries, (tuple, list))
-        else []
-    )
+    tensors = [entry for entry in _entries(result).values() if isinstance(entry, Tensor)]
     if len(tensors) != 1:
         raise TypeError(
-            f"{what} must give one tensor; got {type(result).__name__} with {len(tensors)} "
-            "tensors. Name another layer as `embedding`"
+            f"`embedding` must name a layer that gives one tensor; {what} gives "
+            f"{_describe(result)}: name another layer"
         )
     return tensors[0]
 
@@ -97,16 +158,14 @@ def find_answer(given: Any, output: str | int | None) -> Tensor:
     Raises:
         TypeError: if `output` does not lead to a tensor, or is needed and None.
     """
+    if isinstance(given, Tensor) and not isinstance(output, str):
+        return given  # also of models that return more in training than in evaluation
     if output is not None:
         return _named_entry(given, output)
-    if isinstance(given, Tensor):
-        return given
-    fields = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
-    logits = fields.get("logits", getattr(given, "logits", None))
+    logits = _entries(given).get("logits", getattr(given, "logits", None))
     if isinstance(logits, Tensor):
         return logits
-    entries = list(given) if isinstance(given, (tuple, list)) else list(fields.values())
-    tensors = [entry for entry in entries if isinstance(entry, Tensor)]
+    tensors = [entry for entry in _entries(given).values() if isinstance(entry, Tensor)]
     if len(tensors) == 1:
         return tensors[0]
     raise TypeError(
@@ -129,6 +188,17 @@ def _named_entry(given: Any, output: str | int) -> Tensor:
     return entry
 
 
+def _entries(given: Any) -> dict[Any, Any]:
+    """What an output holds, by key, field or position."""
+    if isinstance(given, Mapping):
+        return dict(given)
+    if isinstance(given, (tuple, list)):
+        return dict(enumerate(given))
+    if dataclasses.is_dataclass(given):
+        return {field.name: getattr(given, field.name) for field in dataclasses.fields(given)}
+    return dict(getattr(given, "__dict__", {}))
+
+
 def _describe(given: Any) -> str:
     def text(entry: Any) -> str:
         return f"{tuple(entry.shape)}" if isinstance(entry, Tensor) else type(entry).__name__
@@ -137,6 +207,5 @@ def _describe(given: Any) -> str:
         return f"a tensor {tuple(given.shape)}"
     if isinstance(given, (tuple, list)):
         return f"a {type(given).__name__} of ({', '.join(map(text, given))})"
-    fields = given if isinstance(given, Mapping) else getattr(given, "__dict__", {})
-    entries = ", ".join(f"{name}: {text(entry)}" for name, entry in fields.items())
+    entries = ", ".join(f"{name}: {text(entry)}" for name, entry in _entries(given).items())
     return f"a {type(given).__name__} of {{{entries}}}"

@@ -306,6 +306,8 @@ def fit_with_noise(
     fit: Callable[[Tensor], Any]
     if isinstance(calibration, VectorScaling):
         vector = calibration
+        if isinstance(log_probs, BalancerOutput):
+            raise TypeError("`log_probs` must be a torch.Tensor; got BalancerOutput")
         _checks.width("log_probs", wide, len(vector.weight))
         counts = _counts_beyond_noise(_as_probabilities(labels, wide), noise_matrix.to(wide))
         _warn_of_scarce_classes(counts)
@@ -322,11 +324,12 @@ def fit_with_noise(
     frequencies = torch.ones(wide.shape[-1]) if class_prior is None else class_prior
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
+        log_beliefs = wide.log_softmax(-1)  # and not what an earlier fit made of it
         for _ in range(EM_STEPS):
-            log_beliefs = calibration(log_probs)
             # The labels were given where classes are as frequent as in the held-out data.
             beliefs = (log_beliefs + frequencies.to(log_beliefs).log()).softmax(-1)
             fit(label_posterior(beliefs, labels, noise_matrix.to(beliefs.device)))
+            log_beliefs = calibration(log_probs)
     return calibration
 
 

@@ -6,9 +6,9 @@ model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -79,13 +79,13 @@ class LabelRanking:
     doubt: Tensor
     plausibility: Tensor
     verdict: Tensor
-    caution: str = field(default="", kw_only=True)
+    caution: str = ""
 
     def __len__(self) -> int:
         return len(self.sample)
 
     def __iter__(self) -> Iterator[DoubtfulLabel]:
-        columns = [column.tolist() for column in self._columns()]
+        columns = [column.tolist() for column in self._columns().values()]
         for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
             yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
 
@@ -99,10 +99,10 @@ class LabelRanking:
         return self._rows(self.verdict == verdict)
 
     def _rows(self, rows: Tensor | slice) -> Self:
-        return type(self)(*(column[rows] for column in self._columns()), caution=self.caution)
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
-    def _columns(self) -> list[Tensor]:
-        return [getattr(self, name) for name in DoubtfulLabel._fields]
+    def _columns(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in DoubtfulLabel._fields}
 
 
 @torch.no_grad()
@@ -169,9 +169,16 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     if reason:
         warnings.warn(f"no verdicts: {reason}", UserWarning, stacklevel=3)
         verdict = torch.full_like(verdict, Verdict.UNKNOWN)
-    columns = (seen, given, posterior.argmax(-1), doubt, plausibility, verdict)
     order = doubt.argsort(descending=True, stable=True)
-    return LabelRanking(*(column[order].cpu() for column in columns), caution=reason)
+    return LabelRanking(
+        sample=seen[order].cpu(),
+        given=given[order].cpu(),
+        suggested=posterior.argmax(-1)[order].cpu(),
+        doubt=doubt[order].cpu(),
+        plausibility=plausibility[order].cpu(),
+        verdict=verdict[order].cpu(),
+        caution=reason,
+    )
 
 
 @torch.no_grad()

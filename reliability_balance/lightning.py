@@ -83,8 +83,7 @@ class RefurbishLabels(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the place before the loss."""
         # A debugging run may be as short as it likes.
-        is_trial = getattr(trainer, "fast_dev_run", False)
-        if trainer.max_epochs not in (None, -1) and not is_trial:
+        if trainer.max_epochs not in (None, -1) and not getattr(trainer, "fast_dev_run", False):
             self.targets.check_epochs(trainer.max_epochs - trainer.current_epoch)
         self.targets.to(pl_module.device)
         criterion = pl_module.get_submodule(self.criterion)
@@ -114,6 +113,7 @@ class RefurbishLabels(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse an index by which far fewer samples were seen than were given."""
+        self.targets.check_ranks()
         given = self._given * trainer.world_size
         seen = int((self.targets.updates > 0).sum())
         if _gives_each_sample_once(trainer.train_dataloader) and 2 * seen < given:

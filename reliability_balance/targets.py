@@ -1,7 +1,7 @@
 """Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from typing_extensions import Self
 
 from reliability_balance import _checks
@@ -9,7 +9,7 @@ from reliability_balance import functional as RF
 from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
-from reliability_balance._ranks import first_place, gather_ranks, mean_of_repeated
+from reliability_balance._ranks import Ranks, first_place, is_distributed, mean_of_repeated
 from reliability_balance._repeated_calls import RepeatedCalls
 from reliability_balance._scaling import sharpen
 from reliability_balance.posterior import _as_probabilities, label_posterior
@@ -71,6 +71,8 @@ class RefurbishedTargets(nn.Module):
             warm-up of 2 or more.
         dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
         validate_args: whether to check values, which waits for the device.
+        group: of the processes that train together; None for all. With one, targets cannot be
+            copied or pickled.
 
     Shape:
         - index: (B,) int64 in [0, N); labels: (B,) int64 or (B, C) floating; probs: (B, C) floating
@@ -81,8 +83,9 @@ class RefurbishedTargets(nn.Module):
         label has changed; ``joint`` (C, C), J above; ``classes``, whose
         ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All ranks' batches are
         gathered, so that every rank holds the same state: all must call it equally often, with
-        batches of any size, an empty one where a rank has run out. A sample that occurs more than
-        once counts as one update by its mean.
+        batches of any size, an empty one where a rank has run out, and have the same settings;
+        else all of them end with an error. A sample that occurs more than once counts as one update
+        by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -123,6 +126,7 @@ class RefurbishedTargets(nn.Module):
         held_back: float = 0.0,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
+        group: "distributed.ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
         _checks.at_least("num_samples", num_samples, 1)
@@ -149,6 +153,7 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self._calls = RepeatedCalls()
+        self._ranks = Ranks(group)
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -163,6 +168,7 @@ class RefurbishedTargets(nn.Module):
         *,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
+        group: "distributed.ProcessGroup | None" = None,
     ) -> Self:
         """Make targets for twenty epochs and more, in which labels are learned by heart.
 
@@ -176,6 +182,7 @@ class RefurbishedTargets(nn.Module):
             num_classes: C.
             dtype: of what is kept of a sample.
             validate_args: whether to check values, which waits for the device.
+            group: of the processes that train together; None for all.
 
         Raises:
             TypeError: on a wrong dtype.
@@ -196,6 +203,7 @@ class RefurbishedTargets(nn.Module):
             held_back=0.1,
             dtype=dtype,
             validate_args=validate_args,
+            group=group,
         )
 
     @torch.no_grad()
@@ -217,12 +225,19 @@ class RefurbishedTargets(nn.Module):
             ValueError: on wrong shapes or values, on the labels in the place of the index, on
                 another label than a sample had before, and where each of several batches comes
                 more than once in a row.
+            RuntimeError: if another process refused its batch, has other settings or another
+                state, is at another call, or has ended.
         """
-        self._check(index, labels, probs)
+        gathers = update and is_distributed()
+        counts = self._meet(index, labels, probs) if gathers else []
+        if not gathers:
+            self._check(index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
         if not update:
             return self._shown(index, self._posteriors(self.beliefs(index), given)[0], given, probs)
-        index, given, probs, own = gather_ranks(index, given, probs)
+        own = slice(len(index))
+        if gathers:
+            (index, given, probs), own = self._ranks.gather(counts, index, given, probs)
         place = first_place(index)
         self._note_labels(index, place, given)
         memorization = self.memorization
@@ -349,6 +364,52 @@ class RefurbishedTargets(nn.Module):
         _checks.labels(labels, index.shape, self.average.shape[1])
         self._refuse_other_labels(index, self.given[index], self._codes(labels))
 
+    def check_ranks(self) -> None:
+        """Require that all processes have called equally often, at the end of an epoch.
+
+        All processes must call it. One that has fewer batches then ends the others with an error
+        instead of letting them wait. Alone, or without a process group, it does nothing.
+
+        Raises:
+            RuntimeError: in all processes, if they have not, or their settings differ.
+
+        Example:
+            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
+        """
+        if is_distributed():
+            self._ranks.meet(self.updates.device, self._settings(), is_last=True)
+
+    def _meet(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
+        """Check this process's batch and compare notes with the others; sizes of all batches."""
+        refusal: Exception | None = None
+        try:
+            self._check(index, labels, probs)
+        except (TypeError, ValueError) as error:
+            refusal = error
+        alike = self._settings()
+        if refusal is None:
+            alike["soft labels"] = labels.is_floating_point()
+            alike["dtype of `probs`"] = probs.dtype
+        if self._ranks.calls == 0:
+            alike["updates before"] = int(self.updates.sum())
+        count = len(index) if refusal is None else 0
+        return self._ranks.meet(self.updates.device, alike, count=count, refusal=refusal)
+
+    def _settings(self) -> dict[str, object]:
+        num_samples, num_classes = self.average.shape
+        return {
+            "num_samples": num_samples,
+            "num_classes": num_classes,
+            "momentum": self.momentum,
+            "temperature": self.temperature,
+            "noise_temperature": self.noise_temperature,
+            "prior_count": self.prior_count,
+            "warmup": self.warmup,
+            "held_back": self.held_back,
+            "dtype": self.average.dtype,
+            "validate_args": self.validate_args,
+        }
+
     def _most_updates(self) -> int:
         return int(self.updates.max())
 
@@ -448,9 +509,4 @@ class RefurbishedTargets(nn.Module):
 
     def extra_repr(self) -> str:
         """Name the sizes and settings."""
-        num_samples, num_classes = self.average.shape
-        return (
-            f"num_samples={num_samples}, num_classes={num_classes}, momentum={self.momentum}, "
-            f"temperature={self.temperature}, noise_temperature={self.noise_temperature}, "
-            f"prior_count={self.prior_count}, warmup={self.warmup}, held_back={self.held_back}"
-        )
+        return ", ".join(f"{name}={value}" for name, value in self._settings().items())

@@ -23,6 +23,7 @@ from reliability_balance._example import (
 )
 from reliability_balance._source import (
     MASK_ARGUMENT,
+    Embedded,
     EmbeddingSource,
     compiled_part,
     find_classifier,
@@ -123,7 +124,7 @@ def wrap(
     if example_input is None:
         found = _guess(model, embedding, output, token_mask)
     else:
-        found = _examine(model, embedding, layout, output, token_mask, example_input)
+        found = _examine(model, embedding, layout, output, token_mask, keep_head, example_input)
     source = found.source
     try:
         if num_classes is None:
@@ -140,7 +141,7 @@ def wrap(
         balancer = ReliabilityBalancer(found.width, num_classes, **balancer_options)
         balancer = _beside(model, source.layer, balancer)
     except BaseException:
-        source.remove()
+        source.tap.release()
         raise
     wrapped = WrappedClassifier(
         model, balancer, source, keep_head=keep_head, frozen=[] if keep_head else found.unneeded
@@ -187,7 +188,7 @@ class _Found(NamedTuple):
     source: EmbeddingSource
     width: int
     num_outputs: int | None
-    unneeded: list[nn.Parameter]
+    unneeded: list[tuple[nn.Module, str]]
     embedding: Tensor | None = None
 
 
@@ -217,6 +218,7 @@ def _examine(
     layout: Layout | None,
     output: str | int | None,
     token_mask: str | None,
+    keep_head: bool,
     example_input: ExampleInput,
 ) -> _Found:
     """Run an example, and take what it proves."""
@@ -227,24 +229,32 @@ def _examine(
             source, value = prove_classifier(
                 model, args, kwargs, output=output, token_mask=token_mask
             )
-            head = own_parameters(model, source.layer)
-            return _Found(source, value.shape[-1], num_outputs(source.layer), head, value)
+            own = _unused_of(model, source.layer, value)
+            return _Found(source, value.shape[-1], num_outputs(source.layer), own, value)
         channels = channel_axis(model, layer_named(model, name), args, kwargs, layout)
         source = EmbeddingSource(
             model, name, side=side, channels=channels, output=output, token_mask=token_mask
         )
         try:
-            read = source.read(model, args, kwargs, wants_logits=False)
+            value = source.read(model, args, kwargs).embedding
+            last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
+            # A feature extractor's last layer is no head: the embedding comes from it.
+            own = [] if last is None else _unused_of(model, last, value)
+            is_classifier = name != "" and (last is not None or keep_head)
+            answers = num_answers(model, args, kwargs, output) if is_classifier else None
         except BaseException:
-            source.remove()
+            source.tap.release()
             raise
-        answers = None if name == "" else num_answers(model, args, kwargs, output)
-        last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
-        # A feature extractor's last layer is no head: the embedding comes from it.
-        own = [] if last is None else own_parameters(model, last)
-        unused = {id(model.get_parameter(n)) for n in without_gradient(model, read.embedding)}
-        unneeded = [parameter for parameter in own if id(parameter) in unused]
-        return _Found(source, read.embedding.shape[-1], answers, unneeded, read.embedding)
+        return _Found(source, value.shape[-1], answers, own, value)
+
+
+def _unused_of(
+    model: nn.Module, layer: nn.Module, embedding: Tensor
+) -> list[tuple[nn.Module, str]]:
+    """A layer's own parameters that an embedding does not depend on."""
+    unused = {id(model.get_parameter(name)) for name in without_gradient(model, embedding)}
+    own = own_parameters(model, layer)
+    return [(module, name) for module, name in own if id(module._parameters[name]) in unused]
 
 
 def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
@@ -318,20 +328,19 @@ class WrappedClassifier(nn.Module):
         source: EmbeddingSource,
         *,
         keep_head: bool,
-        frozen: Sequence[nn.Parameter] = (),
+        frozen: Sequence[tuple[nn.Module, str]] = (),
     ) -> None:
         super().__init__()
         self.model = model
         self.balancer = balancer
         self.source = source
         self.keep_head = keep_head
-        self._frozen = [parameter for parameter in frozen if parameter.requires_grad]
-        for parameter in self._frozen:
-            parameter.requires_grad_(False)
+        source.tap.claim(self)
+        source.tap.freeze(frozen)
 
     def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
         """Call the model with these arguments, and the balancer with what it gives."""
-        embedded = self.source.read(self.model, args, kwargs, self.keep_head)
+        embedded = self._read(args, kwargs, wants_logits=self.keep_head)
         output: BalancerOutput = self.balancer(
             embedded.embedding, embedded.logits, token_mask=embedded.token_mask
         )
@@ -353,8 +362,20 @@ class WrappedClassifier(nn.Module):
 
     def embed_tokens(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
         """Return the embedding and its token mask (B, T), None where no token is padding."""
-        embedded = self.source.read(self.model, args, kwargs, False)
+        embedded = self._read(args, kwargs, wants_logits=False)
         return embedded.embedding, embedded.token_mask
+
+    def _read(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, wants_logits: bool
+    ) -> Embedded:
+        return self.source.read(
+            self.model,
+            args,
+            kwargs,
+            wants_logits=wants_logits,
+            is_training=self.training,
+            validate=self.balancer.validate_args,
+        )
 
     def fit_head(
         self, features: Tensor, labels: Tensor, **options: Unpack[FitOptions]
@@ -376,30 +397,33 @@ class WrappedClassifier(nn.Module):
             options["primary_logits"] = self._answers(features, options.get("token_mask"))
         return self.balancer.fit_head(features, labels, **options)
 
-    @torch.no_grad()
     def _answers(self, features: Tensor, token_mask: Tensor | None) -> Tensor:
         """What the kept head gives for stored embeddings, some at a time."""
         weight = next(self.source.layer.parameters(), next(self.model.parameters()))
         pooled = pool_tokens(features, token_mask)
-        return torch.cat(
-            [
-                self.source.layer(part.to(weight.device, weight.dtype)).to(features.device)
-                for part in pooled.split(ANSWERED_AT_ONCE)
-            ]
-        )
+        # A head may have dropout, as adapters do.
+        with evaluating(self.source.layer), torch.no_grad():
+            return torch.cat(
+                [
+                    self.source.layer(part.to(weight.device, weight.dtype)).to(features.device)
+                    for part in pooled.split(ANSWERED_AT_ONCE)
+                ]
+            )
 
     def unwrap(self) -> nn.Module:
         """Take the hook off and return the model, as it was but for what training changed."""
-        self.source.remove()
-        for parameter in self._frozen:
-            parameter.requires_grad_(True)
-        self._frozen = []
+        self.source.tap.release()
         return self.model
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.source.tap.claim(self)
 
     def __del__(self) -> None:
         """A wrapper that nobody holds leaves its model as `unwrap` does."""
-        if "source" in self.__dict__:
-            self.unwrap()
+        source = self.__dict__.get("source")
+        if source is not None and source.tap.belongs_to(self):
+            source.tap.release()
 
     def extra_repr(self) -> str:
         """Name what the submodules do not show."""

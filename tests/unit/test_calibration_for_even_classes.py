@@ -116,11 +116,23 @@ def test_with_noisy_labels_too(make):
     assert loss(calibration) < loss(fitted(make, HELD_OUT, noisy, class_prior=FREQUENCIES)) - 0.02
 
 
+@pytest.mark.parametrize("make", MAKERS[:3])
+def test_a_second_fit_with_noise_forgets_the_first(make):
+    matrix = 0.7 * torch.eye(3) + 0.1
+    generator = torch.Generator().manual_seed(4)
+    noisy = torch.multinomial(matrix[LABELS[:1500]], 1, generator=generator).squeeze(1)
+    again = make().fit(HELD_OUT / 50, LABELS)  # far from what follows
+    fit_with_noise(again, HELD_OUT[:1500], noisy, matrix)
+    fresh = fit_with_noise(make(), HELD_OUT[:1500], noisy, matrix)
+    for one, other in zip(again.buffers(), fresh.buffers(), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_noisy_labels_of_a_balancers_output():
     """The recommended calibration gives nearly what clean labels would have."""
     generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(4, (4000,), generator=generator)
-    features = torch.randn(4000, 16, generator=generator) + 1.5 * F.one_hot(labels, 16)
+    labels = torch.randint(4, (2500,), generator=generator)
+    features = torch.randn(2500, 16, generator=generator) + 1.5 * F.one_hot(labels, 16)
     torch.manual_seed(0)
     balancer = ReliabilityBalancer(16, 4, num_anchors=2, head="linear")
     balancer.fit_head(features[:1000], labels[:1000], epochs=3, batch_size=64)
@@ -184,6 +196,13 @@ def test_bad_priors(make, prior, error, message):
                 as_taken(BranchTemperatures(), HELD_OUT),
                 LABELS,
                 torch.eye(3),
+            ),
+            TypeError,
+            "`log_probs` must be a torch.Tensor; got BalancerOutput",
+        ),
+        (
+            lambda: fit_with_noise(
+                VectorScaling(3), as_taken(BranchTemperatures(), HELD_OUT), LABELS, torch.eye(3)
             ),
             TypeError,
             "`log_probs` must be a torch.Tensor; got BalancerOutput",

@@ -235,6 +235,10 @@ def test_a_training_within_the_warm_up_is_refused(tmp_path):
     long = RefurbishedTargets.for_long_training(NUM_SAMPLES, NUM_CLASSES)
     with pytest.raises(ValueError, match="`epochs` must exceed the targets' warm-up of 10 updates"):
         fit(Module(), RefurbishLabels(long), epochs=6)
+    debugging = lightning.Trainer(
+        accelerator="cpu", fast_dev_run=True, callbacks=[RefurbishLabels(long)], logger=False
+    )
+    debugging.fit(Module(), loader())
     half = fit(Module(), RefurbishLabels(targets()), epochs=2)
     half.save_checkpoint(tmp_path / "half.ckpt")
     # One epoch more is enough: the state counts.

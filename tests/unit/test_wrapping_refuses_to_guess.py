@@ -1,5 +1,6 @@
 """Models that people wrap, and what would be taken for their embedding without a check."""
 
+import copy
 import gc
 
 import pytest
@@ -85,7 +86,9 @@ def test_a_decoder_keeps_its_head(name):
 def test_a_decoder_whose_tokens_all_have_the_same_logits_is_refused():
     network = decoder("Llama")
     nn.init.zeros_(network.score.weight)
-    with pytest.raises(ValueError, match="`model` must give different logits to different tokens"):
+    with pytest.raises(
+        ValueError, match="`model` must give different logits to different samples and"
+    ):
         wrap(network)(**padded("right")[1])
 
 
@@ -343,7 +346,11 @@ def test_answers_changed_in_place_are_found_out():
         def forward(self, x):
             return self.head(x).mul_(3.0)
 
-    with pytest.raises(ValueError, match="'head', gives other values than the model"):
+    for example in (None, VECTORS):
+        with pytest.raises(ValueError, match="'head', gives is changed in place afterwards"):
+            wrap(Scaled(), example_input=example)(VECTORS)
+    message = "'head', gives other values than the model"
+    with torch.inference_mode(), pytest.raises(ValueError, match=message):
         wrap(Scaled())(VECTORS)
 
 
@@ -658,3 +665,275 @@ def test_the_representation_tells_what_was_checked():
     assert "input of '2', which gives the model's answer" in repr(model)
     named = wrap(network(), 3, embedding="0")
     assert "output of '0', not checked against the model's answer" in repr(named)
+
+
+class Unsorted(nn.Module):
+    """Sorts by length and puts the answers back, as packed sequences want it."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x, lengths):
+        order = lengths.argsort(descending=True, stable=True)
+        return self.head(x[order])[order.argsort()]
+
+
+def test_every_call_is_proven():
+    """Equal lengths leave the order as it is, so the first call proves nothing of the next one."""
+    model = wrap(Unsorted()).eval()
+    model(VECTORS, torch.tensor([7, 7, 7, 7]))
+    with pytest.raises(ValueError, match="'head', gives other values than the model"):
+        model(VECTORS, torch.tensor([3, 7, 2, 5]))
+
+
+def test_a_softmax_in_evaluation_alone_is_not_taken_twice():
+    class Ends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            scores = self.head(x)
+            return scores if self.training else scores.softmax(-1)
+
+    model = wrap(Ends(), keep_head=True, correction_weight=0.0)
+    model.train()(VECTORS)
+    answer = model.eval().model(VECTORS)
+    torch.testing.assert_close(model(VECTORS).corrected, answer)
+
+
+def test_one_token_does_not_tell_a_pick_from_an_average():
+    network = TokenAverage(uses_mask=False).eval()
+    model = wrap(network).eval()
+    model(torch.tensor([[3], [4]]))
+    ids = torch.tensor([[3, 4, 5], [6, 7, 8]])
+    torch.testing.assert_close(linear(network.head, model(ids).embedding), network(ids))
+    assert "averaged" in repr(model)
+
+
+def test_a_pick_among_padding_is_followed():
+    """Without ids a decoder of transformers takes the last position, padding or not."""
+    network = decoder("Llama")
+    _, longer = padded("right")
+    model = wrap(network).eval()
+    model(**longer)
+    call = {
+        "inputs_embeds": network.model.embed_tokens(longer["input_ids"]),
+        "attention_mask": longer["attention_mask"],
+    }
+    found = linear(network.score, model(**call).embedding)
+    torch.testing.assert_close(found, network(**call).logits)
+
+
+class Tabular(nn.Module):
+    """Says how wide it is, as a linear layer does."""
+
+    def __init__(self):
+        super().__init__()
+        self.in_features, self.out_features = 6, 3
+        self.body, self.head = nn.Linear(6, 16), nn.Linear(16, 3)
+
+    def forward(self, x):
+        return self.head(self.body(x).relu())
+
+
+@pytest.mark.parametrize("example", [None, VECTORS])
+@pytest.mark.parametrize("outer", [False, True])
+def test_a_network_that_says_its_width_is_no_layer(outer, example):
+    network = nn.Sequential(nn.Identity(), Tabular()) if outer else Tabular()
+    model = wrap(network, example_input=example).eval()
+    assert model(VECTORS).embedding.shape == (4, 16)
+    assert all(p.requires_grad for n, p in network.named_parameters() if "body" in n)
+
+
+def test_a_head_that_the_embedding_uses_trains():
+    class Attends(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Linear(6, 8), nn.Linear(8, 3, bias=False)
+
+        def forward(self, x):
+            tokens = self.body(x)
+            weight = (tokens @ self.head.weight.T).mean(-1).softmax(-1)
+            return self.head((weight.unsqueeze(-1) * tokens).sum(1))
+
+    network = Attends()
+    model = wrap(network, example_input=torch.randn(2, 5, 6))
+    assert network.head.weight.requires_grad
+    assert model.unwrap() is network
+
+
+def test_no_gradient_is_lost_where_the_model_alone_is_in_evaluation():
+    model = wrap(Checkpointed(use_reentrant=True)).train()
+    model.model.eval()
+    with pytest.raises(RuntimeError, match="without gradients"):
+        model(VECTORS.clone())
+
+
+def test_unwrap_thaws_parameters_that_were_replaced():
+    model = wrap(network())
+    model.load_state_dict(wrap(network()).state_dict(), assign=True)
+    assert model.unwrap()[2].weight.requires_grad
+
+
+def test_copies_do_not_unwrap_the_original():
+    model = wrap(network()).eval()
+    replica, shallow = model._replicate_for_data_parallel(), copy.copy(model)
+    del replica, shallow
+    gc.collect()
+    assert model(VECTORS).embedding.shape == (4, 8)
+    assert not model.model[2].weight.requires_grad
+
+
+def test_a_copy_of_the_network_alone_can_be_wrapped():
+    model = wrap(network())
+    other = copy.deepcopy(model.model)
+    assert wrap(other).eval()(VECTORS).embedding.shape == (4, 8)
+    assert wrap(other).unwrap()[2].weight.requires_grad
+    with pytest.raises(ValueError, match="wrapped already"):
+        wrap(model.model)
+
+
+class Masked(nn.Module):
+    """Rules a class out, and has another layer as wide as the answer."""
+
+    def __init__(self, value):
+        super().__init__()
+        self.head, self.auxiliary = nn.Linear(6, 3), nn.Linear(6, 3)
+        self.value = value
+
+    def forward(self, x):
+        self.auxiliary(x * 7 - 1)
+        ruled_out = torch.tensor([False, False, True])
+        return self.head(x).masked_fill(ruled_out, self.value)
+
+
+@pytest.mark.parametrize("value", [-torch.inf, -1e6])
+@pytest.mark.parametrize("example", [None, VECTORS])
+def test_huge_numbers_prove_nothing(value, example):
+    with pytest.raises(ValueError, match="gives other values than the model"):
+        wrap(Masked(value), example_input=example)(VECTORS)
+
+
+def test_heads_of_zeros_prove_nothing():
+    class Distilled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head, self.distilled = nn.Linear(6, 3), nn.Linear(6, 3)
+            for layer in (self.head, self.distilled):
+                nn.init.zeros_(layer.weight)
+
+        def forward(self, x):
+            return (self.head(x) + self.distilled(x * 2)) / 2
+
+    nn.init.zeros_(Distilled().head.bias)
+    with pytest.raises(ValueError, match=r"`(model|embedding)` must"):
+        wrap(Distilled(), example_input=VECTORS)
+    plain = network()
+    nn.init.zeros_(plain[2].weight)
+    assert wrap(plain, example_input=VECTORS)(VECTORS).embedding.shape == (4, 8)
+
+
+def test_masks_that_no_call_can_have_are_refused():
+    with pytest.raises(ValueError, match=r"`token_mask` must name .*got 'paddding_mask'"):
+        wrap(TokenAverage(uses_mask=True), token_mask="paddding_mask")
+
+    class Outer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = TokenAverage(uses_mask=True)
+
+        def forward(self, *args, **kwargs):
+            return self.inner(*args, **kwargs)
+
+    _, longer = padded("left")
+    model = wrap(Outer()).eval()
+    ids, mask = longer.values()
+    with pytest.raises(ValueError, match=r"must give|by keyword|must name a layer"):
+        model(ids, mask)
+    assert model(ids, attention_mask=mask).embedding.shape == (3, 8)
+
+
+def test_norms_over_maps_tell_no_axis():
+    network = nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.LayerNorm([6, 2, 2]), nn.Flatten(), nn.Linear(24, 3)
+    )
+    with pytest.warns(UserWarning, match="had no part"):
+        model = wrap(network, 3, embedding="0", example_input=IMAGES)
+    assert model.balancer.embedding_dim == 6
+
+
+def test_an_encoder_that_is_made_of_sequence_first_layers_is_refused():
+    encoder = nn.TransformerEncoder(
+        nn.TransformerEncoderLayer(6, 2, 8), 1, enable_nested_tensor=False
+    )
+    network = nn.Sequential(encoder, nn.Flatten(), nn.Linear(24, 3))
+    with pytest.raises(ValueError, match="must name a layer whose first axis is the batch"):
+        wrap(network, 3, embedding="0", example_input=torch.randn(4, 4, 6))
+
+
+def test_a_feature_extractors_width_is_no_number_of_classes():
+    extractor = nn.Sequential(nn.Linear(6, 8), nn.Tanh())
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
+        wrap(extractor, embedding="0", example_input=VECTORS)
+
+
+def test_a_failed_proof_leaves_no_hook():
+    class TakesTuple(nn.Linear):
+        def forward(self, pair):
+            return super().forward(pair[0])
+
+    class Network(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = TakesTuple(6, 3)
+
+        def forward(self, x):
+            return self.head((x, x))
+
+    plain = Network()
+    for _ in range(2):
+        with pytest.raises(TypeError, match="must name a layer that takes a tensor; got tuple"):
+            wrap(plain, example_input=VECTORS)
+    assert not plain.head._forward_hooks
+
+
+def test_empty_batches_and_answers_that_are_no_numbers():
+    model = wrap(network(), head="linear").eval()
+    assert model(VECTORS[:0]).corrected.shape == (0, 3)
+    half = nn.Sequential(*network(), nn.LogSoftmax(-1))
+    assert wrap(half, head="linear").eval()(VECTORS[:0]).corrected.shape == (0, 3)
+    with pytest.raises(ValueError, match=r"NaN|finite"):
+        wrap(half).eval()(VECTORS * torch.nan)
+
+
+def test_more_answers_in_training_than_in_evaluation():
+    class Auxiliary(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(6, 3)
+
+        def forward(self, x):
+            answer = self.head(x)
+            return (answer, x) if self.training else answer
+
+    model = wrap(Auxiliary(), output=0, keep_head=True)
+    for mode in (True, False):
+        assert torch.equal(model.train(mode)(VECTORS).logits, model.model.head(VECTORS))
+
+
+def test_a_layer_that_left_the_model_is_told():
+    model = wrap(network()).eval()
+    model.model[2] = nn.Linear(8, 3)
+    with pytest.raises(RuntimeError, match="it is no longer a part of the model"):
+        model(VECTORS)
+
+
+def test_a_kept_head_with_dropout_gives_its_answers_for_stored_embeddings():
+    adapted = Adapter(nn.Linear(8, 3))
+    adapted.lora_A = nn.Sequential(nn.Dropout(0.9), adapted.lora_A)
+    model = wrap(nn.Sequential(nn.Linear(6, 8), adapted), keep_head=True).train()
+    features = torch.randn(5, 8)
+    answers = model._answers(features, None)
+    assert torch.equal(answers, adapted.eval()(features))
