@@ -1,7 +1,7 @@
 """Everything there is to see of a trained model: scores, figures, and one page with both."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from configuration import dump_recipe
@@ -20,7 +20,7 @@ from figures.prediction_figures import draw_confusion, draw_faces, draw_reliabil
 from figures.training_figures import draw_anchors, draw_embedding, draw_training, read_history
 from html_page import png_url, save_page
 from model_bundle import ModelBundle
-from plain_text import in_utf_8
+from plain_text import in_utf_8, printable
 from result_files import save_json, save_text
 
 from reliability_balance import BalancerOutput
@@ -84,6 +84,7 @@ def _draw(
 ) -> dict[str, Path]:
     """Draw what there is to draw, and tell where each figure lies."""
     figures = {name: folder / f"{name}.png" for name in CAPTIONS}
+    faces = replace(faces, class_names=tuple(map(printable, faces.class_names)))
     names, labels = faces.class_names, faces.labels
     draw_faces(figures["faces"], output, faces)
     draw_reliability_and_risk(figures["reliability"], output, labels)

@@ -10,6 +10,7 @@ from browsers import open_browser
 from face_detection import whole_picture
 from face_model import build_model
 from faces.face_table import Problem
+from figures.annotation import draw_annotated
 from inspection.audit import audit
 from inspection.audit_page import write_html
 from inspection.published_counts import PublishedCounts
@@ -31,7 +32,7 @@ HARMFUL = (
     "&lt;b&gt;</title></style><svg/onload=window.hit=1>",
     "caf\udce9",
 )
-CLASSES = tuple(f"{name}{index}" for index, name in enumerate(HARMFUL[:4]))  # figures need letters
+CLASSES = tuple(f"{name}{index}" for index, name in enumerate(HARMFUL))
 
 
 def report(folder):
@@ -76,6 +77,7 @@ def cards(folder):
     picture = torch.randint(256, (3, 20, 20), dtype=torch.uint8)
     found = predict_frame(load_bundle(bundle_file), Frame("x", picture), whole_picture)
     found += [FacePrediction("y", problem=name) for name in HARMFUL]
+    draw_annotated(folder / "annotated.png", picture, found)
     (folder / "cards.html").write_text(face_cards(picture, found), encoding="utf-8")
     return folder / "cards.html"
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from plain_text import printable
 from prediction import FacePrediction
 from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 from torch import Tensor
@@ -42,7 +43,7 @@ def _draw_box(axes: Axes, prediction: FacePrediction, number: int) -> None:
         Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=2)
     )
     axes.text(
-        *(left, top, f" {number} {prediction.label} "),
+        *(left, top, f" {number} {printable(prediction.label)} "),
         color="white",
         backgroundcolor=color,
         va="top",
@@ -61,9 +62,9 @@ def _draw_distributions(axes: Axes, prediction: FacePrediction, number: int) -> 
         values = [probs[name] for name in names]
         axes.barh([p + offset for p in positions], values, 0.38, color=color, label=label)
     axes.set(xlim=(0, 1), xticks=[0, 0.5, 1], ylim=(len(names) - 0.5, -0.5))
-    axes.set_yticks(positions, names)
+    axes.set_yticks(positions, [printable(name) for name in names])
     axes.tick_params(axis="y", length=0)
-    before, after = prediction.primary_label, prediction.label
+    before, after = printable(prediction.primary_label), printable(prediction.label)
     axes.set_title(
         f"{number}  {before} → {after}" if prediction.changed else f"{number}  {after}", loc="left"
     )
