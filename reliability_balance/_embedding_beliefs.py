@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reliability_balance._noise_matrix import as_noise_matrix, first_joint
+from reliability_balance._noise_matrix import as_noise_matrix
 from reliability_balance._scaling import sharpen
 from reliability_balance.posterior import label_posterior
 from reliability_balance.targets import RefurbishedTargets
@@ -19,11 +19,12 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Samples on which the few settings are chosen, samples that may be neighbours, and directions of
 # the linear prediction: more of them cost time and change little.
 CHOOSING, VOTING, DIRECTIONS = 500, 50_000, 1024
-# Numbers in a block of a matrix that is made part by part.
-BLOCK = 2**22
+# Numbers in a block of a matrix that is made part by part: one that stays in the processor's cache,
+# and one that a matrix product makes the best of.
+BLOCK, PRODUCT_BLOCK = 2**19, 2**24
 # The second round trains on the first one's refurbished labels. More rounds believe themselves.
 ROUNDS = 2
-TILT_STEPS, NOISE_STEPS, POOL_STEPS = 2, 4, 8
+TILT_STEPS, NOISE_STEPS, POOL_STEPS = 1, 3, 8
 
 
 class EmbeddingBeliefs:
@@ -77,9 +78,9 @@ class EmbeddingBeliefs:
         return predicted
 
 
-def blocks(rows: Tensor, width: int) -> Iterator[Tensor]:
-    """Rows in parts, of which matrices of this width have at most BLOCK numbers."""
-    yield from rows.split(max(1, BLOCK // width))
+def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
+    """Rows in parts, of which matrices of this width have at most `size` numbers, or BLOCK."""
+    yield from rows.split(max(1, (BLOCK if size is None else size) // width))
 
 
 def _spaces(points: Tensor) -> list[Tensor]:
@@ -97,8 +98,10 @@ def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
     squares = voting.square().sum(-1)
     count = min(count, len(voters) - 1)
     found = []
-    for block in blocks(rows, len(voters)):
-        nearness = ((2.0 * space[block]) @ voting.T).sub_(squares)  # and |x|^2, alike for all
+    whole = voting.new_empty(min(len(rows), max(1, PRODUCT_BLOCK // len(voters))), len(voters))
+    for block in blocks(rows, len(voters), PRODUCT_BLOCK):
+        nearness = torch.mm(2.0 * space[block], voting.T, out=whole[: len(block)])
+        nearness -= squares  # and |x|^2, alike for all
         place = torch.searchsorted(voters, block).clamp_max(len(voters) - 1)
         itself = voters[place] == block
         nearness[itself, place[itself]] = -torch.inf
@@ -142,7 +145,7 @@ class _Ridge:
             basis = left
         else:
             squares, right = torch.linalg.eigh((space.T @ space).double())
-            basis = space.double() @ right / squares.clamp_min(1e-9).sqrt()
+            basis = space @ (right / squares.clamp_min(1e-9).sqrt()).to(space)
         kept = squares > 1e-6 * squares.amax().clamp_min(1e-9)
         self.basis, squares = basis[:, kept].to(space), squares[kept].to(space)
         options = [squares / (squares + ridge * count) for ridge in RIDGES]
@@ -193,11 +196,10 @@ def _pool(experts: Tensor, labels: Tensor) -> Tensor:
 def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> Tensor:
     """Make these the averages of all samples, fit tilt and noise matrix, return the posteriors.
 
-    As :meth:`targets.RefurbishedTargets.forward` does over many calls, but from all samples at once
-    and until it settles.
+    As :meth:`targets.RefurbishedTargets.forward` does over many calls, from all samples at once.
 
     Args:
-        targets: what was learned before is replaced.
+        targets: tilt and noise matrix go on from what they are.
         predicted: distributions of the samples, made without their own labels.
         labels: class indices or class probabilities.
 
@@ -206,18 +208,20 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
     """
     count, num_classes = predicted.shape
     rows = torch.arange(count, device=predicted.device)
-    shares = predicted.mean(0)
-    tilt = torch.zeros_like(shares)
+    tiny = torch.finfo(predicted.dtype).tiny
+    shares, tilt = predicted.mean(0), targets.classes.tilt.to(predicted.dtype)
     beliefs = torch.empty_like(predicted)
     for step in range(TILT_STEPS + 1):
         for block in blocks(rows, num_classes):
             beliefs[block] = sharpen(predicted[block], targets.temperature, tilt)
         if step < TILT_STEPS:
-            tilt = tilt + shares.log() - beliefs.mean(0).log()
+            tilt = tilt + shares.clamp_min(tiny).log() - beliefs.mean(0).clamp_min(tiny).log()
 
-    joint = first_joint(tilt)
+    joint = targets.joint.to(predicted.dtype)
     for _ in range(NOISE_STEPS):
-        noise_matrix, by_label = as_noise_matrix(joint, count), torch.zeros_like(joint)
+        # Laid out by columns, of which each label takes one.
+        noise_matrix = as_noise_matrix(joint, count).T.contiguous().T
+        by_label = torch.zeros_like(joint)
         for block in blocks(rows, num_classes):
             posterior = label_posterior(beliefs[block], labels[block], noise_matrix)
             if labels.is_floating_point():
@@ -233,6 +237,7 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
     classes.tilt.copy_(tilt)
     classes.shares.copy_(torch.stack([shares, beliefs.mean(0)]))
     classes.moments.copy_(torch.stack([beliefs.mean(0), beliefs.square().mean(0)]))
+    noise_matrix = targets.noise_matrix.T.contiguous().T
     for block in blocks(rows, num_classes):
-        beliefs[block] = label_posterior(beliefs[block], labels[block], targets.noise_matrix)
+        beliefs[block] = label_posterior(beliefs[block], labels[block], noise_matrix)
     return beliefs

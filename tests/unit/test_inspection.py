@@ -314,6 +314,7 @@ def test_embeddings_of_any_floating_dtype(dtype):
 def test_more_samples_than_may_vote(monkeypatch):
     monkeypatch.setattr(_embedding_beliefs, "VOTING", 200)
     monkeypatch.setattr(_embedding_beliefs, "BLOCK", 1000)
+    monkeypatch.setattr(_embedding_beliefs, "PRODUCT_BLOCK", 3000)
     embeddings, classes = clusters(5, 100)
     labels = symmetric_noise(classes, 0.2, 5, seed=0)
     assert area(doubt_by_sample(embeddings, labels, 5), labels != classes) > 0.99
