@@ -9,7 +9,7 @@ reads the metadata of what is installed beside it (the extra `dev` has all) and 
 import sys
 from collections import deque
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, metadata, requires
+from importlib.metadata import PackageNotFoundError, distribution, requires
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -22,6 +22,34 @@ else:
 
 ROOT = Path(__file__).parents[1]
 LONGEST = 120  # characters of a licence's name; some packages put the whole text there
+# Packages that hold no code and name no licence.
+NOT_TOLD = {"cuda-toolkit": "none named; an empty package that brings NVIDIA's libraries"}
+CODECS = """\
+## Libraries inside the av wheel
+
+The extra `arbex` reads videos with `av`, whose wheels hold FFmpeg and its codecs as shared
+libraries. av's own licence (BSD-3-Clause) does not cover them. FFmpeg 8.1.2 in the Linux wheel of
+av 18.1 reports "LGPL version 3 or later" (`--enable-version3`). Beside it lie:
+
+| library | what it does | licence |
+|---|---|---|
+| x264, x265 | encode H.264 and H.265 | GPL-2.0-or-later |
+| SVT-AV1 | encodes AV1 | BSD-3-Clause-Clear, with the patent licence of AOMedia |
+| dav1d | decodes AV1 | BSD-2-Clause |
+| libvpx | VP8 and VP9 | BSD-3-Clause |
+| Opus | audio | BSD-3-Clause |
+| LAME | encodes MP3 | LGPL-2.0-or-later |
+| opencore-amr | AMR speech | Apache-2.0 |
+| libwebp | WebP | BSD-3-Clause |
+| oneVPL | Intel's video units | MIT |
+| GnuTLS | encrypted streams | LGPL-2.1-or-later |
+| Nettle, GMP, libunistring | for GnuTLS | LGPL-3.0-or-later or GPL-2.0-or-later |
+| libxcb, libXau, libdrm, ALSA | screens and sound | MIT; ALSA LGPL-2.1-or-later |
+
+FFmpeg decodes H.264, H.265, MPEG-4 and most other formats by itself. This project only decodes; it
+encodes no video. Redistributing an environment that contains the wheel redistributes these
+libraries, x264 and x265 under the GPL. Patents on H.264, H.265 and AAC are another matter, which
+none of these licences settles."""
 
 
 def project_requirements(extra: str | None) -> list[Requirement]:
@@ -59,19 +87,29 @@ def closure(requirements: list[Requirement]) -> Iterator[str]:
 
 
 def license_of(name: str) -> str:
-    """What the package's metadata call its licence."""
+    """What the package's metadata call its licence, else how the text of its licence begins."""
     try:
-        about = metadata(name)
+        package = distribution(name)
     except PackageNotFoundError:
         return "not installed here"
+    about = package.metadata
     classifiers = [
         line.split(" :: ")[-1]
         for line in about.get_all("Classifier") or []
         if line.startswith("License :: ") and line != "License :: OSI Approved"
     ]
-    told = (about.get("License-Expression") or "", about.get("License") or "")
-    short = [text.strip() for text in told if 0 < len(text.strip()) <= LONGEST and "\n" not in text]
-    return (short or [", ".join(classifiers)])[0] or "see its files"
+    texts = [
+        str(file.locate().read_text(encoding="utf-8", errors="replace"))
+        for file in package.files or []
+        if file.name.upper().startswith(("LICENSE", "LICENCE", "COPYING"))
+    ]
+    named = [about.get("License-Expression"), about.get("License")]
+    short = [text for text in named if text and "\n" not in text and len(text) <= LONGEST]
+    for text in [*short, ", ".join(classifiers), *filter(None, named), *texts]:
+        first = text.strip().partition("\n")[0].strip()
+        if first and first.upper() != "UNKNOWN":
+            return first[:LONGEST]
+    return NOT_TOLD.get(canonicalize_name(name), "not told")
 
 
 def main() -> None:
@@ -92,6 +130,8 @@ def main() -> None:
         "| package | licence | needed by |",
         "|---|---|---|",
         *rows,
+        "",
+        CODECS,
     ]
     (ROOT / "THIRD_PARTY_LICENSES.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 

@@ -1,67 +1,145 @@
-"""Put parts of other files into a page, so that nothing is told twice.
+"""Keep parts of other files in the pages, so that nothing is written twice.
 
-A line of its own becomes what it names:
+    python docs/includes.py
 
-- ``{{ README.md # Labels that are wrong }}``: the text under that heading;
-- ``{{ examples/lightning_training.py # BalancedClassifier }}``: that class or function;
-- ``{{ benchmarks/results/*.md }}``: all of these files, their headings one level down;
-- ``{{ modules }}``: the documentation of every public module of the library.
+refreshes what stands between ``<!-- include ... -->`` and ``<!-- end -->`` in ``docs/*.md``:
+
+- ``README.md # Labels that are wrong``: the text under that heading;
+- ``examples/lightning_training.py # BalancedClassifier``: that class or function;
+- ``docs/pieces.svg``: a picture; the site has it inline, in the colours of its theme;
+- ``benchmarks/results/*.md``: a list of these files; the site has them whole;
+- ``modules``: an index of the public modules; the site has their documentation.
+
+As a hook of mkdocs it puts in what the site has.
 """
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-DIRECTIVE = re.compile(r"^\{\{ (?P<path>\S+?)(?: # (?P<title>.+?))? \}\}$", re.MULTILINE)
-# Links of the included files, as they read from a page of the site.
+PAGES = ROOT / "docs"
+REGION = re.compile(
+    r"^(<!-- include (\S+?)(?: # (.+?))? -->)\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL
+)
+# Links of the included files, as they read from a page.
 MOVED = {"docs/": "", "benchmarks/README.md": "benchmarks.md"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Resolve the lines of one page."""
-    return DIRECTIVE.sub(lambda match: include(match["path"], match["title"]), markdown)
+    """Put what the site has into one page."""
+    return REGION.sub(lambda match: include(match[2], match[3], for_site=True), markdown)
 
 
-def include(path: str, title: str | None) -> str:
-    """Return what a line stands for.
+def refresh(markdown: str) -> str:
+    """Return the page with its regions as their sources are now."""
+    return REGION.sub(
+        lambda match: f"{match[1]}\n{include(match[2], match[3])}\n<!-- end -->", markdown
+    )
+
+
+def include(path: str, title: str | None, *, for_site: bool = False) -> str:
+    """Return the text of one region.
 
     Raises:
         FileNotFoundError: if there is no such file.
         KeyError: if it has no such part.
     """
     if path == "modules":
-        return "\n\n".join(public_modules())
+        return "\n\n".join(_documentation() if for_site else _index())
     files = sorted(ROOT.glob(path))
     if not files:
         raise FileNotFoundError(f"an included file must exist; got {path}")
-    text = "\n".join(file.read_text(encoding="utf-8") for file in files)
     if title is None:
-        return re.sub(r"^(?=#+ )", "#", text, flags=re.MULTILINE).strip()
+        show = SHOWN_WHOLE[files[0].suffix][0 if for_site else 1]
+        return "\n".join(map(show, files)).strip()
+    text = files[0].read_text(encoding="utf-8")
+    parts = _definitions(text) if path.endswith(".py") else _sections(text)
+    if title not in parts:
+        raise KeyError(f"{path} must have a part `{title}`; got {', '.join(parts)}")
     if path.endswith(".py"):
-        code = re.sub(r"  # type: ignore.*", "", _definitions(text)[title])
-        return f"```python\n{code}\n```"
-    section = _sections(text)[title]
+        code = ast.get_source_segment(text, parts[title])
+        return f"```python\n{re.sub(r'  # type: ignore.*', '', code or '')}\n```"
+    section = parts[title]
     for old, new in MOVED.items():
         section = section.replace(f"]({old}", f"]({new}")
     return section.strip()
 
 
-def public_modules() -> Iterator[str]:
-    """Ask for every module of the library whose name does not begin with an underscore."""
+def _report(file: Path) -> str:
+    """A file of results, its headings one level down."""
+    return re.sub(r"^(?=#+ )", "#", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+
+
+def _link(file: Path) -> str:
+    """A file of results, by its name and title."""
+    title = file.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+    return f"- [`{file.name}`](../{file.relative_to(ROOT).as_posix()}): {title}"
+
+
+def _inline(file: Path) -> str:
+    """A picture, drawn in the page itself."""
+    return f'<div class="figure">\n{file.read_text(encoding="utf-8").strip()}\n</div>'
+
+
+def _picture(file: Path) -> str:
+    """A picture, by its title."""
+    title = re.search(r"<title>(.+?)</title>", file.read_text(encoding="utf-8"))
+    return f"![{title[1] if title else file.stem}]({file.relative_to(PAGES).as_posix()})"
+
+
+# How a whole file is shown on the site, and how in the repository.
+SHOWN_WHOLE: dict[str, tuple[Callable[[Path], str], Callable[[Path], str]]] = {
+    ".md": (_report, _link),
+    ".svg": (_inline, _picture),
+}
+
+
+def _modules() -> Iterator[tuple[str, Path]]:
+    """Name and file of every module of the library whose name does not begin with an underscore."""
     for file in sorted((ROOT / "reliability_balance").glob("[!_]*.py")):
-        yield f"::: reliability_balance.{file.stem}"
+        yield f"reliability_balance.{file.stem}", file
     # By the real folder, to which the package has a link.
     for file in sorted((ROOT / "backbones").rglob("*.py")):
         *packages, module = file.relative_to(ROOT).with_suffix("").parts
         name = ".".join(("reliability_balance", *packages))
-        if module == "__init__":  # what it merely imports is told where it is defined
+        if module == "__init__":
+            yield name, file
+        elif not module.startswith("_"):
+            yield f"{name}.{module}", file
+
+
+def _documentation() -> Iterator[str]:
+    """Ask mkdocstrings for each module."""
+    for name, file in _modules():
+        if file.stem == "__init__":  # what it merely imports is documented where it is defined
             own = ", ".join(_definitions(file.read_text(encoding="utf-8")))
             yield f"::: {name}\n    options:\n      members: [{own}]"
-        elif not module.startswith("_"):
-            yield f"::: {name}.{module}"
+        else:
+            yield f"::: {name}"
+
+
+def _index() -> Iterator[str]:
+    """Each module with its public names, and the first line of each docstring."""
+    for name, file in _modules():
+        text = file.read_text(encoding="utf-8")
+        yield f"### [{name}](../{file.relative_to(ROOT).as_posix()})"
+        yield _first_line(ast.parse(text))
+        rows = [
+            f"| `{each}` | {_first_line(node)} |"
+            for each, node in _definitions(text).items()
+            if not each.startswith("_")
+        ]
+        if rows:
+            yield "\n".join(["| name | |", "|---|---|", *rows])
+
+
+def _first_line(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
+    line = (ast.get_docstring(node) or "").partition("\n")[0]
+    line = re.sub(r":(?:class|func|meth|mod):`~?([\w.]+)`", r"`\1`", line)
+    return line.replace("``", "`").replace("|", r"\|")
 
 
 def _sections(text: str) -> dict[str, str]:
@@ -69,6 +147,20 @@ def _sections(text: str) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _definitions(text: str) -> dict[str, str]:
-    nodes = [n for n in ast.parse(text).body if isinstance(n, ast.ClassDef | ast.FunctionDef)]
-    return {node.name: ast.get_source_segment(text, node) or "" for node in nodes}
+def _definitions(text: str) -> dict[str, ast.ClassDef | ast.FunctionDef]:
+    nodes = ast.parse(text).body
+    return {node.name: node for node in nodes if isinstance(node, ast.ClassDef | ast.FunctionDef)}
+
+
+def main() -> None:
+    """Refresh all pages."""
+    for page in sorted(PAGES.glob("*.md")):
+        before = page.read_text(encoding="utf-8")
+        after = refresh(before)
+        if after != before:
+            page.write_text(after, encoding="utf-8")
+            print(page.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()

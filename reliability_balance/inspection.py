@@ -1,7 +1,7 @@
 """Which labels to doubt, from one training: a ranking, without cross-validation.
 
 Everything begins with :class:`targets.RefurbishedTargets` after training: those of a wrapped
-model, or those of a balancer on stored embeddings (:func:`inspect_embeddings`).
+model, or those of stored embeddings (:func:`inspect_embeddings`).
 """
 
 import warnings
@@ -18,9 +18,9 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
+from reliability_balance._embedding_beliefs import ROUNDS, EmbeddingBeliefs, take_in
 from reliability_balance._knowledge import caution
-from reliability_balance.balancer import ReliabilityBalancer
-from reliability_balance.fitting import fit_head
+from reliability_balance.attention import pool_tokens
 from reliability_balance.noise_estimate import seen_samples
 from reliability_balance.posterior import _as_probabilities, label_posterior
 from reliability_balance.targets import RefurbishedTargets
@@ -39,8 +39,8 @@ KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
 DOUBTED_FROM = 0.5
 # Label and likeliest other class are competing where the weaker has this share of the two.
 AMBIGUOUS_FROM = 0.2
-# Of the averages in short trainings, in which the first epochs must not weigh long.
-MOMENTUM, WARMUP = 0.7, 2
+# Added to the seed, lest noise that a user plants with it fall on just the samples drawn here.
+OWN_STREAM = 7_919_317
 
 
 class DoubtfulLabel(NamedTuple):
@@ -209,32 +209,30 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
     return wide
 
 
+@torch.no_grad()
 def inspect_embeddings(
-    embeddings: Tensor,
-    labels: Tensor,
-    num_classes: int,
-    *,
-    epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 2e-3,
-    seed: int = 0,
+    embeddings: Tensor, labels: Tensor, num_classes: int, *, seed: int = 0
 ) -> RefurbishedTargets:
-    """Train a balancer on frozen embeddings, and return what it came to believe of the labels.
+    """Hold each label against the labels of similar embeddings, and return what they make of it.
+
+    Nothing is trained by steps. Each label is predicted from the others by two means that have a
+    closed form: votes of nearest neighbours and ridge regression. Their weights, and the space in
+    which distances are measured, are those that predict the labels best. A second round lets the
+    labels vote as :class:`targets.RefurbishedTargets` refurbished them after the first.
 
     Pass the result on to :func:`rank_labels`, :func:`pred_probs` and
-    :func:`noise_estimate.estimate_noise`.
+    :func:`noise_estimate.estimate_noise`. Time grows with N min(N, 50,000) D, memory with N C.
 
     Args:
-        embeddings: of any origin.
-        labels: class indices or class probabilities.
+        embeddings: of any origin and scale; tokens are averaged.
+        labels: class indices or class probabilities. A class's only label cannot be held against
+            any other: it is as likely as the likeliest class, and ambiguous to :func:`rank_labels`.
         num_classes: C.
-        epochs: passes over the embeddings, >= 3: before, labels are not doubted.
-        batch_size: samples a step, >= 2.
-        learning_rate: > 0.
-        seed: of weights and batches; torch's own generator is left as it was.
+        seed: of the up to 500 samples on which weights and space are chosen, and of the 50,000
+            that are neighbours where there are more; torch's own generator is left as it was.
 
     Shape:
-        - embeddings: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating.
+        - embeddings: (N, D) or (N, T, D) floating, N >= 2; labels: (N,) int64 or (N, C) floating.
 
     Raises:
         TypeError: on wrong dtypes.
@@ -251,21 +249,29 @@ def inspect_embeddings(
     """
     _checks.floating("embeddings", embeddings)
     _checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    _checks.finite("embeddings", embeddings)
     _checks.at_least("num_classes", num_classes, 2)
-    _checks.at_least("epochs", epochs, WARMUP + 1)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        targets = RefurbishedTargets(
-            len(embeddings), num_classes, momentum=MOMENTUM, warmup=WARMUP
-        ).to(embeddings.device)
-        balancer = ReliabilityBalancer(embeddings.shape[-1], num_classes).to(embeddings.device)
-        fit_head(
-            balancer,
-            embeddings,
-            labels,
-            targets=targets,
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-        )
+    _checks.labels(labels, embeddings.shape[:1], num_classes)
+    _checks.label_values(labels, num_classes)
+    if len(embeddings) < 2:
+        raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
+    points = RF.widen(pool_tokens(embeddings))
+    labels = labels.to(points.device)
+    given = _as_probabilities(labels, points.new_empty(len(points), num_classes))
+    targets = RefurbishedTargets(len(points), num_classes, warmup=0).to(points.device)
+    beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
+    refurbished = given
+    for _ in range(ROUNDS):
+        predicted = _level(beliefs.predict(refurbished), given)
+        refurbished = take_in(targets, predicted, labels)
     return targets
+
+
+def _level(predicted: Tensor, given: Tensor) -> Tensor:
+    """Give labels of which no other sample tells anything the chances of the likeliest class."""
+    total = given.sum(0)
+    rare = total < 1.0 + 1e-6
+    alone = given[:, rare] * (total[rare] - given[:, rare] < 1e-6)
+    best = predicted.amax(-1, keepdim=True)
+    predicted[:, rare] = predicted[:, rare].maximum(alone * best)
+    return predicted / predicted.sum(-1, keepdim=True)

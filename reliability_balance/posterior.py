@@ -49,10 +49,15 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         )
     beliefs = RF.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
-    given = _as_probabilities(labels, beliefs)
+    tiny = torch.finfo(beliefs.dtype).tiny
+    if not labels.is_floating_point():  # one column of T each, no matrix product
+        joint = beliefs * noise_matrix.T.contiguous()[labels]
+        expected = joint.sum(-1, keepdim=True)
+        return torch.where(expected > tiny, joint / expected.clamp_min(tiny), beliefs)
+    given = labels.to(beliefs.dtype)
     with RF._without_autocast(beliefs):
         evidence = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
-        possible = evidence > torch.finfo(beliefs.dtype).tiny
+        possible = evidence > tiny
         ratio = torch.where(possible, given / evidence.where(possible, 1.0), 0.0)
         return beliefs * (ratio @ noise_matrix.T + ~possible)
 

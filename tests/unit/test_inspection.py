@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from reliability_balance import wrap
+from reliability_balance import _embedding_beliefs, wrap
 from reliability_balance._knowledge import chance_corrected
 from reliability_balance.inspection import (
     AMBIGUOUS_FROM,
@@ -14,7 +14,7 @@ from reliability_balance.inspection import (
     pred_probs,
     rank_labels,
 )
-from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.label_noise import pair_noise, symmetric_noise
 from reliability_balance.losses import ReliabilityLoss
 from reliability_balance.noise_estimate import estimate_noise
 from reliability_balance.targets import RefurbishedTargets
@@ -236,12 +236,192 @@ def test_frozen_embeddings_show_planted_errors():
     assert torch.equal(targets.average, again.average)
 
 
-def test_embeddings_must_be_trained_on_longer_than_labels_are_believed():
+def test_embeddings_need_two_samples_and_the_right_shapes():
     embeddings, _, labels = planted(30)
-    with pytest.raises(ValueError, match="`epochs` must be at least"):
-        inspect_embeddings(embeddings, labels, NUM_CLASSES, epochs=2)
+    with pytest.raises(ValueError, match="`embeddings` must hold at least 2 samples; got 1"):
+        inspect_embeddings(embeddings[:1], labels[:1], NUM_CLASSES)
     with pytest.raises(ValueError, match="`embeddings`"):
         inspect_embeddings(embeddings[0], labels, NUM_CLASSES)
+    with pytest.raises(ValueError, match="`embeddings` must be finite; got 1 NaN"):
+        inspect_embeddings(embeddings.index_fill(0, torch.tensor(3), torch.nan)[:, :1], labels, 3)
+    with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 2\)"):
+        inspect_embeddings(embeddings, labels, 2)
+    with pytest.raises(ValueError, match="`labels`"):
+        inspect_embeddings(embeddings[:20], labels, NUM_CLASSES)
+
+
+def clusters(num_classes, count, dim=32, spread=2.0, seed=0):
+    """Well-separated clusters, one a class: embeddings and classes."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.arange(num_classes * count) % num_classes
+    centers = spread * torch.randn(num_classes, dim, generator=generator)
+    return centers[classes] + torch.randn(len(classes), dim, generator=generator), classes
+
+
+def area(scores, wrong):
+    """AUROC by its definition: how often a wrong label has the higher score, ties half."""
+    above = scores[wrong].unsqueeze(1) - scores[~wrong].unsqueeze(0)
+    return float((above > 0).double().mean() + (above == 0).double().mean() / 2)
+
+
+def doubt_by_sample(embeddings, labels, num_classes, **options):
+    ranking = rank_labels(inspect_embeddings(embeddings, labels, num_classes, **options), labels)
+    return ranking.doubt[ranking.sample.argsort()]
+
+
+def neighbours_doubt(embeddings, labels, count=10):
+    """Share of the nearest other samples that have another label."""
+    distances = torch.cdist(embeddings, embeddings).fill_diagonal_(torch.inf)
+    nearest = distances.topk(count, largest=False).indices
+    return (labels[nearest] != labels.unsqueeze(1)).double().mean(1)
+
+
+@pytest.mark.parametrize("noise", [symmetric_noise, pair_noise])
+@pytest.mark.parametrize("rate", [0.1, 0.4])
+@pytest.mark.parametrize(("num_classes", "count"), [(2, 50), (20, 100), (100, 50), (200, 20)])
+def test_wrong_labels_of_separated_clusters_are_found(num_classes, count, rate, noise):
+    embeddings, classes = clusters(num_classes, count)
+    labels = noise(classes, rate, num_classes, seed=0)
+    found = area(doubt_by_sample(embeddings, labels, num_classes), labels != classes)
+    reference = area(neighbours_doubt(embeddings, labels), labels != classes)
+    assert found >= reference - 0.001
+    assert found > (0.99 if rate < 0.4 or noise is symmetric_noise else 0.94)
+
+
+def shapes():
+    """Embeddings that one method alone does not serve."""
+    generator = torch.Generator().manual_seed(1)
+    embeddings, classes = clusters(10, 60, spread=1.0)
+    scale = 10 ** (4 * torch.rand(32, generator=generator) - 2)
+    yield "unequal scales and offsets", embeddings * scale + 100, classes
+    yield "far from the origin", embeddings + 1000, classes
+    many, parts = clusters(40, 20, dim=8, spread=3.0)
+    yield "several clusters a class", many, parts % 10
+    line = torch.nn.functional.normalize(torch.randn(10, 32, generator=generator), dim=-1)
+    along = 10 * torch.randn(600, 1, generator=generator)
+    yield "elongated", 2 * embeddings + along * line[classes], classes
+    yield "half a constant", torch.cat([embeddings, torch.full_like(embeddings, 0.1)], 1), classes
+    flat = torch.relu(embeddings[:, :6] @ torch.randn(6, 2000, generator=generator))
+    yield "wide and flat", flat, classes
+    yield "tokens", torch.randn(600, 5, 32, generator=generator) + embeddings.unsqueeze(1), classes
+    angle, radius = 6.28 * torch.rand(600, generator=generator), 1.0 + classes % 3
+    rings = torch.stack([radius * angle.cos(), radius * angle.sin()], 1)
+    noise = 0.2 * torch.randn(600, 2, generator=generator)
+    yield "rings", rings + noise, classes % 3
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "classes"), [each[1:] for each in shapes()], ids=[each[0] for each in shapes()]
+)
+@pytest.mark.parametrize("noise", [symmetric_noise, pair_noise])
+def test_no_shape_of_embeddings_is_below_nearest_neighbours(embeddings, classes, noise):
+    num_classes = int(classes.max()) + 1
+    labels = noise(classes, 0.3, num_classes, seed=0)
+    wrong = labels != classes
+    points = embeddings if embeddings.ndim == 2 else embeddings.mean(1)
+    standard = (points - points.mean(0)) / points.std(0).clamp_min(1e-3)
+    reference = max(area(neighbours_doubt(each, labels), wrong) for each in (points, standard))
+    assert area(doubt_by_sample(embeddings, labels, num_classes), wrong) > reference - 0.01
+
+
+def test_noise_planted_with_the_same_seed_is_no_trap():
+    """The samples on which settings are chosen must not be those whose labels are wrong."""
+    embeddings, classes = clusters(4, 500, spread=1.0)
+    for seed in range(3):
+        order = torch.randperm(2000, generator=torch.Generator().manual_seed(seed))
+        labels = classes.clone()
+        labels[order[:800]] = (labels[order[:800]] + 1 + order[:800] % 3) % 4
+        doubt = doubt_by_sample(embeddings, labels, 4, seed=seed)
+        assert area(doubt, labels != classes) > 0.98
+
+
+def test_a_class_with_a_single_sample_is_ambiguous_not_mislabelled():
+    embeddings, classes = clusters(4, 30)
+    alone = torch.cat([classes, torch.tensor([4])])
+    points = torch.cat([embeddings, 5 * torch.ones(1, 32)])
+    targets = inspect_embeddings(points, alone, 5)
+    rows = {row.sample: row for row in rank_labels(targets, alone)}
+    assert rows[120].verdict == Verdict.AMBIGUOUS
+    assert rows[120].plausibility == pytest.approx(0.5, abs=0.1)
+    assert all(rows[sample].verdict == Verdict.UNDOUBTED for sample in range(120))
+    soft = torch.nn.functional.one_hot(alone, 5).float()
+    (row,) = (r for r in rank_labels(inspect_embeddings(points, soft, 5), soft) if r.sample == 120)
+    assert row.verdict == Verdict.AMBIGUOUS
+
+
+@pytest.mark.parametrize("count", [2, 3, 6, 12, 29])
+def test_few_samples_give_finite_beliefs(count):
+    embeddings, classes = clusters(2, 15)
+    labels = classes[:count]
+    targets = inspect_embeddings(embeddings[:count], labels, 2)
+    ranking = rank_labels(targets, labels)
+    assert len(ranking) == count
+    assert ranking.doubt.isfinite().all()
+    np.testing.assert_allclose(pred_probs(targets).sum(1), 1.0, atol=1e-6)
+    if count > 6:
+        assert not len(ranking.only(Verdict.MISLABELLED))
+        wrong = labels.clone()
+        wrong[5] = 1 - wrong[5]
+        assert rank_labels(inspect_embeddings(embeddings[:count], wrong, 2), wrong).sample[0] == 5
+
+
+def test_equal_embeddings_and_absent_classes_give_finite_beliefs():
+    labels = torch.arange(40) % 2
+    targets = inspect_embeddings(torch.ones(40, 3), labels, 7)
+    assert rank_labels(targets, labels).doubt.isfinite().all()
+    assert pred_probs(targets)[:, 2:].max() < 0.2
+
+
+def test_soft_labels_find_what_index_labels_find():
+    embeddings, classes = clusters(5, 60)
+    labels = symmetric_noise(classes, 0.2, 5, seed=0)
+    soft = torch.nn.functional.one_hot(labels, 5).double()
+    torch.testing.assert_close(
+        doubt_by_sample(embeddings, soft, 5), doubt_by_sample(embeddings, labels, 5)
+    )
+    smooth = 0.9 * soft + 0.02
+    assert area(doubt_by_sample(embeddings, smooth, 5), labels != classes) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_embeddings_of_any_floating_dtype(dtype):
+    embeddings, classes = clusters(5, 60)
+    labels = symmetric_noise(classes, 0.2, 5, seed=0)
+    assert area(doubt_by_sample(embeddings.to(dtype), labels, 5), labels != classes) > 0.99
+
+
+def test_more_samples_than_may_vote(monkeypatch):
+    monkeypatch.setattr(_embedding_beliefs, "VOTING", 200)
+    monkeypatch.setattr(_embedding_beliefs, "BLOCK", 1000)
+    monkeypatch.setattr(_embedding_beliefs, "PRODUCT_BLOCK", 3000)
+    embeddings, classes = clusters(5, 100)
+    labels = symmetric_noise(classes, 0.2, 5, seed=0)
+    assert area(doubt_by_sample(embeddings, labels, 5), labels != classes) > 0.99
+
+
+def test_predictions_do_not_know_the_sample_s_own_label():
+    """The first round's prediction of a sample is the same whatever its own label is."""
+    embeddings, classes = clusters(3, 20, spread=0.5)
+    given = torch.nn.functional.one_hot(classes, 3).double()
+    beliefs = _embedding_beliefs.EmbeddingBeliefs(
+        embeddings.double(), given, torch.Generator().manual_seed(0)
+    )
+    rows = torch.arange(60)
+    for sample in (0, 17, 59):
+        other = given.clone()
+        other[sample] = other[sample].roll(1)
+        for labels in (given, other):
+            # Ridge regression on all but one, from the normal equations.
+            kept = rows != sample
+            space = torch.cat([beliefs.linear.basis, torch.ones(60, 1).double()], 1)
+            weight = torch.cat([1 / beliefs.linear.shrink - 1, torch.zeros(1).double()])
+            left = space[kept].T @ space[kept] + weight.diag()
+            wanted = space[sample] @ torch.linalg.solve(left, space[kept].T @ labels[kept])
+            prior = _embedding_beliefs._shares(labels)
+            solution = beliefs.linear.solve(labels)
+            found = beliefs.linear.predict(rows, labels, prior, solution)[sample] + prior
+            torch.testing.assert_close(found, wanted, atol=1e-2, rtol=0)
+        assert sample not in beliefs.nearest[sample]
 
 
 def test_a_wrapped_model_shows_planted_errors():

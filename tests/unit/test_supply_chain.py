@@ -61,3 +61,55 @@ def test_repacking_an_archive_forgets_who_packed_it_and_when(tmp_path):
     with tarfile.open(tmp_path / "0.out.tar.gz") as archive:
         assert archive.getnames() == ["p/a.txt", "p/b.txt"]
         assert archive.extractfile("p/b.txt").read() == b"b"
+
+
+@pytest.mark.parametrize(
+    ("package", "oldest"),
+    [
+        ("torch", (2, 10)),
+        ("pillow", (12, 3)),
+        ("lightning", (2, 6, 6)),
+        ("starlette", (0, 49, 1)),
+        ("jinja2", (3, 1, 6)),
+    ],
+)
+def test_no_requirement_admits_a_release_with_a_known_hole(package, oldest):
+    extras = PROJECT["optional-dependencies"].values()
+    lines = [*PROJECT["dependencies"], *(line for extra in extras for line in extra)]
+    bounds = [line.split(">=")[1] for line in lines if line.split(">=")[0] == package]
+    assert bounds
+    for bound in bounds:
+        assert tuple(map(int, bound.split("."))) >= oldest
+
+
+def test_a_licence_that_metadata_leave_open_is_read_from_its_text(tmp_path, monkeypatch):
+    licenses = script("licenses")
+    cases = {
+        "expression": ("License-Expression: MIT\nLicense: other\n", "", "MIT"),
+        "unknown": (
+            "License: UNKNOWN\nClassifier: License :: OSI Approved :: MIT License\n",
+            "",
+            "MIT License",
+        ),
+        "whole-text": ("License: Apache License\n        Version 2.0\n", "", "Apache License"),
+        "file-only": ("", "\n  BSD 2-Clause License\n\nText\n", "BSD 2-Clause License"),
+        "none": ("", "", "not told"),
+    }
+    for name, (about, text, _) in cases.items():
+        folder = tmp_path / f"{name.replace('-', '_')}-1.dist-info"
+        folder.mkdir()
+        head = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1\n"
+        (folder / "METADATA").write_text(head + about)
+        (folder / "LICENSE").write_text(text)
+        (folder / "RECORD").write_text(f"{folder.name}/METADATA,,\n{folder.name}/LICENSE,,\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = {name: licenses.license_of(name) for name in cases}
+    assert found == {name: wanted for name, (_, _, wanted) in cases.items()}
+    assert licenses.license_of("no-such-package") == "not installed here"
+
+
+def test_every_listed_licence_has_a_name():
+    text = (ROOT / "THIRD_PARTY_LICENSES.md").read_text(encoding="utf-8")
+    assert "UNKNOWN" not in text
+    assert "not told" not in text
+    assert "x264, x265 | encode H.264 and H.265 | GPL-2.0-or-later" in text
