@@ -160,12 +160,14 @@ def index_values(name: str, tensor: Tensor, size: int) -> None:
 
 
 def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int) -> None:
-    """Require an index that is not the labels: the same tensor, or equal where samples repeat."""
-    # Equal by chance: a few distinct samples at the head of the data set, or a class for each.
+    """Require an index that is not the labels: the same tensor, or one that is equal to them."""
     if labels.shape != index.shape or num_samples <= num_classes or not can_read_values():
         return
     same = index.numel() > 0 and index.data_ptr() == labels.data_ptr()
-    if same or (torch.equal(index, labels) and len(index.unique()) < len(index)):
+    # A true index equals the labels by chance: in order at the head of the data set, where no
+    # sample repeats, or with a probability below (C / N)^B.
+    is_no_chance = len(index) * math.log(num_samples / num_classes) > -math.log(1e-6)
+    if same or (is_no_chance and torch.equal(index, labels) and len(index.unique()) < len(index)):
         raise ValueError(
             "`index` must be each sample's place in the training set; got the labels. Let the data "
             "set return the index too; in Lightning as the batch's last field, or by `index_of`"

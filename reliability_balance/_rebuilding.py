@@ -74,7 +74,7 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
 
 
 # What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds. Only
-# `validate_args` is in neither: it is a choice of each run.
+# `validate_args` and `group` are in neither: they are choices of each run.
 SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     ReliabilityBalancer: _of_balancer,
     WrappedClassifier: _of_wrapped,

@@ -62,7 +62,8 @@ def fit_head(
         batch_size: samples a step, >= 2. A last batch of one joins the one before it.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
         weight_decay: of AdamW, >= 0.
-        initialize: whether anchors start from the classes' own embeddings; index labels only.
+        initialize: whether anchors start from the classes' own embeddings, those of soft labels
+            from the embeddings of the likeliest class.
 
     Shape:
         - features: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating;
@@ -111,10 +112,11 @@ def fit_head(
         targets.check_epochs(epochs)
     _check_logits(balancer, primary_logits, len(features))
     features = features.detach()
-    if initialize and balancer.anchors is not None and not labels.is_floating_point():
-        used = labels != criterion.ignore_index
+    if initialize and balancer.anchors is not None:
+        hard = labels.argmax(-1) if labels.is_floating_point() else labels
+        used = hard != criterion.ignore_index
         known = None if token_mask is None else token_mask[used]
-        balancer.initialize_anchors(features[used], labels[used], token_mask=known)
+        balancer.initialize_anchors(features[used], hard[used], token_mask=known)
 
     criterion = criterion.to(parameter.device)
     targets = None if targets is None else targets.to(parameter.device)

@@ -115,7 +115,7 @@ SETTINGS = {
     Abstention: {"max_risk": 0.3, "delta": 0.1},
 }
 IN_THE_STATE = {"class_prior", "dtype"}
-OF_EACH_RUN = {"validate_args"}
+OF_EACH_RUN = {"validate_args", "group"}
 
 
 class TestSettings:

@@ -90,3 +90,16 @@ def test_tabular(capsys):
     tabular.main("wine", rate=0.3, seed=0)
     found = re.search(r"124 rows, 37 labels wrong\n.*AUROC ([.\d]+)\n", capsys.readouterr().out)
     assert float(found[1]) > 0.8
+
+
+def test_hugging_face_refuses_a_training_within_the_warm_up(tmp_path):
+    def trainer(**options):
+        model = wrap(huggingface_trainer.tiny_transformer(torch.Size((1, 8, 8)), 3), 3)
+        args = huggingface_trainer.TrainingArguments(str(tmp_path), report_to=[], **options)
+        targets = RefurbishedTargets.for_long_training(8, 3)
+        return huggingface_trainer.BalancedTrainer(targets, model=model, args=args)
+
+    with pytest.raises(ValueError, match=r"`epochs` must exceed .* of 10 updates; got 6"):
+        trainer(num_train_epochs=6)
+    trainer(num_train_epochs=11)
+    trainer(num_train_epochs=6, max_steps=5)

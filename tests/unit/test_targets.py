@@ -391,7 +391,6 @@ def random_batches(num_samples=24, size=4, epochs=4, seed=0):
 @pytest.mark.parametrize(
     ("index", "error", "message"),
     [
-        (torch.tensor([3, 3, 1]), ValueError, "got the labels"),  # equal, and samples repeat
         (torch.tensor([0, 1, 24]), ValueError, r"`index` must lie in \[0, 24\)"),
         (torch.tensor([0, 1, -1]), ValueError, r"`index` must lie in \[0, 24\)"),
         (torch.tensor([0.0, 1.0, 2.0]), TypeError, "`index` must be an int64 tensor"),
@@ -404,10 +403,25 @@ def random_batches(num_samples=24, size=4, epochs=4, seed=0):
 def test_a_wrong_index_is_refused_and_changes_nothing(index, error, message):
     targets = RefurbishedTargets(24, NUM_CLASSES)
     before = copy.deepcopy(targets.state_dict())
-    labels = torch.tensor([3, 3, 1]) if "the labels" in message else torch.tensor([0, 3, 1])
+    labels = torch.tensor([0, 3, 1])
     with pytest.raises(error, match=message):
         targets(index, labels, torch.full((3, NUM_CLASSES), 1 / NUM_CLASSES))
     assert all(torch.equal(before[name], value) for name, value in targets.state_dict().items())
+
+
+@pytest.mark.parametrize("cast", [lambda labels: labels, torch.clone])
+def test_labels_are_not_taken_for_an_index(cast):
+    targets = RefurbishedTargets(24, NUM_CLASSES)
+    labels = torch.tensor([3, 3, 1, 0, 2, 1, 1, 0])
+    with pytest.raises(ValueError, match=r"`index` must be each sample's place.* got the labels"):
+        targets(cast(labels), labels, torch.eye(NUM_CLASSES)[labels])
+    assert not bool(targets.updates.any())
+
+
+def test_a_small_batch_may_equal_its_labels_by_chance():
+    targets = RefurbishedTargets(24, NUM_CLASSES)
+    index = torch.tensor([1, 1])  # drawn twice by a sampler with replacement
+    targets(index, index.clone(), torch.eye(NUM_CLASSES)[index])
 
 
 def test_a_class_for_each_sample_is_no_mistake():
