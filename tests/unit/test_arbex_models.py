@@ -380,6 +380,24 @@ def test_what_gave_nothing_leaves_nothing(tmp_path):
     assert read_csv(tmp_path / "predictions.csv") == []
 
 
+def test_results_take_their_place_as_all_files_do(tmp_path):
+    """Links are followed, and permissions stay; what is no file is refused, and the rows stay."""
+    target = tmp_path / "target.csv"
+    target.write_text("of before")
+    target.chmod(0o640)
+    (tmp_path / "predictions.csv").symlink_to(target)
+    write_predictions(tmp_path, [FacePrediction("a.png")])
+    assert (tmp_path / "predictions.csv").is_symlink()
+    assert [row["name"] for row in read_csv(target)] == ["a.png"]
+    assert target.stat().st_mode & 0o777 == 0o640
+    target.unlink()
+    os.mkfifo(target)
+    with pytest.raises(ValueError, match=r"must be a regular file; got the named pipe"):
+        write_predictions(tmp_path, [FacePrediction("b.png")])
+    (table,) = tmp_path.glob("predictions.part-*.csv")
+    assert [row["name"] for row in read_csv(table)] == ["b.png"]
+
+
 HARMFUL_NAMES = (
     *(os.fsdecode(b"caf\xe9.png"), "\ud800", "=cmd|' /C calc'!A0", "+1", "-1", "@SUM(A1)"),
     *(
