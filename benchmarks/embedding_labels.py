@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -77,13 +78,11 @@ def finders(
     """Ours, and the nearest neighbours that it is held against."""
     spread = data.embeddings.std(0).clamp_min(1e-6)
     standard = (data.embeddings - data.embeddings.mean(0)) / spread
-    yield "ours", lambda: our_doubt(data.embeddings, labels, data.num_classes)
+    yield "ours", partial(our_doubt, data.embeddings, labels, data.num_classes)
     for name, points in (("", data.embeddings), (" standardised", standard)):
         for count in (10, 20):
-            yield (
-                f"{count} neighbours{name}",
-                lambda points=points, count=count: neighbours_doubt(points, labels, count, seed),
-            )
+            find = partial(neighbours_doubt, points, labels, count, seed)
+            yield f"{count} neighbours{name}", find
 
 
 def do_run(run: Run) -> dict[str, Any]:

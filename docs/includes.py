@@ -15,9 +15,11 @@ As a hook of mkdocs it puts in what the site has.
 
 import ast
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+PartT = TypeVar("PartT")
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = ROOT / "docs"
@@ -56,16 +58,20 @@ def include(path: str, title: str | None, *, for_site: bool = False) -> str:
         show = SHOWN_WHOLE[files[0].suffix][0 if for_site else 1]
         return "\n".join(map(show, files)).strip()
     text = files[0].read_text(encoding="utf-8")
-    parts = _definitions(text) if path.endswith(".py") else _sections(text)
-    if title not in parts:
-        raise KeyError(f"{path} must have a part `{title}`; got {', '.join(parts)}")
     if path.endswith(".py"):
-        code = ast.get_source_segment(text, parts[title])
-        return f"```python\n{re.sub(r'  # type: ignore.*', '', code or '')}\n```"
-    section = parts[title]
+        node = _part(_definitions(text), path, title)
+        code = ast.get_source_segment(text, node) or ""
+        return f"```python\n{re.sub(r'  # type: ignore.*', '', code)}\n```"
+    section = _part(_sections(text), path, title)
     for old, new in MOVED.items():
         section = section.replace(f"]({old}", f"]({new}")
     return section.strip()
+
+
+def _part(parts: Mapping[str, PartT], path: str, title: str) -> PartT:
+    if title not in parts:
+        raise KeyError(f"{path} must have a part `{title}`; got {', '.join(parts)}")
+    return parts[title]
 
 
 def _report(file: Path) -> str:

@@ -51,9 +51,9 @@ class EmbeddingBeliefs:
         prior = _shares(labels)
 
         def likelihood(space: Tensor) -> float:
-            nearest = _nearest(space, self.chosen, voters, NEIGHBOURS[1])
-            *_, vote = _votes(nearest, labels, prior)
-            return float((labels[self.chosen] * vote).sum())
+            nearest = _nearest(space, self.chosen, voters, NEIGHBOURS[-1])
+            votes = torch.stack(list(_votes(nearest, labels, prior)))
+            return float((labels[self.chosen] * votes).sum())
 
         rows = torch.arange(len(points), device=points.device)
         self.nearest = _nearest(max(spaces, key=likelihood), rows, voters, NEIGHBOURS[-1])
@@ -169,13 +169,15 @@ class _Ridge:
 
     def products(self, labels: Tensor) -> Tensor:
         """Coefficients (R, C) of least squares. The basis has no part in a constant."""
-        return self.basis.T @ labels
+        products: Tensor = self.basis.T @ labels
+        return products
 
     def predict(self, rows: Tensor, labels: Tensor, prior: Tensor, solution: Tensor) -> Tensor:
         """How far above a class's share each sample is predicted, (B, C)."""
         leverage = self.leverage[rows].unsqueeze(-1)
         own = leverage * (labels[rows] - prior)
-        return (self.basis[rows] @ solution - own) / (1.0 - leverage).clamp_min(1e-3)
+        fitted: Tensor = self.basis[rows] @ solution - own
+        return fitted.div_((1.0 - leverage).clamp_min(1e-3))
 
 
 def _pool(experts: Tensor, labels: Tensor) -> Tensor:

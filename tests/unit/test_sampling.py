@@ -2,7 +2,6 @@
 
 from unittest import mock
 
-import lightning
 import numpy as np
 import pytest
 import torch
@@ -61,26 +60,30 @@ def test_a_loader_takes_it():
     assert torch.cat([labels for (labels,) in loader]).bincount().tolist() == [4, 4, 4]
 
 
-class RecordingModule(lightning.LightningModule):
-    """Notes the rows that it is trained on, and learns nothing."""
+def recording_module(lightning):
+    """A module that notes the rows that it is trained on, and learns nothing."""
 
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.rows = []
+    class RecordingModule(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(1, 1)
+            self.rows = []
 
-    def training_step(self, batch, batch_idx):
-        self.rows += batch[0].tolist()
-        return self.layer(torch.zeros(1, 1)).sum()
+        def training_step(self, batch, batch_idx):
+            self.rows += batch[0].tolist()
+            return self.layer(torch.zeros(1, 1)).sum()
 
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    return RecordingModule()
 
 
 @mock.patch.dict("os.environ")  # where Lightning notes ranks
 def test_lightning_does_not_split_a_rank_s_share_once_more(tmp_path):
+    lightning = pytest.importorskip("lightning")
     sampler = DataRefinementSampler(LABELS, GROUPS, per_class=8, num_replicas=2, rank=1)
-    module = RecordingModule()
+    module = recording_module(lightning)
     loader = DataLoader(TensorDataset(torch.arange(100)), 4, sampler=sampler)
     # A group of one is enough for Lightning to put its own sampler in the place of others.
     meeting = f"file://{tmp_path / 'meeting'}"
