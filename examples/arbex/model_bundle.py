@@ -17,8 +17,8 @@ import torch
 from configuration import Recipe, as_plain, parse_recipe
 from face_model import FaceModel, build_model
 from result_files import open_result
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from reliability_balance import __version__
@@ -110,9 +110,10 @@ def versions() -> dict[str, str]:
 def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Header and weights, after the digest was found to be theirs."""
     try:
-        with safe_open(file, framework="pt") as opened:  # once, as a save may replace it meanwhile
-            header = json.loads((opened.metadata() or {})["bundle"])
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        content = file.read_bytes()  # once, since a save may replace the file meanwhile
+        weights = load(content)
+        length = int.from_bytes(content[:8], "little")
+        header = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {})["bundle"])
         if header["format"] != FORMAT:
             raise ValueError(f"bundle format {header['format']}, not {FORMAT}")
         digest = header.pop("sha256")
