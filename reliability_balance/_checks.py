@@ -128,8 +128,9 @@ def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
             )
     elif labels.is_floating_point():
         if tuple(labels.shape) != soft_shape:
+            hint = ": class indices must be int64, labels.long()" if labels.ndim == 1 else ""
             raise ValueError(
-                f"soft `labels` must have shape {soft_shape}; got {tuple(labels.shape)}"
+                f"soft `labels` must have shape {soft_shape}; got {tuple(labels.shape)}{hint}"
             )
     else:
         raise TypeError(

@@ -53,7 +53,13 @@ class EmbeddingSource:
         self.token_mask = token_mask
         self.layer = layer_named(model, layer_name)
         self.reading: Reading | None = None
-        self._mask_position, self._takes_any = _place_of(model, token_mask)
+        self._mask_name = None if token_mask is None else token_mask.removeprefix("~")
+        if token_mask is not None and "pad" in token_mask and not token_mask.startswith("~"):
+            raise ValueError(
+                f"`token_mask` must be '~{token_mask}' for a mask that is 1 for padding, or name "
+                f"one that is 1 for tokens and not called after padding; got {token_mask!r}"
+            )
+        self._arguments, self._takes_any = _arguments_of(model, self._mask_name)
         self.tap = Tap(self.layer, side)
 
     def settings(self) -> dict[str, Any]:
@@ -218,18 +224,21 @@ class EmbeddingSource:
 
         Where a mask is not needed, one that cannot be for these tokens is passed over.
         """
-        mask = self._given_mask(args, kwargs)
+        given = self._given(args, kwargs)
+        mask = None if self._mask_name is None else given.get(self._mask_name)
+        shape = (len(tokens), math.prod(tokens.shape[1:-1]))
         if mask is None:
+            if is_needed and self._mask_name is not None:
+                _refuse_other_masks(given, shape, self.token_mask)
             several = sum(isinstance(each, Tensor) for each in args) > 1
             if is_needed and self.token_mask is not None and self._takes_any and several:
                 raise ValueError(
-                    f"`{self.token_mask}` must be given by keyword, since the model takes any "
+                    f"`{self._mask_name}` must be given by keyword, since the model takes any "
                     f"arguments, or token_mask=None to `wrap`; got {len(args)} without names"
                 )
             return None
-        shape = (len(tokens), math.prod(tokens.shape[1:-1]))
         if isinstance(mask, Tensor) and not mask.is_floating_point() and mask.shape == shape:
-            return mask.bool()
+            return mask.bool() if self._mask_name == self.token_mask else mask == 0
         if not is_needed:
             return None
         got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
@@ -239,16 +248,25 @@ class EmbeddingSource:
             f"with {got}"
         )
 
-    def _given_mask(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """The mask among a call's arguments, or in a mapping that is one of them."""
-        if self.token_mask is None:
-            return None
-        if self.token_mask in kwargs:
-            return kwargs[self.token_mask]
-        if self._mask_position is not None and self._mask_position < len(args):
-            return args[self._mask_position]
-        batches = (each for each in args if isinstance(each, Mapping))
-        return next((each[self.token_mask] for each in batches if self.token_mask in each), None)
+    def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments of a call by name, and what lies in mappings among them."""
+        given: dict[str, Any] = {}
+        for each in args:
+            if isinstance(each, Mapping):
+                given |= each
+        return {**given, **dict(zip(self._arguments, args, strict=False)), **kwargs}
+
+
+def _refuse_other_masks(
+    given: Mapping[str, Any], shape: tuple[int, int], token_mask: str | None
+) -> None:
+    """Require that no argument is a mask of these tokens under another name."""
+    for name, value in given.items():
+        if "mask" in name and isinstance(value, Tensor) and value.shape == shape:
+            raise ValueError(
+                f"`token_mask` must be {name!r}, or '~{name}' if it is 1 for padding, or None if "
+                f"all are tokens; got {token_mask!r}, which the call does not have"
+            )
 
 
 def as_embedding(value: Tensor, channels: int) -> Tensor:
@@ -375,25 +393,25 @@ def compiled_part(model: nn.Module, layer: nn.Module) -> str | None:
     return None
 
 
-def _place_of(model: nn.Module, argument: str | None) -> tuple[int | None, bool]:
-    """Where a call has this argument by position, and whether the model takes any arguments.
+def _arguments_of(model: nn.Module, mask: str | None) -> tuple[list[str], bool]:
+    """Names of the arguments that a model takes by position, and whether it takes any more.
 
     Raises:
-        ValueError: if the model does not take an argument of that name.
+        ValueError: if the model does not take a mask of that name.
     """
     base = getattr(model, "get_base_model", None)  # peft's, which hides the names of arguments
     called = base() if callable(base) else model
-    parameters = inspect.signature(called.forward).parameters
-    kinds = {parameter.kind for parameter in parameters.values()}
-    named = inspect.Parameter.VAR_KEYWORD in kinds or argument in parameters
-    if argument not in (None, MASK_ARGUMENT) and not named:
+    parameters = inspect.signature(called.forward).parameters.values()
+    names = [each.name for each in parameters if each.kind is each.POSITIONAL_OR_KEYWORD]
+    takes_more = any(each.kind is each.VAR_POSITIONAL for each in parameters)
+    known = {each.name for each in parameters}
+    takes_named = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    if mask not in (None, MASK_ARGUMENT, *known) and not takes_named:
         raise ValueError(
-            f"`token_mask` must name an argument of the model's forward; got {argument!r}, and it "
-            f"takes {', '.join(parameters)}"
+            f"`token_mask` must name an argument of the model's forward, which takes "
+            f"{', '.join(names)}; got {mask!r}"
         )
-    names = list(parameters)
-    position = None if argument is None or argument not in names else names.index(argument)
-    return position, position is None and inspect.Parameter.VAR_POSITIONAL in kinds
+    return names, mask not in known and takes_more
 
 
 def _is_sequence_first(layer: nn.Module) -> bool:

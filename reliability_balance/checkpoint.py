@@ -51,8 +51,8 @@ def save(
 
     Args:
         path: the file, whose folder must exist.
-        model: a balancer, a wrapped classifier, or any module. Under DDP or ``torch.compile``
-            the module within.
+        model: a balancer, a wrapped classifier, or any module; of one that was compiled or made
+            parallel the module within.
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in your own words, as far as JSON has them; tuples come
             back as lists.
@@ -84,6 +84,7 @@ def save(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    model = _without_shell(model)
     modules = {MODEL: model, **_check_companions(companions or {})}
     parts = {role: _rebuilding.parts_of(module) for role, module in modules.items()}
     for role, settings in parts.items():
@@ -196,6 +197,16 @@ def describe(path: str | Path) -> str:
     """
     _, config = migrate(path, *_tensor_file.read(Path(path)))
     return json.dumps(config, indent=2)
+
+
+def _without_shell(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` or data parallelism was put around."""
+    while True:
+        is_parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        within = model.module if is_parallel else getattr(model, "_orig_mod", None)
+        if not isinstance(within, nn.Module):
+            return model
+        model = within
 
 
 def _state(role: str, module: nn.Module) -> dict[str, Tensor]:

@@ -77,8 +77,9 @@ def wrap(
             (B, H, W, D). None to learn it from the layers around; an error says if nothing tells.
         output: name or index of the logits in what the model returns. None for a tensor, an output
             with ``logits``, or with a single tensor.
-        token_mask: name of the call's argument (B, T) that is 1 for tokens and 0 for padding; it
-            need not be in each call. None if all are tokens.
+        token_mask: name of the call's argument (B, T) that is 1 for tokens and 0 for padding, with
+            a ``~`` before it if it is 1 for padding; it need not be in each call. None if all are
+            tokens.
         keep_head: True makes the model's own logits the primary branch; where the model ends in a
             softmax, what enters it. False gives the balancer a new head, and freezes the
             parameters of the old last layer that nothing else uses.
@@ -109,6 +110,11 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    if unknown := balancer_options.keys() - BalancerOptions.__annotations__.keys():
+        raise TypeError(
+            f"`wrap` must get options of its own or of ReliabilityBalancer, which are "
+            f"{', '.join(BalancerOptions.__annotations__)}; got {min(unknown)!r}"
+        )
     if keep_head and balancer_options.setdefault("head", None) is not None:
         raise ValueError(
             f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
@@ -146,6 +152,9 @@ def wrap(
     wrapped = WrappedClassifier(
         model, balancer, source, keep_head=keep_head, frozen=[] if keep_head else found.unneeded
     )
+    # The model's own mode counts, which a later train() or eval() sets for both.
+    wrapped.training = model.training
+    balancer.train(model.training)
     if found.embedding is not None and not keep_head:
         _tell_unused(model, found.embedding)
     return wrapped

@@ -249,6 +249,14 @@ class TestRoundTrip:
         frozen = [[p.requires_grad for p in each.parameters()] for each in (model, saved)]
         assert frozen[0] == frozen[1]
 
+    @pytest.mark.parametrize("shell", [torch.compile, nn.DataParallel])
+    def test_a_compiled_or_parallel_model_is_saved_as_the_module_within(self, path, shell):
+        saved = wrap(classifier()).eval()
+        save(path, shell(saved))
+        inputs = torch.randn(5, 6)
+        found = load(path, classifier()).model
+        assert torch.equal(found(inputs).log_probs, saved(inputs).log_probs)
+
     def test_all_that_goes_with_a_model(self, path):
         companions = fitted_companions()
         save(

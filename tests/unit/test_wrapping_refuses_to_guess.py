@@ -836,8 +836,13 @@ def test_heads_of_zeros_prove_nothing():
 
 
 def test_masks_that_no_call_can_have_are_refused():
-    with pytest.raises(ValueError, match=r"`token_mask` must name .*got 'paddding_mask'"):
-        wrap(TokenAverage(uses_mask=True), token_mask="paddding_mask")
+    with pytest.raises(ValueError, match=r"`token_mask` must name .*got 'tokn_mask'"):
+        wrap(TokenAverage(uses_mask=True), token_mask="tokn_mask")
+
+    with pytest.raises(
+        ValueError, match="must be '~padding_mask' for a mask that is 1 for padding"
+    ):
+        wrap(TokenAverage(uses_mask=True), token_mask="padding_mask")
 
     class Outer(nn.Module):
         def __init__(self):
@@ -937,3 +942,42 @@ def test_a_kept_head_with_dropout_gives_its_answers_for_stored_embeddings():
     features = torch.randn(5, 8)
     answers = model._answers(features, None)
     assert torch.equal(answers, adapted.eval()(features))
+
+
+class Encoder(nn.Module):
+    """Calls its mask after padding, as torch does."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = nn.Embedding(50, 8)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, ids, padding_mask=None):
+        tokens = self.encode(ids)
+        if padding_mask is not None:
+            tokens = tokens.masked_fill(padding_mask.unsqueeze(-1), 0.0)
+        return self.head(tokens.sum(1))
+
+
+def test_masks_of_padding_and_masks_under_other_names():
+    plain, longer = padded("right")
+    ids, padding = longer["input_ids"], longer["attention_mask"] == 0
+    options = {"embedding": "encode", "layout": "channels_last", "example_input": ids}
+    model = wrap(Encoder(), 3, **options).eval()
+    with pytest.raises(ValueError, match="must be 'padding_mask', or '~padding_mask' if it is 1"):
+        model(ids, padding_mask=padding)
+    model = wrap(model.unwrap(), 3, token_mask="~padding_mask", **options).eval()
+    expected = model(plain["input_ids"])
+    for call in (lambda: model(ids, padding), lambda: model(ids, padding_mask=padding)):
+        torch.testing.assert_close(call().corrected, expected.corrected)
+
+
+def test_options_that_nobody_has_are_named():
+    with pytest.raises(TypeError, match=r"options of its own.*num_anchors.*got 'num_class'"):
+        wrap(network(), num_class=4)
+
+
+def test_the_wrapper_is_in_the_mode_of_its_model():
+    for mode in (True, False):
+        model = wrap(network().train(mode))
+        assert {module.training for module in model.modules()} == {mode}
