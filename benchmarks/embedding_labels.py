@@ -134,6 +134,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
             "",
             f"Ours is more than {ALLOWED} below on {len(below)} of {len(rows)} rows"
             + (f": {'; '.join(below)}." if below else "."),
+            "CPU seconds of ours include the ranking.",
             "",
             *_cost(runs),
             "| embeddings | noise % | ours | best neighbours | which | difference |",
