@@ -157,18 +157,18 @@ class EmbeddingSource:
         validate: bool,
     ) -> Reading:
         """How the model answers from what the layer gives, proven if it can be."""
-        if passage.is_answer(answer) and answer.ndim == 2 and passage.value.ndim == 2:
+        is_sound = isinstance(passage.result, Tensor) and passage.is_unchanged(validate=validate)
+        if not is_sound or not fits(passage.value, passage.result, answer):
+            raise ValueError(_mismatch(model, self.layer_name, passage, answer, is_sound=is_sound))
+        if passage.result is answer:
             self.reading = self.reading or Reading("vector", "none")
             return Reading("vector", "none")
-        is_sound = isinstance(passage.result, Tensor) and passage.is_unchanged()
-        if not is_sound or not fits(passage.value, passage.result, answer):
-            raise ValueError(_mismatch(model, self.layer_name, passage, answer))
         if validate and len(answer):
             if bool(answer.isnan().any()):
                 raise ValueError("`model` must answer with numbers; got NaN")
             readings = find_readings(passage.value, passage.result, answer, mask)
             if not readings:
-                raise ValueError(_mismatch(model, self.layer_name, passage, answer))
+                raise ValueError(_mismatch(model, self.layer_name, passage, answer, is_sound=True))
             # One token is all there are: whether it was picked or averaged is seen another time.
             if len(readings) == 1:
                 self.reading = readings[0]
@@ -439,13 +439,15 @@ def _refuse_probabilities(answer: Tensor) -> None:
         )
 
 
-def _mismatch(model: nn.Module, name: str, passage: Passage, answer: Tensor) -> str:
+def _mismatch(
+    model: nn.Module, name: str, passage: Passage, answer: Tensor, *, is_sound: bool
+) -> str:
     """What differs between a model's answer and what its last layer gives."""
     gave = passage.result
     shape = tuple(gave.shape) if isinstance(gave, Tensor) else type(gave).__name__
     if answer.ndim != 2:
         what = f"the model must answer with (B, C); got {tuple(answer.shape)}"
-    elif isinstance(gave, Tensor) and not passage.is_unchanged():
+    elif isinstance(gave, Tensor) and not is_sound:
         what = f"what the last linear layer, {name!r}, gives is changed in place afterwards"
     elif isinstance(gave, Tensor) and gave.shape == answer.shape:
         what = f"the last linear layer, {name!r}, gives other values than the model"

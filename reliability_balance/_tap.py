@@ -16,22 +16,22 @@ class Passage(NamedTuple):
     """What passed a layer once.
 
     ``value`` is a copy of the layer's input or output, since a later layer may work in place;
-    ``result`` is the layer's own output as it was at ``version``, which inference mode does not
-    count: there it is a copy. While a graph is traced there is neither.
+    ``result`` is the layer's own output as it was at ``version``. Inference mode counts no
+    versions: there ``copy`` tells. While a graph is traced there is neither.
     """
 
     value: Tensor
     result: Any
     version: int | None
+    copy: Tensor | None
     has_graph: bool
 
-    def is_answer(self, answer: Tensor) -> bool:
-        """Whether the layer's output is the model's answer itself, and nothing changed it."""
-        return self.result is answer and self.is_unchanged()
-
-    def is_unchanged(self) -> bool:
-        """Whether the layer's output still is as the layer gave it."""
-        return self.version is None or self.result._version == self.version
+    def is_unchanged(self, *, validate: bool) -> bool:
+        """Whether the layer's output still is as the layer gave it; to compare a copy, validate."""
+        if self.version is not None:
+            return bool(self.result._version == self.version)
+        # NaN, too, is what it was.
+        return self.copy is None or not validate or _equal_bits(self.copy, self.result)
 
 
 class Tap:
@@ -63,13 +63,13 @@ class Tap:
             raise TypeError(
                 f"`embedding` must name a layer that takes a tensor; got {type(value).__name__}"
             )
-        version = None
+        version = copy = None
         if isinstance(result, Tensor) and not torch.compiler.is_compiling():
             if result.is_inference():
-                result = result.clone()
+                copy = result.clone()
             else:
                 version = result._version
-        passages.append(Passage(value.clone(), result, version, torch.is_grad_enabled()))
+        passages.append(Passage(value.clone(), result, version, copy, torch.is_grad_enabled()))
 
     def run(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -125,6 +125,10 @@ class Tap:
     def __getstate__(self) -> dict[str, Any]:
         # A weak reference cannot be pickled; who unpickles the wrapper claims the tap.
         return {**self.__dict__, "_owner": None, "_passages": {}}
+
+
+def _equal_bits(one: Tensor, other: Tensor) -> bool:
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
 
 
 def _tap_of(wrapper: nn.Module) -> Any:
