@@ -153,7 +153,8 @@ def wrapped_as(
     if settings["layer"] not in dict(network.named_modules()):
         problems.append(f"the file has the embedding's layer {settings['layer']!r}, which is not")
     if problems:
-        raise ValueError(_refusal("model", problems))
+        told = _differences(parts, parts_of(model)) if model is not network else []
+        raise ValueError(_refusal("model", told + problems))
     if isinstance(model, WrappedClassifier):
         model.unwrap()
     place = {name: value for name, value in settings.items() if name != "class"}
