@@ -61,12 +61,14 @@ def test_labels_stand_where_they_are_never_wrong():
 
 @given(st.integers(0, 10_000))
 @settings(max_examples=25, deadline=None)
-def test_a_one_hot_label_is_an_index_label_to_the_bit(seed):
+def test_a_one_hot_label_is_an_index_label(seed):
     beliefs, matrix, soft = random_case(seed)
     labels = soft.argmax(-1)
     one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
     expected = label_posterior(beliefs, labels, matrix)
-    assert torch.equal(label_posterior(beliefs, one_hot, matrix), expected)
+    # But for rounding: index labels take no matrix product.
+    found = label_posterior(beliefs, one_hot, matrix)
+    torch.testing.assert_close(found, expected, rtol=1e-14, atol=0.0)
 
 
 def test_beliefs_decide_between_the_labels_of_a_soft_one():
