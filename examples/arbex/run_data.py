@@ -44,8 +44,4 @@ def read_recipe_faces(data: Data) -> FaceTable:
     """
     if data.dataset == "rendered":
         return read_faces("rendered", data.root or CACHE, rendered=rendered_settings(data.rendered))
-    try:
-        splits = SplitOptions(**data.splits)
-    except TypeError as error:
-        raise ValueError(f"`data.splits` must name options of SplitOptions: {error}") from error
-    return read_faces(data.dataset, data.root, splits=splits)
+    return read_faces(data.dataset, data.root, splits=SplitOptions(**data.splits))

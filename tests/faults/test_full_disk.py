@@ -1,11 +1,9 @@
 """A disk that takes no more: an error that names the file, and the old file stays as it was."""
 
-import contextlib
-import resource
-
 import pytest
 import torch
 from face_model import build_model
+from full_disk import largest_file
 from model_bundle import load_bundle, save_bundle
 from prediction import FacePrediction, prediction_files
 from result_files import save_json
@@ -16,17 +14,6 @@ from reliability_balance import ReliabilityBalancer
 from reliability_balance.checkpoint import save
 
 RECIPE = tiny_recipe()
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    """Writing beyond that many bytes of a file fails, as on a full disk."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_predictions(folder):

@@ -4,13 +4,13 @@ import contextlib
 import errno
 import fcntl
 import os
-import resource
 import socket
 import stat
 import threading
 
 import pytest
 import torch
+from full_disk import largest_file
 from result_files import open_result, save_json, save_tensors, save_text
 
 from reliability_balance import ReliabilityBalancer, files
@@ -231,16 +231,6 @@ def test_a_file_that_the_block_closed_is_not_taken(tmp_path):
         file.close()
     assert (tmp_path / "old").read_bytes() == b"old"
     assert names(tmp_path) == ["old"]
-
-
-@contextlib.contextmanager
-def largest_file(size):
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("size", [11, 10_000, 1_000_000])
