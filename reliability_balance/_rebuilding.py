@@ -155,10 +155,9 @@ def wrapped_as(
     if problems:
         told = _differences(parts, parts_of(model)) if model is not network else []
         raise ValueError(_refusal("model", told + problems))
-    if isinstance(model, WrappedClassifier):
-        model.unwrap()
     place = {name: value for name, value in settings.items() if name != "class"}
-    return attach(network, balancer.to_empty(device="cpu"), **place)
+    old = model if isinstance(model, WrappedClassifier) else None
+    return attach(network, balancer.to_empty(device="cpu"), **place, old=old)
 
 
 def state_within(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

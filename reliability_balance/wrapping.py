@@ -170,21 +170,28 @@ def attach(
     channels: int = -1,
     output: str | int | None = None,
     token_mask: str | None = MASK_ARGUMENT,
+    old: "WrappedClassifier | None" = None,
 ) -> "WrappedClassifier":
     """Wrap a model by the settings of another one's wrapper, as a checkpoint holds them.
 
+    An `old` wrapper of the model is taken off once nothing can fail any more.
+
     Raises:
-        ValueError: if the model has no such layer, hides it, or is wrapped already.
+        ValueError: if the model has no such layer, hides it, or has a wrapper that is not `old`.
     """
-    refuse_unwrappable(model)
+    if old is None:
+        refuse_unwrappable(model)
     _checks.one_of("side", side, ("input", "output"))
+    balancer = _beside(model, layer_named(model, layer), balancer)
     source = EmbeddingSource(
         model, layer, side=side, channels=channels, output=output, token_mask=token_mask
     )
+    if old is not None:
+        old.unwrap()
     is_replaced = side == "input" and not keep_head
     return WrappedClassifier(
         model,
-        _beside(model, source.layer, balancer),
+        balancer,
         source,
         keep_head=keep_head,
         frozen=own_parameters(model, source.layer) if is_replaced else [],

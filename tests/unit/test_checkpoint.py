@@ -337,6 +337,19 @@ class TestRoundTrip:
         assert_same_state(other, balancer)
 
 
+def test_a_wrapper_stays_where_the_files_settings_are_refused(path):
+    saved = wrap(classifier())
+    saved.source.token_mask = "padding"  # which `wrap` would not take
+    save(path, saved)
+    given = wrap(classifier(), attention="off").eval()
+    inputs = torch.randn(5, 6)
+    before = given(inputs).log_probs
+    with pytest.raises(ValueError, match="`token_mask` must be"):
+        load(path, given)
+    assert torch.equal(given(inputs).log_probs, before)
+    assert not given.model[3].weight.requires_grad
+
+
 class TestMisfits:
     """What does not fit is named, and nothing is loaded."""
 
