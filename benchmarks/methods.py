@@ -20,15 +20,15 @@ from methods_of_others import (
     logit_adjusted,
     smoothed,
 )
-from noisy_data import Task, class_counts
+from noisy_data import Task
 from shared_encoder import EMBEDDING_DIM, make_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Unpack
 
-from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance.balancer import BalancerOptions
-from reliability_balance.mixing import mix
+from reliability_balance.recipes import Recipe
 from reliability_balance.targets import RefurbishedTargets
 
 
@@ -63,47 +63,28 @@ class Balanced(nn.Module):
         return output
 
 
-class Refurbished(Balanced):
-    """Our balancer with refurbished targets and mixing."""
+class Robust(Balanced):
+    """Our whole recipe: a balancer trained by a robust loss."""
 
     def __init__(
-        self,
-        task: Task,
-        targets: RefurbishedTargets,
-        concentration: float = 1.0,
-        mix_from: int = 0,
-        **options: Unpack[BalancerOptions],
+        self, task: Task, recipe: Recipe | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(task, **options)
-        self.targets = targets
-        self.concentration = concentration
-        self.mix_from = mix_from
+        self.labels = task.labels
+        self.recipe = recipe
+
+    def begin(self, epochs: int) -> None:
+        """Plan for so many epochs."""
+        self.robust = RobustLoss(self.balancer, self.labels, epochs=epochs, recipe=self.recipe)
+
+    @property
+    def targets(self) -> RefurbishedTargets:
+        """What was learned of the labels."""
+        return self.robust.targets
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        output = self.predict(inputs)
-        soft = self.targets(index, labels, output.corrected)
-        judged = output, soft
-        if epoch >= self.mix_from:
-            judged = mix(self.balancer, output.embedding, soft, concentration=self.concentration)
-        loss: Tensor = self.criterion(*judged).total
+        loss: Tensor = self.robust(self.predict(inputs), labels, index)
         return loss
-
-
-def robust(task: Task) -> Refurbished:
-    """Our robust recipe: no memory of labels, a linear head, and the classes' frequencies.
-
-    The encoder gives one vector for a sample, which leaves attention nothing to attend to.
-    """
-    targets = RefurbishedTargets.for_long_training(len(task.labels), task.num_classes)
-    return Refurbished(
-        task,
-        targets,
-        concentration=0.3,
-        mix_from=7,
-        head="linear",
-        attention="off",
-        class_prior=class_counts(task),
-    )
 
 
 METHODS: dict[str, Callable[[Task], Method]] = {
@@ -126,5 +107,5 @@ METHODS: dict[str, Callable[[Task], Method]] = {
     "ELR, linear head": lambda task: EarlyLearning(task, head=nn.Linear),
     "logit adjustment, linear head": lambda task: logit_adjusted(task, nn.Linear),
     "ours, paper": lambda task: Balanced(task, recipe="paper"),
-    "ours, robust": robust,
+    "ours, robust": Robust,
 }

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from measures import label_measures, prediction_measures
-from methods import METHODS, Method, Refurbished
+from methods import METHODS, Method, Robust
 from noisy_data import CORRUPTIONS, Task
 from tasks import DATA
 from torch import Tensor
@@ -43,7 +43,7 @@ def train_and_judge(
     train(method, task, epochs)
     seconds = time.perf_counter() - start
     index = torch.arange(len(task.labels))
-    trust = method.targets.trust(index, task.labels) if isinstance(method, Refurbished) else None
+    trust = method.targets.trust(index, task.labels) if isinstance(method, Robust) else None
     known = label_measures(predict(method, task.inputs), task.truth, task.labels, trust)
     judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
     return {"seconds": round(seconds, 1), "samples": len(index), **judged, **known}
@@ -51,6 +51,8 @@ def train_and_judge(
 
 def train(method: Method, task: Task, epochs: int) -> None:
     """AdamW under the one-cycle rule, the same for every method."""
+    if isinstance(method, Robust):
+        method.begin(epochs)
     steps = len(task.labels) // BATCH_SIZE
     optimizer = torch.optim.AdamW(
         method.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True

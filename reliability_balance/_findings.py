@@ -168,6 +168,6 @@ def unbalanced_predictions(predicted: Tensor, given: Tensor, samples: int) -> Fi
     more = f", … and {len(classes) - 5} more" if len(classes) > 5 else ""
     return Finding(
         f"predictions and labels differ in their shares of classes {told}{more}",
-        "balance the classes: `DataRefinementSampler`, or `class_prior` of ReliabilityBalancer; "
+        "balance the classes: `DataRefinementSampler`, or RobustLoss, which counts all alike; "
         "see whether the classes are in the order that the model was trained on",
     )

@@ -4,11 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reliability_balance import _schema
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
+# What targets were by default while files might leave a setting out.
+TARGETS_BEFORE_4 = {
+    "momentum": 0.9,
+    "temperature": 0.5,
+    "noise_temperature": 1.0,
+    "prior_count": 0.0,
+    "warmup": 3,
+    "held_back": 0.0,
+}
 
 Content = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -70,7 +80,29 @@ def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     return tensors, {**config, "format_version": 3}
 
 
+def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 3 had class frequencies in some balancers alone, and said which; now all have."""
+    room = sum(tensor.numel() for tensor in tensors.values())
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            if settings.get("class") == "RefurbishedTargets":
+                module["parts"][part] = {**TARGETS_BEFORE_4, **settings}
+            size = settings.get("num_classes")
+            if (
+                settings.get("class") == "ReliabilityBalancer"
+                and settings.pop("has_class_prior", False) is False
+                and type(size) is int
+                and 0 < size <= room
+            ):
+                name = ".".join(each for each in (role, part, "class_prior") if each)
+                tensors[name] = torch.full((size,), 1.0 / size)
+    return tensors, {**config, "format_version": 4}
+
+
 STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
     _from_1_to_2,
     _from_2_to_3,
+    _from_3_to_4,
 )

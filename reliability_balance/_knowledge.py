@@ -18,10 +18,6 @@ SMALLEST_CONTROL = 30
 def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
     """Say why the doubts of these targets are no ground for a verdict; nothing if they are.
 
-    Beliefs are compared with what class frequencies alone would have: on the control group where
-    there is one, and else on all samples, whose labels a network may remember. Memory makes beliefs
-    agree with the labels, so it hides a model that knows nothing, but leaves little to doubt.
-
     Args:
         targets: after training.
         seen: the samples (M,).
@@ -33,6 +29,21 @@ def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
             f"the targets never left their warm-up of {targets.warmup} updates (at most {most} of "
             "a sample): train for longer, or give the targets a smaller `warmup`"
         )
+    return ignorance(targets, seen, labels)
+
+
+def ignorance(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
+    """Say that beliefs tell nothing of the labels, and by what; nothing if they do.
+
+    Beliefs are compared with what class frequencies alone would have: on the control group where
+    there is one, and else on all samples, whose labels a network may remember. Memory makes beliefs
+    agree with the labels, so it hides a model that knows nothing, but leaves little to doubt.
+
+    Args:
+        targets: of a training.
+        seen: the samples (M,).
+        labels: theirs, (M,) or (M, C).
+    """
     what = "labels"
     if targets.memorization is not None:
         control = targets.memorization.control[seen]

@@ -98,6 +98,11 @@ def is_distributed() -> bool:
     return distributed.is_available() and distributed.is_initialized()
 
 
+def world_size(group: "distributed.ProcessGroup | None" = None) -> int:
+    """How many processes train together."""
+    return distributed.get_world_size(group) if is_distributed() else 1
+
+
 def first_place(index: Tensor) -> Tensor:
     """Where each sample (B,) comes first among the sorted ones: one place for one sample."""
     return torch.searchsorted(index.sort().values, index)

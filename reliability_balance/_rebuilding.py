@@ -35,8 +35,6 @@ def _of_balancer(balancer: ReliabilityBalancer) -> Settings:
         "attention": "off" if attention is None else attention.mode,
         "correction_weight": balancer.correction_weight,
     }
-    if balancer.class_prior is not None:
-        settings["has_class_prior"] = True
     if attention is not None:
         settings["num_heads"] = attention.num_heads
         settings["head_dim"] = attention.output.in_features // attention.num_heads
@@ -116,13 +114,9 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     kind = BUILDABLE.get(arguments.pop("class", ""))
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
-    has_class_prior = kind is ReliabilityBalancer and arguments.pop("has_class_prior", False)
     try:
         with torch.device("meta"):
-            module = kind(**arguments)
-            if has_class_prior:
-                module.class_prior = torch.ones(arguments["num_classes"])
-            return module
+            return kind(**arguments)
     except (TypeError, RuntimeError, OverflowError) as error:  # of sizes that make no sense, too
         raise ValueError(
             f"the settings of a {kind.__name__} must be its arguments; got {error}"

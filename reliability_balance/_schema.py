@@ -28,7 +28,7 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
     **dict.fromkeys(("head", "token_mask"), (str, type(None))),
     "output": (str, int, type(None)),
-    **dict.fromkeys(("keep_head", "has_class_prior"), (bool,)),
+    "keep_head": (bool,),
 }
 OF_WRAPPING = {"keep_head", "layer", "side", "channels", "output", "token_mask"}
 # Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
@@ -150,8 +150,7 @@ def _settings_of(kind: str) -> tuple[set[str], set[str]]:
     parameters = inspect.signature(KINDS[kind]).parameters
     known = TYPES.keys() & parameters.keys()
     needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
-    # In the place of the frequencies, which are in the state.
-    return known | ({"has_class_prior"} if "class_prior" in parameters else set()), needed
+    return known, needed
 
 
 def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:

@@ -1,27 +1,35 @@
 """The reliability balancer: from an embedding to a corrected label distribution."""
 
 import warnings
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from reliability_balance import _checks, clustering, fitting
+from reliability_balance import _checks, clustering
 from reliability_balance import functional as RF
-from reliability_balance._completion import complete_output
 from reliability_balance.attention import AttentiveCorrection, pool_tokens
 from reliability_balance.heads import MLPHead
 from reliability_balance.output import BalancerOutput
-from reliability_balance.recipes import ATTENTION_MODES, AttentionMode, RecipeName, get_recipe
+from reliability_balance.recipes import (
+    ATTENTION_MODES,
+    AttentionMode,
+    HeadName,
+    RecipeName,
+    get_recipe,
+)
 
-Head = Literal["mlp", "linear"] | nn.Module | None
+if TYPE_CHECKING:
+    from reliability_balance.fitting import FitOptions
+
+Head = HeadName | Literal["recipe"] | nn.Module | None
 
 
 class BalancerOptions(TypedDict, total=False):
     """The keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
 
-    num_anchors: int
+    num_anchors: int | None
     recipe: RecipeName
     head: Head
     metric: RF.Metric | None
@@ -30,7 +38,6 @@ class BalancerOptions(TypedDict, total=False):
     num_heads: int
     head_dim: int
     correction_weight: float
-    class_prior: Tensor | None
     validate_args: bool
 
 
@@ -49,36 +56,37 @@ class ReliabilityBalancer(nn.Module):
         embedding_dim: D, the width of the embedding.
         num_classes: C, at least 2.
         num_anchors: K anchors for each class; 0 switches the anchors off. The paper uses 8 to 10.
-        recipe: defaults for the arguments below that are None: "robust" is our best, "paper" the
-            paper to the letter.
+        recipe: where arguments that are None, and the head, come from: "robust" is our best,
+            "paper" the paper to the letter; see :class:`recipes.Recipe`.
         head: the primary branch where the caller brings no logits: "mlp" is the paper's (two
             hidden layers of 64), "linear" one layer, or a module from (B, D) to (B, C). None for
             no head: then each call must bring `primary_logits`.
         metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
         delta: softness of Eq. 13, > 0; 1 in the paper.
         attention: "tokens", "single" (paper), "batch" or "off", see
-            :class:`attention.AttentiveCorrection`.
+            :class:`attention.AttentiveCorrection`. None is right for embeddings of one vector: the
+            robust recipe then has none. For tokens take "tokens"; :func:`wrap` does where its
+            example shows tokens.
         num_heads: heads of the self-attention.
         head_dim: width of each head.
         correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
             0 leaves the primary distribution as it is, bit for bit.
-        class_prior: how frequent each class is in training, > 0, such as
-            ``torch.bincount(labels)``, where the answers are wanted for evenly frequent classes.
-            In training mode outputs are for classes as frequent as that, in eval mode for even
-            ones; :func:`class_prior.with_class_prior` turns these into others. None asks for
-            answers where classes are as frequent as in training.
         validate_args: whether to look for non-finite embeddings and logits, which waits for the
             device.
 
     Shape:
         - embedding: (B, D) or tokens (B, T, D) floating, taken in the dtype of the weights;
           primary_logits: (B, C) floating or None; token_mask: (B, T) bool, False for padding, or
-          None; class_prior: (C,); returns a :class:`BalancerOutput`.
+          None; returns a :class:`BalancerOutput`.
 
     State:
         ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
-        parameters, so ranks merge them as gradients. ``class_prior`` (C,) is set once, as shares of
-        one. No other buffers but the head's batch norm.
+        parameters, so ranks merge them as gradients. ``class_prior`` (C,), shares of one, tells for
+        which frequencies training weighed the classes; no output depends on it. Even ones say that
+        answers are for classes as frequent as in training; others, which :class:`RobustLoss` puts
+        there, that answers are for evenly frequent classes, and that
+        :func:`class_prior.with_class_prior` turns them to these frequencies. No other buffers but
+        the head's batch norm.
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
@@ -88,8 +96,6 @@ class ReliabilityBalancer(nn.Module):
 
     Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
     function; the paper leaves the anchors' start open, ours is random with unit expected length.
-    `class_prior` is the logit adjustment of Menon et al., 2021 (https://arxiv.org/abs/2007.07314),
-    of every branch.
 
     Example:
         >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
@@ -99,31 +105,31 @@ class ReliabilityBalancer(nn.Module):
     """
 
     anchors: nn.Parameter | None
-    class_prior: Tensor | None
+    class_prior: Tensor
 
     def __init__(
         self,
         embedding_dim: int,
         num_classes: int,
         *,
-        num_anchors: int = 8,
+        num_anchors: int | None = None,
         recipe: RecipeName = "robust",
-        head: Head = "mlp",
+        head: Head = "recipe",
         metric: RF.Metric | None = None,
         delta: float | None = None,
         attention: AttentionMode | None = None,
         num_heads: int = 4,
         head_dim: int = 32,
         correction_weight: float = 1.0,
-        class_prior: Tensor | None = None,
         validate_args: bool = True,
     ) -> None:
         super().__init__()
         _checks.at_least("embedding_dim", embedding_dim, 1)
         _checks.at_least("num_classes", num_classes, 2)
-        _checks.at_least("num_anchors", num_anchors, 0)
         _checks.non_negative("correction_weight", correction_weight)
         defaults = get_recipe(recipe)
+        num_anchors = defaults.num_anchors if num_anchors is None else num_anchors
+        _checks.at_least("num_anchors", num_anchors, 0)
         attention = defaults.attention if attention is None else attention
         _checks.one_of("attention", attention, ATTENTION_MODES)
         self.metric: RF.Metric = defaults.metric if metric is None else metric
@@ -137,6 +143,7 @@ class ReliabilityBalancer(nn.Module):
         self.correction_weight = correction_weight
         self.validate_args = validate_args
 
+        head = defaults.head if isinstance(head, str) and head == "recipe" else head
         self.head = _make_head(head, embedding_dim, num_classes)
         self.attention = (
             None
@@ -152,13 +159,7 @@ class ReliabilityBalancer(nn.Module):
                 torch.randn(num_classes, num_anchors, embedding_dim) * embedding_dim**-0.5
             )
 
-        if class_prior is not None:
-            _checks.class_prior(class_prior, num_classes)
-            _checks.class_prior_values(class_prior)
-            # Wide first: counts may be integers, or too large together for half precision.
-            counts = class_prior.to(torch.promote_types(class_prior.dtype, torch.float32))
-            class_prior = counts / counts.sum()
-        self.register_buffer("class_prior", class_prior)
+        self.register_buffer("class_prior", torch.full((num_classes,), 1.0 / num_classes))
 
     def forward(
         self,
@@ -184,23 +185,23 @@ class ReliabilityBalancer(nn.Module):
             attentive_log_probs = RF.widen(self.attention(embedding, token_mask)).log_softmax(-1)
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        log_probs = None  # that of the primary branch, bit for bit
+        log_probs = RF.widen(logits).log_softmax(-1)
         if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
-                RF.widen(logits).log_softmax(-1),
-                correction_log_probs,
-                second_weight=self.correction_weight,
+                log_probs, correction_log_probs, second_weight=self.correction_weight
             )
-        return complete_output(
-            logits,
-            log_probs,
+        sees_tokens = embedding.ndim == 3 and self.attention is not None
+        return BalancerOutput(
+            log_probs=log_probs,
+            logits=logits,
+            embedding=pooled,
             anchor_log_probs=anchor_log_probs,
             attentive_log_probs=attentive_log_probs,
             correction_log_probs=correction_log_probs,
-            embedding=pooled,
             distances=distances,
             anchors=anchors,
-            class_prior=self.class_prior if self.training else None,
+            tokens=embedding if sees_tokens else None,
+            token_mask=token_mask if sees_tokens else None,
         )
 
     @torch.no_grad()
@@ -245,10 +246,12 @@ class ReliabilityBalancer(nn.Module):
         return self
 
     def fit_head(
-        self, features: Tensor, labels: Tensor, **options: Unpack[fitting.FitOptions]
+        self, features: Tensor, labels: Tensor, **options: "Unpack[FitOptions]"
     ) -> list[float]:
         """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`."""
-        return fitting.fit_head(self, features, labels, **options)
+        from reliability_balance.fitting import fit_head
+
+        return fit_head(self, features, labels, **options)
 
     def extra_repr(self) -> str:
         """Name what the submodules do not show."""

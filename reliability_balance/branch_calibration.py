@@ -11,7 +11,7 @@ from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._scaling import prior_weight, settle, tempered
 from reliability_balance.calibration import common_temperature, held_out, warn_of_one_class
-from reliability_balance.output import BalancerOutput
+from reliability_balance.output import BalancerOutput, check_output
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
 LARGEST = math.log(1e2)  # of the logarithms of temperatures
@@ -77,7 +77,7 @@ class BranchTemperatures(nn.Module):
 
     def forward(self, output: BalancerOutput) -> Tensor:
         """Return the calibrated log-probabilities of the corrected distribution."""
-        _check_output(output)
+        check_output("output", output)
         return self._fuse(output, self.temperatures)
 
     @torch.no_grad()
@@ -104,7 +104,7 @@ class BranchTemperatures(nn.Module):
         Warns:
             UserWarning: if all samples are of one class.
         """
-        _check_output(output)
+        check_output("output", output)
         branches = {name: getattr(output, name) for name in BRANCHES}
         scores = {
             name: held_out(branch, labels, name, class_prior=class_prior)
@@ -165,11 +165,6 @@ class BranchTemperatures(nn.Module):
         """Name setting and temperatures."""
         told = ", ".join(f"{value:.4g}" for value in self.temperatures.tolist())
         return f"correction_weight={self.correction_weight}, temperatures=[{told}]"
-
-
-def _check_output(output: BalancerOutput) -> None:
-    if not isinstance(output, BalancerOutput):
-        raise TypeError(f"`output` must be a BalancerOutput; got {type(output).__name__}")
 
 
 def _temperatures(free: Tensor) -> Tensor:

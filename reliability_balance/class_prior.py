@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import _checks
-from reliability_balance._completion import complete_output
+from reliability_balance import functional as RF
 from reliability_balance.output import BalancerOutput
 
 
@@ -18,8 +18,8 @@ def with_class_prior(
     for the corrected distribution and for each branch; the confidences are those of the new ones.
 
     Args:
-        output: of a model that answers for even classes, as one does that was built with
-            `class_prior`.
+        output: of a model that answers for even classes, as one does that was trained by
+            :class:`RobustLoss`.
         class_prior: pi, the frequencies, > 0; counts will do. A class that does not occur there has
             no logarithm: leave it a small share, such as half a sample.
         validate_args: whether to check the frequencies' values, which waits for the device.
@@ -41,23 +41,29 @@ def with_class_prior(
         >>> bool(uneven.corrected[0, 0] > even.corrected[0, 0])
         True
     """
-    _checks.class_prior(class_prior, output.corrected.shape[-1])
+    _checks.class_prior(class_prior, output.log_probs.shape[-1])
     if validate_args:
         _checks.class_prior_values(class_prior)
-    # Wide first: counts may be integers; a sum of large ones could be infinite.
-    wide = torch.promote_types(class_prior.dtype, torch.float32)
-    class_prior = class_prior.to(wide) / class_prior.max()
-    correction = output.correction
-    if correction is not None:
-        correction = correction.clamp_min(torch.finfo(correction.dtype).tiny).log()
-    return complete_output(
-        output.logits,
-        output.log_probs,
-        anchor_log_probs=output.anchor_log_probs,
-        attentive_log_probs=output.attentive_log_probs,
-        correction_log_probs=correction,
-        embedding=output.embedding,
-        distances=output.distances,
-        anchors=output.anchors,
-        class_prior=class_prior,
+    log_prior = log_frequencies(class_prior).to(RF.widen(output.logits))
+
+    def weigh(log_probs: Tensor) -> Tensor:
+        return (log_probs + log_prior).log_softmax(-1)
+
+    def weigh_branch(log_probs: Tensor | None) -> Tensor | None:
+        return None if log_probs is None else weigh(log_probs)
+
+    return output._replace(
+        log_probs=weigh(output.log_probs),
+        logits=output.logits + log_prior,
+        anchor_log_probs=weigh_branch(output.anchor_log_probs),
+        attentive_log_probs=weigh_branch(output.attentive_log_probs),
+        correction_log_probs=weigh_branch(output.correction_log_probs),
     )
+
+
+def log_frequencies(class_prior: Tensor) -> Tensor:
+    """Logarithms (C,) of frequencies or counts as shares of one, float32 or wider."""
+    # Wide first: counts may be integers; the sum of large ones could be infinite.
+    wide = class_prior.to(torch.promote_types(class_prior.dtype, torch.float32))
+    wide = wide / wide.max()
+    return (wide / wide.sum()).log()

@@ -82,9 +82,10 @@ class Diagnosis:
 def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     """Measure a trained model on labelled data, and say what is wrong with it and what to do.
 
-    A model with `class_prior` answers for evenly frequent classes. Its confidence and the shares of
-    its predictions are judged as :func:`class_prior.with_class_prior` turns them to the frequencies
-    of the labels; accuracy and corrections are those of its own answers.
+    A model whose balancer tells uneven frequencies in `class_prior`, as one that
+    :class:`RobustLoss` trained does, answers for evenly frequent classes. Its confidence and the
+    shares of its predictions are judged as :func:`class_prior.with_class_prior` turns them to the
+    frequencies of the labels; accuracy and corrections are those of its own answers.
 
     Args:
         model: gives a :class:`BalancerOutput`: a balancer, or a wrapped classifier. Its mode is
@@ -139,7 +140,8 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     changes = count_changes(output, labels)
     accuracy = _accuracy(output.corrected, labels)
     # What is compared with the labels' frequencies must be for such frequencies.
-    for_even = balancer is not None and balancer.class_prior is not None
+    prior = None if balancer is None else balancer.class_prior
+    for_even = prior is not None and not torch.allclose(prior, prior.mean())
     judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     findings += [
         _findings.harm(changes.helped, changes.harmed),

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from reliability_balance import _checks
 from reliability_balance.losses import ReliabilityLoss
-from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.robust_loss import RobustLoss
 
 if TYPE_CHECKING:
     from reliability_balance.balancer import ReliabilityBalancer
@@ -19,8 +18,7 @@ class FitOptions(TypedDict, total=False):
 
     primary_logits: Tensor | None
     token_mask: Tensor | None
-    criterion: ReliabilityLoss | None
-    targets: RefurbishedTargets | None
+    criterion: ReliabilityLoss | RobustLoss | None
     epochs: int
     batch_size: int
     learning_rate: float
@@ -35,8 +33,7 @@ def fit_head(
     *,
     primary_logits: Tensor | None = None,
     token_mask: Tensor | None = None,
-    criterion: ReliabilityLoss | None = None,
-    targets: RefurbishedTargets | None = None,
+    criterion: ReliabilityLoss | RobustLoss | None = None,
     epochs: int = 20,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
@@ -55,9 +52,9 @@ def fit_head(
         labels: class indices or class probabilities.
         primary_logits: an existing head's answers, where the balancer has no head of its own.
         token_mask: which tokens are no padding; None for all.
-        criterion: the loss; None for the balancer's recipe.
-        targets: what becomes of wrong labels, and training between the samples (:func:`mix`), for
-            more epochs than their warm-up; None trains on the labels as they are.
+        criterion: the loss; None for a :class:`RobustLoss` of these labels and epochs, after the
+            balancer's recipe. Give your own to read what it learned of the labels, or a
+            :class:`ReliabilityLoss` to train on them as they are.
         epochs: passes over the features, >= 1.
         batch_size: samples a step, >= 2. A last batch of one joins the one before it.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
@@ -80,8 +77,10 @@ def fit_head(
         >>> from reliability_balance import ReliabilityBalancer
         >>> features = torch.randn(64, 8)
         >>> labels = (features[:, 0] > 0).long()
-        >>> history = fit_head(ReliabilityBalancer(8, 2), features, labels, epochs=5)
-        >>> history[-1] < history[0]
+        >>> balancer = ReliabilityBalancer(8, 2)
+        >>> len(fit_head(balancer, features, labels, epochs=5, learning_rate=0.03))
+        5
+        >>> bool((balancer(features).corrected.argmax(-1) == labels).float().mean() > 0.8)
         True
     """
     _checks.floating("features", features)
@@ -100,26 +99,21 @@ def fit_head(
         raise ValueError("`balancer` must have something to train; got no parameters")
     if len(features) < 2:
         raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
-    criterion = ReliabilityLoss(recipe=balancer.recipe) if criterion is None else criterion
-    ignored = criterion.ignore_index if targets is None else None
+    if criterion is None:
+        criterion = RobustLoss(balancer, labels, epochs=epochs)
+    ignored = criterion.ignore_index if isinstance(criterion, ReliabilityLoss) else None
     _checks.label_values(labels, balancer.num_classes, ignored)
-    if targets is not None and targets.average.shape != (len(features), balancer.num_classes):
-        raise ValueError(
-            "`targets` must be for (N, C) = "
-            f"({len(features)}, {balancer.num_classes}); got {tuple(targets.average.shape)}"
-        )
-    if targets is not None:
-        targets.check_epochs(epochs)
+    if isinstance(criterion, RobustLoss):
+        criterion.check_labels(labels)
     _check_logits(balancer, primary_logits, len(features))
     features = features.detach()
     if initialize and balancer.anchors is not None:
         hard = labels.argmax(-1) if labels.is_floating_point() else labels
-        used = hard != criterion.ignore_index
+        used = hard != ignored if ignored is not None else torch.ones_like(hard, dtype=torch.bool)
         known = None if token_mask is None else token_mask[used]
         balancer.initialize_anchors(features[used], hard[used], token_mask=known)
 
     criterion = criterion.to(parameter.device)
-    targets = None if targets is None else targets.to(parameter.device)
     optimizer = torch.optim.AdamW(
         balancer.parameters(), lr=learning_rate, weight_decay=weight_decay
     )
@@ -137,14 +131,14 @@ def fit_head(
                 wanted = labels[batch].to(parameter.device)
                 mask = None if token_mask is None else token_mask[batch].to(parameter.device)
                 output = balancer(embedding, logits, token_mask=mask)
-                if targets is not None:
-                    wanted = targets(batch.to(parameter.device), wanted, output.corrected)
-                    output, wanted = mix(balancer, embedding, wanted, logits, token_mask=mask)
-                loss = criterion(output, wanted)
+                if isinstance(criterion, RobustLoss):
+                    loss = criterion(output, wanted, batch.to(parameter.device))
+                else:
+                    loss = criterion(output, wanted).total
                 optimizer.zero_grad()
-                loss.total.backward()
+                loss.backward()
                 optimizer.step()
-                total += loss.total.detach() * len(batch)
+                total += loss.detach() * len(batch)
             scheduler.step()
             history.append(float(total) / len(features))
     finally:

@@ -108,12 +108,13 @@ def save_csv(
         >>> targets, labels = RefurbishedTargets(40, 2, warmup=0), torch.arange(40) % 2
         >>> probs = 0.8 * torch.nn.functional.one_hot(labels, 2) + 0.1
         >>> labels[2] = 1
-        >>> _ = targets(torch.arange(40), labels, probs)
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(40), labels, probs)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "doubtful.csv")
         ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
         ...     print(path.read_text().split()[1])
-        2,dog,cat,mislabelled,0.823...,0.100...
+        2,dog,cat,mislabelled,0.654...,0.100...
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()

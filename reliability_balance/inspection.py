@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance._embedding_beliefs import ROUNDS, EmbeddingBeliefs, take_in
+from reliability_balance._embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
 from reliability_balance._knowledge import caution
 from reliability_balance.attention import pool_tokens
 from reliability_balance.noise_estimate import seen_samples
@@ -258,7 +258,7 @@ def inspect_embeddings(
     points = RF.widen(pool_tokens(embeddings))
     labels = labels.to(points.device)
     given = _as_probabilities(labels, points.new_empty(len(points), num_classes))
-    targets = RefurbishedTargets(len(points), num_classes, warmup=0).to(points.device)
+    targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
     refurbished = given
     for _ in range(ROUNDS):

@@ -8,8 +8,9 @@ from torch.nn import functional as F
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
-from reliability_balance.output import BalancerOutput
-from reliability_balance.recipes import RecipeName, get_recipe
+from reliability_balance.class_prior import log_frequencies
+from reliability_balance.output import BalancerOutput, check_output
+from reliability_balance.recipes import Recipe, RecipeName, get_recipe
 
 
 class AnchorLoss(nn.Module):
@@ -136,7 +137,7 @@ class ReliabilityLoss(nn.Module):
     Arguments that are None take the recipe's value.
 
     Args:
-        recipe: "robust" or "paper"; take the balancer's.
+        recipe: "robust", "paper", or one of your own; take the balancer's.
         classification_weight: factor of L_cls, >= 0.
         anchor_weight: factor of L_a, >= 0.
         center_weight: factor of L_c, >= 0.
@@ -152,7 +153,10 @@ class ReliabilityLoss(nn.Module):
 
     Shape:
         - output: a :class:`BalancerOutput`; labels: (B,) int64 in [0, C), or (B, C) probabilities;
-          returns :class:`LossTerms`.
+          class_prior: (C,), how frequent classes are in training, or None; with it the loss is that
+          of :func:`class_prior.with_class_prior`, so that the output itself learns to answer for
+          evenly frequent classes (logit adjustment of every branch, Menon et al., 2021,
+          https://arxiv.org/abs/2007.07314); returns :class:`LossTerms`.
 
     State:
         ``class_weights`` (C,), a buffer that is set once and not merged across ranks.
@@ -178,7 +182,7 @@ class ReliabilityLoss(nn.Module):
     def __init__(
         self,
         *,
-        recipe: RecipeName = "robust",
+        recipe: RecipeName | Recipe = "robust",
         classification_weight: float = 1.0,
         anchor_weight: float | None = None,
         center_weight: float | None = None,
@@ -215,16 +219,19 @@ class ReliabilityLoss(nn.Module):
         self.softmin_temperature = softmin_temperature
         self.validate_args = validate_args
 
-    def forward(self, output: BalancerOutput, labels: Tensor) -> LossTerms:
+    def forward(
+        self, output: BalancerOutput, labels: Tensor, *, class_prior: Tensor | None = None
+    ) -> LossTerms:
         """Return the total of this batch and its terms."""
-        self._check(output, labels)
-        classification = self._negative_log_likelihood(output.log_probs, labels)
-        zero = torch.zeros_like(classification)
-        branches = anchor = center = zero
+        self._check(output, labels, class_prior)
+        scores = [output.log_probs]
         if self.branch_weight > 0:
-            for scores in (output.logits, output.anchor_log_probs, output.attentive_log_probs):
-                if scores is not None:
-                    branches = branches + self._negative_log_likelihood(scores, labels)
+            own = (output.logits, output.anchor_log_probs, output.attentive_log_probs)
+            scores += [each for each in own if each is not None]
+        classification, *branch_losses = self._negative_log_likelihoods(scores, labels, class_prior)
+        zero = torch.zeros_like(classification)
+        branches = sum(branch_losses, zero)
+        anchor = center = zero
         if output.anchors is not None and output.distances is not None:
             anchor = self.anchor_loss(output.anchors)
             center = RF.nearest_anchor_loss(
@@ -242,34 +249,40 @@ class ReliabilityLoss(nn.Module):
         )
         return LossTerms(total, classification, anchor, center, branches)
 
-    def _negative_log_likelihood(self, scores: Tensor, labels: Tensor) -> Tensor:
-        """Eq. 20 of logits or log-probabilities, to which a softmax does nothing more."""
-        scores = RF.widen(scores)
+    def _negative_log_likelihoods(
+        self, scores: list[Tensor], labels: Tensor, class_prior: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        """Eq. 20 of each of R logits or log-probabilities, to which a softmax does nothing more."""
+        # All at once: small operations cost by their number.
+        stacked = torch.stack([RF.widen(each) for each in scores])
+        if class_prior is not None:
+            stacked = stacked + log_frequencies(class_prior).to(stacked)
         # A class that minus infinity rules out counts for nothing where a soft label has a zero.
-        scores = scores.clamp_min(torch.finfo(scores.dtype).min)
-        weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
+        stacked = stacked.clamp_min(torch.finfo(stacked.dtype).min)
+        weights = None if self.class_weights is None else self.class_weights.to(stacked.dtype)
         if labels.is_floating_point():
-            labels = labels.to(scores.dtype)
-            counted = scores.new_full((), len(labels))
+            labels = labels.to(stacked.dtype)
+            counted = stacked.new_full((), len(labels))
         elif weights is None:
             counted = (labels != self.ignore_index).sum()
         else:
             used = labels != self.ignore_index
             counted = (weights[labels.where(used, 0)] * used).sum()
-        summed = F.cross_entropy(
-            scores,
-            labels,
+        losses = F.cross_entropy(
+            stacked.flatten(0, 1),
+            labels.repeat(len(scores), *[1] * (labels.ndim - 1)),
             weight=weights,
             ignore_index=self.ignore_index,
-            reduction="sum",
+            reduction="none",
             label_smoothing=self.label_smoothing,
         )
+        summed = losses.unflatten(0, (len(scores), -1)).sum(1)
         # torch's own mean is 0/0 where nothing counts; any weight above zero is kept as it is.
-        return summed / counted.to(scores.dtype).clamp_min(torch.finfo(scores.dtype).tiny)
+        means = summed / counted.to(stacked.dtype).clamp_min(torch.finfo(stacked.dtype).tiny)
+        return means.unbind()
 
-    def _check(self, output: BalancerOutput, labels: Tensor) -> None:
-        if not isinstance(output, BalancerOutput):
-            raise TypeError(f"`output` must be a BalancerOutput; got {type(output).__name__}")
+    def _check(self, output: BalancerOutput, labels: Tensor, class_prior: Tensor | None) -> None:
+        check_output("output", output)
         batch_size, num_classes = output.log_probs.shape
         _checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.class_weights is not None and len(self.class_weights) != num_classes:
@@ -277,8 +290,12 @@ class ReliabilityLoss(nn.Module):
                 f"`class_weights` must have shape ({num_classes},); "
                 f"got {tuple(self.class_weights.shape)}"
             )
+        if class_prior is not None:
+            _checks.class_prior(class_prior, num_classes)
         if self.validate_args:
             _checks.label_values(labels, num_classes, self.ignore_index)
+            if class_prior is not None:
+                _checks.class_prior_values(class_prior)
 
     def extra_repr(self) -> str:
         """Name the weights of Eq. 23."""

@@ -8,7 +8,7 @@ from torch.distributions import Dirichlet
 
 from reliability_balance import _checks
 from reliability_balance.attention import pool_tokens
-from reliability_balance.output import BalancerOutput
+from reliability_balance.output import BalancerOutput, check_output
 
 if TYPE_CHECKING:
     from reliability_balance.balancer import ReliabilityBalancer
@@ -23,14 +23,12 @@ class Mixed(NamedTuple):
 
 def mix(
     balancer: "ReliabilityBalancer",
-    embedding: Tensor,
+    output: BalancerOutput,
     targets: Tensor,
-    primary_logits: Tensor | None = None,
     *,
-    token_mask: Tensor | None = None,
-    concentration: float = 1.0,
+    concentration: float,
 ) -> Mixed:
-    r"""Blend each sample of a batch with another one, and correct the blends.
+    r"""Blend what the balancer saw of each sample of a batch with another sample, and correct that.
 
     .. math:: \tilde e_i = \lambda_i e_i + (1 - \lambda_i) e_j, \quad
         \tilde y_i = \lambda_i y_i + (1 - \lambda_i) y_j
@@ -41,19 +39,17 @@ def mix(
 
     Args:
         balancer: corrects the blends.
-        embedding: of the batch: `output.embedding`, or the tokens where the balancer takes tokens.
+        output: its own of the batch, as it gave it: its tokens or embeddings are blended, and its
+            logits where they come from elsewhere. Padding of a sample beside a token of its partner
+            counts as the sample's mean token, so that means blend like vectors.
         targets: class probabilities, such as :class:`targets.RefurbishedTargets` gives.
-        primary_logits: the model's own logits, where the balancer has no head; blended too.
-        token_mask: which tokens are no padding; None for all. Padding of a sample beside a token
-            of its partner counts as the sample's mean token, so that means blend like vectors.
         concentration: a > 0; 1 draws evenly, small values blend little.
 
     Shape:
-        - embedding: (B, D) or (B, T, D) floating; targets: (B, C) floating; primary_logits: (B, C)
-          floating; token_mask: (B, T) bool; returns :class:`Mixed`.
+        - output: of B samples; targets: (B, C) floating; returns :class:`Mixed`.
 
     Raises:
-        TypeError: on a wrong dtype.
+        TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
         ValueError: on wrong shapes, or concentration <= 0.
 
     Differs from paper: not in it. Mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) of
@@ -62,14 +58,14 @@ def mix(
     Example:
         >>> from reliability_balance import ReliabilityBalancer
         >>> balancer = ReliabilityBalancer(16, num_classes=3)
-        >>> targets = torch.eye(3)
-        >>> mixed = mix(balancer, torch.randn(3, 16), targets)
+        >>> mixed = mix(balancer, balancer(torch.randn(3, 16)), torch.eye(3), concentration=0.3)
         >>> mixed.output.corrected.shape, bool((mixed.targets.amax(-1) >= 0.5).all())
         (torch.Size([3, 3]), True)
     """
     _checks.positive("concentration", concentration)
-    _checks.floating("embedding", embedding)
+    check_output("output", output)
     _checks.floating("targets", targets)
+    embedding = output.embedding if output.tokens is None else output.tokens
     if targets.shape != (len(embedding), balancer.num_classes):
         raise ValueError(
             f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
@@ -86,11 +82,11 @@ def mix(
         # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
         return weight * rows + (1 - weight) * rows.take_along_dim(other, 0)
 
+    token_mask = output.token_mask
     if token_mask is not None:
-        _checks.token_mask(token_mask, embedding)
         mean = pool_tokens(embedding, token_mask).unsqueeze(1)
         embedding = embedding.where(token_mask.unsqueeze(-1), mean)
         token_mask = token_mask | token_mask.take_along_dim(partner.unsqueeze(-1), 0)
-    logits = None if primary_logits is None else blend(primary_logits)
-    output = balancer(blend(embedding), logits, token_mask=token_mask)
-    return Mixed(output, blend(targets))
+    logits = blend(output.logits) if balancer.head is None else None
+    blended: BalancerOutput = balancer(blend(embedding), logits, token_mask=token_mask)
+    return Mixed(blended, blend(targets))

@@ -6,59 +6,141 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from reliability_balance import functional as RF
+
 
 class BalancerOutput(NamedTuple):
     """All that the balancer knows of a batch; a branch that is switched off is None.
 
-    Probabilities and confidences are float32 or wider.
+    What is kept are logarithms, exact where a probability underflows. Probabilities and confidences
+    are computed of them where they are asked for. All but `logits` and `embedding` are float32 or
+    wider.
 
     Shape:
-        - corrected, primary, anchor, attentive, correction: (B, C) probabilities (Eq. 19, 9, 14,
-          17, 18)
-        - log_probs, anchor_log_probs, attentive_log_probs: (B, C), log of corrected and of the two
-          branches, exact where the probability underflows
-        - logits: (B, C), the primary branch before its softmax, untouched
-        - confidence and the four ``*_confidence``: (B,) in [0, 1] (Eq. 10)
-        - changed: (B,) bool, the corrected class is not the primary one
+        - log_probs: (B, C), log of the corrected distribution (Eq. 19)
+        - logits: (B, C), the primary branch before its softmax (Eq. 9), untouched
+        - anchor_log_probs, attentive_log_probs, correction_log_probs: (B, C), log of Eq. 14, 17, 18
         - embedding: (B, D), tokens averaged
         - distances: (B, C, K), to every anchor (Eq. 12)
-        - anchors: (C, K, D), as they enter Eq. 12, on the unit sphere for the cosine metric
+        - anchors: (C, K, D), where Eq. 12 sees them
+        - tokens: (B, T, D), what attention saw of an embedding with tokens; token_mask: (B, T)
+        - corrected, primary, anchor, attentive, correction: (B, C) probabilities
+        - confidence and the four ``*_confidence``: (B,) in [0, 1] (Eq. 10)
+        - changed: (B,) bool, the corrected class is not the primary one
+
+    Example:
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> output = ReliabilityBalancer(16, num_classes=3)(torch.randn(4, 16))
+        >>> output.corrected.shape, output.confidence.shape, output.attentive
+        (torch.Size([4, 3]), torch.Size([4]), None)
     """
 
-    corrected: Tensor
     log_probs: Tensor
-    primary: Tensor
     logits: Tensor
-    confidence: Tensor
-    primary_confidence: Tensor
-    changed: Tensor
     embedding: Tensor
-    anchor: Tensor | None = None
     anchor_log_probs: Tensor | None = None
-    anchor_confidence: Tensor | None = None
-    attentive: Tensor | None = None
     attentive_log_probs: Tensor | None = None
-    attentive_confidence: Tensor | None = None
-    correction: Tensor | None = None
-    correction_confidence: Tensor | None = None
+    correction_log_probs: Tensor | None = None
     distances: Tensor | None = None
     anchors: Tensor | None = None
+    tokens: Tensor | None = None
+    token_mask: Tensor | None = None
+
+    @property
+    def corrected(self) -> Tensor:
+        """The corrected distribution (Eq. 19)."""
+        return self.log_probs.exp()
+
+    @property
+    def primary(self) -> Tensor:
+        """The primary distribution (Eq. 9)."""
+        return self.primary_log_probs.exp()
+
+    @property
+    def primary_log_probs(self) -> Tensor:
+        """Logarithm of the primary distribution."""
+        return RF.widen(self.logits).log_softmax(-1)
+
+    @property
+    def anchor(self) -> Tensor | None:
+        """What the anchors say (Eq. 14)."""
+        return _exp(self.anchor_log_probs)
+
+    @property
+    def attentive(self) -> Tensor | None:
+        """What attention says (Eq. 17)."""
+        return _exp(self.attentive_log_probs)
+
+    @property
+    def correction(self) -> Tensor | None:
+        """What anchors and attention say together (Eq. 18)."""
+        return _exp(self.correction_log_probs)
+
+    @property
+    def confidence(self) -> Tensor:
+        """How sure the corrected distribution is (Eq. 10)."""
+        return RF.confidence(self.corrected)
+
+    @property
+    def primary_confidence(self) -> Tensor:
+        """How sure the primary distribution is (Eq. 10)."""
+        return RF.confidence(self.primary)
+
+    @property
+    def anchor_confidence(self) -> Tensor | None:
+        """How sure the anchors are (Eq. 10)."""
+        return _confidence(self.anchor)
+
+    @property
+    def attentive_confidence(self) -> Tensor | None:
+        """How sure attention is (Eq. 10)."""
+        return _confidence(self.attentive)
+
+    @property
+    def correction_confidence(self) -> Tensor | None:
+        """How sure anchors and attention are together (Eq. 10)."""
+        return _confidence(self.correction)
+
+    @property
+    def changed(self) -> Tensor:
+        """Where the corrected class is not the primary one."""
+        return self.log_probs.argmax(-1) != self.logits.argmax(-1)
+
+
+def _exp(log_probs: Tensor | None) -> Tensor | None:
+    return None if log_probs is None else log_probs.exp()
+
+
+def _confidence(probs: Tensor | None) -> Tensor | None:
+    return None if probs is None else RF.confidence(probs)
+
+
+def check_output(name: str, output: object) -> None:
+    """Require what a balancer gives."""
+    if not isinstance(output, BalancerOutput):
+        raise TypeError(
+            f"`{name}` must be a BalancerOutput, as a wrapped model or a balancer gives it; got "
+            f"{type(output).__name__}"
+        )
 
 
 def on_cpu(output: BalancerOutput) -> BalancerOutput:
-    """Bring an output to the CPU, so that the device need not hold those of a whole data set.
+    """Bring an output to the CPU without its tokens, to keep those of a whole data set.
 
     Args:
         output: on any device.
     """
+    kept = output._replace(tokens=None, token_mask=None)
     moved: dict[str, Any] = {
-        name: None if each is None else each.cpu() for name, each in output._asdict().items()
+        name: None if each is None else each.cpu() for name, each in kept._asdict().items()
     }
     return BalancerOutput(**moved)
 
 
 def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
     """Join the outputs of several batches of one model, in their order.
+
+    Tokens are left out, since batches may differ in their number.
 
     Args:
         outputs: at least one; all from a model that was not changed in between.
@@ -80,6 +162,8 @@ def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
 
     def join(name: str) -> Any:
         values = [getattr(output, name) for output in outputs]
+        if name in ("tokens", "token_mask"):
+            return None
         # The anchors belong to the model, not to the samples.
         return values[0] if values[0] is None or name == "anchors" else torch.cat(values)
 

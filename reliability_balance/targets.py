@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor, distributed, nn
-from typing_extensions import Self
 
 from reliability_balance import _checks
 from reliability_balance import functional as RF
@@ -13,7 +12,9 @@ from reliability_balance._ranks import Ranks, first_place, is_distributed, mean_
 from reliability_balance._repeated_calls import RepeatedCalls
 from reliability_balance._scaling import sharpen
 from reliability_balance.posterior import _as_probabilities, label_posterior
+from reliability_balance.recipes import get_recipe
 
+ROBUST = get_recipe("robust")
 # A label is told from another by its mean class, in these steps; soft ones may differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 
@@ -44,7 +45,8 @@ class RefurbishedTargets(nn.Module):
 
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
-    The defaults are for short trainings; :meth:`for_long_training` has other ones.
+    :class:`RobustLoss` makes these targets and calls them; the defaults are its own, for thirty
+    epochs or more.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
     is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
@@ -67,8 +69,8 @@ class RefurbishedTargets(nn.Module):
         prior_count: a, at how many recognised samples of a class its labels are half doubted, >= 0;
             0 doubts the labels of all classes alike.
         warmup: updates of a sample before its target moves away from its label, >= 0.
-        held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. Needs a
-            warm-up of 2 or more.
+        held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. It needs a
+            warm-up of 2 or more; None is the robust recipe's where there is one, else 0.
         dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
         validate_args: whether to check values, which waits for the device.
         group: of the processes that train together; None for all. With one, targets cannot be
@@ -97,15 +99,15 @@ class RefurbishedTargets(nn.Module):
     NeurIPS 2020 (https://arxiv.org/abs/2007.00151).
 
     Example:
-        >>> targets = RefurbishedTargets(num_samples=100, num_classes=2, warmup=1)
+        >>> targets = RefurbishedTargets(100, num_classes=2, warmup=1, prior_count=0.0)
         >>> index, labels = torch.tensor([7, 9]), torch.tensor([0, 1])
         >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
         >>> targets(index, labels, probs)  # still the labels
         tensor([[1., 0.],
                 [0., 1.]])
         >>> targets(index, labels, probs)
-        tensor([[0.9959, 0.0041],
-                [0.8421, 0.1579]])
+        tensor([[0.9915, 0.0085],
+                [0.7706, 0.2294]])
     """
 
     average: Tensor
@@ -118,12 +120,12 @@ class RefurbishedTargets(nn.Module):
         num_samples: int,
         num_classes: int,
         *,
-        momentum: float | None = 0.9,
-        temperature: float = 0.5,
-        noise_temperature: float = 1.0,
-        prior_count: float = 0.0,
-        warmup: int = 3,
-        held_back: float = 0.0,
+        momentum: float | None = ROBUST.momentum,
+        temperature: float = ROBUST.temperature,
+        noise_temperature: float = ROBUST.noise_temperature,
+        prior_count: float = ROBUST.prior_count,
+        warmup: int = ROBUST.longest_warmup,
+        held_back: float | None = None,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
         group: "distributed.ProcessGroup | None" = None,
@@ -137,6 +139,8 @@ class RefurbishedTargets(nn.Module):
         _checks.non_negative("prior_count", prior_count)
         if momentum is not None:
             _checks.fraction("momentum", momentum)
+        if held_back is None:
+            held_back = ROBUST.held_back if warmup > 1 else 0.0
         _checks.fraction("held_back", held_back)
         if held_back and warmup < 2:
             raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
@@ -158,52 +162,6 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
-        )
-
-    @classmethod
-    def for_long_training(
-        cls,
-        num_samples: int,
-        num_classes: int,
-        *,
-        dtype: torch.dtype = torch.float32,
-        validate_args: bool = True,
-        group: "distributed.ProcessGroup | None" = None,
-    ) -> Self:
-        """Make targets for twenty epochs and more, in which labels are learned by heart.
-
-        All predictions count alike, a tenth of the labels are held back for ten epochs, noise is
-        counted from surer beliefs, and labels of a class stand until samples of it are known. These
-        settings were found for 30 epochs (``benchmarks/README.md``) and served images, faces and
-        texts alike, with :func:`mix` by a concentration of .3 from the eighth epoch on.
-
-        Args:
-            num_samples: N, the size of the training set.
-            num_classes: C.
-            dtype: of what is kept of a sample.
-            validate_args: whether to check values, which waits for the device.
-            group: of the processes that train together; None for all.
-
-        Raises:
-            TypeError: on a wrong dtype.
-            ValueError: on wrong sizes.
-
-        Example:
-            >>> RefurbishedTargets.for_long_training(num_samples=100, num_classes=2).warmup
-            10
-        """
-        return cls(
-            num_samples,
-            num_classes,
-            momentum=None,
-            temperature=0.6,
-            noise_temperature=0.25,
-            prior_count=3.0,
-            warmup=10,
-            held_back=0.1,
-            dtype=dtype,
-            validate_args=validate_args,
-            group=group,
         )
 
     @torch.no_grad()
@@ -308,7 +266,7 @@ class RefurbishedTargets(nn.Module):
             ValueError: if no label would ever be doubted.
 
         Example:
-            >>> RefurbishedTargets.for_long_training(100, 2).check_epochs(6)
+            >>> RefurbishedTargets(100, 2).check_epochs(6)
             Traceback (most recent call last):
             ...
             ValueError: `epochs` must exceed the targets' warm-up of 10 updates; got 6 ...
@@ -330,7 +288,7 @@ class RefurbishedTargets(nn.Module):
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_doubts()
             Traceback (most recent call last):
             ...
-            ValueError: `targets` must have left their warm-up of 3 updates; got at most 0 ...
+            ValueError: `targets` must have left their warm-up of 10 updates; got at most 0 ...
         """
         most = self._most_updates()
         if most <= self.warmup:
@@ -338,6 +296,24 @@ class RefurbishedTargets(nn.Module):
                 f"`targets` must have left their warm-up of {self.warmup} updates; got at most "
                 f"{most} of a sample: train for longer, or give the targets a smaller `warmup`"
             )
+
+    def expect(self, labels: Tensor) -> None:
+        """Say beforehand what labels the samples have: any other one is refused at its first call.
+
+        Args:
+            labels: all N, as they will be trained on.
+
+        Shape:
+            - labels: (N,) int64 or (N, C) floating.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on a wrong shape or values.
+        """
+        num_samples, num_classes = self.average.shape
+        _checks.labels(labels, torch.Size([num_samples]), num_classes)
+        _checks.label_values(labels, num_classes)
+        self.given.copy_(self._codes(labels))
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.

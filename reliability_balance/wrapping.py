@@ -38,6 +38,7 @@ from reliability_balance.attention import pool_tokens
 from reliability_balance.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.fitting import FitOptions
 from reliability_balance.output import BalancerOutput
+from reliability_balance.recipes import get_recipe
 
 ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
 SHOWN = 5  # parameters in a warning
@@ -87,6 +88,8 @@ def wrap(
             keyword arguments). It is run in eval mode. With it all linear layers are tried, and
             the embedding is proven here; it is needed for a named layer that is not linear.
             Trainable parameters that the embedding does not depend on are named in a warning.
+            Where it shows that the embedding has tokens, the balancer gets the recipe's attention
+            over them; without it, and for one vector, the robust recipe has none.
         **balancer_options: go to :class:`ReliabilityBalancer`, which is placed beside the layer
             that gives the embedding, in its dtype.
 
@@ -144,7 +147,7 @@ def wrap(
                 f"`num_classes` must be {found.num_outputs}, the width of the head that "
                 f"keep_head=True keeps; got {num_classes}"
             )
-        balancer = ReliabilityBalancer(found.width, num_classes, **balancer_options)
+        balancer = _balancer_for(found, num_classes, balancer_options)
         balancer = _beside(model, source.layer, balancer)
     except BaseException:
         source.tap.release()
@@ -296,6 +299,15 @@ def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
             "compiled: wrap it as it was, and compile the wrapped model"
         )
     return name, side
+
+
+def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> ReliabilityBalancer:
+    """A balancer of these options; where an example showed tokens it attends to them."""
+    has_tokens = found.embedding is not None and found.embedding.ndim == 3
+    if has_tokens and options.get("attention") is None:
+        recipe = get_recipe(options.get("recipe", "robust"))
+        options = {**options, "attention": recipe.token_attention}
+    return ReliabilityBalancer(found.width, num_classes, **options)
 
 
 def _beside(

@@ -1,0 +1,352 @@
+"""The whole robust recipe as one loss: doubted labels, mixing, class frequencies, and when."""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import _checks, noise_estimate
+from reliability_balance import functional as RF
+from reliability_balance._knowledge import ignorance
+from reliability_balance._ranks import world_size
+from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.class_prior import log_frequencies
+from reliability_balance.inspection import LabelRanking, rank_labels
+from reliability_balance.losses import ReliabilityLoss
+from reliability_balance.mixing import mix
+from reliability_balance.output import BalancerOutput, check_output
+from reliability_balance.posterior import _as_probabilities
+from reliability_balance.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.targets import RefurbishedTargets
+
+
+class RobustLoss(nn.Module):
+    r"""Train a wrapped model on labels of which some may be wrong; keep what was learned of them.
+
+    .. code-block:: text
+
+        output ---- for classes as frequent as in the labels --- targets of the labels' posteriors
+           \                                                        |
+            +------ mixed with other samples of the batch ----- ReliabilityLoss --- loss
+
+    One object holds all that the recipe needs beside the model: the
+    :class:`targets.RefurbishedTargets`, the classes' frequencies, :func:`mixing.mix`, and how far
+    the training is. Nothing has to be told of the noise.
+
+    A third of the training, of ten epochs at most, is warm-up: labels stand, but for a tenth that
+    the network is not shown. Then each label is weighed against what the model made of the sample
+    so far. Progress is counted in samples, so that an epoch may hold a part of them, or some more
+    than once.
+
+    Where beliefs do not tell the held-back labels better than class frequencies would, doubts would
+    be at random: the labels stand as they are given, a warning says so once, and `caution` tells
+    why. Each epoch looks again.
+
+    The model answers for evenly frequent classes, each counting alike. With
+    :func:`class_prior.with_class_prior` and `class_prior` its answers are for classes as frequent
+    as in the labels.
+
+    Args:
+        model: the wrapped model, or a :class:`ReliabilityBalancer` for stored embeddings; also
+            within DistributedDataParallel, ``torch.compile`` or another module. It is not part of
+            this module, and gets its `class_prior`.
+        labels: all of the training set, as given.
+        epochs: how often an average sample will be seen, > 0; where an epoch holds a part of the
+            samples, that part of the number of epochs.
+        recipe: None for the model's own; "robust", "paper" (the labels as they are, and nothing
+            else), or a changed :class:`recipes.Recipe`.
+        dtype: of what is kept of a sample; ``torch.float16`` is half.
+        validate_args: whether to check values, which waits for the device.
+        group: of the processes that train together; None for all.
+
+    Shape:
+        - labels: (N,) int64, or (N, C) floating probabilities, such as shares of votes
+        - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
+
+    State:
+        Its own under one name in ``state_dict``, of tensors and numbers: the targets, the progress
+        and what was found. It follows the outputs to their device, and
+        DistributedDataParallel does not send it around; all ranks hold the same.
+
+    Raises:
+        TypeError: on wrong types.
+        ValueError: if the model holds no balancer or several, on wrong shapes or values, on a
+            missing index, and on labels that are not those of the index.
+        RuntimeError: as :class:`targets.RefurbishedTargets` does among processes.
+
+    Warns:
+        UserWarning: once, where the labels stand since the model tells nothing of them.
+
+    Differs from paper: not in it; ``recipe="paper"`` is the paper.
+
+    Example:
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> labels = torch.arange(60) % 3
+        >>> features = torch.randn(60, 8) + 4 * nn.functional.one_hot(labels, 8)
+        >>> model = ReliabilityBalancer(8, num_classes=3)
+        >>> criterion = RobustLoss(model, labels, epochs=6)
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
+        >>> for epoch in range(6):
+        ...     for index in torch.randperm(60).split(20):
+        ...         loss = criterion(model(features[index]), labels[index], index)
+        ...         optimizer.zero_grad()
+        ...         loss.backward()
+        ...         optimizer.step()
+        >>> criterion.doubtful_labels().first(3).sample.shape, criterion.noise_matrix.shape
+        (torch.Size([3]), torch.Size([3, 3]))
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        labels: Tensor,
+        *,
+        epochs: float,
+        recipe: RecipeName | Recipe | None = None,
+        dtype: torch.dtype = torch.float32,
+        validate_args: bool = True,
+        group: "torch.distributed.ProcessGroup | None" = None,
+    ) -> None:
+        super().__init__()
+        _checks.positive("epochs", epochs)
+        balancer = balancer_of(model)
+        self.recipe = get_recipe(balancer.recipe if recipe is None else recipe)
+        self.epochs = epochs
+        self.validate_args = validate_args
+        num_classes = balancer.num_classes
+        labels = _all_labels(labels, num_classes)
+        warmup = self.recipe.warmup_of(epochs)
+        targets = RefurbishedTargets(
+            len(labels),
+            num_classes,
+            momentum=self.recipe.momentum,
+            temperature=self.recipe.temperature,
+            noise_temperature=self.recipe.noise_temperature,
+            prior_count=self.recipe.prior_count,
+            warmup=warmup,
+            held_back=self.recipe.held_back if warmup > 1 else 0.0,
+            dtype=dtype,
+            validate_args=validate_args,
+            group=group,
+        )
+        targets.expect(labels)
+        self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=validate_args)
+        # In tuples, lest they become submodules: the model is not this module's, and what is kept
+        # of the samples is no buffer that DistributedDataParallel should send around.
+        self._model = (balancer,)
+        self._kept = (targets, labels)
+        self._group = group
+        self._mix_from = self.recipe.mix_from * warmup
+        self._samples_seen = 0
+        self._epochs_judged = 0
+        self._has_warned = False
+        self.caution = ""
+        even = torch.full((num_classes,), 1.0 / num_classes)
+        balancer.class_prior.copy_(
+            _frequencies(labels, num_classes) if self.recipe.even_classes else even
+        )
+
+    @property
+    def targets(self) -> RefurbishedTargets:
+        """What was learned of the labels."""
+        return self._kept[0]
+
+    @property
+    def class_prior(self) -> Tensor:
+        """How frequent each class is in the labels (C,), or even where the recipe takes it so."""
+        return self._model[0].class_prior
+
+    @property
+    def progress(self) -> float:
+        """How often an average sample was seen so far, by all processes."""
+        return self._samples_seen / len(self._kept[1])
+
+    @property
+    def noise_matrix(self) -> Tensor:
+        """T (C, C), how samples of each class c were labelled: row c sums to one."""
+        return self.targets.noise_matrix
+
+    def forward(
+        self,
+        output: BalancerOutput,
+        labels: Tensor,
+        index: Tensor | None = None,
+        *,
+        update: bool = True,
+    ) -> Tensor:
+        """Return the loss of one batch.
+
+        In eval mode it is the loss of the labels as they are, which needs no index.
+
+        Args:
+            output: the model's.
+            labels: the samples' labels, as given.
+            index: which samples of the training set these are.
+            update: False where the same samples are judged once more in a step, as by SAM.
+
+        Raises:
+            TypeError: on wrong types.
+            ValueError: on a missing index, on wrong shapes or values, on labels that are not those
+                of the index, and where batches come more than once in a row.
+        """
+        check_output("output", output)
+        if not self.training:
+            return self._judge(output, labels)
+        wanted = labels
+        if self.recipe.doubts_labels:
+            wanted = self._refurbish(output, labels, index, update)
+        if update:
+            self._samples_seen += len(labels) * world_size(self._group)
+        if self.recipe.mixing is not None and self.progress >= self._mix_from:
+            wanted = _as_probabilities(wanted, output.log_probs)
+            output, wanted = mix(self._model[0], output, wanted, concentration=self.recipe.mixing)
+        return self._judge(output, wanted)
+
+    def doubtful_labels(self) -> LabelRanking:
+        """All labels that were trained on, the most doubtful first; see :func:`rank_labels`.
+
+        Raises:
+            ValueError: if no sample was seen.
+
+        Warns:
+            UserWarning: if the model knows too little for verdicts.
+        """
+        targets, labels = self._kept
+        return rank_labels(targets, labels)
+
+    def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
+        """The estimated share of wrong labels; see :func:`noise_estimate.estimate_noise`.
+
+        Args:
+            level: of the interval, in (0, 1).
+
+        Raises:
+            ValueError: if no sample has left the warm-up.
+        """
+        targets, labels = self._kept
+        return noise_estimate.estimate_noise(targets, labels, level=level).rate
+
+    def check_labels(self, labels: Tensor) -> None:
+        """Require the labels that this was made with.
+
+        Raises:
+            ValueError: on others.
+        """
+        targets, own = self._kept
+        if len(labels) != len(own):
+            raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
+        targets.check_given(torch.arange(len(own)), labels.cpu())
+
+    def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
+        prior = self.class_prior if self.recipe.even_classes else None
+        return self.loss(output, labels, class_prior=prior).total
+
+    @torch.no_grad()
+    def _refurbish(
+        self, output: BalancerOutput, labels: Tensor, index: Tensor | None, update: bool
+    ) -> Tensor:
+        """Take the batch in and return what to train on, (B, C)."""
+        if index is None:
+            raise ValueError(
+                "`index` must be given in training: each sample's place in the training set, as "
+                "IndexedDataset gives it; got None. Call criterion.eval() before a validation loss"
+            )
+        targets, all_labels = self._kept
+        log_probs = output.log_probs
+        if targets.updates.device != log_probs.device:
+            targets.to(log_probs.device)
+        if self.recipe.even_classes:
+            log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
+        wanted = targets(index, labels, log_probs.softmax(-1), update=update)
+        epochs_done = int(self.progress)
+        if epochs_done >= targets.warmup and epochs_done > self._epochs_judged:
+            self._epochs_judged = epochs_done
+            self._judge_beliefs(targets, all_labels)
+        return _as_probabilities(labels, wanted) if self.caution else wanted
+
+    def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
+        """Let the labels stand while the model tells nothing of them, and say so once."""
+        seen = (targets.updates > 0).nonzero().squeeze(1)
+        reason = ignorance(targets, seen, labels.to(seen.device)[seen])
+        if reason and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=5)
+        self.caution = reason
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """Give what a checkpoint keeps."""
+        return {
+            "targets": self.targets.state_dict(),
+            "samples_seen": self._samples_seen,
+            "epochs_judged": self._epochs_judged,
+            "caution": self.caution,
+        }
+
+    def set_extra_state(self, state: Any) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            ValueError: if it is of other labels.
+        """
+        given, here = state["targets"]["given"], self.targets.given
+        if given.shape != here.shape or not torch.equal(given.to(here.device), here):
+            raise ValueError(
+                "`labels` must be those that the checkpoint was trained on; got "
+                + (
+                    f"{int((given.to(here.device) != here).sum())} others of {len(here)}"
+                    if given.shape == here.shape
+                    else f"{len(here)} for {len(given)}"
+                )
+            )
+        self.targets.load_state_dict(state["targets"])
+        self._samples_seen = state["samples_seen"]
+        self._epochs_judged = state["epochs_judged"]
+        self.caution = state["caution"]
+
+    def extra_repr(self) -> str:
+        """Name how far the training is, and whether labels stand for a reason."""
+        told = f", caution={self.caution!r}" if self.caution else ""
+        return f"epochs={self.epochs}, progress={self.progress:.2f}, recipe={self.recipe}{told}"
+
+
+def balancer_of(model: nn.Module) -> ReliabilityBalancer:
+    """The balancer of a model.
+
+    Raises:
+        TypeError: if `model` is no module.
+        ValueError: if it holds none or several.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    found = [each for each in model.modules() if isinstance(each, ReliabilityBalancer)]
+    if len(found) != 1:
+        raise ValueError(
+            "`model` must hold one ReliabilityBalancer, as a model that `wrap` gave does; got "
+            f"{len(found)} in a {type(model).__name__}"
+        )
+    return found[0]
+
+
+def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
+    """A copy of the labels on the CPU, where they are only looked up.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on a wrong shape, values, or fewer than 2 labels.
+    """
+    shape = torch.Size([len(labels)]) if isinstance(labels, Tensor) and labels.ndim else None
+    _checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
+    _checks.label_values(labels, num_classes)
+    if len(labels) < 2:
+        raise ValueError(f"`labels` must be those of all samples, at least 2; got {len(labels)}")
+    return labels.detach().cpu().clone()
+
+
+def _frequencies(labels: Tensor, num_classes: int) -> Tensor:
+    """Shares of the classes (C,), and one label more of each, since a rare one may be missing."""
+    if labels.is_floating_point():
+        counts = RF.widen(labels).sum(0)
+    else:
+        counts = labels.bincount(minlength=num_classes).float()
+    return (counts + 1.0) / (counts + 1.0).sum()
