@@ -2,17 +2,17 @@
 
 import pytest
 import torch
+from short_targets import short_targets
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
 
 SHAPES = [(2, 0), (2, 1), (3, 2), (3, 20)]  # classes and anchors
 
 
 def train_step(balancer, embedding, labels):
     """Targets, mixing and loss, and the gradients of all; everything must be finite."""
-    targets = RefurbishedTargets(9, balancer.num_classes, warmup=0)
+    targets = short_targets(9, balancer.num_classes, warmup=0)
     output = balancer(embedding)
     soft = targets(torch.arange(len(labels)), labels, output.corrected)
     mixed = mix(balancer, embedding, soft)

@@ -3,12 +3,12 @@
 import pytest
 import torch
 from processes import run_ranks
+from short_targets import short_targets
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
 from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
 
 # The last batch leaves ranks without a sample, and no size divides by 4.
 BATCH_SIZES = (13, 13, 10, 13, 9, 13, 13, 2)
@@ -36,7 +36,7 @@ def batches(rank, world_size):
 def train(model, recipe, rank=0, world_size=1):
     """Losses of all steps on one part of each batch, and the state at the end."""
     criterion = ReliabilityLoss(recipe=recipe)
-    targets = RefurbishedTargets(NUM_SAMPLES, 3, warmup=2, held_back=0.3)
+    targets = short_targets(NUM_SAMPLES, 3, warmup=2, held_back=0.3)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from short_targets import short_targets
 from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +26,6 @@ from reliability_balance.symptoms import (
     non_finite_parameters,
     non_finite_terms,
 )
-from reliability_balance.targets import RefurbishedTargets
 
 CLASSES = 4
 
@@ -147,7 +147,7 @@ class TestWhole:
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 12))
         model, criterion = wrap(network, num_classes=12), ReliabilityLoss()
-        targets = RefurbishedTargets(1600, 12)
+        targets = short_targets(1600, 12)
         chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(chosen, lr=4e-3)
         for _ in range(8):
