@@ -177,9 +177,8 @@ class ReliabilityBalancer(nn.Module):
         anchors = self._anchor_points()
         distances = anchor_log_probs = attentive_log_probs = None
         if anchors is not None:
-            distances = RF.anchor_distances(
-                pooled, anchors, metric=self.metric, validate_args=False
-            )
+            points = RF.unit_length(pooled) if self.metric == "cosine" else pooled
+            distances = RF.anchor_distances(points, anchors, validate_args=False)
             anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
         if self.attention is not None:
             attentive_log_probs = RF.widen(self.attention(embedding, token_mask)).log_softmax(-1)
