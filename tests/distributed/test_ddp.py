@@ -19,7 +19,7 @@ def make_model(recipe):
     """A wrapped classifier without batch norm, whose statistics depend on the batch."""
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    return wrap(classifier, recipe=recipe, head="linear", num_anchors=3)
+    return wrap(classifier, recipe=recipe, head="linear", attention="single", num_anchors=3)
 
 
 def batches(rank, world_size):
@@ -84,7 +84,7 @@ def mixed_gradients(rank, find_unused_parameters):
         for called, balancer in ((model, inside.balancer), (alone, alone.balancer)):
             torch.manual_seed(100 + rank)  # of the partners
             output = called(images)
-            mixed = mix(balancer, output.embedding, torch.eye(3)[labels])
+            mixed = mix(balancer, output, torch.eye(3)[labels], concentration=1.0)
             called.zero_grad()
             criterion(*mixed).total.backward()
         found.append(
