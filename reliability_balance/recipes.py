@@ -47,6 +47,7 @@ class Recipe:
         longest_warmup: epochs that it takes at most, however long the training is.
         mixing: concentration of :func:`mixing.mix`, > 0; None for no mixing.
         mix_from: share of the warm-up before mixing begins, >= 0.
+        consistency: factor of :func:`functional.disagreement`, where there is a second view, >= 0.
     """
 
     num_anchors: int = 8
@@ -70,6 +71,7 @@ class Recipe:
     longest_warmup: int = 10
     mixing: float | None = 0.3
     mix_from: float = 0.7
+    consistency: float = 1.0
 
     def warmup_of(self, epochs: float) -> int:
         """Updates of a sample before its label is doubted, in a training of so many epochs.

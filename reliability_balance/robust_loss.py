@@ -173,6 +173,7 @@ class RobustLoss(nn.Module):
         labels: Tensor,
         index: Tensor | None = None,
         *,
+        second: BalancerOutput | None = None,
         update: bool = True,
     ) -> Tensor:
         """Return the loss of one batch.
@@ -183,6 +184,9 @@ class RobustLoss(nn.Module):
             output: the model's.
             labels: the samples' labels, as given.
             index: which samples of the training set these are.
+            second: the model's output for the same samples, augmented otherwise. Beliefs are then
+                means over both views, the loss is the mean of both, and what the views disagree in
+                (:func:`functional.disagreement`) is added.
             update: False where the same samples are judged once more in a step, as by SAM.
 
         Raises:
@@ -191,17 +195,19 @@ class RobustLoss(nn.Module):
                 of the index, and where batches come more than once in a row.
         """
         check_output("output", output)
-        if not self.training:
-            return self._judge(output, labels)
+        views = [output]
+        if second is not None:
+            check_output("second", second)
+            views.append(second)
         wanted = labels
-        if self.recipe.doubts_labels:
-            wanted = self._refurbish(output, labels, index, update)
-        if update:
+        if self.training and self.recipe.doubts_labels:
+            wanted = self._refurbish(views, labels, index, update)
+        if self.training and update:
             self._samples_seen += len(labels) * world_size(self._group)
-        if self.recipe.mixing is not None and self.progress >= self._mix_from:
-            wanted = _as_probabilities(wanted, output.log_probs)
-            output, wanted = mix(self._model[0], output, wanted, concentration=self.recipe.mixing)
-        return self._judge(output, wanted)
+        loss = sum(self._judge(view, wanted) for view in views) / len(views)
+        if second is None:
+            return loss
+        return loss + self.recipe.consistency * RF.disagreement(output.log_probs, second.log_probs)
 
     def doubtful_labels(self) -> LabelRanking:
         """All labels that were trained on, the most doubtful first; see :func:`rank_labels`.
@@ -239,12 +245,17 @@ class RobustLoss(nn.Module):
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
+        """The loss of one view, mixed once it is time to."""
+        concentration = self.recipe.mixing
+        if self.training and concentration is not None and self.progress >= self._mix_from:
+            soft = _as_probabilities(labels, output.log_probs)
+            output, labels = mix(self._model[0], output, soft, concentration=concentration)
         prior = self.class_prior if self.recipe.even_classes else None
         return self.loss(output, labels, class_prior=prior).total
 
     @torch.no_grad()
     def _refurbish(
-        self, output: BalancerOutput, labels: Tensor, index: Tensor | None, update: bool
+        self, views: list[BalancerOutput], labels: Tensor, index: Tensor | None, update: bool
     ) -> Tensor:
         """Take the batch in and return what to train on, (B, C)."""
         if index is None:
@@ -253,12 +264,12 @@ class RobustLoss(nn.Module):
                 "IndexedDataset gives it; got None. Call criterion.eval() before a validation loss"
             )
         targets, all_labels = self._kept
-        log_probs = output.log_probs
+        log_probs = torch.stack([view.log_probs for view in views])
         if targets.updates.device != log_probs.device:
             targets.to(log_probs.device)
         if self.recipe.even_classes:
             log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
-        wanted = targets(index, labels, log_probs.softmax(-1), update=update)
+        wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
         epochs_done = int(self.progress)
         if epochs_done >= targets.warmup and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
