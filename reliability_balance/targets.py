@@ -94,10 +94,10 @@ class RefurbishedTargets(nn.Module):
         ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
         label has changed; ``remembers`` (), whether there was memory; ``joint`` (C, C), J above;
         ``classes``, whose ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All
-        ranks' batches are gathered, so that every rank holds the same state: all must call it equally often, with
-        batches of any size, an empty one where a rank has run out, and have the same settings;
-        else all of them end with an error. A sample that occurs more than once counts as one update
-        by its mean.
+        ranks' batches are gathered, so that every rank holds the same state: all must call it
+        equally often, with batches of any size, an empty one where a rank has run out, and have the
+        same settings; else all of them end with an error. A sample that occurs more than once
+        counts as one update by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -124,6 +124,7 @@ class RefurbishedTargets(nn.Module):
     updates: Tensor
     given: Tensor
     joint: Tensor
+    remembers: Tensor
 
     def __init__(
         self,
