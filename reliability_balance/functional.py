@@ -354,6 +354,37 @@ def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
     return torch.stack([widen(first, second), widen(second, first)])
 
 
+def disagreement(first: Tensor, second: Tensor) -> Tensor:
+    r"""How far two predictions of the same samples are apart: their Jensen-Shannon divergence.
+
+    .. math:: \tfrac{1}{2} KL(p \| m) + \tfrac{1}{2} KL(q \| m), \quad m = \tfrac{1}{2} (p + q)
+
+    Args:
+        first: log-probabilities p.
+        second: log-probabilities q.
+
+    Shape:
+        - first, second: (B, C) floating, C >= 2; returns (), the mean over samples, in [0, log 2].
+
+    Raises:
+        TypeError: if an argument is not a floating tensor.
+        ValueError: on fewer than two classes, or shapes that differ.
+
+    Differs from paper: not in it. It makes two views of a sample agree, as in Liu et al., 2022
+    (https://arxiv.org/abs/2202.14026).
+
+    Example:
+        >>> certain = torch.tensor([[0.0, -200.0]])
+        >>> disagreement(certain, certain.flip(-1))
+        tensor(0.6931)
+    """
+    both = _stack_pair(first, second)
+    middle = both.logsumexp(0) - math.log(2.0)
+    # At minus infinity a class has no share, and zero times infinity is NaN.
+    ratio = (both - middle).where(both > -torch.inf, 0.0)
+    return (both.exp() * ratio).sum(-1).mean()
+
+
 def anchor_loss(
     anchors: Tensor,
     *,
