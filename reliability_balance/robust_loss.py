@@ -295,7 +295,7 @@ class RobustLoss(nn.Module):
         reason = ignorance(targets, seen, labels.to(seen.device)[seen])
         if reason and not self._has_warned:
             self._has_warned = True
-            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=5)
+            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=7)
         self.caution = reason
 
     def get_extra_state(self) -> dict[str, Any]:

@@ -58,7 +58,7 @@ def state_of(model, criterion):
 
 def follow(rank, world_size):
     model = DistributedDataParallel(make_model())
-    criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(mixing=None))
+    criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2, mixing=None))
     losses = train(model, criterion, batches(rank, world_size), world_size)
     return {"losses": losses, "progress": criterion.progress, **state_of(model, criterion)}
 
@@ -69,7 +69,7 @@ def mixing(rank, world_size):
     rows = list(batches(rank, world_size))
     for name, stops in (("whole", ()), ("resumed", (3, 7))):
         model = DistributedDataParallel(make_model())
-        criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+        criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2))
         losses, start = [], 0
         for stop in (*stops, len(rows)):
             if start:
@@ -78,7 +78,7 @@ def mixing(rank, world_size):
                 buffer.seek(0)
                 model_state, state = torch.load(buffer, weights_only=True)
                 model = DistributedDataParallel(make_model())
-                criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+                criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2))
                 model.load_state_dict(model_state)
                 criterion.load_state_dict(state)
             for step in range(start, stop):
@@ -95,7 +95,7 @@ class Step(nn.Module):
     def __init__(self):
         super().__init__()
         self.model = make_model()
-        self.criterion = RobustLoss(self.model, LABELS, epochs=EPOCHS)
+        self.criterion = RobustLoss(self.model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2))
 
     def forward(self, index):
         return self.criterion(self.model(IMAGES[index]), LABELS[index], index)
@@ -118,7 +118,7 @@ def together(rank, world_size):
 def refuse(rank, world_size):
     """Both ranks count from 0, and name other samples than theirs."""
     model = make_model()
-    criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+    criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2))
     index = torch.arange(12) + 12 * rank
     try:
         criterion(model(IMAGES[index]), LABELS[index], torch.arange(12))
@@ -153,7 +153,7 @@ def assert_same(first, second, **tolerance):
 
 def test_two_processes_follow_one(ranks):
     model = make_model()
-    criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(mixing=None))
+    criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=Recipe(warmup=2, mixing=None))
     alone = train(model, criterion, batches(0, 1))
     first, second = (dict(rank["follow"]) for rank in ranks)
     mean = (first.pop("losses") + second.pop("losses")) / 2

@@ -43,6 +43,8 @@ CHANGES = {
     "noise_temperature": {"noise_temperature": 0.5},
     "prior_count": {"prior_count": 3.0},
     "warmup": {"warmup": 2},
+    "memory": {"memory": 0.7},
+    "held_for": {"held_for": 0},
     "held_back": {"held_back": 0.3, "warmup": 2},
     "validate_args": {"validate_args": False},
 }

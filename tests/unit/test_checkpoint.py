@@ -105,8 +105,10 @@ SETTINGS = {
         "temperature": 0.5,
         "noise_temperature": 0.5,
         "prior_count": 30.0,
-        "warmup": 2,
+        "warmup": 4,
+        "memory": 0.7,
         "held_back": 0.2,
+        "held_for": 3,
     },
     TemperatureScaling: {},
     TopLabelScaling: {},
@@ -153,7 +155,8 @@ class TestSettings:
         save(path, holder, companions={"targets": holder.targets})
         tensors, config = _tensor_file.read(path)
         config["format_version"] = 3
-        newer = ("noise_temperature", "prior_count", "held_back")
+        newer = ("noise_temperature", "prior_count", "held_back", "memory", "held_for")
+        del tensors["model.targets.remembers"], tensors["targets.remembers"]
         for role, part in (("model", "targets"), ("targets", "")):
             for name in newer:
                 del config["modules"][role]["parts"][part][name]

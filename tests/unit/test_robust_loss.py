@@ -18,6 +18,7 @@ from reliability_balance.targets import RefurbishedTargets
 
 NUM_SAMPLES, NUM_CLASSES, WIDTH, EPOCHS = 120, 3, 8, 9
 ROBUST = get_recipe("robust")
+SHORT = Recipe(warmup=3)  # which takes nine epochs for a long training
 TRUE = (torch.arange(NUM_SAMPLES) % 6 - 3).clamp_min(0)  # one class as frequent as four of another
 LABELS = symmetric_noise(TRUE, 0.2, NUM_CLASSES, seed=0)
 INPUTS = torch.randn(NUM_SAMPLES, WIDTH, generator=torch.Generator().manual_seed(0))
@@ -57,7 +58,7 @@ def train(model, loss_of, rows, optimizer=None):
 
 def trained(epochs=EPOCHS, labels=LABELS, **options):
     model = make_model()
-    criterion = RobustLoss(model, labels, epochs=EPOCHS, **options)
+    criterion = RobustLoss(model, labels, epochs=EPOCHS, **{"recipe": SHORT, **options})
     train(model, criterion, batches(epochs))
     return model, criterion
 
@@ -77,7 +78,7 @@ def given_logits(num_classes=NUM_CLASSES):
 def by_hand(model):
     """The recipe with nothing but its parts."""
     warmup = 3
-    targets = RefurbishedTargets(NUM_SAMPLES, NUM_CLASSES, warmup=warmup)
+    targets = RefurbishedTargets(NUM_SAMPLES, NUM_CLASSES, warmup=warmup, held_for=warmup)
     prior = LABELS.bincount(minlength=NUM_CLASSES) + 1.0
     prior = prior / prior.sum()
     criterion, seen = ReliabilityLoss(), 0
@@ -97,7 +98,7 @@ def by_hand(model):
 class TestRecipe:
     def test_it_is_targets_mixing_prior_and_loss_to_the_bit(self):
         model, other = make_model(), make_model()
-        criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+        criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
         loss_of, targets = by_hand(other)
         losses = train(model, criterion, batches(EPOCHS))
         assert losses == train(other, loss_of, batches(EPOCHS))
@@ -138,11 +139,43 @@ class TestRecipe:
         assert torch.equal(criterion(output, LABELS[:8]), expected.total)
 
     @pytest.mark.parametrize(
-        ("epochs", "warmup", "held_back"), [(1, 1, 0.0), (3, 1, 0.0), (6, 2, 0.1), (200, 10, 0.1)]
+        ("epochs", "held_for"), [(0.5, 1), (1, 1), (3, 2), (8, 4), (19, 10), (200, 10)]
     )
-    def test_the_warm_up_is_a_third_of_the_epochs_and_ten_at_most(self, epochs, warmup, held_back):
+    def test_labels_are_given_back_after_half_of_the_epochs_or_ten(self, epochs, held_for):
         targets = RobustLoss(make_model(), LABELS, epochs=epochs).targets
-        assert (targets.warmup, targets.held_back) == (warmup, held_back)
+        assert (targets.warmup, targets.held_back) == (10, 0.1)
+        assert targets.held_for == held_for
+
+    def test_the_labels_stand_in_a_short_training_that_learns_nothing_by_heart(self):
+        model, other = make_model(), make_model()
+        criterion, plain = RobustLoss(model, LABELS, epochs=4), ReliabilityLoss()
+        held = criterion.targets.memorization.control
+        train(model, criterion, batches(2))  # half of the epochs
+        other.load_state_dict(model.state_dict())
+        assert bool(held.any())
+        for index in batches(2):
+            output = other(INPUTS[index])
+            expected = plain(output, LABELS[index], class_prior=criterion.class_prior).total
+            assert torch.equal(criterion(output, LABELS[index], index), expected)
+        assert not criterion.targets.doubts
+
+    def test_a_second_view_is_judged_alike_and_must_agree(self):
+        model = make_model()
+        recipe = Recipe(warmup=1, held_back=0.0, mixing=None, consistency=0.7)
+        criterion = RobustLoss(model, LABELS, epochs=9, recipe=recipe)
+        prior, plain = criterion.class_prior, ReliabilityLoss()
+        index = torch.arange(20)
+        views = [model(INPUTS[index] + shift) for shift in (0.0, 0.5)]
+        loss = criterion(views[0], LABELS[index], index, second=views[1])
+        probs = [(each.log_probs.detach() + log_frequencies(prior)).softmax(-1) for each in views]
+        torch.testing.assert_close(criterion.targets.average[index], sum(probs) / 2)
+        expected = sum(plain(each, LABELS[index], class_prior=prior).total for each in views) / 2
+        first, second = (each.corrected for each in views)
+        middle = (first + second) / 2
+        apart = (first * (first / middle).log() + second * (second / middle).log()).sum(-1) / 2
+        torch.testing.assert_close(loss, expected + 0.7 * apart.mean())
+        with pytest.raises(TypeError, match=r"`second` must be a BalancerOutput, .*; got Tensor"):
+            criterion(views[0], LABELS[index], index, second=INPUTS)
 
     def test_classes_alike_or_as_frequent_as_in_the_labels(self):
         model = make_model()
@@ -181,9 +214,9 @@ class TestFindings:
 
     def test_before_the_warm_up_ends_there_is_nothing_to_tell(self):
         _, criterion = trained(1)
-        with pytest.raises(ValueError, match="left their warm-up of 3 updates"):
+        with pytest.raises(ValueError, match="seen samples more than 3 times; got at most 1"):
             criterion.noise_rate()
-        with pytest.warns(UserWarning, match="never left their warm-up of 3"):
+        with pytest.warns(UserWarning, match="seen at most 1 times"):
             criterion.doubtful_labels()
 
 
@@ -200,7 +233,7 @@ class TestProgress:
 
     def test_mixing_begins_at_its_share_of_the_warm_up(self, monkeypatch):
         mixed, model = [], make_model()
-        criterion = RobustLoss(model, LABELS, epochs=6)  # a warm-up of two
+        criterion = RobustLoss(model, LABELS, epochs=6, recipe=Recipe(warmup=2))
 
         def spy(*arguments, **options):
             mixed.append(criterion.progress)
@@ -220,7 +253,7 @@ class TestProgress:
             loss = criterion(output.__class__(*output), LABELS[index], index, update=False)
             assert bool(loss.isfinite())
         assert same(criterion.state_dict(), before)
-        calm = replace(ROBUST, mixing=None)
+        calm = replace(SHORT, mixing=None)
         _, plain = trained(4, recipe=calm)
         loss = plain(output, LABELS[index], index, update=False)
         assert torch.equal(plain(output, LABELS[index], index, update=False), loss)
@@ -237,16 +270,16 @@ class TestProgress:
         gradients, states = [], []
         for size in (40, 10):
             model = make_model()
-            criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+            criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
             for index in torch.arange(40).split(size):
                 loss = criterion(model(INPUTS[index]), LABELS[index], index)
                 (loss * len(index) / 40).backward()
             gradients.append({n: p.grad for n, p in model.named_parameters() if p.requires_grad})
             states.append(criterion.state_dict()["_extra_state"])
         torch.testing.assert_close(gradients[1], gradients[0])
-        assert states[0]["samples_seen"] == states[1]["samples_seen"] == 40
-        for name, value in states[0]["targets"].items():
-            torch.testing.assert_close(states[1]["targets"][name], value)
+        assert states[0]["samples_taken"] == states[1]["samples_taken"] == 40
+        for name in ("average", "updates", "given"):
+            torch.testing.assert_close(states[1]["targets"][name], states[0]["targets"][name])
 
 
 class TestRefusals:
@@ -265,7 +298,7 @@ class TestRefusals:
     )
     def test_a_wrong_call_is_refused_at_once_and_leaves_all_as_it_was(self, change, error, message):
         model = make_model()
-        criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+        criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
         before = copy.deepcopy(criterion.state_dict())
         index = torch.arange(NUM_SAMPLES)[-8:]
         call = {"output": model(INPUTS[index]), "labels": LABELS[index], "index": index, **change}
@@ -309,7 +342,7 @@ class TestState:
         rows = list(batches(EPOCHS))
         for stop in (6, 22):  # in the warm-up and after it
             model = make_model()
-            criterion = RobustLoss(model, LABELS, epochs=EPOCHS)
+            criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
             optimizer = make_optimizer(model)
             train(model, criterion, rows[:stop], optimizer)
             state = {
@@ -322,7 +355,10 @@ class TestState:
 
             state = torch.load(tmp_path / "state.pt", weights_only=True)
             other = make_model()
-            again, other_optimizer = RobustLoss(other, LABELS, epochs=EPOCHS), make_optimizer(other)
+            again, other_optimizer = (
+                RobustLoss(other, LABELS, epochs=EPOCHS, recipe=SHORT),
+                make_optimizer(other),
+            )
             other.load_state_dict(state["model"])
             again.load_state_dict(state["criterion"])
             other_optimizer.load_state_dict(state["optimizer"])
@@ -332,7 +368,7 @@ class TestState:
             assert same(other.state_dict(), model.state_dict())
 
     def test_it_is_one_entry_and_no_buffers(self):
-        criterion = RobustLoss(make_model(), LABELS, epochs=EPOCHS)
+        criterion = RobustLoss(make_model(), LABELS, epochs=EPOCHS, recipe=SHORT)
         assert list(criterion.state_dict()) == ["_extra_state"]
         assert [*criterion.parameters(), *criterion.buffers()] == []
         assert not any(isinstance(part, ReliabilityBalancer) for part in criterion.modules())
@@ -346,7 +382,7 @@ class TestState:
     )
     def test_a_state_of_other_labels_is_refused_and_changes_nothing(self, labels, message):
         _, criterion = trained(4)
-        other = RobustLoss(make_model(), labels, epochs=EPOCHS)
+        other = RobustLoss(make_model(), labels, epochs=EPOCHS, recipe=SHORT)
         before = copy.deepcopy(other.state_dict())
         with pytest.raises(ValueError, match=message):
             other.load_state_dict(criterion.state_dict())
@@ -357,7 +393,7 @@ class TestState:
             def __init__(self):
                 super().__init__()
                 self.model = make_model()
-                self.criterion = RobustLoss(self.model, LABELS, epochs=EPOCHS)
+                self.criterion = RobustLoss(self.model, LABELS, epochs=EPOCHS, recipe=SHORT)
 
         first, second = Training(), Training()
         train(first.model, first.criterion, batches(4))
@@ -381,8 +417,8 @@ class TestCaution:
         generator = torch.Generator().manual_seed(0)
         labels = torch.randint(NUM_CLASSES, (self.COUNT,), generator=generator)
         model = given_logits()
-        recipe = replace(ROBUST, mixing=None)
-        criterion = RobustLoss(model, labels, epochs=9, recipe=recipe)  # a warm-up of three
+        recipe = replace(SHORT, mixing=None)
+        criterion = RobustLoss(model, labels, epochs=9, recipe=recipe)
         cautions, kept = [], []
         for knows in knowing:
             for index in torch.randperm(self.COUNT, generator=generator).split(100):
@@ -401,9 +437,9 @@ class TestCaution:
             cautions, kept, criterion = self.run([False] * 7)
         assert len(caught) == 1
         assert caught[0].filename == __file__
-        assert [bool(each) for each in cautions] == [False] * 2 + [True] * 5
+        assert [bool(each) for each in cautions] == [False] * 3 + [True] * 4
         assert "held-back labels" in cautions[-1]
-        assert kept[2:] == [True] * 5
+        assert kept[3:] == [True] * 4
         assert "caution=" in repr(criterion)
 
     def test_doubts_begin_once_the_model_has_learned(self):
@@ -425,7 +461,7 @@ class TestCaution:
             cautions, _, criterion = self.run([False] * 4)
         labels = torch.zeros(self.COUNT, dtype=torch.int64)
         labels += criterion.targets.given // 1024
-        other = RobustLoss(given_logits(), labels, epochs=9)
+        other = RobustLoss(given_logits(), labels, epochs=9, recipe=SHORT)
         other.load_state_dict(criterion.state_dict())
         assert other.caution == cautions[-1]
 
@@ -436,7 +472,7 @@ class TestInputs:
         losses, matrices = [], []
         for labels in (LABELS, soft):
             model = make_model()
-            criterion = RobustLoss(model, labels, epochs=EPOCHS)
+            criterion = RobustLoss(model, labels, epochs=EPOCHS, recipe=SHORT)
 
             def loss_of(output, _, index, criterion=criterion, labels=labels):
                 return criterion(output, labels[index], index)
@@ -449,7 +485,7 @@ class TestInputs:
     def test_shares_of_votes(self):
         votes = 0.7 * nn.functional.one_hot(LABELS, NUM_CLASSES) + 0.1
         model = make_model()
-        criterion = RobustLoss(model, votes, epochs=EPOCHS)
+        criterion = RobustLoss(model, votes, epochs=EPOCHS, recipe=SHORT)
         torch.testing.assert_close(
             criterion.class_prior, (votes.sum(0) + 1.0) / (NUM_SAMPLES + 3.0)
         )
@@ -460,7 +496,7 @@ class TestInputs:
 
     @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
     def test_autocast(self, dtype):
-        recipe = replace(ROBUST, mixing=None)  # whose partners are drawn in another dtype
+        recipe = replace(SHORT, mixing=None)  # whose partners are drawn in another dtype
         wide, narrow = make_model(), make_model()
         expected, criterion = (
             RobustLoss(each, LABELS, epochs=6, recipe=recipe) for each in (wide, narrow)
@@ -477,7 +513,7 @@ class TestInputs:
 
     def test_mixing_under_autocast(self):
         model = make_model()
-        criterion = RobustLoss(model, LABELS, epochs=4)
+        criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
 
         def loss_of(output, labels, index):
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -490,8 +526,8 @@ class TestInputs:
         torch.compiler.reset()
         model, other = make_model(), make_model()
         compiled = torch.compile(other, backend="aot_eager")
-        expected = train(model, RobustLoss(model, LABELS, epochs=4), batches(4))
-        criterion = RobustLoss(compiled, LABELS, epochs=4)
+        expected = train(model, RobustLoss(model, LABELS, epochs=9, recipe=SHORT), batches(4))
+        criterion = RobustLoss(compiled, LABELS, epochs=9, recipe=SHORT)
         found = train(compiled, criterion, batches(4))
         assert found == pytest.approx(expected, rel=1e-3)
         assert criterion.class_prior is other.balancer.class_prior
@@ -499,10 +535,10 @@ class TestInputs:
     def test_stored_embeddings_need_no_wrapper(self):
         torch.manual_seed(0)
         balancer = ReliabilityBalancer(WIDTH, NUM_CLASSES)
-        criterion = RobustLoss(balancer, LABELS, epochs=EPOCHS)
+        criterion = RobustLoss(balancer, LABELS, epochs=EPOCHS, recipe=SHORT)
         train(balancer, criterion, batches(EPOCHS))
         accuracy = (balancer(INPUTS).corrected.argmax(-1) == TRUE).float().mean()
-        assert float(accuracy) > 0.95
+        assert float(accuracy) > 0.85
 
 
 class Texts(nn.Module):
@@ -529,7 +565,8 @@ class TestModels:
             return seen[-1][1]
 
         monkeypatch.setattr(robust_loss, "mix", spy)
-        criterion = RobustLoss(model, LABELS, epochs=1)
+        recipe = Recipe(mix_from=0.0)
+        criterion = RobustLoss(model, LABELS, epochs=20, recipe=recipe)
         for index in torch.arange(NUM_SAMPLES).split(40):
             output = model(tokens[index])
             loss = criterion(output, LABELS[index], index)
@@ -554,7 +591,7 @@ class TestModels:
 
         monkeypatch.setattr(robust_loss, "mix", spy)
         recipe = Recipe(held_back=0.0, mixing=mixing, mix_from=0.0)
-        criterion = RobustLoss(model, LABELS, epochs=9, recipe=recipe)
+        criterion = RobustLoss(model, LABELS, epochs=20, recipe=recipe)
         index = torch.arange(20)
         plain = model.model(INPUTS[index])
         loss = criterion(model(INPUTS[index]), LABELS[index], index)
@@ -568,7 +605,7 @@ class TestModels:
             weights = [math.exp(row[c]) * counts[c] for c in range(NUM_CLASSES)]
             for c in range(NUM_CLASSES):
                 total -= 2 * wanted[c] * math.log(weights[c] / sum(weights)) / len(index)
-        assert float(loss) == pytest.approx(total, rel=1e-5)
+        assert loss.item() == pytest.approx(total, rel=1e-5)
         beliefs = criterion.targets.average[index]
         weighed = plain.softmax(-1) * torch.tensor(counts)
         torch.testing.assert_close(beliefs, weighed / weighed.sum(-1, keepdim=True))

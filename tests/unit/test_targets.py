@@ -355,7 +355,8 @@ def test_the_defaults_are_the_robust_recipes():
     targets = RefurbishedTargets(8, 3)
     for name in ("momentum", "temperature", "noise_temperature", "prior_count", "held_back"):
         assert getattr(targets, name) == getattr(recipe, name), name
-    assert targets.warmup == recipe.longest_warmup == 10
+    assert (targets.warmup, targets.memory) == (recipe.warmup, recipe.memory) == (10, 0.3)
+    assert targets.held_for == 10
     for warmup in (0, 1):
         assert RefurbishedTargets(8, 3, warmup=warmup).held_back == 0.0
     assert RefurbishedTargets(8, 3, warmup=2).held_back == recipe.held_back
@@ -519,18 +520,62 @@ def test_epochs_of_few_batches_are_not_taken_for_repeated_calls(num_samples, siz
     assert bool((targets.updates == 100).all())
 
 
-def test_a_training_that_never_leaves_the_warm_up_is_named():
+def test_a_training_that_is_too_short_to_tell_of_noise_is_named():
     targets = RefurbishedTargets(24, NUM_CLASSES)
-    with pytest.raises(ValueError, match=r"`epochs` must exceed .* of 10 updates; got 6 after 0"):
-        targets.check_epochs(6)
-    targets.check_epochs(11)
     for index, labels, probs in random_batches(epochs=6):
         targets(index, labels, probs)
-    targets.check_epochs(5)
-    with pytest.raises(ValueError, match="got 4 after 6"):
-        targets.check_epochs(4)
-    with pytest.raises(ValueError, match="left their warm-up of 10 updates; got at most 6"):
-        targets.trust(index, labels)
+    for call in (targets.check_known, lambda: targets.trust(index, labels)):
+        with pytest.raises(ValueError, match="samples more than 10 times; got at most 6"):
+            call()
     for index, labels, probs in random_batches(epochs=5):
         targets(index, labels, probs)
     assert targets.trust(index, labels).shape == index.shape
+
+
+def remembering(memory, *, by_heart, count=400, rounds=6):
+    """Targets of a network that knows the labels it was shown, or none of them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    targets = RefurbishedTargets(
+        count, NUM_CLASSES, warmup=10, held_back=0.2, held_for=3, memory=memory
+    )
+    shown = ~targets.memorization.control
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES)
+    logits = torch.randn(count, NUM_CLASSES, generator=generator)
+    logits = logits + by_heart * shown.unsqueeze(-1) * one_hot
+    index, doubted = torch.arange(count), []
+    for _ in range(rounds):
+        made = targets(index, labels, logits.softmax(-1))
+        doubted.append(bool((made[shown] != one_hot[shown]).any()))
+    return targets, doubted
+
+
+@pytest.mark.parametrize(
+    ("by_heart", "memory", "early"), [(3.0, 0.3, True), (3.0, 5.0, False), (0.0, 0.3, False)]
+)
+def test_doubts_begin_early_only_where_labels_are_known_by_heart(by_heart, memory, early):
+    targets, doubted = remembering(memory, by_heart=by_heart)
+    assert bool(targets.remembers) == targets.doubts == early
+    assert doubted == [False] * 3 + [early] * 3
+    assert remembering(memory, by_heart=by_heart, rounds=11)[1][10]
+
+
+def test_whether_there_was_memory_is_saved():
+    targets, _ = remembering(0.3, by_heart=3.0)
+    other = RefurbishedTargets(400, NUM_CLASSES, held_back=0.2, held_for=3)
+    other.load_state_dict(targets.state_dict())
+    assert other.doubts
+    assert other.samples_taken == targets.samples_taken == 2400
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_for": -1}, "`held_for` must be at least 0; got -1"),
+        ({"held_for": 4, "warmup": 3}, "`held_for` must be at most `warmup`, 3; got 4"),
+        ({"memory": 0.0}, "`memory` must be greater than 0"),
+    ],
+)
+def test_bad_settings_of_early_doubts_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        RefurbishedTargets(8, 2, **options)

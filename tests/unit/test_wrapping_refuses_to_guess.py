@@ -151,7 +151,7 @@ def test_padding_does_not_change_what_the_balancer_gives(attention):
     longer = torch.cat([tokens, filler], 1)
     mask = torch.cat([mask, torch.zeros(2, 3, dtype=torch.bool)], 1)
     for name, value in balancer(longer, token_mask=mask)._asdict().items():
-        if value is not None:
+        if value is not None and name not in ("tokens", "token_mask"):
             torch.testing.assert_close(value, getattr(expected, name), msg=name)
 
 
