@@ -180,6 +180,7 @@ class RefurbishedTargets(nn.Module):
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
         self.samples_taken = 0
+        self._is_early = False  # `remembers` on the host
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -425,6 +426,7 @@ class RefurbishedTargets(nn.Module):
         self.samples_taken += count
         if is_end and self.memorization is not None:
             self.remembers.copy_(self.memorization.advantage() > self.memory)
+            self._is_early = bool(self.remembers)
 
     def _is_warm(self, index: Tensor) -> Tensor:
         """Of which samples (B, 1) the labels are doubted by now."""
@@ -440,7 +442,7 @@ class RefurbishedTargets(nn.Module):
     def doubts(self) -> bool:
         """Whether labels of samples that were seen often enough are doubted by now."""
         passes = self.samples_taken / len(self.updates)
-        return passes > self.warmup or (passes > self.held_for and bool(self.remembers))
+        return passes > self.warmup or (passes > self.held_for and self._is_early)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **options: Any
@@ -448,6 +450,7 @@ class RefurbishedTargets(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         if not self.updates.is_meta:
             self.samples_taken = int(self.updates.sum())
+            self._is_early = bool(self.remembers)
 
     def _posteriors(self, beliefs: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
