@@ -113,9 +113,9 @@ _load = cache(load_human_faces)
 def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
     """Train a small residual network on `count` faces; the seed draws which, crops and weights.
 
-    The test faces have other class frequencies than even ones. So accuracy and calibration are judged
-    as for classes as frequent as in the labels, mean class accuracy as for evenly frequent ones; each
-    method's scores are turned to either.
+    Classes of the test faces are not evenly frequent. So accuracy and calibration are judged with
+    the class frequencies of the labels, and mean class accuracy with even ones; each method's
+    scores are converted to both.
     """
     data = _load(folder)
     chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(run.seed))[
