@@ -183,7 +183,7 @@ class Balancer:
         num_anchors: of each class.
         head: of the primary branch.
         attention: what the attentive correction works on.
-        delta: temperature of the anchors.
+        delta: temperature of the anchors; smaller ones overflow in 32 bits.
         class_prior: whether to train on the classes' frequencies and answer for even ones; not
             beside refined epochs, whose classes are even by themselves.
     """
@@ -192,7 +192,7 @@ class Balancer:
     num_anchors: Whole = 8
     head: Literal["mlp", "linear"] = "mlp"
     attention: AttentionMode | None = None
-    delta: Positive | None = None
+    delta: Annotated[Number, Field(ge=1e-6)] | None = None
     class_prior: Truth = False
 
 
