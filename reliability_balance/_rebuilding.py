@@ -68,6 +68,8 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
         "prior_count": targets.prior_count,
         "warmup": targets.warmup,
         "held_back": targets.held_back,
+        "num_annotators": targets.num_annotators,
+        "annotator_prior": targets.annotator_prior,
     }
 
 

@@ -43,6 +43,8 @@ class Recipe:
         noise_temperature: by which they are sharpened once more to count noise, > 0.
         prior_count: recognised samples of a class at which its labels are half doubted, >= 0.
         held_back: share of the labels that the warm-up does without, in [0, 1).
+        annotator_prior: labels of a class at which an annotator's noise matrix is half their own
+            and half the common one, >= 0.
         warmup: share of the planned epochs before labels are doubted, in [0, 1].
         longest_warmup: epochs that it takes at most, however long the training is.
         mixing: concentration of :func:`mixing.mix`, > 0; None for no mixing.
@@ -66,6 +68,7 @@ class Recipe:
     noise_temperature: float = 0.25
     prior_count: float = 3.0
     held_back: float = 0.1
+    annotator_prior: float = 30.0
     warmup: float = 1 / 3
     longest_warmup: int = 10
     mixing: float | None = 0.3
