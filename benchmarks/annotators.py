@@ -103,6 +103,7 @@ def dawid_skene(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     task, worker = (labels >= 0).nonzero(as_tuple=True)
     table = pd.DataFrame({"task": task, "worker": worker, "label": labels[task, worker]})
     model = DawidSkene(n_iter=100).fit(table)
+    assert model.probas_ is not None and model.errors_ is not None  # noqa: PT018
     classes, annotators = range(num_classes), range(labels.shape[1])
     found = model.probas_.reindex(index=range(len(labels)), columns=classes, fill_value=0.0)
     rows = pd.MultiIndex.from_product([annotators, classes], names=["worker", "label"])

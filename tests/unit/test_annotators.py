@@ -243,6 +243,28 @@ def test_saved_state_goes_on_alike(tmp_path):
     )
 
 
+def test_gathered_labels_are_those_of_one_process():
+    _, labels, probs = simulated(count=300)
+    index = torch.arange(300)
+    alone, gathered = (
+        RefurbishedTargets(300, C, warmup=1, num_annotators=4, held_back=0.0) for _ in range(2)
+    )
+    expected = [alone(index, labels, probs) for _ in range(3)]
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    try:
+        found = [gathered(index, labels, probs) for _ in range(3)]
+        gathered.check_ranks()
+    finally:
+        torch.distributed.destroy_process_group()
+    torch.testing.assert_close(found, expected)
+    before = gathered.annotator_matrices
+    again = gathered(index, labels, probs, update=False)
+    torch.testing.assert_close(again, gathered(index, labels, probs), atol=0.05, rtol=0)
+    assert not torch.equal(before, gathered.annotator_matrices)
+
+
 def small_training(labels, epochs=6, **options):
     """A criterion after training a balancer on well separated embeddings."""
     torch.manual_seed(0)
