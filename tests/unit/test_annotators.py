@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reliability_balance import ReliabilityBalancer, RobustLoss
+from reliability_balance import ReliabilityBalancer, RobustLoss, _tensor_file
 from reliability_balance.checkpoint import load, save
 from reliability_balance.inspection import rank_labels
 from reliability_balance.noise_estimate import estimate_noise
@@ -241,6 +241,23 @@ def test_saved_state_goes_on_alike(tmp_path):
     torch.testing.assert_close(
         again(index, labels, probs), targets(index, labels, probs), rtol=0, atol=0
     )
+
+
+def test_files_are_believed_only_as_many_annotators_as_they_hold(tmp_path):
+    path = tmp_path / "targets.safetensors"
+    save(path, RefurbishedTargets(20, C, num_annotators=4))
+    tensors, config = _tensor_file.read(path)
+    settings = config["modules"]["model"]["parts"][""]
+    settings["num_annotators"] = 10**9
+    _tensor_file.write(path, tensors, config)
+    with pytest.raises(ValueError, match=r"annotators.joint of the shape \(4, 3, 3\)"):
+        load(path)
+    save(path, RefurbishedTargets(20, C))
+    tensors, config = _tensor_file.read(path)
+    for name in ("num_annotators", "annotator_prior"):  # from before there were annotators
+        del config["modules"]["model"]["parts"][""][name]
+    _tensor_file.write(path, tensors, config)
+    assert load(path).model.annotator_matrices is None
 
 
 def test_gathered_labels_are_those_of_one_process():
