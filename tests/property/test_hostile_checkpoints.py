@@ -128,8 +128,8 @@ def unknown_key(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, A
 def missing_key(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     optional = {*("recipe", "head", "metric", "delta", "attention", "num_heads", "head_dim")}
     optional |= {"correction_weight", "momentum", "temperature", "noise_temperature", "warmup"}
-    optional |= {"prior_count", "held_back", "held_for", "memory", "coverage", "max_risk"}
-    optional |= {"num_anchors", "num_annotators", "mean"}
+    optional |= {"prior_count", "held_back", "held_for", "memory", "annotator_prior"}
+    optional |= {"num_anchors", "num_annotators", "mean", "coverage", "max_risk"}
     found = [
         path
         for path in places(config)

@@ -109,6 +109,8 @@ SETTINGS = {
         "memory": 0.7,
         "held_back": 0.2,
         "held_for": 3,
+        "num_annotators": 3,
+        "annotator_prior": 7.0,
     },
     TemperatureScaling: {},
     TopLabelScaling: {},
