@@ -104,9 +104,14 @@ def test_torchvision():
 
 def test_hugging_face_datasets():
     datasets = pytest.importorskip("datasets")
-    data = datasets.Dataset.from_dict({"x": [1.0, 2.0, 3.0], "label": [0, 1, 0]})
-    batch = next(iter(DataLoader(IndexedDataset(data), 3)))
+
+    def table(**columns):
+        rows = datasets.table.InMemoryTable.from_pydict(columns)
+        return datasets.Dataset(rows, fingerprint="test")
+
+    data = IndexedDataset(table(x=[1.0, 2.0, 3.0], label=[0, 1, 0]))
+    batch = next(iter(DataLoader(data, 3)))
     assert sorted(batch) == ["index", "label", "x"]
     assert batch["index"].tolist() == [0, 1, 2]
     with pytest.raises(ValueError, match="got a column of that name"):
-        IndexedDataset(datasets.Dataset.from_dict({"index": [1, 2]}))
+        IndexedDataset(table(index=[1, 2]))
