@@ -35,7 +35,8 @@ from reliability_balance.transformers import RobustTrainer
 
 def as_samples(data: TensorDataset) -> list[dict[str, Any]]:
     """Name the fields as the model wants them."""
-    return [{"pixel_values": image, "labels": int(label)} for image, label in data]
+    columns = zip(*data.tensors, strict=True)
+    return [{"pixel_values": image, "labels": int(label)} for image, label in columns]
 
 
 def tiny_transformer(image_shape: torch.Size, num_classes: int) -> ViTForImageClassification:

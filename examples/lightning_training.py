@@ -43,10 +43,6 @@ class RobustModule(lightning.LightningModule):
         self.criterion = RobustLoss(self.model, labels, epochs=epochs)
         self.learning_rate = learning_rate
 
-    def on_train_epoch_start(self) -> None:
-        """Draw alike in a resumed training: Lightning's checkpoints leave generators out."""
-        torch.manual_seed(self.trainer.world_size * self.current_epoch + self.global_rank)
-
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """Return the loss of a batch from an IndexedDataset."""
         images, labels, index = batch

@@ -52,7 +52,7 @@ def train(
     model = DistributedDataParallel(wrapped, find_unused_parameters=False)
     criterion = RobustLoss(wrapped, images.labels, epochs=epochs)
     dataset = IndexedDataset(images.train)
-    sampler = DistributedSampler(dataset)
+    sampler: DistributedSampler[Any] = DistributedSampler(dataset)
     loader = DataLoader(dataset, batch_size // world_size, sampler=sampler, drop_last=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3)

@@ -78,6 +78,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
 
     # The criterion gives means of batches, and the Trainer means of those that it accumulates.
     loss_is_scaled_for_ga = False
+    _signature_columns: list[str] | None
 
     def __init__(
         self,
@@ -206,7 +207,9 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
     def _set_signature_columns_if_needed(self) -> None:
         """Keep the columns of the model within, the labels and the index."""
         if self._signature_columns is None:
-            network = self.model.model if isinstance(self.model, WrappedClassifier) else self.model
+            network: Any = self.model
+            if isinstance(network, WrappedClassifier):
+                network = network.model
             if hasattr(network, "get_base_model"):  # adapters of peft
                 network = network.get_base_model()
             names = list(inspect.signature(network.forward).parameters)

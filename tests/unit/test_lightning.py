@@ -5,7 +5,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from reliability_balance import RobustLoss, wrap
 from reliability_balance.indexed import IndexedDataset
@@ -25,8 +25,8 @@ class Module(lightning.LightningModule):
         )
         self.criterion = RobustLoss(self.model, LABELS, epochs=EPOCHS)
 
-    def on_train_epoch_start(self):
-        torch.manual_seed(self.current_epoch)
+    def on_train_batch_start(self, batch, batch_idx):
+        torch.manual_seed(self.global_step)  # Lightning's checkpoints leave generators out
 
     def training_step(self, batch, batch_idx):
         features, labels, index = batch
@@ -57,7 +57,10 @@ def fit(folder, *callbacks, resume=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    loader = DataLoader(IndexedDataset(DATA), 16, shuffle=True)
+    dataset = IndexedDataset(DATA)
+    # Its order depends on the epoch alone; that of shuffle=True on how often torch drew before.
+    sampler = DistributedSampler(dataset, num_replicas=1, rank=0)
+    loader = DataLoader(dataset, 16, sampler=sampler)
     trainer.fit(module, loader, DataLoader(DATA, 32), ckpt_path=resume)
     return module, trainer
 

@@ -14,13 +14,8 @@ FEATURES, CLASSES = load_wine(return_X_y=True)
 NOISY = symmetric_noise(torch.from_numpy(CLASSES), 0.3, 3, seed=0).numpy()
 WRONG = NOISY != CLASSES
 
-# By name of the check, why it does not apply.
-EXPECTED_FAILURES: dict[str, str] = {}
 
-
-@parametrize_with_checks(
-    [RobustClassifier(epochs=20)], expected_failed_checks=lambda _: EXPECTED_FAILURES
-)
+@parametrize_with_checks([RobustClassifier(epochs=20)])
 @pytest.mark.filterwarnings("ignore:labels are trained on as given")
 def test_scikit_learns_checks(estimator, check):
     check(estimator)
