@@ -291,18 +291,15 @@ def test_lightning_trains_in_any_precision(precision):
     lightning = pytest.importorskip("lightning")
     from torch.utils.data import DataLoader, TensorDataset
 
-    from reliability_balance.lightning import RefurbishLabels
-
     class Training(lightning.LightningModule):
         def __init__(self):
             super().__init__()
             self.balancer = ReliabilityBalancer(6, 3, num_anchors=2)
-            self.criterion = ReliabilityLoss()
+            self.criterion = RobustLoss(self.balancer, labels, epochs=10)
             self.losses = []
 
         def training_step(self, rows, _):
-            inputs, labels, _index = rows
-            loss = self.criterion(self.balancer(inputs), labels).total
+            loss = self.criterion(self.balancer(rows[0]), *rows[1:])
             self.losses.append(float(loss))
             return loss
 
@@ -310,22 +307,20 @@ def test_lightning_trains_in_any_precision(precision):
             return torch.optim.AdamW(self.parameters(), lr=0.05)
 
     index, inputs, labels = (each.cpu() for each in batch())
-    callback = RefurbishLabels(RefurbishedTargets(16, 3, warmup=1))
     module = Training()
     trainer = lightning.Trainer(
         accelerator="gpu",
         devices=1,
         precision=precision,
         max_epochs=10,
-        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(TensorDataset(inputs, labels, index), 8))
-    assert callback.targets.average.is_cuda
-    assert int(callback.targets.updates.min()) == 10
+    assert module.criterion.targets.average.is_cuda
+    assert int(module.criterion.targets.updates.min()) == 10
     assert module.losses[-1] < module.losses[0]
 
 
