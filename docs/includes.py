@@ -119,7 +119,7 @@ def _recipes() -> Iterator[str]:
     for field in dataclasses.fields(Recipe):
         values = (_shown(getattr(recipe, field.name)) for recipe in RECIPES.values())
         told = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
-        XX
+        yield f"| `{field.name}` | {' | '.join(values)} | {told} |"
 
 
 def _shown(value: object) -> str:
