@@ -141,7 +141,8 @@ class RobustLoss(nn.Module):
             group=group,
         )
         targets.expect(labels)
-        self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=validate_args)
+        # Labels are checked before, by the targets or as they are.
+        self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=False)
         # In tuples, lest they become submodules: the model is not this module's, and what is kept
         # of the samples is no buffer that DistributedDataParallel should send around.
         self._model = (balancer,)
@@ -221,7 +222,7 @@ class RobustLoss(nn.Module):
         if self.training and self.recipe.doubts_labels:
             wanted = self._refurbish(views, labels, index, update)
         else:
-            wanted = self._as_shares(labels, output)
+            wanted = self._as_given(labels, output)
             if self.training and update:
                 self.targets.samples_taken += len(labels) * world_size(self._group)
         loss = self._judge(output, wanted)
@@ -265,14 +266,18 @@ class RobustLoss(nn.Module):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
-    def _as_shares(self, labels: Tensor, output: BalancerOutput) -> Tensor:
-        """Shares of the votes (B, C) of several annotators' labels; other labels as they are."""
-        if not self.targets.num_annotators or not _is_of_annotators(labels):
-            return labels
-        _annotators.check_labels(labels, len(output.log_probs), self.targets.num_annotators)
+    def _as_given(self, labels: Tensor, output: BalancerOutput) -> Tensor:
+        """Labels that are trained on as they are; of several annotators the shares of the votes."""
+        batch_size, num_classes = output.log_probs.shape
+        if self.targets.num_annotators and _is_of_annotators(labels):
+            _annotators.check_labels(labels, batch_size, self.targets.num_annotators)
+            if self.validate_args:
+                _annotators.check_labelled(labels, num_classes)
+            return _as_probabilities(labels, output.log_probs)
+        _checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.validate_args:
-            _annotators.check_labelled(labels, output.log_probs.shape[-1])
-        return _as_probabilities(labels, output.log_probs)
+            _checks.label_values(labels, num_classes)
+        return labels
 
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
         """The loss of one view, mixed once it is time to."""

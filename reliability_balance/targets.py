@@ -13,9 +13,9 @@ from reliability_balance._annotators import AnnotatorCounts
 from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
-from reliability_balance._ranks import Ranks, first_place, is_distributed, mean_of_repeated
+from reliability_balance._ranks import Ranks, is_distributed, mean_of_repeated
 from reliability_balance._repeated_calls import RepeatedCalls
-from reliability_balance._scaling import sharpen
+from reliability_balance._scaling import sharpened_scores
 from reliability_balance.posterior import (
     _annotator_posterior,
     _as_probabilities,
@@ -201,6 +201,7 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.zeros((), dtype=torch.bool))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
         self.samples_taken = 0
@@ -242,33 +243,35 @@ class RefurbishedTargets(nn.Module):
         counts = self._meet(index, labels, probs) if gathers else []
         if not gathers:
             self._check(index, labels, probs)
-        is_soft = labels.is_floating_point()
-        if self.annotators is None:
-            labels = _as_probabilities(labels, RF.widen(probs))
         if not update:
             given = _as_probabilities(labels, RF.widen(probs))
-            doubted, _ = self._posteriors(self.beliefs(index), labels, given)
+            doubted, _ = self._posteriors(self._scores(index), labels, given)
             return self._shown(index, doubted, given, probs)
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
-        place = first_place(index)
-        self._note_labels(index, place, labels)
+        ordered = index.sort().values
+        # On a processor it costs little to know; elsewhere it would wait for the device.
+        is_plain = index.is_cpu and not bool((ordered[1:] == ordered[:-1]).any())
+        place = None if is_plain else torch.searchsorted(ordered, index)
+        self._note_labels(index, ordered, place, labels)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
         self._count(len(index))
-        beliefs = self.beliefs(index)
-        doubted, counted = self._posteriors(beliefs, labels, given)
+        scores = self._scores(index)
+        doubted, counted = self._posteriors(scores, labels, given)
         known = self._is_known(index)
-        self._update_joint(counted * known, given, is_soft=is_soft)
+        self._update_joint(counted * known, given, is_soft=labels.is_floating_point())
         if self.annotators is not None:
             self.annotators.update(counted * known, labels, len(self.average))
-        self.classes.update(self.average[index], beliefs, known)
+        self.classes.update(self.average[index], scores.softmax(-1), known)
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
-            memorization.learn(index, given, freed, ~known)
+            # On a processor it costs little to see that all labels were given back.
+            if not (index.is_cpu and bool(known.all())):
+                memorization.learn(index, given, freed, ~known)
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
@@ -327,8 +330,12 @@ class RefurbishedTargets(nn.Module):
             - index: (B,) int64; returns (B, C) float32 or wider, probabilities; of a sample that
               was never seen the shares of the classes say all.
         """
+        return self._scores(index).softmax(-1)
+
+    def _scores(self, index: Tensor) -> Tensor:
+        """Logarithms of the beliefs (B, C), but for a constant of each sample."""
         average = RF.widen(self.average[index])
-        return sharpen(average, self.temperature, self.classes.tilt)
+        return sharpened_scores(average, self.temperature, self.classes.tilt)
 
     def check_known(self) -> None:
         """Require that a sample was seen often enough for noise to be counted.
@@ -369,6 +376,7 @@ class RefurbishedTargets(nn.Module):
         else:
             _annotators.check_all(labels, num_classes)
         self.given.copy_(self._codes(labels))
+        self._expects = True
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -459,15 +467,20 @@ class RefurbishedTargets(nn.Module):
         classes = torch.arange(wide.shape[-1], dtype=wide.dtype, device=wide.device)
         return (CODE_STEPS * (wide * classes).sum(-1)).round().int()
 
-    def _note_labels(self, index: Tensor, place: Tensor, labels: Tensor) -> None:
+    def _note_labels(
+        self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
+    ) -> None:
         """Keep what labels these samples have, and refuse an index that cannot be theirs."""
-        codes = self._codes(labels)
-        first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
+        codes = first = self._codes(labels)
+        if place is not None:
+            first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and _checks.can_read_values():
-            self._refuse_other_labels(index, first, codes)
+            if place is not None:
+                self._refuse_other_labels(index, first, codes)
             self._refuse_other_labels(index, self.given[index], codes)
-            self._calls.check(index)
-        self.given[index] = first
+            self._calls.check(ordered)
+        if not self._expects:
+            self.given[index] = first
 
     def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
         other = (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
@@ -520,14 +533,17 @@ class RefurbishedTargets(nn.Module):
             return partial(label_posterior, noise_matrix=self.noise_matrix)
         return partial(_annotator_posterior, noise_matrices=matrices)
 
-    def _posteriors(self, beliefs: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
-        posterior_of = self._posterior_rule()
         evidence = self.classes.evidence(given, self.prior_count)
-        doubted, counted = (
-            evidence * posterior_of(each, labels) + (1.0 - evidence) * given
-            for each in (beliefs, sharpen(beliefs, self.noise_temperature))
-        )
+        both = torch.stack([scores, scores / self.noise_temperature])
+        if labels.ndim == 1:  # label_posterior in the log domain: all of T is above zero
+            likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
+            posteriors = (both + likelihood).softmax(-1)
+        else:
+            posterior_of = self._posterior_rule()
+            posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
+        doubted, counted = evidence * posteriors + (1.0 - evidence) * given
         return doubted, counted
 
     def _shown(self, index: Tensor, doubted: Tensor, given: Tensor, probs: Tensor) -> Tensor:

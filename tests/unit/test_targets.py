@@ -493,7 +493,7 @@ def test_calls_that_do_not_update_change_nothing(held_back, calls):
         if not held_back:
             assert torch.equal(again[new], expected[new])
         given = torch.eye(NUM_CLASSES)[labels]
-        known = several._posteriors(several.beliefs(index), given, given)[0]
+        known = several._posteriors(several._scores(index), labels, given)[0]
         assert torch.equal(again[~new], known[~new])
 
 
