@@ -21,6 +21,7 @@ class Ranks:
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
         self.group = group
         self.calls = 0
+        self.samples = 0  # of all processes in the last call
 
     def meet(
         self,
@@ -71,6 +72,7 @@ class Ranks:
             raise RuntimeError(f"the batch of rank {refused} was refused; see the error there")
         if len(set(fingerprints)) > 1:
             raise RuntimeError(f"`targets` must be alike in all processes; {self._differ(alike)}")
+        self.samples = sum(counts)
         return list(counts)
 
     def gather(self, counts: list[int], *rows: Tensor) -> tuple[list[Tensor], slice]:

@@ -154,6 +154,8 @@ class RobustLoss(nn.Module):
             if epochs > self.recipe.warmup
             else float("inf")
         )
+        self._samples_taken = 0
+        self._remembers = False  # what the targets found, on the host
         self._epochs_judged = 0
         self._has_warned = False
         self.caution = ""
@@ -175,7 +177,13 @@ class RobustLoss(nn.Module):
     @property
     def progress(self) -> float:
         """How often an average sample was seen so far, by all processes."""
-        return self.targets.samples_taken / len(self._kept[1])
+        return self._samples_taken / len(self._kept[1])
+
+    @property
+    def doubts(self) -> bool:
+        """Whether labels of samples that were seen often enough are doubted by now."""
+        begin = self.targets.held_for if self._remembers else self.targets.warmup
+        return self.recipe.doubts_labels and self.progress > begin
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -224,7 +232,7 @@ class RobustLoss(nn.Module):
         else:
             wanted = self._as_given(labels, output)
             if self.training and update:
-                self.targets.samples_taken += len(labels) * world_size(self._group)
+                self._samples_taken += len(labels) * world_size(self._group)
         loss = self._judge(output, wanted)
         if second is None:
             return loss
@@ -285,7 +293,7 @@ class RobustLoss(nn.Module):
         if (
             self.training
             and concentration is not None
-            and (self.progress >= self._mix_from or self.targets.doubts)
+            and (self.progress >= self._mix_from or self.doubts)
         ):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self._model[0], output, soft, concentration=concentration)
@@ -310,11 +318,21 @@ class RobustLoss(nn.Module):
         if self.recipe.even_classes:
             log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
         wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
+        if update:
+            self._count(targets.samples_met(len(labels)))
         epochs_done = int(self.progress)
-        if targets.doubts and epochs_done > self._epochs_judged:
+        if self.doubts and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
             self._judge_beliefs(targets, all_labels)
         return _as_probabilities(labels, wanted) if self.caution else wanted
+
+    def _count(self, samples: int) -> None:
+        """Note progress; when held-back labels are given back, see what the network remembers."""
+        end = self.targets.held_for * len(self._kept[1])
+        is_end = self._samples_taken < end <= self._samples_taken + samples
+        self._samples_taken += samples
+        if is_end:
+            self._remembers = self.targets.judge_memory()
 
     def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
         """Let the labels stand while the model tells nothing of them, and say so once."""
@@ -329,7 +347,7 @@ class RobustLoss(nn.Module):
         """Give what a checkpoint keeps."""
         return {
             "targets": self.targets.state_dict(),
-            "samples_taken": self.targets.samples_taken,
+            "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
         }
@@ -351,7 +369,8 @@ class RobustLoss(nn.Module):
                 )
             )
         self.targets.load_state_dict(state["targets"])
-        self.targets.samples_taken = state["samples_taken"]
+        self._samples_taken = state["samples_taken"]
+        self._remembers = bool(self.targets.remembers)
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
 

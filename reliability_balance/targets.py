@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -204,8 +203,6 @@ class RefurbishedTargets(nn.Module):
         self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
-        self.samples_taken = 0
-        self._is_early = False  # `remembers` on the host
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -253,13 +250,13 @@ class RefurbishedTargets(nn.Module):
         given = _as_probabilities(labels, RF.widen(probs))
         ordered = index.sort().values
         # On a processor it costs little to know; elsewhere it would wait for the device.
-        is_plain = index.is_cpu and not bool((ordered[1:] == ordered[:-1]).any())
+        is_cheap = index.is_cpu and _checks.can_read_values()
+        is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
         place = None if is_plain else torch.searchsorted(ordered, index)
         self._note_labels(index, ordered, place, labels)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
-        self._count(len(index))
         scores = self._scores(index)
         doubted, counted = self._posteriors(scores, labels, given)
         known = self._is_known(index)
@@ -270,7 +267,7 @@ class RefurbishedTargets(nn.Module):
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
             # On a processor it costs little to see that all labels were given back.
-            if not (index.is_cpu and bool(known.all())):
+            if not (is_cheap and bool(known.all())):
                 memorization.learn(index, given, freed, ~known)
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
@@ -336,6 +333,21 @@ class RefurbishedTargets(nn.Module):
         """Logarithms of the beliefs (B, C), but for a constant of each sample."""
         average = RF.widen(self.average[index])
         return sharpened_scores(average, self.temperature, self.classes.tilt)
+
+    @torch.no_grad()
+    def judge_memory(self) -> bool:
+        """Find out whether the network learns labels by heart, once held-back ones are given back.
+
+        If it does, labels are doubted from now on, and not only after the warm-up. To be called
+        once, when an average sample has been seen `held_for` times; it waits for the device.
+        """
+        if self.memorization is not None:
+            self.remembers.copy_(self.memorization.advantage() > self.memory)
+        return bool(self.remembers)
+
+    def samples_met(self, own: int) -> int:
+        """How many samples all processes gave in the last call, of which this one gave `own`."""
+        return self._ranks.samples if is_distributed() else own
 
     def check_known(self) -> None:
         """Require that a sample was seen often enough for noise to be counted.
@@ -493,15 +505,6 @@ class RefurbishedTargets(nn.Module):
                 "that were corrected need new targets"
             )
 
-    def _count(self, count: int) -> None:
-        """Note so many samples more; at the end of the held-back part, whether labels are known."""
-        end = self.held_for * len(self.updates)
-        is_end = self.samples_taken < end <= self.samples_taken + count
-        self.samples_taken += count
-        if is_end and self.memorization is not None:
-            self.remembers.copy_(self.memorization.advantage() > self.memory)
-            self._is_early = bool(self.remembers)
-
     def _is_warm(self, index: Tensor) -> Tensor:
         """Of which samples (B, 1) the labels are doubted by now."""
         updates = self.updates[index]
@@ -511,20 +514,6 @@ class RefurbishedTargets(nn.Module):
     def _is_known(self, index: Tensor) -> Tensor:
         """Which samples (B, 1) were seen often enough for their beliefs to tell of the noise."""
         return (self.updates[index] > self.held_for).unsqueeze(-1)
-
-    @property
-    def doubts(self) -> bool:
-        """Whether labels of samples that were seen often enough are doubted by now."""
-        passes = self.samples_taken / len(self.updates)
-        return passes > self.warmup or (passes > self.held_for and self._is_early)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **options: Any
-    ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **options)
-        if not self.updates.is_meta:
-            self.samples_taken = int(self.updates.sum())
-            self._is_early = bool(self.remembers)
 
     def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
