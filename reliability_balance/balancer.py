@@ -14,6 +14,7 @@ from reliability_balance.heads import MLPHead
 from reliability_balance.output import BalancerOutput
 from reliability_balance.recipes import (
     ATTENTION_MODES,
+    HEAD_NAMES,
     AttentionMode,
     HeadName,
     RecipeName,
@@ -307,7 +308,7 @@ class ReliabilityBalancer(nn.Module):
 def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:
     if head is None or isinstance(head, nn.Module):
         return head
-    _checks.one_of("head", head, ("mlp", "linear"))
+    _checks.one_of("head", head, HEAD_NAMES)
     if head == "linear":
         return nn.Linear(embedding_dim, num_classes)
     return MLPHead(embedding_dim, num_classes)

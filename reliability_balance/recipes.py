@@ -8,20 +8,28 @@ from dataclasses import dataclass
 from typing import Literal
 
 from reliability_balance import _checks
-from reliability_balance.functional import Metric
+from reliability_balance.functional import METRICS, Metric
 
 RecipeName = Literal["robust", "paper"]
 AttentionMode = Literal["tokens", "single", "batch", "off"]
 HeadName = Literal["mlp", "linear"]
 
+HEAD_NAMES: tuple[HeadName, ...] = ("mlp", "linear")
 ATTENTION_MODES: tuple[AttentionMode, ...] = ("tokens", "single", "batch", "off")
+
+POSITIVE = ("delta", "temperature", "noise_temperature", "memory", "held_for")
+NON_NEGATIVE = (
+    *("anchor_weight", "center_weight", "branch_weight", "prior_count", "annotator_prior"),
+    *("mix_from", "consistency"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
 
-    As it stands it is the robust one, found by the searches of ``benchmarks/README.md``.
+    As it stands it is the robust one, found by the searches of ``benchmarks/README.md``. A value out
+    of its range raises a ValueError that names the field.
 
     Args:
         num_anchors: K anchors of each class, >= 0.
@@ -80,9 +88,31 @@ class Recipe:
     mix_from: float = 0.7
     consistency: float = 1.0
 
+    def __post_init__(self) -> None:
+        _checks.at_least("num_anchors", self.num_anchors, 0)
+        _checks.at_least("warmup", self.warmup, 0)
+        _checks.one_of("head", self.head, HEAD_NAMES)
+        _checks.one_of("metric", self.metric, METRICS)
+        for name in ("attention", "token_attention"):
+            _checks.one_of(name, getattr(self, name), ATTENTION_MODES)
+        for name in POSITIVE:
+            _checks.positive(name, getattr(self, name))
+        for name in NON_NEGATIVE:
+            _checks.non_negative(name, getattr(self, name))
+        for name in ("label_smoothing", "held_back"):
+            _checks.fraction(name, getattr(self, name))
+        if self.momentum is not None:
+            _checks.fraction("momentum", self.momentum)
+        if self.mixing is not None:
+            _checks.positive("mixing", self.mixing)
+        if not self.held_for <= 1.0:
+            raise ValueError(
+                f"`held_for` must be a share of the epochs, up to 1; got {self.held_for}"
+            )
+
     def held_for_of(self, epochs: float) -> int:
         """Updates of a sample for which its label is held back, in so many epochs."""
-        return max(1, min(self.warmup, round(self.held_for * epochs)))
+        return min(self.warmup, max(1, round(self.held_for * epochs)))
 
 
 RECIPES: dict[RecipeName, Recipe] = {

@@ -614,3 +614,27 @@ class TestModels:
         model = make_model()
         for shell in (nn.Sequential(model), nn.DataParallel(model)):
             assert RobustLoss(shell, LABELS, epochs=2).class_prior is model.balancer.class_prior
+
+
+class TestRecipe:
+    @pytest.mark.parametrize(
+        ("field", "value", "message"),
+        [
+            ("temperature", 0.0, "`temperature` must be greater than 0; got 0.0"),
+            ("memory", float("nan"), "`memory` must be greater than 0; got nan"),
+            ("delta", float("inf"), "`delta` must be finite; got inf"),
+            ("center_weight", -0.1, "`center_weight` must be at least 0; got -0.1"),
+            ("mix_from", float("nan"), "`mix_from` must be at least 0; got nan"),
+            ("held_back", 1.0, r"`held_back` must lie in \[0, 1\); got 1.0"),
+            ("held_for", 1.5, "`held_for` must be a share of the epochs, up to 1; got 1.5"),
+            ("warmup", -1, "`warmup` must be at least 0; got -1"),
+            ("mixing", 0.0, "`mixing` must be greater than 0; got 0.0"),
+            ("momentum", 1.0, r"`momentum` must lie in \[0, 1\); got 1.0"),
+            ("head", "tall", "`head` must be one of 'mlp', 'linear'; got 'tall'"),
+            ("metric", "far", "`metric` must be one of"),
+            ("attention", "full", "`attention` must be one of"),
+        ],
+    )
+    def test_values_out_of_range_are_refused_by_name(self, field, value, message):
+        with pytest.raises(ValueError, match=message):
+            replace(Recipe(), **{field: value})
