@@ -28,8 +28,8 @@ NON_NEGATIVE = (
 class Recipe:
     """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
 
-    As it stands it is the robust one, found by the searches of ``benchmarks/README.md``. A value out
-    of its range raises a ValueError that names the field.
+    As it stands it is the robust one, found by the searches of ``benchmarks/README.md``. A value
+    out of its range raises a ValueError that names the field.
 
     Args:
         num_anchors: K anchors of each class, >= 0.
