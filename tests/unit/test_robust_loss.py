@@ -616,7 +616,7 @@ class TestModels:
             assert RobustLoss(shell, LABELS, epochs=2).class_prior is model.balancer.class_prior
 
 
-class TestRecipe:
+class TestRecipeValues:
     @pytest.mark.parametrize(
         ("field", "value", "message"),
         [
