@@ -23,7 +23,7 @@ from torch import Tensor
 
 from reliability_balance import __version__
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
