@@ -67,15 +67,15 @@ class Robust(Balanced):
     """Our whole recipe: a balancer trained by a robust loss."""
 
     def __init__(
-        self, task: Task, recipe: Recipe | None = None, **options: Unpack[BalancerOptions]
+        self, task: Task, settings: Recipe | None = None, **options: Unpack[BalancerOptions]
     ) -> None:
         super().__init__(task, **options)
         self.labels = task.labels
-        self.recipe = recipe
+        self.settings = settings
 
     def begin(self, epochs: int) -> None:
         """Plan for so many epochs."""
-        self.robust = RobustLoss(self.balancer, self.labels, epochs=epochs, recipe=self.recipe)
+        self.robust = RobustLoss(self.balancer, self.labels, epochs=epochs, recipe=self.settings)
 
     @property
     def targets(self) -> RefurbishedTargets:

@@ -81,14 +81,16 @@ def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
 
 
 def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Version 3 had class frequencies in some balancers alone, and said which; now all have."""
+    """Version 3 told which balancers had class frequencies, and did not know of early doubts."""
     room = sum(tensor.numel() for tensor in tensors.values())
     tensors = dict(tensors)
     modules = config["modules"].items() if _is_complete(config) else ()
     for role, module in modules:
         for part, settings in module["parts"].items():
             if settings.get("class") == "RefurbishedTargets":
-                module["parts"][part] = {**TARGETS_BEFORE_4, **settings}
+                settings = {**TARGETS_BEFORE_4, **settings}
+                module["parts"][part] = {**settings, "held_for": settings["warmup"]}
+                tensors[_name(role, part, "remembers")] = torch.zeros((), dtype=torch.bool)
             size = settings.get("num_classes")
             if (
                 settings.get("class") == "ReliabilityBalancer"
@@ -96,9 +98,12 @@ def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
                 and type(size) is int
                 and 0 < size <= room
             ):
-                name = ".".join(each for each in (role, part, "class_prior") if each)
-                tensors[name] = torch.full((size,), 1.0 / size)
+                tensors[_name(role, part, "class_prior")] = torch.full((size,), 1.0 / size)
     return tensors, {**config, "format_version": 4}
+
+
+def _name(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
 
 
 STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (

@@ -24,10 +24,10 @@ def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
         labels: theirs, (M,) or (M, C).
     """
     most = int(targets.updates.max())
-    if most <= targets.warmup:
+    if most <= targets.held_for:
         return (
-            f"the targets never left their warm-up of {targets.warmup} updates (at most {most} of "
-            "a sample): train for longer, or give the targets a smaller `warmup`"
+            f"samples were seen at most {most} times, and noise is counted from the "
+            f"{targets.held_for + 1}th time on: train for longer, or plan for fewer epochs"
         )
     return ignorance(targets, seen, labels)
 

@@ -7,6 +7,8 @@ from reliability_balance import functional as RF
 
 # Added to the slope, so that samples that remember little cannot tell of much: leans towards 0.
 SLOPE_PRIOR = 0.5
+# Share of an epoch, and held-back labels, from which on it can be told what is memory.
+KNOWN_FROM, SMALLEST_CONTROL = 0.5, 30
 
 
 class Memorization(nn.Module):
@@ -74,6 +76,16 @@ class Memorization(nn.Module):
         strength = (known_of_others - known_of_control) / (slope + SLOPE_PRIOR)
         is_known = (counts > 0).all() & new.any()
         self.strength.copy_(strength.clamp_min(0.0).where(is_known, self.strength))
+
+    def advantage(self) -> Tensor:
+        """By how many nats the network knows labels that it was shown better than held-back ones.
+
+        (), zero while too little is known of either.
+        """
+        counts, known = self.sums[:, 0], self.sums[:, 1]
+        means = known / counts.clamp_min(1e-9)
+        is_known = (counts.sum() > KNOWN_FROM) & (counts[1] * len(self.control) >= SMALLEST_CONTROL)
+        return (means[0] - means[1]).where(is_known, 0.0)
 
     def record(self, index: Tensor, excess: Tensor) -> None:
         """Note by how much the targets (B, C) went beyond the predictions."""

@@ -67,7 +67,9 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
         "noise_temperature": targets.noise_temperature,
         "prior_count": targets.prior_count,
         "warmup": targets.warmup,
+        "memory": targets.memory,
         "held_back": targets.held_back,
+        "held_for": targets.held_for,
     }
 
 

@@ -19,11 +19,11 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("embedding_dim", "num_classes", "num_anchors", "num_heads", "head_dim"), (int,)
     ),
-    **dict.fromkeys(("num_samples", "warmup", "channels"), (int,)),
+    **dict.fromkeys(("num_samples", "warmup", "held_for", "channels"), (int,)),
     **dict.fromkeys(
         ("delta", "correction_weight", "temperature", "noise_temperature"), (int, float)
     ),
-    **dict.fromkeys(("prior_count", "held_back", "coverage", "max_risk"), (int, float)),
+    **dict.fromkeys(("prior_count", "memory", "held_back", "coverage", "max_risk"), (int, float)),
     "momentum": (int, float, type(None)),
     **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
     **dict.fromkeys(("head", "token_mask"), (str, type(None))),

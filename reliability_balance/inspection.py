@@ -120,8 +120,8 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     are not doubted. To order samples by it, use the plausibility.
 
     A model that knows nothing doubts labels at random. So all verdicts are UNKNOWN, with a warning
-    that says why, where the targets never left their warm-up or beliefs agree with the labels
-    hardly better than class frequencies do: by Cohen's kappa below .05 or below three standard
+    that says why, where samples were not seen often enough or beliefs agree with the labels hardly
+    better than class frequencies do: by Cohen's kappa below .05 or below three standard
     errors. It is judged by the labels that `held_back` withholds if these are 30 or more; without
     them a network may have passed by memory of the labels, of which it then doubts few.
 

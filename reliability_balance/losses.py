@@ -278,8 +278,8 @@ class ReliabilityLoss(nn.Module):
         )
         summed = losses.unflatten(0, (len(scores), -1)).sum(1)
         # torch's own mean is 0/0 where nothing counts; any weight above zero is kept as it is.
-        means = summed / counted.to(stacked.dtype).clamp_min(torch.finfo(stacked.dtype).tiny)
-        return means.unbind()
+        means: Tensor = summed / counted.to(summed).clamp_min(torch.finfo(summed.dtype).tiny)
+        return tuple(means)
 
     def _check(self, output: BalancerOutput, labels: Tensor, class_prior: Tensor | None) -> None:
         check_output("output", output)

@@ -57,7 +57,7 @@ def estimate_noise(
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
-            has left the targets' warm-up.
+            was seen often enough.
 
     Warns:
         UserWarning: if beliefs agree with the labels hardly better than class frequencies do; see
@@ -73,7 +73,7 @@ def estimate_noise(
         0.0
     """
     seen = seen_samples(targets, labels)
-    targets.check_doubts()
+    targets.check_known()
     reason = caution(targets, seen, labels.to(seen.device)[seen])
     if reason:
         warnings.warn(f"no sound estimate: {reason}", UserWarning, stacklevel=2)

@@ -42,11 +42,14 @@ class Recipe:
         temperature: that beliefs are sharpened by, > 0.
         noise_temperature: by which they are sharpened once more to count noise, > 0.
         prior_count: recognised samples of a class at which its labels are half doubted, >= 0.
-        held_back: share of the labels that the warm-up does without, in [0, 1).
-        warmup: share of the planned epochs before labels are doubted, in [0, 1].
-        longest_warmup: epochs that it takes at most, however long the training is.
+        held_back: share of the labels that are held back at first, in [0, 1).
+        held_for: share of the planned epochs for which they are, within the warm-up, in (0, 1].
+        warmup: passes over the samples before labels are doubted, >= 0.
+        memory: nats by which shown labels are known better than held-back ones, > 0, above which
+            doubts begin when these are given back.
         mixing: concentration of :func:`mixing.mix`, > 0; None for no mixing.
-        mix_from: share of the warm-up before mixing begins, >= 0.
+        mix_from: share of the warm-up before mixing begins, >= 0; a training that is planned to end
+            within the warm-up is mixed from when labels are doubted.
         consistency: factor of :func:`functional.disagreement`, where there is a second view, >= 0.
     """
 
@@ -67,20 +70,16 @@ class Recipe:
     noise_temperature: float = 0.25
     prior_count: float = 3.0
     held_back: float = 0.1
-    warmup: float = 1 / 3
-    longest_warmup: int = 10
+    held_for: float = 0.5
+    warmup: int = 10
+    memory: float = 0.3
     mixing: float | None = 0.3
     mix_from: float = 0.7
     consistency: float = 1.0
 
-    def warmup_of(self, epochs: float) -> int:
-        """Updates of a sample before its label is doubted, in a training of so many epochs.
-
-        Example:
-            >>> [get_recipe("robust").warmup_of(epochs) for epochs in (3, 15, 30, 200)]
-            [1, 5, 10, 10]
-        """
-        return max(1, min(self.longest_warmup, round(self.warmup * epochs)))
+    def held_for_of(self, epochs: float) -> int:
+        """Updates of a sample for which its label is held back, in so many epochs."""
+        return max(1, min(self.warmup, round(self.held_for * epochs)))
 
 
 RECIPES: dict[RecipeName, Recipe] = {

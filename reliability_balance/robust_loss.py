@@ -34,10 +34,12 @@ class RobustLoss(nn.Module):
     :class:`targets.RefurbishedTargets`, the classes' frequencies, :func:`mixing.mix`, and how far
     the training is. Nothing has to be told of the noise.
 
-    A third of the training, of ten epochs at most, is warm-up: labels stand, but for a tenth that
-    the network is not shown. Then each label is weighed against what the model made of the sample
-    so far. Progress is counted in samples, so that an epoch may hold a part of them, or some more
-    than once.
+    At first labels stand, but for a tenth that the network is not shown; they are given back after
+    half of the planned epochs, or ten. From ten epochs on each label is weighed against what the
+    model made of the sample so far; in a shorter training only where the network knows the labels
+    that it was shown better than the others, since one that learns nothing by heart does best with
+    the labels as they are. Progress is counted in samples, so that an epoch may hold a part of
+    them, or some more than once.
 
     Where beliefs do not tell the held-back labels better than class frequencies would, doubts would
     be at random: the labels stand as they are given, a warning says so once, and `caution` tells
@@ -52,8 +54,8 @@ class RobustLoss(nn.Module):
             within DistributedDataParallel, ``torch.compile`` or another module. It is not part of
             this module, and gets its `class_prior`.
         labels: all of the training set, as given.
-        epochs: how often an average sample will be seen, > 0; where an epoch holds a part of the
-            samples, that part of the number of epochs.
+        epochs: how often an average sample will be seen, > 0: the number of epochs, or where each
+            holds a part of the samples, that part of it.
         recipe: None for the model's own; "robust", "paper" (the labels as they are, and nothing
             else), or a changed :class:`recipes.Recipe`.
         dtype: of what is kept of a sample; ``torch.float16`` is half.
@@ -121,7 +123,6 @@ class RobustLoss(nn.Module):
         self.validate_args = validate_args
         num_classes = balancer.num_classes
         labels = _all_labels(labels, num_classes)
-        warmup = self.recipe.warmup_of(epochs)
         targets = RefurbishedTargets(
             len(labels),
             num_classes,
@@ -129,8 +130,10 @@ class RobustLoss(nn.Module):
             temperature=self.recipe.temperature,
             noise_temperature=self.recipe.noise_temperature,
             prior_count=self.recipe.prior_count,
-            warmup=warmup,
-            held_back=self.recipe.held_back if warmup > 1 else 0.0,
+            warmup=self.recipe.warmup,
+            memory=self.recipe.memory,
+            held_back=self.recipe.held_back if self.recipe.warmup > 1 else 0.0,
+            held_for=self.recipe.held_for_of(epochs),
             dtype=dtype,
             validate_args=validate_args,
             group=group,
@@ -142,8 +145,12 @@ class RobustLoss(nn.Module):
         self._model = (balancer,)
         self._kept = (targets, labels)
         self._group = group
-        self._mix_from = self.recipe.mix_from * warmup
-        self._samples_seen = 0
+        # A training that ends within the warm-up is mixed from when labels are doubted, or never.
+        self._mix_from = (
+            self.recipe.mix_from * self.recipe.warmup
+            if epochs > self.recipe.warmup
+            else float("inf")
+        )
         self._epochs_judged = 0
         self._has_warned = False
         self.caution = ""
@@ -165,7 +172,7 @@ class RobustLoss(nn.Module):
     @property
     def progress(self) -> float:
         """How often an average sample was seen so far, by all processes."""
-        return self._samples_seen / len(self._kept[1])
+        return self.targets.samples_taken / len(self._kept[1])
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -207,11 +214,12 @@ class RobustLoss(nn.Module):
         wanted = labels
         if self.training and self.recipe.doubts_labels:
             wanted = self._refurbish(views, labels, index, update)
-        if self.training and update:
-            self._samples_seen += len(labels) * world_size(self._group)
-        loss = sum(self._judge(view, wanted) for view in views) / len(views)
+        elif self.training and update:
+            self.targets.samples_taken += len(labels) * world_size(self._group)
+        loss = self._judge(output, wanted)
         if second is None:
             return loss
+        loss = (loss + self._judge(second, wanted)) / 2
         return loss + self.recipe.consistency * RF.disagreement(output.log_probs, second.log_probs)
 
     def doubtful_labels(self) -> LabelRanking:
@@ -233,7 +241,7 @@ class RobustLoss(nn.Module):
             level: of the interval, in (0, 1).
 
         Raises:
-            ValueError: if no sample has left the warm-up.
+            ValueError: if no sample was seen often enough.
         """
         targets, labels = self._kept
         return noise_estimate.estimate_noise(targets, labels, level=level).rate
@@ -252,7 +260,11 @@ class RobustLoss(nn.Module):
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
         """The loss of one view, mixed once it is time to."""
         concentration = self.recipe.mixing
-        if self.training and concentration is not None and self.progress >= self._mix_from:
+        if (
+            self.training
+            and concentration is not None
+            and (self.progress >= self._mix_from or self.targets.doubts)
+        ):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self._model[0], output, soft, concentration=concentration)
         prior = self.class_prior if self.recipe.even_classes else None
@@ -278,7 +290,7 @@ class RobustLoss(nn.Module):
             log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
         wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
         epochs_done = int(self.progress)
-        if epochs_done >= targets.warmup and epochs_done > self._epochs_judged:
+        if targets.doubts and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
             self._judge_beliefs(targets, all_labels)
         return _as_probabilities(labels, wanted) if self.caution else wanted
@@ -296,7 +308,7 @@ class RobustLoss(nn.Module):
         """Give what a checkpoint keeps."""
         return {
             "targets": self.targets.state_dict(),
-            "samples_seen": self._samples_seen,
+            "samples_taken": self.targets.samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
         }
@@ -318,7 +330,7 @@ class RobustLoss(nn.Module):
                 )
             )
         self.targets.load_state_dict(state["targets"])
-        self._samples_seen = state["samples_seen"]
+        self.targets.samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
 

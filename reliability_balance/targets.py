@@ -1,5 +1,7 @@
 """Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -39,13 +41,17 @@ class RefurbishedTargets(nn.Module):
     from right ones; as targets they would be too sure.
 
     A network that is trained for long learns wrong labels by heart; its predictions are then no
-    second opinion on them. With `held_back`, that share of the samples keep their labels back in
-    the warm-up, with their own predictions as targets. How much better the network knows the labels
-    of the others is memory, and as much is taken out of each prediction before it is averaged:
+    second opinion on them. With `held_back`, that share of the samples keep their labels back at
+    first, with their own predictions as targets. How much better the network knows the labels of
+    the others is memory, and as much is taken out of each prediction before it is averaged:
 
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
-    :class:`RobustLoss` makes these targets and calls them; the defaults are its own, for thirty
+    While a network learns nothing by heart, doubts only repeat its mistakes. So labels are doubted
+    after a `warmup`, and in a shorter training only if there is `memory` when the held-back labels
+    are given back.
+
+    :class:`RobustLoss` makes these targets and calls them; the defaults are its own, for twenty
     epochs or more.
 
     On clean labels T comes close to the identity and the targets stay the labels; where one class
@@ -69,8 +75,12 @@ class RefurbishedTargets(nn.Module):
         prior_count: a, at how many recognised samples of a class its labels are half doubted, >= 0;
             0 doubts the labels of all classes alike.
         warmup: updates of a sample before its target moves away from its label, >= 0.
+        memory: by how many nats the network must know labels that it was shown better than
+            held-back ones, when these are given back, for doubts to begin at once; > 0.
         held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. It needs a
             warm-up of 2 or more; None is the robust recipe's where there is one, else 0.
+        held_for: updates of a sample for which its label is held back, and before noise is counted,
+            in [0, warmup]; None for all of the warm-up.
         dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
         validate_args: whether to check values, which waits for the device.
         group: of the processes that train together; None for all. With one, targets cannot be
@@ -82,12 +92,12 @@ class RefurbishedTargets(nn.Module):
 
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
-        label has changed; ``joint`` (C, C), J above; ``classes``, whose
-        ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All ranks' batches are
-        gathered, so that every rank holds the same state: all must call it equally often, with
-        batches of any size, an empty one where a rank has run out, and have the same settings;
-        else all of them end with an error. A sample that occurs more than once counts as one update
-        by its mean.
+        label has changed; ``remembers`` (), whether there was memory; ``joint`` (C, C), J above;
+        ``classes``, whose ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All
+        ranks' batches are gathered, so that every rank holds the same state: all must call it
+        equally often, with batches of any size, an empty one where a rank has run out, and have the
+        same settings; else all of them end with an error. A sample that occurs more than once
+        counts as one update by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -114,6 +124,7 @@ class RefurbishedTargets(nn.Module):
     updates: Tensor
     given: Tensor
     joint: Tensor
+    remembers: Tensor
 
     def __init__(
         self,
@@ -124,8 +135,10 @@ class RefurbishedTargets(nn.Module):
         temperature: float = ROBUST.temperature,
         noise_temperature: float = ROBUST.noise_temperature,
         prior_count: float = ROBUST.prior_count,
-        warmup: int = ROBUST.longest_warmup,
+        warmup: int = ROBUST.warmup,
+        memory: float = ROBUST.memory,
         held_back: float | None = None,
+        held_for: int | None = None,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
         group: "distributed.ProcessGroup | None" = None,
@@ -144,6 +157,11 @@ class RefurbishedTargets(nn.Module):
         _checks.fraction("held_back", held_back)
         if held_back and warmup < 2:
             raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
+        held_for = warmup if held_for is None else held_for
+        _checks.at_least("held_for", held_for, 0)
+        if held_for > warmup:
+            raise ValueError(f"`held_for` must be at most `warmup`, {warmup}; got {held_for}")
+        _checks.positive("memory", memory)
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
         self.momentum = momentum
@@ -151,13 +169,17 @@ class RefurbishedTargets(nn.Module):
         self.noise_temperature = noise_temperature
         self.prior_count = prior_count
         self.warmup = warmup
+        self.memory = memory
         self.held_back = held_back
+        self.held_for = held_for
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("remembers", torch.zeros((), dtype=torch.bool))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        self.samples_taken = 0
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -201,14 +223,15 @@ class RefurbishedTargets(nn.Module):
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
-        warm = self._is_warm(index)
+        self._count(len(index))
         beliefs = self.beliefs(index)
         doubted, counted = self._posteriors(beliefs, given)
-        self._update_joint(counted * warm, given, is_soft=labels.is_floating_point())
-        self.classes.update(self.average[index], beliefs, warm)
+        known = self._is_known(index)
+        self._update_joint(counted * known, given, is_soft=labels.is_floating_point())
+        self.classes.update(self.average[index], beliefs, known)
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
-            memorization.learn(index, given, freed, ~warm)
+            memorization.learn(index, given, freed, ~known)
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
@@ -231,7 +254,7 @@ class RefurbishedTargets(nn.Module):
               probability that an index label is right, or the overlap with a soft one.
 
         Raises:
-            ValueError: if a sample has never been seen, or none has left the warm-up.
+            ValueError: if a sample has never been seen, or none often enough.
         """
         if self.validate_args and _checks.can_read_values():
             unseen = int((self.updates[index] == 0).sum())
@@ -239,7 +262,7 @@ class RefurbishedTargets(nn.Module):
                 raise ValueError(
                     f"`index` must name samples that were trained on; got {unseen} unseen"
                 )
-            self.check_doubts()
+            self.check_known()
         posterior = label_posterior(self.beliefs(index), labels, self.noise_matrix)
         return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
 
@@ -256,45 +279,23 @@ class RefurbishedTargets(nn.Module):
         average = RF.widen(self.average[index])
         return sharpen(average, self.temperature, self.classes.tilt)
 
-    def check_epochs(self, epochs: float) -> None:
-        """Require that so many epochs more take a sample beyond the warm-up.
-
-        Args:
-            epochs: what the training will last.
+    def check_known(self) -> None:
+        """Require that a sample was seen often enough for noise to be counted.
 
         Raises:
-            ValueError: if no label would ever be doubted.
+            ValueError: if none was.
 
         Example:
-            >>> RefurbishedTargets(100, 2).check_epochs(6)
+            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_known()
             Traceback (most recent call last):
             ...
-            ValueError: `epochs` must exceed the targets' warm-up of 10 updates; got 6 ...
+            ValueError: `targets` must have seen samples more than 10 times; got at most 0: ...
         """
-        most = self._most_updates()
-        if most + epochs <= self.warmup:
+        most = int(self.updates.max())
+        if most <= self.held_for:
             raise ValueError(
-                f"`epochs` must exceed the targets' warm-up of {self.warmup} updates; got {epochs} "
-                f"after {most}: train for longer, or give the targets a smaller `warmup`"
-            )
-
-    def check_doubts(self) -> None:
-        """Require that a sample has left the warm-up, before which labels are not doubted.
-
-        Raises:
-            ValueError: if none has.
-
-        Example:
-            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_doubts()
-            Traceback (most recent call last):
-            ...
-            ValueError: `targets` must have left their warm-up of 10 updates; got at most 0 ...
-        """
-        most = self._most_updates()
-        if most <= self.warmup:
-            raise ValueError(
-                f"`targets` must have left their warm-up of {self.warmup} updates; got at most "
-                f"{most} of a sample: train for longer, or give the targets a smaller `warmup`"
+                f"`targets` must have seen samples more than {self.held_for} times; got at most "
+                f"{most}: train for longer, or plan for fewer epochs"
             )
 
     def expect(self, labels: Tensor) -> None:
@@ -381,13 +382,12 @@ class RefurbishedTargets(nn.Module):
             "noise_temperature": self.noise_temperature,
             "prior_count": self.prior_count,
             "warmup": self.warmup,
+            "memory": self.memory,
             "held_back": self.held_back,
+            "held_for": self.held_for,
             "dtype": self.average.dtype,
             "validate_args": self.validate_args,
         }
-
-    def _most_updates(self) -> int:
-        return int(self.updates.max())
 
     def _codes(self, labels: Tensor) -> Tensor:
         """One integer for each label (B,): its mean class, as exactly as float16 tells classes."""
@@ -418,9 +418,36 @@ class RefurbishedTargets(nn.Module):
                 "that were corrected need new targets"
             )
 
+    def _count(self, count: int) -> None:
+        """Note so many samples more; at the end of the held-back part, whether labels are known."""
+        end = self.held_for * len(self.updates)
+        is_end = self.samples_taken < end <= self.samples_taken + count
+        self.samples_taken += count
+        if is_end and self.memorization is not None:
+            self.remembers.copy_(self.memorization.advantage() > self.memory)
+
     def _is_warm(self, index: Tensor) -> Tensor:
-        """Which samples (B, 1) have left the warm-up."""
-        return (self.updates[index] > self.warmup).unsqueeze(-1)
+        """Of which samples (B, 1) the labels are doubted by now."""
+        updates = self.updates[index]
+        is_early = self.remembers & (updates > self.held_for)
+        return ((updates > self.warmup) | is_early).unsqueeze(-1)
+
+    def _is_known(self, index: Tensor) -> Tensor:
+        """Which samples (B, 1) were seen often enough for their beliefs to tell of the noise."""
+        return (self.updates[index] > self.held_for).unsqueeze(-1)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether labels of samples that were seen often enough are doubted by now."""
+        passes = self.samples_taken / len(self.updates)
+        return passes > self.warmup or (passes > self.held_for and bool(self.remembers))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **options: Any
+    ) -> None:
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
+        if not self.updates.is_meta:
+            self.samples_taken = int(self.updates.sum())
 
     def _posteriors(self, beliefs: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
@@ -438,8 +465,8 @@ class RefurbishedTargets(nn.Module):
         targets = doubted.where(warm, given)
         if self.memorization is None:
             return targets
-        shown = warm | ~self.memorization.control[index].unsqueeze(-1)
-        return targets.where(shown, probs.to(targets.dtype))
+        held = ~self._is_known(index) & self.memorization.control[index].unsqueeze(-1)
+        return probs.to(targets.dtype).where(held, targets)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:
         old = RF.widen(self.average[index])

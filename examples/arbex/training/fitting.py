@@ -78,11 +78,11 @@ def fit(
     transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
     dataset = FaceDataset(train, transform)
     sampler = epoch_sampler(recipe, train, rank=rank, world_size=world_size)
-    seen, warmup = module.criterion.epochs, module.criterion.targets.warmup
-    if recipe.method.doubts_labels and seen <= warmup:
+    seen, held_for = module.criterion.epochs, module.criterion.targets.held_for
+    if recipe.method.doubts_labels and seen <= held_for:
         warnings.warn(
-            f"no label will be doubted: a face is seen {seen:.1f} times, and the first "
-            f"{warmup} are warm-up; train for longer, or set `data.per_class` to null",
+            f"no label will be doubted: a face is seen {seen:.1f} times, and {held_for} must come "
+            "before; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
     module.identity = run_identity(recipe, table)

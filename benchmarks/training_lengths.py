@@ -1,0 +1,224 @@
+"""One rule for any length of training? Ours beside cross-entropy and two fixed settings.
+
+    python benchmarks/training_lengths.py                      # Fashion-MNIST
+    python benchmarks/training_lengths.py --fer-plus FOLDER    # FER2013's labels
+
+The fixed settings are those that the library had before it knew the length: one that doubts labels
+after three epochs, one that does so after ten. Fashion-MNIST by the shared perceptron of
+`shared_encoder.py`, FER2013's labels by a small residual network, judged by FER+'s votes. The last
+epoch is judged; every run is one line of `results/training_lengths.jsonl`.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache, partial
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+
+import torch
+import typer
+from human_faces import load_human_faces
+from measures import prediction_measures, show_mean
+from methods import Method, Robust
+from methods_of_others import Classifier
+from noisy_data import CORRUPTIONS, Task
+from resumable import read_lines, run_all
+from robustness_runs import predict, train
+from small_resnet import small_resnet
+from tasks import DATA
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from reliability_balance import RobustLoss, wrap
+from reliability_balance.recipes import Recipe, get_recipe
+
+RESULTS = Path(__file__).parent / "results"
+IMAGES, NOISES, FACES = ["fashion-10k"], ["symmetric-40", "clean"], "FER2013"
+LENGTHS = (3, 8, 15, 30, 60, 120)
+OURS, CROSS_ENTROPY = "ours", "cross-entropy"
+ROBUST = get_recipe("robust")
+# What "the library had before" means, by the one recipe's fields.
+FIXED: dict[str, Recipe] = {
+    "doubts after 3 epochs": replace(
+        ROBUST,
+        momentum=0.9,
+        temperature=0.5,
+        noise_temperature=1.0,
+        prior_count=0.0,
+        held_back=0.0,
+        warmup=3,
+        mixing=1.0,
+        mix_from=0.0,
+        even_classes=False,
+    ),
+    "doubts after 10 epochs": replace(ROBUST, held_for=1.0, memory=float("1e9")),
+}
+RECIPES: dict[str, Recipe | None] = {OURS: ROBUST, **FIXED, CROSS_ENTROPY: None}
+BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, CROP = 128, 2e-3, 1e-3, 44
+
+
+class Run(NamedTuple):
+    """What names a run."""
+
+    data: str
+    labels: str
+    method: str
+    epochs: int
+    seed: int
+
+
+def do_run(run: Run, folder: Path | None, faces: int) -> dict[str, Any]:
+    """Train to the last epoch and judge that one."""
+    torch.set_num_threads(1)
+    if folder is not None:
+        return {**run._asdict(), **train_on_faces(run, folder, faces)}
+    task = CORRUPTIONS[run.labels](DATA[run.data](run.seed), run.seed)
+    torch.manual_seed(run.seed)
+    method = make(run.method, task)
+    train(method, task, run.epochs)
+    judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
+    return {**run._asdict(), **judged}
+
+
+def make(name: str, task: Task) -> Method:
+    """A method for the tasks of tensors."""
+    recipe = RECIPES[name]
+    if recipe is None:
+        return Classifier(task, F.cross_entropy, head=nn.Linear)
+    return Robust(task, recipe)
+
+
+_load = cache(load_human_faces)
+
+
+def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
+    """Train a small residual network on `count` faces; the seed draws which, crops and weights."""
+    data = _load(folder)
+    chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(run.seed))[
+        :count
+    ]
+    images, labels = _standardised(data.images[chosen]), data.labels[chosen]
+    torch.manual_seed(run.seed)
+    network = small_resnet(1, int(data.labels.max()) + 1).to(memory_format=torch.channels_last)
+    recipe = RECIPES[run.method]
+    model = network if recipe is None else wrap(network)
+    criterion = (
+        None if recipe is None else RobustLoss(model, labels, epochs=run.epochs, recipe=recipe)
+    )
+    parameters = [each for each in model.parameters() if each.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    steps = len(labels) // BATCH_SIZE
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, LEARNING_RATE, total_steps=run.epochs * steps
+    )
+    model.train()
+    for _ in range(run.epochs):
+        for index in torch.randperm(len(labels))[: steps * BATCH_SIZE].split(BATCH_SIZE):
+            output = model(_augmented(images[index]))
+            loss = (
+                F.cross_entropy(output, labels[index])
+                if criterion is None
+                else criterion(output, labels[index], index)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+    shares = data.test_votes / data.test_votes.sum(1, keepdim=True)
+    scores = _predict(model, _standardised(data.test_images))
+    return prediction_measures(scores, shares.argmax(1))
+
+
+def _standardised(images: Tensor) -> Tensor:
+    pixels = images.float() / 255
+    return ((pixels - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
+
+
+def _augmented(images: Tensor) -> Tensor:
+    """A random crop of the batch and mirrored faces."""
+    top, left = torch.randint(images.shape[-1] - CROP + 1, (2,)).tolist()
+    images = images[..., top : top + CROP, left : left + CROP]
+    mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
+    return images.flip(-1).where(mirrored, images)
+
+
+@torch.no_grad()
+def _predict(model: nn.Module, images: Tensor) -> Tensor:
+    model.eval()
+    margin = (images.shape[-1] - CROP) // 2
+    images = images[..., margin : margin + CROP, margin : margin + CROP]
+    outputs = [model(part) for part in images.split(500)]
+    return torch.cat(
+        [each.log_softmax(1) if isinstance(each, Tensor) else each.log_probs for each in outputs]
+    )
+
+
+def write_report(lines: list[dict[str, Any]], results: Path) -> str:
+    """Write `training_lengths.md` and return it."""
+    text = "\n".join(_table(lines))
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "training_lengths.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def _table(lines: list[dict[str, Any]]) -> Iterator[str]:
+    yield "Accuracy in percent, last epoch, mean over seeds and 95 % interval; ECE in percent.\n"
+    yield "| data | labels | epochs | " + " | ".join(RECIPES) + " | ECE of ours | seeds |"
+    yield "|---|---|---|" + "---|" * (len(RECIPES) + 2)
+    for data, labels in sorted({(line["data"], line["labels"]) for line in lines}):
+        for epochs in LENGTHS:
+            here = [
+                line
+                for line in lines
+                if (line["data"], line["labels"], line["epochs"]) == (data, labels, epochs)
+            ]
+            if not here:
+                continue
+            by_method = {
+                name: [line["accuracy"] for line in here if line["method"] == name]
+                for name in RECIPES
+            }
+            eces = [line["ece"] for line in here if line["method"] == OURS]
+            cells = [show_mean(values, 1) if values else "-" for values in by_method.values()]
+            ece = show_mean(eces, 1) if eces else "-"
+            seeds = max(map(len, by_method.values()))
+            yield f"| {data} | {labels} | {epochs} | {' | '.join(cells)} | {ece} | {seeds} |"
+
+
+def main(
+    data: Annotated[list[str] | None, typer.Option(help="Of tasks.py; images by default.")] = None,
+    corruption: Annotated[list[str] | None, typer.Option(help="See noisy_data.py.")] = None,
+    fer_plus: Annotated[Path | None, typer.Option(help="Folder of FER+, to train on it.")] = None,
+    faces: Annotated[int, typer.Option(min=256, help="How many of its faces.")] = 7000,
+    method: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(RECIPES)}.")] = None,
+    epochs: Annotated[list[int] | None, typer.Option(help="Lengths of training.")] = None,
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
+    results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
+    render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
+) -> None:
+    """Run what is missing and render all that is there."""
+    if fer_plus is None:
+        kinds = [(each, noise) for each in data or IMAGES for noise in corruption or NOISES]
+    else:
+        kinds = [(FACES, f"{faces} faces")]
+    path = results / "training_lengths.jsonl"
+    runs = [
+        Run(*kind, name, length, seed)
+        for seed in range(seeds)
+        for length in epochs or LENGTHS
+        for kind in kinds
+        for name in method or RECIPES
+    ]
+    if not render_only:
+        run_all(partial(do_run, folder=fer_plus, faces=faces), runs, path, workers)
+    print(write_report(read_lines(path), results))
+
+
+if __name__ == "__main__":
+    typer.run(main)
