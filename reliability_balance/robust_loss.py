@@ -268,7 +268,7 @@ class RobustLoss(nn.Module):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self._model[0], output, soft, concentration=concentration)
         prior = self.class_prior if self.recipe.even_classes else None
-        terms = self.loss(output, labels, class_prior=prior)
+        terms: LossTerms = self.loss(output, labels, class_prior=prior)
         self.terms = LossTerms(*(each.detach() for each in terms))
         return terms.total
 

@@ -18,7 +18,7 @@ WHOLE = {"image_size": 16}  # epochs of all faces
 
 
 def test_samples_are_blended_from_an_epoch_on(tmp_path, monkeypatch):
-    """Of three, of which one is warm-up."""
+    """From the batch on that fills it: of three epochs, of which two are warm-up."""
     blends = []
 
     def counted(*arguments, concentration):
@@ -27,15 +27,13 @@ def test_samples_are_blended_from_an_epoch_on(tmp_path, monkeypatch):
         return mix(*arguments, concentration=concentration)
 
     monkeypatch.setattr(robust_loss, "mix", counted)
-    for mix_from in (0, 2, 3):
+    for mix_from in (0, 0.5, 1):
         blends.append(0)
-        # Labels stand, lest doubts begin the mixing.
-        method = {"num_anchors": 2, "mixing": 0.2, "warmup": 1, "doubts_labels": False}
-        method["mix_from"] = mix_from
+        method = {"num_anchors": 2, "mixing": 0.2, "warmup": 2, "mix_from": mix_from}
         train_tiny(tmp_path / str(mix_from), tiny_recipe(epochs=3, data=WHOLE, recipe=method))
     steps = blends[0] // 3
     assert steps > 0
-    assert blends == [3 * steps, steps, 0]
+    assert blends == [3 * steps, 2 * steps + 1, steps + 1]
 
 
 def test_the_class_prior_is_that_of_the_training_set():

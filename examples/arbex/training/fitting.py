@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from memory import advising_out_of_memory
 from model_bundle import save_bundle
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from reliability_balance import RobustLoss
 from reliability_balance.sampling import DataRefinementSampler
@@ -196,7 +196,7 @@ def times_seen(recipe: Recipe, train: FaceTable) -> float:
 def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: int) -> EpochSampler:
     """Refine each epoch as the paper does (4.2.2), or shuffle all of the training set."""
     if recipe.data.per_class is None:
-        rows = range(len(train))
+        rows = TensorDataset(train.labels)
         return DistributedSampler(rows, world_size, rank, seed=recipe.seed, drop_last=True)
     return DataRefinementSampler(
         train.labels,
