@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache, partial
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,10 +24,12 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"
 import torch
 import typer
 from human_faces import load_human_faces
-from measures import prediction_measures, show_mean
+from matplotlib.figure import Figure
+from measures import mean_and_interval, prediction_measures, show_mean
 from methods import Method, Robust
 from methods_of_others import Classifier
 from noisy_data import CORRUPTIONS, Task
+from result_files import open_result, save_text
 from resumable import read_lines, run_all
 from robustness_runs import predict, train
 from small_resnet import small_resnet
@@ -57,6 +60,17 @@ FIXED: dict[str, Recipe] = {
         even_classes=False,
     ),
     "doubts after 10 epochs": replace(ROBUST, held_for=1.0, memory=float("1e9")),
+}
+COLOURS = {
+    CROSS_ENTROPY: "#b5532f",
+    "doubts after 3 epochs": "#b9b9b9",
+    "doubts after 10 epochs": "#6f8fa3",
+    OURS: "#1f6f78",
+}
+TITLES = {
+    ("fashion-10k", "symmetric-40"): "Fashion-MNIST, 40 % wrong labels",
+    ("fashion-10k", "clean"): "Fashion-MNIST, clean labels",
+    (FACES, "7000 faces"): "FER2013's own labels, judged by FER+",
 }
 RECIPES: dict[str, Recipe | None] = {OURS: ROBUST, **FIXED, CROSS_ENTROPY: None}
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, CROP = 128, 2e-3, 1e-3, 44
@@ -161,12 +175,59 @@ def _predict(model: nn.Module, images: Tensor) -> Tensor:
 def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `training_lengths.md` and return it."""
     text = "\n".join(_table(lines))
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "training_lengths.md").write_text(text + "\n", encoding="utf-8")
+    save_text(results / "training_lengths.md", text + "\n")
+    if lines:
+        _draw(lines, results / "training_lengths.png")
     return text
 
 
+def _draw(lines: list[dict[str, Any]], path: Path) -> None:
+    """Accuracy against length, one panel for each data set and its labels."""
+    panels = sorted({(line["data"], line["labels"]) for line in lines})
+    figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)
+    for panel, axis in zip(panels, axes[0], strict=True):
+        for name, colour in COLOURS.items():
+            points = [
+                (epochs, *mean_and_interval(values))
+                for epochs in LENGTHS
+                if (
+                    values := [
+                        line["accuracy"]
+                        for line in lines
+                        if (line["data"], line["labels"], line["method"], line["epochs"])
+                        == (*panel, name, epochs)
+                    ]
+                )
+            ]
+            if points:
+                lengths, means, intervals = zip(*points, strict=True)
+                label = "RobustLoss" if name == OURS else name
+                width = 2.2 if name in (OURS, CROSS_ENTROPY) else 1.0
+                axis.plot(lengths, means, "o-", color=colour, label=label, lw=width, ms=3.5)
+                low, high = (
+                    [
+                        mean + sign * (each if isfinite(each) else 0.0)
+                        for mean, each in zip(means, intervals, strict=True)
+                    ]
+                    for sign in (-1, 1)
+                )
+                axis.fill_between(lengths, low, high, color=colour, alpha=0.15, lw=0)
+        axis.set_xscale("log", base=2)
+        axis.set_xticks(LENGTHS, labels=[str(each) for each in LENGTHS])
+        axis.minorticks_off()
+        axis.set(
+            title=TITLES.get(panel, ", ".join(panel)), xlabel="epochs", ylabel="test accuracy, %"
+        )
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(alpha=0.25)
+    axes[0][0].legend(frameon=False, fontsize="small")
+    with open_result(path) as file:
+        figure.savefig(file, dpi=150, format="png")
+
+
 def _table(lines: list[dict[str, Any]]) -> Iterator[str]:
+    yield "# One rule for any length of training\n"
     yield "Accuracy in percent, last epoch, mean over seeds and 95 % interval; ECE in percent.\n"
     yield "| data | labels | epochs | " + " | ".join(RECIPES) + " | ECE of ours | seeds |"
     yield "|---|---|---|" + "---|" * (len(RECIPES) + 2)

@@ -8,16 +8,21 @@ refreshes what stands between ``<!-- include ... -->`` and ``<!-- end -->`` in `
 - ``examples/lightning_training.py # BalancedClassifier``: that class or function;
 - ``docs/pieces.svg``: a picture; the site has it inline, in the colours of its theme;
 - ``benchmarks/results/*.md``: a list of these files; the site has them whole;
+- ``recipes``: every field of a recipe, with its values in the named ones;
 - ``modules``: an index of the public modules; the site has their documentation.
 
 As a hook of mkdocs it puts in what the site has.
 """
 
 import ast
+import dataclasses
+import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
+
+from reliability_balance.recipes import RECIPES, Recipe
 
 PartT = TypeVar("PartT")
 
@@ -51,6 +56,8 @@ def include(path: str, title: str | None, *, for_site: bool = False) -> str:
     """
     if path == "modules":
         return "\n\n".join(_documentation() if for_site else _index())
+    if path == "recipes":
+        return "\n".join(_recipes())
     files = sorted(ROOT.glob(path))
     if not files:
         raise FileNotFoundError(f"an included file must exist; got {path}")
@@ -101,6 +108,22 @@ SHOWN_WHOLE: dict[str, tuple[Callable[[Path], str], Callable[[Path], str]]] = {
     ".md": (_report, _link),
     ".svg": (_inline, _picture),
 }
+
+
+def _recipes() -> Iterator[str]:
+    """A table of the fields of a recipe; what they are is told by its docstring."""
+    described = inspect.cleandoc(Recipe.__doc__ or "").partition("Args:\n")[2]
+    described = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", described, re.MULTILINE))
+    yield f"| field | {' | '.join(f'`{name}`' for name in RECIPES)} | what it is |"
+    yield f"|---|{'---|' * len(RECIPES)}---|"
+    for field in dataclasses.fields(Recipe):
+        values = (_shown(getattr(recipe, field.name)) for recipe in RECIPES.values())
+        text = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
+        yield f"| `{field.name}` | {' | '.join(values)} | {text} |"
+
+
+def _shown(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _modules() -> Iterator[tuple[str, Path]]:
