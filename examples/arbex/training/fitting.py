@@ -81,8 +81,8 @@ def fit(
     seen, held_for = module.criterion.epochs, module.criterion.targets.held_for
     if recipe.method.doubts_labels and seen <= held_for:
         warnings.warn(
-            f"no label will be doubted: a face is seen {seen:.1f} times, and {held_for} must come "
-            "before; train for longer, or set `data.per_class` to null",
+            f"no label will be doubted: a face is seen {seen:.1f} times, and its label doubted "
+            f"after {held_for} at the earliest; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
     module.identity = run_identity(recipe, table)
