@@ -6,14 +6,14 @@ wrong kind, is an error that names the file and the key.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from encoders import ENCODERS
 from faces.reading import CorruptPolicy, DatasetName
-from method import base_of, changes_of, method_of
+from method import NOT_A_KEY, base_of, changes_of, method_of, values_of
 from option_types import (
     Number,
     OptionsOf,
@@ -212,7 +212,7 @@ class Recipe:
         encoder: the network before the balancer.
         recipe: `base`, "robust" or "paper", and what is to differ from it in
             :class:`reliability_balance.recipes.Recipe`, which has all defaults of balancer, loss,
-            targets and mixing.
+            targets and mixing; see :mod:`method`.
         optimization: how it is trained.
     """
 
@@ -220,7 +220,7 @@ class Recipe:
     data: Data = Data()
     encoder: Encoder = Encoder()
     recipe: Annotated[
-        dict[str, Any], OptionsOf(Method, base=RecipeName), AfterValidator(changes_of)
+        dict[str, Any], OptionsOf(Method, NOT_A_KEY, base=RecipeName), AfterValidator(changes_of)
     ] = Field(default_factory=lambda: {"base": "robust"})
     optimization: Optimization = Optimization()
 
@@ -300,7 +300,7 @@ def as_plain(recipe: Recipe) -> dict[str, Any]:
 
     A run keeps these, so that it stays what it was when the library's defaults change.
     """
-    return {**_as_written(recipe), "recipe": {"base": recipe.base, **asdict(recipe.method)}}
+    return {**_as_written(recipe), "recipe": {"base": recipe.base, **values_of(recipe.method)}}
 
 
 def _as_written(recipe: Recipe) -> dict[str, Any]:
@@ -313,7 +313,6 @@ def plain_cross_entropy(recipe: Recipe) -> Recipe:
     """The same encoder, data and budget with an ordinary head and loss: what to compare with."""
     plain = {
         "num_anchors": 0,
-        "attention": "off",
         "token_attention": "off",
         "branch_weight": 0.0,
         "label_smoothing": 0.0,

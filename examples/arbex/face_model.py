@@ -14,8 +14,7 @@ class FaceModel(nn.Module):
     """From faces to corrected label distributions (Fig. 2).
 
     Args:
-        encoder: a module with ``embedding_dim``, from (B, 3, H, W) to (B, D), or to (B, T, D)
-            where its attribute ``tokens`` is true.
+        encoder: a module with ``embedding_dim``, from (B, 3, H, W) to (B, D) or (B, T, D).
         balancer: takes its embedding.
 
     Shape:
@@ -41,11 +40,6 @@ def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
         num_classes: C.
     """
     encoder = build_encoder(recipe.encoder.name, recipe.encoder.options)
-    balancer = build_balancer(
-        recipe.base,
-        recipe.method,
-        cast(int, encoder.embedding_dim),
-        num_classes,
-        has_tokens=bool(getattr(encoder, "tokens", False)),
-    )
+    embedding_dim = cast(int, encoder.embedding_dim)
+    balancer = build_balancer(recipe.base, recipe.method, embedding_dim, num_classes)
     return FaceModel(encoder, balancer)

@@ -2,7 +2,8 @@
 
 All defaults of balancer, loss, targets and mixing are the library's. The section `recipe` of a
 configuration has `base`, "robust" or "paper", and any field of
-:class:`reliability_balance.recipes.Recipe`.
+:class:`reliability_balance.recipes.Recipe` but `attention`: attention is over the encoder's tokens,
+or over the parts of its vector, without which a small encoder hardly learns from noisy labels.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,8 @@ from option_types import option_types
 
 from reliability_balance import ReliabilityBalancer, RobustLoss
 from reliability_balance.recipes import Recipe, RecipeName, get_recipe
+
+NOT_A_KEY = "attention"
 
 
 def base_of(section: Mapping[str, Any]) -> RecipeName:
@@ -28,6 +31,11 @@ def method_of(section: Mapping[str, Any]) -> Recipe:
     return replace(get_recipe(base_of(section)), **changes)
 
 
+def values_of(method: Recipe) -> dict[str, Any]:
+    """The values of a method by the keys of a section `recipe`."""
+    return {name: value for name, value in asdict(method).items() if name != NOT_A_KEY}
+
+
 def changes_of(section: Mapping[str, Any]) -> dict[str, Any]:
     """The base of a section `recipe` and what differs from it, after the library took all values.
 
@@ -37,21 +45,22 @@ def changes_of(section: Mapping[str, Any]) -> dict[str, Any]:
     base, method = base_of(section), method_of(section)
     try:
         with torch.device("meta"):  # without memory, and without a draw from the generator
-            balancer = build_balancer(base, method, 1, 2, has_tokens=False)
+            balancer = build_balancer(base, method, 1, 2)
         labels = torch.tensor([0, 1], device="cpu")
         RobustLoss(balancer, labels, epochs=1000, recipe=method)  # long enough for any warm-up
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"must be values that the library takes: {error}") from error
-    defaults = asdict(get_recipe(base))
-    changes = {name: value for name, value in asdict(method).items() if value != defaults[name]}
+    defaults = values_of(get_recipe(base))
+    changes = {name: value for name, value in values_of(method).items() if value != defaults[name]}
     return {"base": base, **changes}
 
 
 def build_balancer(
-    base: RecipeName, method: Recipe, embedding_dim: int, num_classes: int, *, has_tokens: bool
+    base: RecipeName, method: Recipe, embedding_dim: int, num_classes: int
 ) -> ReliabilityBalancer:
     """A balancer with every argument that the recipe has a field for."""
-    arguments = option_types(ReliabilityBalancer).keys() & asdict(method).keys()
-    options = {name: getattr(method, name) for name in arguments}
-    options["attention"] = method.token_attention if has_tokens else method.attention
-    return ReliabilityBalancer(embedding_dim, num_classes, recipe=base, **options)
+    values = values_of(method)
+    options = {name: values[name] for name in option_types(ReliabilityBalancer) if name in values}
+    return ReliabilityBalancer(
+        embedding_dim, num_classes, recipe=base, attention=method.token_attention, **options
+    )

@@ -344,7 +344,7 @@ def read_overrides(content: bytes) -> object:
 def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
     """A line each, as `--set` has them on the command line."""
     values = (
-        *("optimization.epochs=3", "data.splits={seed: 1}", "recipe.attention=off"),
+        *("optimization.epochs=3", "data.splits={seed: 1}", "recipe.token_attention=off"),
         *(
             "recipe.label_smoothing=0.1",
             "recipe.doubts_labels=false",

@@ -74,13 +74,11 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path):
         train_tiny(tmp_path, recipe)
 
 
-def test_attention_is_that_of_tokens_where_the_encoder_gives_tokens():
-    overrides = ["encoder.options.tokens=true"]
-    with_tokens = build_model(load_recipe("quick", overrides), 3).balancer.attention
-    assert with_tokens.mode == RECIPES["robust"].token_attention
-    assert build_model(load_recipe("quick"), 3).balancer.attention is None
-    overrides = ["recipe.attention=single", "recipe.token_attention=off"]
-    assert build_model(load_recipe("quick", overrides), 3).balancer.attention.mode == "single"
+def test_attention_is_that_of_tokens():
+    attention = build_model(load_recipe("quick"), 3).balancer.attention
+    assert attention.mode == RECIPES["robust"].token_attention
+    off = load_recipe("quick", ["recipe.token_attention=off"])
+    assert build_model(off, 3).balancer.attention is None
 
 
 def test_the_library_has_all_defaults(monkeypatch):
