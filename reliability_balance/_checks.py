@@ -171,7 +171,7 @@ def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int
     if same or (is_no_chance and torch.equal(index, labels) and len(index.unique()) < len(index)):
         raise ValueError(
             "`index` must be each sample's place in the training set; got the labels. Let the data "
-            "set return the index too; in Lightning as the batch's last field, or by `index_of`"
+            "set return the index too, as IndexedDataset does"
         )
 
 

@@ -91,14 +91,15 @@ def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
                 settings = {**TARGETS_BEFORE_4, **settings}
                 module["parts"][part] = {**settings, "held_for": settings["warmup"]}
                 tensors[_name(role, part, "remembers")] = torch.zeros((), dtype=torch.bool)
-            size = settings.get("num_classes")
-            if (
-                settings.get("class") == "ReliabilityBalancer"
-                and settings.pop("has_class_prior", False) is False
-                and type(size) is int
-                and 0 < size <= room
-            ):
-                tensors[_name(role, part, "class_prior")] = torch.full((size,), 1.0 / size)
+            if settings.get("class") == "ReliabilityBalancer":
+                prior, size = _name(role, part, "class_prior"), settings.get("num_classes")
+                # A file that contradicts itself keeps the setting, and is refused for it.
+                if settings.get("has_class_prior", False) is (prior in tensors):
+                    settings.pop("has_class_prior", None)
+                else:
+                    settings["has_class_prior"] = None
+                if prior not in tensors and type(size) is int and 0 < size <= room:
+                    tensors[prior] = torch.full((size,), 1.0 / size)
     return tensors, {**config, "format_version": 4}
 
 

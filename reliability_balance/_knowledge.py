@@ -21,7 +21,7 @@ def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
     Args:
         targets: after training.
         seen: the samples (M,).
-        labels: theirs, (M,) or (M, C).
+        labels: theirs, (M,), (M, C), or of annotators (M, A).
     """
     most = int(targets.updates.max())
     if most <= targets.held_for:
@@ -42,7 +42,7 @@ def ignorance(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
     Args:
         targets: of a training.
         seen: the samples (M,).
-        labels: theirs, (M,) or (M, C).
+        labels: theirs, (M,), (M, C), or of annotators (M, A), whose vote shares are compared.
     """
     what = "labels"
     if targets.memorization is not None:

@@ -70,6 +70,8 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
         "memory": targets.memory,
         "held_back": targets.held_back,
         "held_for": targets.held_for,
+        "num_annotators": targets.num_annotators,
+        "annotator_prior": targets.annotator_prior,
     }
 
 

@@ -19,11 +19,12 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(
         ("embedding_dim", "num_classes", "num_anchors", "num_heads", "head_dim"), (int,)
     ),
-    **dict.fromkeys(("num_samples", "warmup", "held_for", "channels"), (int,)),
+    **dict.fromkeys(("num_samples", "warmup", "held_for", "channels", "num_annotators"), (int,)),
     **dict.fromkeys(
         ("delta", "correction_weight", "temperature", "noise_temperature"), (int, float)
     ),
-    **dict.fromkeys(("prior_count", "memory", "held_back", "coverage", "max_risk"), (int, float)),
+    **dict.fromkeys(("prior_count", "memory", "held_back", "annotator_prior"), (int, float)),
+    **dict.fromkeys(("coverage", "max_risk"), (int, float)),
     "momentum": (int, float, type(None)),
     **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
     **dict.fromkeys(("head", "token_mask"), (str, type(None))),
@@ -32,11 +33,15 @@ TYPES: dict[str, tuple[type, ...]] = {
 }
 OF_WRAPPING = {"keep_head", "layer", "side", "channels", "output", "token_mask"}
 # Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
-SHAPES = {
-    "ReliabilityBalancer": ("anchors", ("num_classes", "num_anchors", "embedding_dim")),
-    "RefurbishedTargets": ("average", ("num_samples", "num_classes")),
-    "VectorScaling": ("weight", ("num_classes",)),
+SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
+    "RefurbishedTargets": {
+        "average": ("num_samples", "num_classes"),
+        "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
+    },
+    "VectorScaling": {"weight": ("num_classes",)},
 }
+ABSENT_IF_MISSING = {"num_annotators": 0}  # in files from before there was such a setting
 LARGEST = 2.0**63
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 POSITIVE = {"temperature", "temperatures", "class_prior"}
@@ -154,13 +159,11 @@ def _settings_of(kind: str) -> tuple[set[str], set[str]]:
 
 
 def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
-    if settings["class"] not in SHAPES:
-        return
-    name, sizes = SHAPES[settings["class"]]
-    wanted = tuple(settings.get(size) for size in sizes)
-    got = tuple(own[name].shape) if name in own else None
-    if got != wanted and 0 not in wanted:  # no anchors
-        yield f"{where}.{name} of the shape {got}, and settings for {wanted}"
+    for name, sizes in SHAPES.get(settings["class"], {}).items():
+        wanted = tuple(settings.get(size, ABSENT_IF_MISSING.get(size)) for size in sizes)
+        got = tuple(own[name].shape) if name in own else None
+        if got != wanted and 0 not in wanted:  # no anchors, no annotators
+            yield f"{where}.{name} of the shape {got}, and settings for {wanted}"
 
 
 def _of_values(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:

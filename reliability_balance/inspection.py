@@ -22,7 +22,7 @@ from reliability_balance._embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBe
 from reliability_balance._knowledge import caution
 from reliability_balance.attention import pool_tokens
 from reliability_balance.noise_estimate import seen_samples
-from reliability_balance.posterior import _as_probabilities, label_posterior
+from reliability_balance.posterior import _as_probabilities, _one_label_each
 from reliability_balance.targets import RefurbishedTargets
 
 
@@ -131,7 +131,9 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
     Shape:
         - labels: (N,) int64, or (N, C) floating: a soft label is doubted as far as it and q do
-          not overlap, and then stands for its likeliest class.
+          not overlap, and then stands for its likeliest class. Of several annotators' labels,
+          (N, A) int64, the most frequent one is judged, by the posterior of all; of equally
+          frequent ones the likeliest.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -155,9 +157,10 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     """
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
-    given = used.argmax(-1) if used.is_floating_point() else used
-    posterior = label_posterior(targets.beliefs(seen), used, targets.noise_matrix)
-    doubt = 1.0 - posterior.minimum(_as_probabilities(used, posterior)).sum(-1)
+    posterior = targets._posterior_rule()(targets.beliefs(seen), used)
+    judged = _one_label_each(used, posterior)
+    given = judged.argmax(-1) if judged.is_floating_point() else judged
+    doubt = 1.0 - posterior.minimum(_as_probabilities(judged, posterior)).sum(-1)
     average = RF.widen(targets.average[seen])
     own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
     other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)

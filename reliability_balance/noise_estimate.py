@@ -9,7 +9,7 @@ from torch import Tensor
 from reliability_balance import _checks
 from reliability_balance import functional as RF
 from reliability_balance._knowledge import caution
-from reliability_balance.posterior import _as_probabilities
+from reliability_balance.posterior import _annotator_posterior, _as_probabilities
 from reliability_balance.targets import RefurbishedTargets
 
 MAX_STEPS, TOLERANCE = 500, 1e-5
@@ -44,6 +44,9 @@ def estimate_noise(
 ) -> NoiseEstimate:
     """Estimate label noise from what was learned in training; see :func:`noise_from_beliefs`.
 
+    Of several annotators' labels, it is the share of all single labels that are wrong. Each is held
+    against the beliefs and the other labels of its sample; the bootstrap draws samples.
+
     Args:
         targets: after training. Samples that were never seen are left out.
         labels: all N labels, as trained on.
@@ -52,7 +55,7 @@ def estimate_noise(
         seed: of the bootstrap.
 
     Shape:
-        - labels: (N,) int64 or (N, C) floating.
+        - labels: (N,) int64, (N, C) floating, or (N, A) int64 of several annotators.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -77,13 +80,12 @@ def estimate_noise(
     reason = caution(targets, seen, labels.to(seen.device)[seen])
     if reason:
         warnings.warn(f"no sound estimate: {reason}", UserWarning, stacklevel=2)
-    return noise_from_beliefs(
-        targets.beliefs(seen),
-        labels.to(seen.device)[seen],
-        targets.noise_matrix,
-        level=level,
-        num_resamples=num_resamples,
-        seed=seed,
+    beliefs, used = targets.beliefs(seen), labels.to(seen.device)[seen]
+    sample = torch.arange(len(seen), device=seen.device)
+    if (matrices := targets.annotator_matrices) is not None:
+        beliefs, used, sample = _single_labels(beliefs, used, matrices)
+    return _noise_from_beliefs(
+        beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
     )
 
 
@@ -140,15 +142,31 @@ def noise_from_beliefs(
     count, num_classes = beliefs.shape
     _checks.labels(labels, beliefs.shape[:1], num_classes)
     _checks.label_values(labels, num_classes)
-    _checks.at_least("num_resamples", num_resamples, 2)
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"`level` must lie in (0, 1); got {level}")
     _checks.floating("start", start)
     if start.shape != (num_classes, num_classes):
         raise ValueError(
             f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
         )
+    sample = torch.arange(count, device=beliefs.device)
+    return _noise_from_beliefs(beliefs, labels, start, sample, level, num_resamples, seed)
+
+
+@torch.no_grad()
+def _noise_from_beliefs(
+    beliefs: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    sample: Tensor,
+    level: float,
+    num_resamples: int,
+    seed: int,
+) -> NoiseEstimate:
+    """Estimate the noise of M labels; `sample` (M,) tells which of N samples each is of."""
+    _checks.at_least("num_resamples", num_resamples, 2)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie in (0, 1); got {level}")
     beliefs, start = RF.widen(beliefs), RF.widen(start)
+    count = int(sample.max()) + 1
     given = _as_probabilities(labels, beliefs)
     joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
     generator = torch.Generator().manual_seed(seed)
@@ -157,7 +175,7 @@ def noise_from_beliefs(
         drawn = torch.randint(count, (count,), generator=generator, device="cpu").bincount(
             minlength=count
         )
-        weights = drawn.to(beliefs).unsqueeze(-1)
+        weights = drawn.to(beliefs)[sample].unsqueeze(-1)
         resampled.append(_fit(beliefs, given, weights, _matrix(joint)))
     joints = torch.stack(resampled)
     return NoiseEstimate(
@@ -174,7 +192,7 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
         labels: all N labels, which are checked.
 
     Shape:
-        - labels: (N,) int64 or (N, C) floating; returns (M,) int64, M <= N.
+        - labels: (N,) int64, (N, C) floating or (N, A) int64; returns (M,) int64, M <= N.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -187,14 +205,30 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
         >>> seen_samples(targets, torch.tensor([0, 0, 1]))
         tensor([1])
     """
-    num_samples, num_classes = targets.average.shape
-    _checks.labels(labels, torch.Size([num_samples]), num_classes)
-    _checks.label_values(labels, num_classes)
+    targets._check_labels(labels, len(targets.average))
+    targets._check_label_values(labels)
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:
         raise ValueError("`targets` must have been trained with; got none of its samples seen")
     targets.check_given(seen, labels.to(seen.device)[seen])
     return seen
+
+
+def _single_labels(
+    beliefs: Tensor, labels: Tensor, matrices: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Beliefs before each single label is looked at, (M, C), these labels, and their samples (M,).
+
+    Beliefs (N, C) are updated by the sample's other labels (N, A); matrices are (A, C, C).
+    """
+    sample, annotator = (labels >= 0).nonzero(as_tuple=True)
+    single = labels[sample, annotator]
+    matrices = matrices.double()
+    posterior = _annotator_posterior(beliefs.double(), labels, matrices)
+    own = matrices[annotator, :, single]  # above zero, being shrunk
+    others = posterior[sample] / own
+    others = others / others.sum(-1, keepdim=True)
+    return others.to(beliefs.dtype), single, sample
 
 
 def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:

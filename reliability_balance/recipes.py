@@ -43,6 +43,8 @@ class Recipe:
         noise_temperature: by which they are sharpened once more to count noise, > 0.
         prior_count: recognised samples of a class at which its labels are half doubted, >= 0.
         held_back: share of the labels that are held back at first, in [0, 1).
+        annotator_prior: labels of a class at which an annotator's noise matrix is half their own
+            and half the common one, >= 0.
         held_for: share of the planned epochs for which they are, within the warm-up, in (0, 1].
         warmup: passes over the samples before labels are doubted, >= 0.
         memory: nats by which shown labels are known better than held-back ones, > 0, above which
@@ -70,6 +72,7 @@ class Recipe:
     noise_temperature: float = 0.25
     prior_count: float = 3.0
     held_back: float = 0.1
+    annotator_prior: float = 30.0
     held_for: float = 0.5
     warmup: int = 10
     memory: float = 0.3

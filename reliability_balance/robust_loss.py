@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks, noise_estimate
+from reliability_balance import _annotators, _checks, noise_estimate
 from reliability_balance import functional as RF
 from reliability_balance._knowledge import ignorance
 from reliability_balance._ranks import world_size
@@ -45,6 +45,10 @@ class RobustLoss(nn.Module):
     be at random: the labels stand as they are given, a warning says so once, and `caution` tells
     why. Each epoch looks again.
 
+    Labels of several annotators (N, A) are weighed by each annotator's own noise matrix, which is
+    learned along the way (`annotator_matrices`). Where single labels are needed, as in the warm-up,
+    the targets are the shares of the votes.
+
     The model answers for evenly frequent classes, each counting alike. With
     :func:`class_prior.with_class_prior` and `class_prior` its answers are for classes as frequent
     as in the labels.
@@ -63,7 +67,8 @@ class RobustLoss(nn.Module):
         group: of the processes that train together; None for all.
 
     Shape:
-        - labels: (N,) int64, or (N, C) floating probabilities, such as shares of votes
+        - labels: (N,) int64, or (N, C) floating probabilities, such as shares of votes, or (N, A)
+          int64 with a column for each annotator and -1 where they gave no label
         - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
 
     Attributes:
@@ -134,6 +139,8 @@ class RobustLoss(nn.Module):
             memory=self.recipe.memory,
             held_back=self.recipe.held_back if self.recipe.warmup > 1 else 0.0,
             held_for=self.recipe.held_for_of(epochs),
+            num_annotators=labels.shape[1] if _is_of_annotators(labels) else 0,
+            annotator_prior=self.recipe.annotator_prior,
             dtype=dtype,
             validate_args=validate_args,
             group=group,
@@ -179,6 +186,11 @@ class RobustLoss(nn.Module):
         """T (C, C), how samples of each class c were labelled: row c sums to one."""
         return self.targets.noise_matrix
 
+    @property
+    def annotator_matrices(self) -> Tensor | None:
+        """T^a (A, C, C), how each annotator labels samples of each class c; None without them."""
+        return self.targets.annotator_matrices
+
     def forward(
         self,
         output: BalancerOutput,
@@ -211,11 +223,12 @@ class RobustLoss(nn.Module):
         if second is not None:
             check_output("second", second)
             views.append(second)
-        wanted = labels
         if self.training and self.recipe.doubts_labels:
             wanted = self._refurbish(views, labels, index, update)
-        elif self.training and update:
-            self.targets.samples_taken += len(labels) * world_size(self._group)
+        else:
+            wanted = self._as_shares(labels, output)
+            if self.training and update:
+                self.targets.samples_taken += len(labels) * world_size(self._group)
         loss = self._judge(output, wanted)
         if second is None:
             return loss
@@ -256,6 +269,15 @@ class RobustLoss(nn.Module):
         if len(labels) != len(own):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
+
+    def _as_shares(self, labels: Tensor, output: BalancerOutput) -> Tensor:
+        """Shares of the votes (B, C) of several annotators' labels; other labels as they are."""
+        if not self.targets.num_annotators or not _is_of_annotators(labels):
+            return labels
+        _annotators.check_labels(labels, len(output.log_probs), self.targets.num_annotators)
+        if self.validate_args:
+            _annotators.check_labelled(labels, output.log_probs.shape[-1])
+        return _as_probabilities(labels, output.log_probs)
 
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
         """The loss of one view, mixed once it is time to."""
@@ -301,7 +323,7 @@ class RobustLoss(nn.Module):
         reason = ignorance(targets, seen, labels.to(seen.device)[seen])
         if reason and not self._has_warned:
             self._has_warned = True
-            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=5)
+            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=7)
         self.caution = reason
 
     def get_extra_state(self) -> dict[str, Any]:
@@ -366,17 +388,26 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
         ValueError: on a wrong shape, values, or fewer than 2 labels.
     """
     shape = torch.Size([len(labels)]) if isinstance(labels, Tensor) and labels.ndim else None
-    _checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
-    _checks.label_values(labels, num_classes)
+    if _is_of_annotators(labels):
+        _annotators.check_all(labels, num_classes)
+    else:
+        _checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
+        _checks.label_values(labels, num_classes)
     if len(labels) < 2:
         raise ValueError(f"`labels` must be those of all samples, at least 2; got {len(labels)}")
     return labels.detach().cpu().clone()
 
 
+def _is_of_annotators(labels: Tensor) -> bool:
+    """Whether these are several annotators' labels: int64 with a column for each of them."""
+    return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 2
+
+
 def _frequencies(labels: Tensor, num_classes: int) -> Tensor:
     """Shares of the classes (C,), and one label more of each, since a rare one may be missing."""
-    if labels.is_floating_point():
-        counts = RF.widen(labels).sum(0)
+    if labels.is_floating_point() or labels.ndim == 2:
+        like = torch.empty(0, num_classes)
+        counts = RF.widen(_as_probabilities(labels, like)).sum(0)
     else:
         counts = labels.bincount(minlength=num_classes).float()
     return (counts + 1.0) / (counts + 1.0).sum()

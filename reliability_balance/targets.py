@@ -1,19 +1,27 @@
 """Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 
-from reliability_balance import _checks
+from reliability_balance import _annotators, _checks
 from reliability_balance import functional as RF
+from reliability_balance._annotators import AnnotatorCounts
 from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
 from reliability_balance._ranks import Ranks, first_place, is_distributed, mean_of_repeated
 from reliability_balance._repeated_calls import RepeatedCalls
 from reliability_balance._scaling import sharpen
-from reliability_balance.posterior import _as_probabilities, label_posterior
+from reliability_balance.posterior import (
+    _annotator_posterior,
+    _as_probabilities,
+    _one_label_each,
+    label_posterior,
+)
 from reliability_balance.recipes import get_recipe
 
 ROBUST = get_recipe("robust")
@@ -66,6 +74,11 @@ class RefurbishedTargets(nn.Module):
     .. math:: q \gets w q + (1 - w) y, \quad w = \sum_k y_k \frac{m_k}{m_k + a}, \quad
         m_k = \frac{N \, \mathrm{Var}(p_k)}{1 - \mathrm{mean}(p_k)}
 
+    With `num_annotators`, each annotator a has a noise matrix T^a of their own, counted in the same
+    way and shrunk to the common T where they labelled little. The posterior is then
+    :func:`posterior.annotator_posterior` of all labels of a sample. In the place of a label y there
+    are the shares of its votes, also in what T is counted from.
+
     Args:
         num_samples: N, the size of the training set; samples are named by their index in it.
         num_classes: C.
@@ -81,23 +94,28 @@ class RefurbishedTargets(nn.Module):
             warm-up of 2 or more; None is the robust recipe's where there is one, else 0.
         held_for: updates of a sample for which its label is held back, and before noise is counted,
             in [0, warmup]; None for all of the warm-up.
+        num_annotators: A, how many people's labels a sample may have; 0 for one label a sample.
+        annotator_prior: how many labels of a class it takes until half of an annotator's matrix is
+            their own and half the common one, >= 0.
         dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
         validate_args: whether to check values, which waits for the device.
         group: of the processes that train together; None for all. With one, targets cannot be
             copied or pickled.
 
     Shape:
-        - index: (B,) int64 in [0, N); labels: (B,) int64 or (B, C) floating; probs: (B, C) floating
-          probabilities, which get no gradient; returns (B, C) float32 or wider.
+        - index: (B,) int64 in [0, N); labels: (B,) int64 or (B, C) floating, with `num_annotators`
+          (B, A) int64, -1 where an annotator gave none; probs: (B, C) floating probabilities, which
+          get no gradient; returns (B, C) float32 or wider.
 
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
         label has changed; ``remembers`` (), whether there was memory; ``joint`` (C, C), J above;
-        ``classes``, whose ``tilt`` is b, and ``memorization``, whose ``strength`` is kappa. All
-        ranks' batches are gathered, so that every rank holds the same state: all must call it
-        equally often, with batches of any size, an empty one where a rank has run out, and have the
-        same settings; else all of them end with an error. A sample that occurs more than once
-        counts as one update by its mean.
+        ``classes``, whose ``tilt`` is b, ``memorization``, whose ``strength`` is kappa, and
+        ``annotators``, whose ``joint`` (A, C, C) counts each annotator's labels. All ranks' batches
+        are gathered, so that every rank holds the same state: all must call it equally often, with
+        batches of any size, an empty one where a rank has run out, and have the same settings; else
+        all of them end with an error. A sample that occurs more than once counts as one update by
+        its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -139,6 +157,8 @@ class RefurbishedTargets(nn.Module):
         memory: float = ROBUST.memory,
         held_back: float | None = None,
         held_for: int | None = None,
+        num_annotators: int = 0,
+        annotator_prior: float = ROBUST.annotator_prior,
         dtype: torch.dtype = torch.float32,
         validate_args: bool = True,
         group: "distributed.ProcessGroup | None" = None,
@@ -150,6 +170,8 @@ class RefurbishedTargets(nn.Module):
         _checks.positive("temperature", temperature)
         _checks.positive("noise_temperature", noise_temperature)
         _checks.non_negative("prior_count", prior_count)
+        _checks.at_least("num_annotators", num_annotators, 0)
+        _checks.non_negative("annotator_prior", annotator_prior)
         if momentum is not None:
             _checks.fraction("momentum", momentum)
         if held_back is None:
@@ -172,6 +194,8 @@ class RefurbishedTargets(nn.Module):
         self.memory = memory
         self.held_back = held_back
         self.held_for = held_for
+        self.num_annotators = num_annotators
+        self.annotator_prior = annotator_prior
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
@@ -180,10 +204,16 @@ class RefurbishedTargets(nn.Module):
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
         self.samples_taken = 0
+        self._is_early = False  # `remembers` on the host
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
+        )
+        self.annotators = (
+            AnnotatorCounts(num_annotators, num_classes, annotator_prior)
+            if num_annotators
+            else None
         )
 
     @torch.no_grad()
@@ -212,22 +242,29 @@ class RefurbishedTargets(nn.Module):
         counts = self._meet(index, labels, probs) if gathers else []
         if not gathers:
             self._check(index, labels, probs)
-        given = _as_probabilities(labels, RF.widen(probs))
+        is_soft = labels.is_floating_point()
+        if self.annotators is None:
+            labels = _as_probabilities(labels, RF.widen(probs))
         if not update:
-            return self._shown(index, self._posteriors(self.beliefs(index), given)[0], given, probs)
+            given = _as_probabilities(labels, RF.widen(probs))
+            doubted, _ = self._posteriors(self.beliefs(index), labels, given)
+            return self._shown(index, doubted, given, probs)
         own = slice(len(index))
         if gathers:
-            (index, given, probs), own = self._ranks.gather(counts, index, given, probs)
+            (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
+        given = _as_probabilities(labels, RF.widen(probs))
         place = first_place(index)
-        self._note_labels(index, place, given)
+        self._note_labels(index, place, labels)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
         self._count(len(index))
         beliefs = self.beliefs(index)
-        doubted, counted = self._posteriors(beliefs, given)
+        doubted, counted = self._posteriors(beliefs, labels, given)
         known = self._is_known(index)
-        self._update_joint(counted * known, given, is_soft=labels.is_floating_point())
+        self._update_joint(counted * known, given, is_soft=is_soft)
+        if self.annotators is not None:
+            self.annotators.update(counted * known, labels, len(self.average))
         self.classes.update(self.average[index], beliefs, known)
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
@@ -240,18 +277,28 @@ class RefurbishedTargets(nn.Module):
         """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
         return as_noise_matrix(self.joint, len(self.average))
 
+    @property
+    def annotator_matrices(self) -> Tensor | None:
+        """T^a (A, C, C), how each annotator labels samples of each class; None without them."""
+        if self.annotators is None:
+            return None
+        return self.annotators.matrices(self.noise_matrix, len(self.average))
+
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
         """How far each label agrees with its sample's posterior; low values are doubtful labels.
 
         Those of classes that are hardly known, too: they are not acted on, but may be looked at.
+        Of several annotators' labels it is the most frequent one that is judged, by the posterior
+        of all; of equally frequent ones the likeliest.
 
         Args:
             index: the samples.
             labels: their labels.
 
         Shape:
-            - index: (B,) int64; labels: (B,) int64 or (B, C) floating; returns (B,) in [0, 1]: the
-              probability that an index label is right, or the overlap with a soft one.
+            - index: (B,) int64; labels: (B,) int64, (B, C) floating or (B, A) int64; returns (B,)
+              in [0, 1]: the probability that an index label is right, or the overlap with a soft
+              one.
 
         Raises:
             ValueError: if a sample has never been seen, or none often enough.
@@ -263,8 +310,12 @@ class RefurbishedTargets(nn.Module):
                     f"`index` must name samples that were trained on; got {unseen} unseen"
                 )
             self.check_known()
-        posterior = label_posterior(self.beliefs(index), labels, self.noise_matrix)
-        return posterior.minimum(_as_probabilities(labels, posterior)).sum(-1)
+        self._check_labels(labels, len(index))
+        if self.validate_args:
+            self._check_label_values(labels)
+        posterior = self._posterior_rule()(self.beliefs(index), labels)
+        judged = _as_probabilities(_one_label_each(labels, posterior), posterior)
+        return posterior.minimum(judged).sum(-1)
 
     def beliefs(self, index: Tensor) -> Tensor:
         """What is held of the samples before their labels are looked at: p above.
@@ -305,15 +356,18 @@ class RefurbishedTargets(nn.Module):
             labels: all N, as they will be trained on.
 
         Shape:
-            - labels: (N,) int64 or (N, C) floating.
+            - labels: (N,) int64 or (N, C) floating, with `num_annotators` (N, A) int64.
 
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on a wrong shape or values.
         """
         num_samples, num_classes = self.average.shape
-        _checks.labels(labels, torch.Size([num_samples]), num_classes)
-        _checks.label_values(labels, num_classes)
+        self._check_labels(labels, num_samples)
+        if self.annotators is None:
+            _checks.label_values(labels, num_classes)
+        else:
+            _annotators.check_all(labels, num_classes)
         self.given.copy_(self._codes(labels))
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
@@ -324,7 +378,8 @@ class RefurbishedTargets(nn.Module):
             labels: their labels.
 
         Shape:
-            - index: (B,) int64; labels: (B,) int64 or (B, C) floating.
+            - index: (B,) int64; labels: (B,) int64 or (B, C) floating, with `num_annotators` (B, A)
+              int64.
 
         Raises:
             ValueError: on other labels.
@@ -338,7 +393,7 @@ class RefurbishedTargets(nn.Module):
             ValueError: `labels` must be those ...; got other labels for 1 of 1 samples, ...
         """
         _checks.indices("index", index)
-        _checks.labels(labels, index.shape, self.average.shape[1])
+        self._check_labels(labels, len(index))
         self._refuse_other_labels(index, self.given[index], self._codes(labels))
 
     def check_ranks(self) -> None:
@@ -385,21 +440,28 @@ class RefurbishedTargets(nn.Module):
             "memory": self.memory,
             "held_back": self.held_back,
             "held_for": self.held_for,
+            "num_annotators": self.num_annotators,
+            "annotator_prior": self.annotator_prior,
             "dtype": self.average.dtype,
             "validate_args": self.validate_args,
         }
 
     def _codes(self, labels: Tensor) -> Tensor:
-        """One integer for each label (B,): its mean class, as exactly as float16 tells classes."""
+        """One integer for each label (B,): its mean class, as exactly as float16 tells classes.
+
+        Of several annotators' labels a hash, which also tells by whom they are.
+        """
+        if self.annotators is not None:
+            return _annotators.codes(labels)
         if not labels.is_floating_point():
             return (CODE_STEPS * labels).int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
         classes = torch.arange(wide.shape[-1], dtype=wide.dtype, device=wide.device)
         return (CODE_STEPS * (wide * classes).sum(-1)).round().int()
 
-    def _note_labels(self, index: Tensor, place: Tensor, given: Tensor) -> None:
+    def _note_labels(self, index: Tensor, place: Tensor, labels: Tensor) -> None:
         """Keep what labels these samples have, and refuse an index that cannot be theirs."""
-        codes = self._codes(given)
+        codes = self._codes(labels)
         first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and _checks.can_read_values():
             self._refuse_other_labels(index, first, codes)
@@ -425,6 +487,7 @@ class RefurbishedTargets(nn.Module):
         self.samples_taken += count
         if is_end and self.memorization is not None:
             self.remembers.copy_(self.memorization.advantage() > self.memory)
+            self._is_early = bool(self.remembers)
 
     def _is_warm(self, index: Tensor) -> Tensor:
         """Of which samples (B, 1) the labels are doubted by now."""
@@ -440,7 +503,7 @@ class RefurbishedTargets(nn.Module):
     def doubts(self) -> bool:
         """Whether labels of samples that were seen often enough are doubted by now."""
         passes = self.samples_taken / len(self.updates)
-        return passes > self.warmup or (passes > self.held_for and bool(self.remembers))
+        return passes > self.warmup or (passes > self.held_for and self._is_early)
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **options: Any
@@ -448,13 +511,21 @@ class RefurbishedTargets(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         if not self.updates.is_meta:
             self.samples_taken = int(self.updates.sum())
+            self._is_early = bool(self.remembers)
 
-    def _posteriors(self, beliefs: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
+        matrices = self.annotator_matrices
+        if matrices is None:
+            return partial(label_posterior, noise_matrix=self.noise_matrix)
+        return partial(_annotator_posterior, noise_matrices=matrices)
+
+    def _posteriors(self, beliefs: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
-        noise_matrix = self.noise_matrix
+        posterior_of = self._posterior_rule()
         evidence = self.classes.evidence(given, self.prior_count)
         doubted, counted = (
-            evidence * label_posterior(each, given, noise_matrix) + (1.0 - evidence) * given
+            evidence * posterior_of(each, labels) + (1.0 - evidence) * given
             for each in (beliefs, sharpen(beliefs, self.noise_temperature))
         )
         return doubted, counted
@@ -503,12 +574,26 @@ class RefurbishedTargets(nn.Module):
                 f"`probs` must have shape (B, C) = ({len(index)}, {num_classes}); "
                 f"got {tuple(probs.shape)}"
             )
-        _checks.labels(labels, index.shape, num_classes)
+        self._check_labels(labels, len(index))
         if self.validate_args:
             _checks.index_values("index", index, num_samples)
-            _checks.label_values(labels, num_classes)
+            self._check_label_values(labels)
             _checks.not_labels(index, labels, num_samples, num_classes)
             _checks.probability_values("`probs`", probs)
+
+    def _check_labels(self, labels: Tensor, count: int) -> None:
+        """Require labels of so many samples by dtype and shape."""
+        if self.annotators is None:
+            _checks.labels(labels, torch.Size([count]), self.average.shape[1])
+        else:
+            _annotators.check_labels(labels, count, self.num_annotators)
+
+    def _check_label_values(self, labels: Tensor) -> None:
+        """Require values that labels may have, and of annotators a label for each sample."""
+        if self.annotators is None:
+            _checks.label_values(labels, self.average.shape[1])
+        else:
+            _annotators.check_labelled(labels, self.average.shape[1])
 
     def extra_repr(self) -> str:
         """Name the sizes and settings."""

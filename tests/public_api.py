@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import is_typeddict
 
 SNAPSHOT = Path(__file__).parent / "fixtures" / "public_api.json"
-NEED_AN_EXTRA = {"reliability_balance.lightning"}
+NEED_AN_EXTRA = {"reliability_balance.sklearn", "reliability_balance.transformers"}
 
 
 def public_api() -> dict[str, dict[str, object]]:

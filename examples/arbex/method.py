@@ -17,6 +17,7 @@ from reliability_balance import ReliabilityBalancer, RobustLoss
 from reliability_balance.recipes import Recipe, RecipeName, get_recipe
 
 NOT_A_KEY = "attention"
+SMALLEST_DELTA = 1e-6  # smaller ones overflow in 32 bits
 
 
 def base_of(section: Mapping[str, Any]) -> RecipeName:
@@ -43,6 +44,8 @@ def changes_of(section: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: if the library does not.
     """
     base, method = base_of(section), method_of(section)
+    if method.delta < SMALLEST_DELTA:
+        raise ValueError(f"`delta` must be at least {SMALLEST_DELTA}; got {method.delta}")
     try:
         with torch.device("meta"):  # without memory, and without a draw from the generator
             balancer = build_balancer(base, method, 1, 2)

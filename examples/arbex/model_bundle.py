@@ -6,16 +6,21 @@ header, so weights and configuration cannot part; a digest of both tells a damag
 
 import hashlib
 import json
+import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from reprlib import repr as shortly
+from typing import Any, BinaryIO
 
 import torch
 from configuration import Recipe, as_plain, parse_recipe
 from face_model import FaceModel, build_model
+from model_sizes import state_without_memory
 from result_files import open_result
 from safetensors import SafetensorError
 from safetensors.torch import load, save
@@ -24,6 +29,24 @@ from torch import Tensor
 from reliability_balance import __version__
 
 FORMAT = 3
+KEYS = {"format", "class_names", "recipe", "versions", "sha256"}
+# Anyone can write such a file; these bound what it can make us read before its sizes are checked.
+LONGEST_HEADER = 2**21  # bytes: room for ten thousand weights or classes
+LONGEST_RECIPE = 2**16  # characters of JSON
+MOST_BRACKETS = 2**16  # each makes a list or an object: three a weight
+DTYPES = {  # safetensors' names
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "C64": torch.complex64,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 @dataclass(frozen=True)
@@ -72,19 +95,28 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
         raise FileNotFoundError(
             f"`model` must be a model.safetensors, or the folder of a run that has one; got {path}"
         )
-    header, weights = _read(file)
-    recipe = parse_recipe(header["recipe"], where=str(file))
-    class_names = tuple(header["class_names"])
-    blank = _without_files(recipe)
-    try:
-        # First without memory, which the sizes of a forged configuration could fill.
-        with torch.device("meta"):
-            expected = build_model(blank, len(class_names)).state_dict()
-    except Exception as error:  # torch raises anything on sizes that make no sense
-        reason = str(error).strip().split("\n")[0][:200]
-        raise ValueError(f"{file}: its configuration must be a model's; got: {reason}") from error
-    _check_fit(file, weights, expected)
-    model = build_model(blank, len(class_names))
+    # Opened once, since a save may put a new file in its place meanwhile.
+    with _telling_damage(file):
+        opened = file.open("rb")
+    with opened:
+        with _telling_damage(file):
+            start, listed, header = _read_header(opened)
+        recipe = parse_recipe(header["recipe"], where=str(file))
+        class_names = tuple(header["class_names"])
+        build = partial(build_model, _without_files(recipe), len(class_names))
+        try:
+            # First without memory, which the sizes of a forged configuration could fill.
+            expected = state_without_memory(build)
+        except Exception as error:  # torch raises anything on sizes that make no sense
+            reason = str(error).strip().split("\n")[0][:200]
+            raise ValueError(
+                f"{file}: its configuration must be a model's; got: {reason}"
+            ) from error
+        _check_fit(file, listed, expected)
+        with _telling_damage(file):
+            weights = _read_weights(opened, start, header, expected)
+    _check_values(file, weights)
+    model = build()
     model.load_state_dict(weights)
     model = model.to(device or torch.device("cpu")).eval()
     return ModelBundle(model, recipe, class_names, header["versions"])
@@ -107,30 +139,89 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Header and weights, after the digest was found to be theirs."""
+@contextmanager
+def _telling_damage(file: Path) -> Iterator[None]:
+    """Name the file in the error, whatever reading stumbles upon."""
     try:
-        content = file.read_bytes()  # once, since a save may replace the file meanwhile
-        weights = load(content)
-        length = int.from_bytes(content[:8], "little")
-        header = json.loads(json.loads(content[8 : 8 + length]).get("__metadata__", {})["bundle"])
-        if header["format"] != FORMAT:
-            raise ValueError(f"bundle format {header['format']}, not {FORMAT}")
-        digest = header.pop("sha256")
-        if digest != _digest(header, weights):
-            raise ValueError("a content that has changed since it was written")
-        if missing := {"class_names", "recipe", "versions"} - header.keys():
-            raise ValueError(f"no {', '.join(sorted(missing))}")
-        names = header["class_names"]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise TypeError(f"names of classes that are no text: {names!r:.100}")
-        if len(names) < 2 or len({name.strip() for name in names} - {""}) != len(names):
-            raise ValueError(f"names of classes that are too few, empty or equal: {names!r:.100}")
+        yield
     except PermissionError:
         raise
     except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"{file} must be a model that `train` wrote; got: {error}") from error
-    return header, weights
+        reason = f"nothing named {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file} must be a model that `train` wrote; got: {reason}") from error
+
+
+def _read_header(
+    file: BinaryIO,
+) -> tuple[bytes, dict[str, tuple[torch.dtype | None, Any]], dict[str, Any]]:
+    """The file's start, dtype and shape of each of its weights, and our own header."""
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or length > LONGEST_HEADER:
+        raise ValueError(f"no safetensors, or with a header of more than {LONGEST_HEADER} bytes")
+    start += file.read(length)
+    entries = _read_json(start[8:].decode())
+    metadata = entries.pop("__metadata__", {})
+    listed = {
+        name: (DTYPES.get(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()
+    }
+    header = _read_json(metadata["bundle"])
+    if header["format"] != FORMAT:
+        raise ValueError(f"bundle format {shortly(header['format'])}, not {FORMAT}")
+    if missing := KEYS - header.keys():
+        raise ValueError(f"no {', '.join(sorted(missing))}")
+    if unknown := header.keys() - KEYS:
+        raise ValueError(f"an unknown {min(unknown)!r:.100}")
+    names, versions = header["class_names"], header["versions"]
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"names of classes that are no text: {shortly(names)}")
+    if len(names) < 2 or len({name.strip() for name in names} - {""}) != len(names):
+        raise ValueError(f"names of classes that are too few, empty or equal: {shortly(names)}")
+    if not isinstance(versions, dict) or not all(
+        isinstance(each, str) for each in versions.values()
+    ):
+        raise TypeError(f"versions that are no texts: {shortly(versions)}")
+    if not isinstance(header["recipe"], dict):
+        raise TypeError(f"a recipe without sections: {shortly(header['recipe'])}")
+    if len(json.dumps(header["recipe"])) > LONGEST_RECIPE:
+        raise ValueError(f"a recipe of more than {LONGEST_RECIPE} characters")
+    return start, listed, header
+
+
+def _read_json(text: str) -> dict[str, Any]:
+    """Read one object, of which no key is there twice and each number is one."""
+    if text.count("[") + text.count("{") > MOST_BRACKETS:
+        raise ValueError(f"JSON of more than {MOST_BRACKETS} lists and objects")
+    content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    if not isinstance(content, dict):
+        raise TypeError(f"JSON that is no object: {shortly(content)}")
+    return content
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant}, which is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name that occurs twice")
+    return content
+
+
+def _read_weights(
+    file: BinaryIO, start: bytes, header: Mapping[str, Any], expected: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """The weights, after the size was found to be theirs and the digest to be the file's."""
+    wanted = len(start) + sum(each.numel() * each.element_size() for each in expected.values())
+    size = os.fstat(file.fileno()).st_size
+    if size != wanted:
+        raise ValueError(f"{size} bytes, not the {wanted} of its weights")
+    weights: dict[str, Tensor] = load(start + file.read())
+    rest = {name: value for name, value in header.items() if name != "sha256"}
+    if header["sha256"] != _digest(rest, weights):
+        raise ValueError("a content that has changed since it was written")
+    return weights
 
 
 def _digest(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
@@ -141,17 +232,39 @@ def _digest(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_fit(file: Path, weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Require the expected names and shapes, and finite values."""
-    for name in sorted({*weights, *expected}):
-        got, wanted = (
-            tuple(tensors[name].shape) if name in tensors else None
-            for tensors in (weights, expected)
-        )
+def _check_fit(
+    file: Path,
+    listed: Mapping[str, tuple[torch.dtype | None, Any]],
+    expected: Mapping[str, Tensor],
+) -> None:
+    """Require the expected names, shapes and dtypes."""
+    for name in sorted({*listed, *expected}):
+        wanted = None
+        if name in expected:
+            wanted = expected[name].dtype, tuple(expected[name].shape)
+        got = listed.get(name)
         if got != wanted:
             raise ValueError(
-                f"{file}: its weights must fit its configuration; first misfit: {name} must have "
-                f"shape {wanted}; got {got}"
+                f"{file}: its weights must fit its configuration; first misfit: {name:.100} must "
+                f"be {_spell(wanted)}; got {_spell(got)}"
             )
-        if not bool(torch.isfinite(weights[name]).all()):
+
+
+def _spell(kind: tuple[torch.dtype | None, Any] | None) -> str:
+    if kind is None:
+        return "missing"
+    dtype, shape = kind
+    return f"{dtype or 'of an unknown dtype'} of shape {shape!r:.100}"
+
+
+def _check_values(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Require finite weights, variances that are none below 0, and frequencies above it."""
+    for name, value in weights.items():
+        if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{file}: its weights must be finite; {name} has NaN or infinite ones")
+        if name.endswith("running_var") and not bool((value >= 0).all()):
+            raise ValueError(f"{file}: its variances must be 0 or more; {name} has negative ones")
+        if name == "balancer.class_prior" and not bool((value > 0).all()):
+            raise ValueError(
+                f"{file}: its class frequencies must be above 0; got {value.tolist()!r:.100}"
+            )

@@ -28,13 +28,15 @@ LABELS = torch.tensor([0, 1, 2, 1])
 class BalancerAndLoss(nn.Module):
     """A training step as one module: the loss of a balanced embedding."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, class_prior: Tensor | None = None, **options: Any) -> None:
         super().__init__()
         self.balancer = ReliabilityBalancer(8, 3, num_anchors=2, head_dim=4, **options)
         self.criterion = ReliabilityLoss(recipe=self.balancer.recipe)
+        self.class_prior = class_prior
 
     def forward(self, embedding: Tensor) -> Tensor:
-        return self.criterion(self.balancer(embedding), LABELS.to(embedding.device)).total
+        labels, output = LABELS.to(embedding.device), self.balancer(embedding)
+        return self.criterion(output, labels, class_prior=self.class_prior).total
 
 
 class CalibratedBalancer(nn.Module):
@@ -42,7 +44,7 @@ class CalibratedBalancer(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2, head_dim=4)
+        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2, attention="single", head_dim=4)
         self.calibration = BranchTemperatures()
         self.calibration.temperatures.copy_(torch.tensor([0.5, 2.0, 1.5, 0.8]))
 
@@ -97,15 +99,14 @@ def fitted(module: nn.Module) -> Callable[[], nn.Module]:
 CASES = {
     "robust": Case(balancer(), embedding, exports=True),
     "paper": Case(balancer(recipe="paper"), embedding, exports=True),
-    "tokens": Case(balancer(), tokens, exports=True),
-    "no anchors": Case(balancer(num_anchors=0), embedding, exports=True),
+    "tokens": Case(balancer(attention="tokens", head="mlp"), tokens, exports=True),
+    "no anchors": Case(balancer(num_anchors=0, attention="single"), embedding, exports=True),
     "twenty anchors": Case(balancer(num_anchors=20), embedding),
-    "no attention": Case(balancer(attention="off", head="linear"), embedding, exports=True),
-    "plain head": Case(balancer(num_anchors=0, attention="off"), embedding, exports=True),
+    "attention of vectors": Case(balancer(attention="single"), embedding, exports=True),
+    "plain head": Case(balancer(num_anchors=0, head="mlp"), embedding, exports=True),
     "given logits": Case(
         balancer(head=None), lambda: (torch.randn(4, 8), torch.randn(4, 3)), exports=True
     ),
-    "class prior": Case(balancer(class_prior=torch.tensor([90, 9, 1])), embedding, exports=True),
     "attention": Case(lambda: AttentiveCorrection(8, 3, head_dim=4), embedding, exports=True),
     "head": Case(lambda: MLPHead(8, 3), embedding, exports=True),
     "temperature": Case(fitted(TemperatureScaling()), log_probs, exports=True),
@@ -120,6 +121,7 @@ CASES = {
     "class prior loss": Case(
         lambda: BalancerAndLoss(class_prior=torch.tensor([90, 9, 1])), embedding
     ),
+    "loss of tokens": Case(lambda: BalancerAndLoss(attention="tokens"), tokens),
     "paper loss": Case(lambda: BalancerAndLoss(recipe="paper"), embedding),
     "wrapped": Case(classifier(), lambda: (torch.randn(4, 6),), exports=True),
     "wrapped, head kept": Case(

@@ -1,6 +1,7 @@
 """What every public function must do: run under vmap, checks switched on, and compile whole."""
 
 import inspect
+import math
 import pkgutil
 
 import pytest
@@ -93,6 +94,29 @@ def test_vmap_over_sets_of_anchors():
         torch.testing.assert_close(gradients[row], torch.func.grad(loss)(ANCHORS, point, label))
 
 
+def test_disagreement_is_in_loops_the_mean_over_samples():
+    first, second = probs().double(), probs().double()
+    first[0], second[0] = torch.eye(NUM_CLASSES)[:2]  # certain, and of other classes
+    found = torch.func.vmap(RF.disagreement)(first.log(), second.log())
+    for p, q, each in zip(first.tolist(), second.tolist(), found.tolist(), strict=True):
+        terms = [
+            x * math.log(2 * x / (a + b)) for a, b in zip(p, q, strict=True) for x in (a, b) if x
+        ]
+        assert each == pytest.approx(sum(terms) / 2, abs=1e-9)
+    assert float(found[0]) == pytest.approx(math.log(2))
+    whole = RF.disagreement(first.log(), second.log())
+    torch.testing.assert_close(whole, found.mean())
+    torch.compiler.reset()
+    compiled = torch.compile(RF.disagreement, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(first.log(), second.log()), whole)
+    logits = torch.randn(SIZE, NUM_CLASSES, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x: RF.disagreement(x.log_softmax(-1), second.softmax(-1).log()), logits
+    )
+    with pytest.raises(ValueError, match="shape"):
+        RF.disagreement(first.log(), second[:2].log())
+
+
 def test_vmap_of_the_posterior_over_noise_matrices():
     matrices = torch.randn(4, NUM_CLASSES, NUM_CLASSES).softmax(-1)
     beliefs = probs()
@@ -107,7 +131,7 @@ def test_no_function_is_left_out():
         for name, function in inspect.getmembers(RF, inspect.isfunction)
         if function.__module__ == RF.__name__ and not name.startswith("_")
     }
-    assert public - FUNCTIONS.keys() == {"anchor_loss", "center_loss"}
+    assert public - FUNCTIONS.keys() == {"anchor_loss", "center_loss", "disagreement"}
 
 
 def test_no_module_is_left_out():
@@ -124,7 +148,7 @@ def test_no_module_is_left_out():
         and part.__module__.startswith("reliability_balance.")
         and "._" not in part.__module__
     }
-    assert {part.__name__ for part in public - tried} == {"RefurbishedTargets"}
+    assert {part.__name__ for part in public - tried} == {"RefurbishedTargets", "RobustLoss"}
 
 
 @pytest.mark.parametrize("add_noise", [symmetric_noise, pair_noise])

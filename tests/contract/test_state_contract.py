@@ -6,9 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from short_targets import short_targets
 
 from reliability_balance.sampling import DataRefinementSampler, limit_per_key, refine
-from reliability_balance.targets import RefurbishedTargets
 
 COPIES = [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
 
@@ -29,7 +29,7 @@ def make(request):
     """A maker of targets that have seen some batches."""
 
     def made(*, rounds=3, **options):
-        targets = RefurbishedTargets(9, 3, **SETTINGS[request.param], **options)
+        targets = short_targets(9, 3, **SETTINGS[request.param], **options)
         for _ in range(rounds):
             targets(*batch())
         return targets

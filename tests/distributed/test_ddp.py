@@ -3,12 +3,12 @@
 import pytest
 import torch
 from processes import run_ranks
+from short_targets import short_targets
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
 from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
 
 # The last batch leaves ranks without a sample, and no size divides by 4.
 BATCH_SIZES = (13, 13, 10, 13, 9, 13, 13, 2)
@@ -19,7 +19,7 @@ def make_model(recipe):
     """A wrapped classifier without batch norm, whose statistics depend on the batch."""
     torch.manual_seed(0)
     classifier = nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 3))
-    return wrap(classifier, recipe=recipe, head="linear", num_anchors=3)
+    return wrap(classifier, recipe=recipe, head="linear", attention="single", num_anchors=3)
 
 
 def batches(rank, world_size):
@@ -36,7 +36,7 @@ def batches(rank, world_size):
 def train(model, recipe, rank=0, world_size=1):
     """Losses of all steps on one part of each batch, and the state at the end."""
     criterion = ReliabilityLoss(recipe=recipe)
-    targets = RefurbishedTargets(NUM_SAMPLES, 3, warmup=2, held_back=0.3)
+    targets = short_targets(NUM_SAMPLES, 3, warmup=2, held_back=0.3)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.1)
     losses = []
@@ -84,7 +84,7 @@ def mixed_gradients(rank, find_unused_parameters):
         for called, balancer in ((model, inside.balancer), (alone, alone.balancer)):
             torch.manual_seed(100 + rank)  # of the partners
             output = called(images)
-            mixed = mix(balancer, output.embedding, torch.eye(3)[labels])
+            mixed = mix(balancer, output, torch.eye(3)[labels], concentration=1.0)
             called.zero_grad()
             criterion(*mixed).total.backward()
         found.append(

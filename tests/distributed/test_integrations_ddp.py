@@ -1,6 +1,7 @@
-"""What torchrun starts: the plain example, and the Lightning callback beside one process."""
+"""What torchrun starts: the plain example, Lightning beside one process, and RobustTrainer."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
-def run(*arguments):
+def run(*arguments, fails=False):
     path = os.pathsep.join(str(ROOT / each) for each in ("", "examples"))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *(str(each) for each in arguments)],
@@ -21,39 +22,67 @@ def run(*arguments):
         text=True,
         timeout=300,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
     return done.stdout
 
 
-def test_the_example_trains_in_two_processes(tmp_path):
-    folder, out = write_mnist(tmp_path / "data", count=64), tmp_path / "model.pt"
-    options = ("--data", folder, "--epochs", 2, "--batch-size", 16, "--out", out)
-    output = run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options)
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal_states(first, second, tolerance=0.0):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
+        elif isinstance(value, dict):
+            assert_equal_states(value, second[name], tolerance)
+        else:
+            assert value == second[name], name
+
+
+def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
+    folder, out = write_mnist(tmp_path / "data", count=64), tmp_path / "checkpoint.pt"
+    options = ("--data", folder, "--batch-size", 16, "--out", out)
+    output = run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3)
     assert output.count("test accuracy") == 1
-    saved = torch.load(out, weights_only=True)
+    whole = load(out)
     # Rank 0 knows of all samples, half of which rank 1 trained on.
-    assert torch.equal(saved["targets"]["updates"], torch.full((64,), 2, dtype=torch.int32))
+    learned = whole["criterion"]["_extra_state"]["targets"]
+    assert torch.equal(learned["updates"], torch.full((64,), 3, dtype=torch.int32))
+    run(*TORCHRUN, ROOT / "tests/torchrun_killed.py", *options, "--epochs", 3, fails=True)
+    assert load(out)["epoch"] == 2
+    run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3, "--resume")
+    resumed = load(out)
+    for part in ("model", "criterion"):
+        assert_equal_states(whole[part], resumed[part])
 
 
-def test_the_lightning_callback_in_two_processes_follows_one(tmp_path):
+def test_lightning_in_two_processes_follows_one(tmp_path):
     script = ROOT / "tests/lightning_state.py"
     run(script, tmp_path / "one")
     run(*TORCHRUN, script, tmp_path / "two")
     (one,) = (tmp_path / "one").iterdir()
     two = sorted((tmp_path / "two").iterdir())
     assert len(two) == 2
-    alone = torch.load(one, weights_only=True)
-    assert int(alone["updates"].min()) == 3
+    alone = load(one)
+    assert int(alone["targets"]["updates"].min()) == 3
     for path in two:
-        for name, value in torch.load(path, weights_only=True).items():
-            torch.testing.assert_close(value, alone[name], rtol=0, atol=1e-5)
+        assert_equal_states(load(path), alone, tolerance=1e-5)
 
 
-def test_the_trainer_mixes_in_two_processes(tmp_path):
+def test_the_trainer_mixes_and_resumes_in_two_processes(tmp_path):
+    def ranks():
+        return [load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+
     run(*TORCHRUN, ROOT / "tests/trainer_state.py", tmp_path)
-    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
-    for part in ("weights", "targets"):
-        for name, value in ranks[0][part].items():
-            assert bool(torch.isfinite(value).all()), name
-            assert torch.equal(value, ranks[1][part][name]), name
-    assert torch.equal(ranks[0]["targets"]["updates"], torch.full((24,), 3, dtype=torch.int32))
+    whole = ranks()
+    for part in whole[0]["weights"], whole[0]["targets"]:
+        assert all(bool(torch.isfinite(value).all()) for value in part.values())
+    assert_equal_states(*whole)
+    seen = whole[0]["targets"]["updates"]
+    assert torch.equal(seen, torch.full((48,), 3, dtype=torch.int32))
+    shutil.rmtree(tmp_path / "trainer" / "checkpoint-18")
+    run(*TORCHRUN, ROOT / "tests/trainer_state.py", tmp_path, "--resume")
+    for before, after in zip(whole, ranks(), strict=True):
+        assert_equal_states(before, after)

@@ -3,9 +3,8 @@
 import pytest
 import torch
 from processes import run_ranks
+from short_targets import short_targets
 from torch import distributed
-
-from reliability_balance.targets import RefurbishedTargets
 
 NUM_SAMPLES, NUM_CLASSES = 12, 3
 LABELS = torch.arange(NUM_SAMPLES) % NUM_CLASSES
@@ -44,6 +43,8 @@ CHANGES = {
     "noise_temperature": {"noise_temperature": 0.5},
     "prior_count": {"prior_count": 3.0},
     "warmup": {"warmup": 2},
+    "memory": {"memory": 0.7},
+    "held_for": {"held_for": 0},
     "held_back": {"held_back": 0.3, "warmup": 2},
     "validate_args": {"validate_args": False},
 }
@@ -53,17 +54,17 @@ def differ(rank):
     """For each change, the error of two targets of which rank 1's are made otherwise."""
     found = {}
     for name, change in CHANGES.items():
-        targets = RefurbishedTargets(**{**SETTINGS, **(change if rank else {})})
+        targets = short_targets(**{**SETTINGS, **(change if rank else {})})
         given = batch(rank, num_classes=targets.average.shape[1])
         found[name] = error_of(targets, *given)
         assert not bool(targets.updates.any())
     index, labels, probs = batch(rank)
     soft = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
-    targets = RefurbishedTargets(**SETTINGS)
+    targets = short_targets(**SETTINGS)
     found["soft labels"] = error_of(targets, index, soft if rank else labels, probs)
-    targets = RefurbishedTargets(**SETTINGS)
+    targets = short_targets(**SETTINGS)
     found["dtype of `probs`"] = error_of(targets, index, labels, probs.double() if rank else probs)
-    alone = RefurbishedTargets(**SETTINGS)
+    alone = short_targets(**SETTINGS)
     if rank:
         alone.updates += 1  # as of a checkpoint that only one process has loaded
     found["updates before"] = error_of(alone, index, labels, probs)
@@ -81,7 +82,7 @@ def test_what_differs_is_named_on_all_ranks(pairs):
 
 def refuse(rank):
     """Rank 1's second batch is bad; both go on after the error."""
-    targets, found = RefurbishedTargets(**SETTINGS), []
+    targets, found = short_targets(**SETTINGS), []
     for step in range(4):
         index, labels, probs = batch(rank, step)
         if rank == 1 and step == 1:
@@ -102,7 +103,7 @@ def test_a_batch_that_one_rank_refuses_is_refused_by_all(pairs):
 
 def wrong_index(rank):
     """Both ranks count from 0: they name the same samples, with other labels."""
-    targets = RefurbishedTargets(**SETTINGS)
+    targets = short_targets(**SETTINGS)
     _, labels, probs = batch(rank)
     return error_of(targets, torch.arange(4), labels, probs)
 
@@ -114,7 +115,7 @@ def test_an_index_that_restarts_on_each_rank_is_refused_by_all(pairs):
 
 def shift(rank):
     """Rank 1 loses a call; all later ones would meet another one's."""
-    targets, found = RefurbishedTargets(**SETTINGS), []
+    targets, found = short_targets(**SETTINGS), []
     for step in range(3):
         if rank == 1 and step == 1:
             targets._ranks.calls += 1
@@ -131,7 +132,7 @@ def test_shifted_calls_are_refused(pairs):
 
 def uneven(rank):
     """Rank 1 has a batch less, and says so."""
-    targets = RefurbishedTargets(**SETTINGS)
+    targets = short_targets(**SETTINGS)
     for step in range(3 - rank):
         last = error_of(targets, *batch(rank, step))
     return error_of(targets.check_ranks) if rank else last
@@ -145,7 +146,7 @@ def test_a_rank_with_fewer_batches_ends_all(pairs):
 
 
 def even(rank):
-    targets = RefurbishedTargets(**SETTINGS)
+    targets = short_targets(**SETTINGS)
     for step in range(3):
         targets(*batch(rank, step, size=4 if step < 2 or rank == 0 else 0))
         if rank == 0:
@@ -179,11 +180,11 @@ def pairs(tmp_path_factory):
 def in_groups(rank):
     """Ranks 0 and 2 train together; 1 trains alone; a group of others is refused."""
     pair, single = distributed.new_group([0, 2]), distributed.new_group([1])
-    targets = RefurbishedTargets(**SETTINGS, group=single if rank == 1 else pair)
+    targets = short_targets(**SETTINGS, group=single if rank == 1 else pair)
     for step in range(3 if rank == 1 else 2):
         targets(*batch(rank, step))
     targets.check_ranks()
-    other = RefurbishedTargets(**SETTINGS, group=pair if rank == 1 else single)
+    other = short_targets(**SETTINGS, group=pair if rank == 1 else single)
     return {"state": targets.state_dict(), "error": error_of(other, *batch(rank))}
 
 

@@ -13,6 +13,7 @@ EMBEDDING_DIM = 6
 
 def make_balancer(num_classes, *, dtype=torch.float64, seed=0, **options):
     torch.manual_seed(seed)
+    options.setdefault("attention", "tokens" if options.get("recipe") != "paper" else "single")
     options.setdefault("num_heads", 2)
     options.setdefault("head_dim", 3)
     options.setdefault("num_anchors", 3)

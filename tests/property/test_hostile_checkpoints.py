@@ -47,8 +47,8 @@ def whole(path: Path) -> Content:
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }
-    prior = torch.tensor([3, 2, 1])
-    model = ReliabilityBalancer(6, 3, num_anchors=2, class_prior=prior)
+    model = ReliabilityBalancer(6, 3, num_anchors=2, head="mlp", attention="tokens")
+    model.class_prior.copy_(torch.tensor([0.5, 0.3, 0.2]))
     save(
         path,
         model,
@@ -128,7 +128,8 @@ def unknown_key(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, A
 def missing_key(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     optional = {*("recipe", "head", "metric", "delta", "attention", "num_heads", "head_dim")}
     optional |= {"correction_weight", "momentum", "temperature", "noise_temperature", "warmup"}
-    optional |= {"prior_count", "held_back", "coverage", "max_risk", "num_anchors", "mean"}
+    optional |= {"prior_count", "held_back", "held_for", "memory", "annotator_prior"}
+    optional |= {"num_anchors", "num_annotators", "mean", "coverage", "max_risk"}
     found = [
         path
         for path in places(config)
@@ -283,6 +284,17 @@ def test_a_billion_samples_are_not_drawn(content, tmp_path):
     config["modules"]["targets"]["parts"][""]["num_samples"] = 10**9
     forge(tmp_path / "model.safetensors", tensors, json.dumps(config))
     refuse(tmp_path / "model.safetensors")
+
+
+def test_a_billion_classes_of_an_older_version_are_not_filled(content, tmp_path):
+    """Before version 4 balancers might have no class frequencies; they get even ones."""
+    tensors, config = _tensor_file.read(content)
+    del tensors["model.class_prior"]
+    config["format_version"] = 3
+    for size in (10**9, 10**12, 0, -1, 4, True, 3.0, "3", None):
+        config["modules"]["model"]["parts"][""]["num_classes"] = size
+        forge(tmp_path / "model.safetensors", tensors, json.dumps(config))
+        refuse(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1, "a": 2}', "[" * 10**5, "null", "3"])

@@ -80,6 +80,7 @@ def test_paths_may_begin_at_home():
         ("recipe: {label_smoothing: 1.5}", r"own\.yaml: `recipe\.label_smoothing`.*1\.5"),
         ("recipe: {temperature: 0}", r"`recipe\.temperature` must be greater than 0; got 0"),
         ("recipe: {temperature: warm}", r"`recipe\.temperature` must be a valid number.*'warm'"),
+        ("recipe: {delta: 1.0e-7}", r"`recipe\.delta` must be at least 1e-06; got 1e-07"),
         ("recipe: {tempo: 1}", r"unknown key `recipe\.tempo`; known are .*temperature.*mixing"),
         ("balancer: {delta: 1}", r"unknown key `balancer`; known are seed, data, encoder, recipe"),
         ("recipe: [1, 2]", r"own\.yaml: `recipe`"),

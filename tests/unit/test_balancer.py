@@ -11,7 +11,7 @@ EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 
 
 def test_the_output_names_every_branch():
-    output = ReliabilityBalancer(8, 3, num_anchors=2).eval()(EMBEDDING)
+    output = ReliabilityBalancer(8, 3, num_anchors=2, attention="tokens").eval()(EMBEDDING)
     assert isinstance(output, BalancerOutput)
     for name in ("corrected", "log_probs", "primary", "logits", "anchor", "attentive"):
         assert getattr(output, name).shape == (5, 3), name
@@ -21,6 +21,24 @@ def test_the_output_names_every_branch():
     assert output.distances.shape == (5, 3, 2)
     assert output.anchors.shape == (3, 2, 8)
     assert output.embedding is EMBEDDING
+    assert output.tokens is output.token_mask is None
+
+
+def test_what_attention_saw_is_kept_for_mixing():
+    tokens, mask = torch.randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)
+    output = ReliabilityBalancer(8, 3, attention="tokens")(tokens, token_mask=mask)
+    assert output.tokens is tokens
+    assert output.token_mask is mask
+    assert ReliabilityBalancer(8, 3, attention="off")(tokens, token_mask=mask).tokens is None
+
+
+def test_class_frequencies_are_even_until_they_are_told_and_change_no_output():
+    balancer = ReliabilityBalancer(8, 4).eval()
+    assert balancer.class_prior.tolist() == [0.25] * 4
+    before = balancer(EMBEDDING).log_probs
+    balancer.class_prior.copy_(torch.tensor([0.7, 0.1, 0.1, 0.1]))
+    for each in (balancer, balancer.train()):
+        assert torch.equal(each(EMBEDDING).log_probs, before)
 
 
 def test_anchors_are_a_parameter_of_shape_c_k_d():
@@ -31,7 +49,7 @@ def test_anchors_are_a_parameter_of_shape_c_k_d():
 
 
 def test_without_anchors():
-    output = ReliabilityBalancer(8, 3, num_anchors=0).eval()(EMBEDDING)
+    output = ReliabilityBalancer(8, 3, num_anchors=0, attention="tokens").eval()(EMBEDDING)
     assert output.anchor is None
     assert output.distances is None
     assert output.anchors is None
@@ -48,14 +66,15 @@ def test_without_both_it_is_the_plain_head():
     balancer = ReliabilityBalancer(8, 3, num_anchors=0, attention="off", head="linear").eval()
     output = balancer(EMBEDDING)
     assert output.correction is None
-    assert torch.equal(output.corrected, balancer.head(EMBEDDING).softmax(-1))
+    torch.testing.assert_close(output.corrected, balancer.head(EMBEDDING).softmax(-1))
+    assert torch.equal(output.corrected, output.primary)
     assert not bool(output.changed.any())
 
 
 def test_a_correction_weight_of_zero_leaves_the_primary_distribution_bit_for_bit():
     logits = torch.randn(5, 3)
     output = ReliabilityBalancer(8, 3, correction_weight=0.0).eval()(EMBEDDING, logits)
-    assert torch.equal(output.corrected, logits.softmax(-1))
+    assert torch.equal(output.corrected, output.primary)
     assert torch.equal(output.log_probs, logits.log_softmax(-1))
     assert output.logits is logits
 
@@ -68,10 +87,10 @@ def test_given_logits_are_the_primary_branch():
 
 def test_the_papers_head():
     """Two hidden layers of 64, each with ReLU, dropout .5 and batch norm, none after the last."""
-    layers = [type(layer).__name__ for layer in ReliabilityBalancer(8, 3).head.layers]
+    head = ReliabilityBalancer(8, 3, recipe="paper").head
+    layers = [type(layer).__name__ for layer in head.layers]
     hidden = ["Linear", "ReLU", "Dropout", "BatchNorm1d"]
     assert layers == [*hidden, *hidden, "Linear"]
-    head = ReliabilityBalancer(8, 3).head
     assert [layer.out_features for layer in head.layers if isinstance(layer, nn.Linear)] == [
         64,
         64,
@@ -90,13 +109,15 @@ def test_recipes_set_the_defaults_and_arguments_win():
     paper = ReliabilityBalancer(8, 3, recipe="paper")
     assert (paper.metric, paper.delta, paper.attention.mode) == ("euclidean", 1.0, "single")
     robust = ReliabilityBalancer(8, 3)
-    assert (robust.recipe, robust.metric, robust.attention.mode) == ("robust", "cosine", "tokens")
+    assert (robust.recipe, robust.metric, robust.attention) == ("robust", "cosine", None)
+    assert type(robust.head) is nn.Linear
+    assert type(ReliabilityBalancer(8, 3, recipe="paper", head="linear").head) is nn.Linear
     mixed = ReliabilityBalancer(8, 3, recipe="paper", metric="cosine", delta=0.3)
     assert (mixed.metric, mixed.delta, mixed.attention.mode) == ("cosine", 0.3, "single")
 
 
 def test_tokens_are_averaged_for_head_and_anchors():
-    balancer = ReliabilityBalancer(8, 3).eval()
+    balancer = ReliabilityBalancer(8, 3, attention="tokens").eval()
     tokens = torch.randn(5, 4, 8)
     output, pooled = balancer(tokens), balancer(tokens.mean(1))
     torch.testing.assert_close(output.primary, pooled.primary)
@@ -138,10 +159,18 @@ def test_the_representation_tells_the_settings():
         ({"delta": 0.0}, ValueError, "`delta` must be greater than 0; got 0.0"),
         ({"metric": "l1"}, ValueError, "`metric` must be one of"),
         ({"attention": "none"}, ValueError, "`attention` must be one of .*'off'; got 'none'"),
-        ({"recipe": "best"}, ValueError, "`recipe` must be one of 'paper', 'robust'; got 'best'"),
+        ({"recipe": "best"}, ValueError, "`recipe` must be one of 'robust', 'paper'; got 'best'"),
         ({"head": "tree"}, ValueError, "`head` must be one of 'mlp', 'linear'; got 'tree'"),
-        ({"num_heads": 0}, ValueError, "`num_heads` must be at least 1; got 0"),
-        ({"head_dim": 0}, ValueError, "`head_dim` must be at least 1; got 0"),
+        (
+            {"num_heads": 0, "attention": "tokens"},
+            ValueError,
+            "`num_heads` must be at least 1",
+        ),
+        (
+            {"head_dim": 0, "attention": "tokens"},
+            ValueError,
+            "`head_dim` must be at least 1",
+        ),
         ({"correction_weight": -0.1}, ValueError, "`correction_weight` must be at least 0"),
     ],
 )
@@ -169,7 +198,7 @@ def test_bad_options(options, error, message):
 )
 def test_bad_input(inputs, error, message):
     with pytest.raises(error, match=message):
-        ReliabilityBalancer(8, 3)(*inputs)
+        ReliabilityBalancer(8, 3, head="mlp")(*inputs)
 
 
 def test_no_head_needs_logits():

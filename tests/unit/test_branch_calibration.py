@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, branch_calibration
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, branch_calibration
 from reliability_balance import functional as RF
 from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling
 from reliability_balance.class_prior import with_class_prior
-from reliability_balance.output import join_outputs
+from reliability_balance.output import join_outputs, on_cpu
 
 
 def held_out(count=400, seed=0, **options):
@@ -20,8 +20,12 @@ def held_out(count=400, seed=0, **options):
     labels = torch.randint(4, (2 * count,), generator=generator)
     features = torch.randn(2 * count, 16, generator=generator) + 1.5 * F.one_hot(labels, 16)
     torch.manual_seed(seed)
-    balancer = ReliabilityBalancer(16, 4, num_anchors=2, head="linear", **options)
-    balancer.fit_head(features[:count], labels[:count], epochs=3, batch_size=64)
+    options = {"attention": "tokens", **options}
+    balancer = ReliabilityBalancer(16, 4, num_anchors=2, **options)
+    criterion = ReliabilityLoss()
+    balancer.fit_head(
+        features[:count], labels[:count], criterion=criterion, epochs=3, batch_size=64
+    )
     with torch.no_grad():
         return balancer(features[count:]), labels[count:]
 
@@ -31,7 +35,7 @@ OUTPUT, LABELS = held_out()
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"num_anchors": 0}, {"attention": "off"}, {"num_anchors": 0, "attention": "off"}],
+    [{"attention": "tokens"}, {"attention": "tokens", "num_anchors": 0}, {}, {"num_anchors": 0}],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.3, 0.0])
 def test_unfitted_it_fuses_as_the_balancer_does(options, weight):
@@ -110,9 +114,10 @@ def test_never_worse_than_one_temperature_nor_than_none(seed, count, scales):
 def test_never_worse_than_the_answers_of_a_balancer(seed, count, weight):
     torch.manual_seed(seed)
     with torch.no_grad():
-        output = ReliabilityBalancer(8, 3, num_anchors=2, correction_weight=weight).eval()(
-            5 * torch.randn(count, 8)
+        balancer = ReliabilityBalancer(
+            8, 3, num_anchors=2, attention="tokens", correction_weight=weight
         )
+        output = balancer.eval()(5 * torch.randn(count, 8))
     labels = output.corrected.argmax(-1).where(torch.rand(count) > 0.4, 0)
     calibrated = BranchTemperatures(correction_weight=weight).fit(output, labels)(output)
     before = float(F.nll_loss(output.log_probs, labels))
@@ -160,7 +165,7 @@ def test_outputs_stored_in_half_precision_are_taken(dtype, scale):
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_outputs_of_a_balancer_in_half_precision_are_taken(dtype):
-    balancer = ReliabilityBalancer(8, 3, num_anchors=2).eval().to(dtype)
+    balancer = ReliabilityBalancer(8, 3, num_anchors=2, attention="tokens").eval().to(dtype)
     output = balancer(10 * torch.randn(50, 8, dtype=dtype))
     calibrated = BranchTemperatures().fit(output, torch.arange(50) % 3)(output)
     assert bool(torch.isfinite(calibrated).all())
@@ -224,16 +229,35 @@ def test_soft_labels_count_as_index_labels_do():
 def test_joined_batches_are_one():
     parts = [
         OUTPUT._replace(
-            **{name: getattr(OUTPUT, name)[part] for name in OUTPUT._fields if name != "anchors"}
+            **{
+                name: value[part]
+                for name, value in OUTPUT._asdict().items()
+                if name != "anchors" and value is not None
+            }
         )
         for part in (slice(0, 150), slice(150, None))
     ]
     for joined, whole in zip(join_outputs(parts), OUTPUT, strict=True):
-        assert torch.equal(joined, whole)
+        assert joined is whole is None or torch.equal(joined, whole)
+
+
+def test_joined_outputs_have_no_tokens():
+    """Of which batches may have different numbers."""
+    balancer = ReliabilityBalancer(8, 3, attention="tokens").eval()
+    parts = []
+    for count in (4, 6):
+        mask = torch.ones(2, count, dtype=torch.bool)
+        parts.append(balancer(torch.randn(2, count, 8), token_mask=mask))
+    joined = join_outputs(parts)
+    assert joined.tokens is joined.token_mask is None
+    assert torch.equal(joined.log_probs, torch.cat([part.log_probs for part in parts]))
+    kept = on_cpu(parts[0])
+    assert kept.tokens is kept.token_mask is None
+    assert torch.equal(kept.log_probs, parts[0].log_probs)
 
 
 def test_errors():
-    with pytest.raises(TypeError, match="`output` must be a BalancerOutput; got Tensor"):
+    with pytest.raises(TypeError, match=r"`output` must be a BalancerOutput, .*; got Tensor"):
         BranchTemperatures().fit(OUTPUT.logits, LABELS)
     with pytest.raises(
         ValueError, match=r"`logits` must be .* are probabilities: take their logarithm"

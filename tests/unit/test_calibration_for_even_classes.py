@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.branch_calibration import BranchTemperatures
 from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
 from reliability_balance.output import BalancerOutput
@@ -40,7 +40,7 @@ def as_taken(calibration, log_probs):
     """What the calibration takes: of the branches all say the same, but one half as surely."""
     if not isinstance(calibration, BranchTemperatures):
         return log_probs
-    output = ReliabilityBalancer(3, 3).eval()(torch.zeros(len(log_probs), 3))
+    output = ReliabilityBalancer(3, 3, attention="tokens").eval()(torch.zeros(len(log_probs), 3))
     output = output._replace(**dict.fromkeys(NAMES, log_probs))
     output = output._replace(anchor_log_probs=(log_probs / 2).log_softmax(-1))
     return output._replace(log_probs=calibration._fuse(output, torch.ones(4)))
@@ -134,8 +134,9 @@ def test_noisy_labels_of_a_balancers_output():
     labels = torch.randint(4, (2500,), generator=generator)
     features = torch.randn(2500, 16, generator=generator) + 1.5 * F.one_hot(labels, 16)
     torch.manual_seed(0)
-    balancer = ReliabilityBalancer(16, 4, num_anchors=2, head="linear")
-    balancer.fit_head(features[:1000], labels[:1000], epochs=3, batch_size=64)
+    balancer = ReliabilityBalancer(16, 4, num_anchors=2, attention="tokens")
+    criterion = ReliabilityLoss()
+    balancer.fit_head(features[:1000], labels[:1000], criterion=criterion, epochs=3, batch_size=64)
     with torch.no_grad():
         output = balancer(features[1000:])
     assert isinstance(output, BalancerOutput)
@@ -188,7 +189,7 @@ def test_bad_priors(make, prior, error, message):
         (
             lambda: fit_with_noise(BranchTemperatures(), HELD_OUT, LABELS, torch.eye(3)),
             TypeError,
-            "`output` must be a BalancerOutput; got Tensor",
+            "`output` must be a BalancerOutput, as .*; got Tensor",
         ),
         (
             lambda: fit_with_noise(

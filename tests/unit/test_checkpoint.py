@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from short_targets import short_targets
 from torch import nn
 
 from reliability_balance import ReliabilityBalancer, _rebuilding, _tensor_file, wrap
@@ -47,7 +48,8 @@ def small(**options):
 def fitted_companions():
     """One of each kind, none with the values it started from."""
     log_probs, labels = torch.randn(60, 3).log_softmax(-1), torch.arange(60) % 3
-    output = ReliabilityBalancer(8, 3, correction_weight=0.5).eval()(torch.randn(60, 8))
+    balancer = ReliabilityBalancer(8, 3, attention="tokens", correction_weight=0.5).eval()
+    output = balancer(torch.randn(60, 8))
     targets = RefurbishedTargets(60, 3, momentum=0.7, warmup=1, dtype=torch.float16)
     for _ in range(3):
         targets(torch.arange(60), labels, log_probs.exp())
@@ -75,9 +77,8 @@ BALANCERS = {
     "robust": {},
     "paper": {"recipe": "paper", "num_anchors": 10},
     "no anchors": {"num_anchors": 0, "delta": 0.7},
-    "no attention": {"attention": "off", "head": "linear"},
+    "attention": {"attention": "tokens", "head": "mlp"},
     "no head": {"head": None, "correction_weight": 0.5},
-    "class prior": {"class_prior": torch.tensor([5, 3, 2])},
     "other sizes": {"num_heads": 3, "head_dim": 5, "metric": "euclidean", "attention": "single"},
 }
 
@@ -101,11 +102,15 @@ SETTINGS = {
         "num_samples": 30,
         "num_classes": 3,
         "momentum": 0.7,
-        "temperature": 0.6,
-        "noise_temperature": 0.25,
+        "temperature": 0.5,
+        "noise_temperature": 0.5,
         "prior_count": 30.0,
-        "warmup": 2,
+        "warmup": 4,
+        "memory": 0.7,
         "held_back": 0.2,
+        "held_for": 3,
+        "num_annotators": 3,
+        "annotator_prior": 7.0,
     },
     TemperatureScaling: {},
     TopLabelScaling: {},
@@ -114,7 +119,7 @@ SETTINGS = {
     PredictionSets: {"coverage": 0.8},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
 }
-IN_THE_STATE = {"class_prior", "dtype"}
+IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}
 
 
@@ -135,8 +140,8 @@ class TestSettings:
         assert_same_state(found, module)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
-    def test_targets_for_long_training_come_back(self, path, dtype):
-        targets = RefurbishedTargets.for_long_training(20, 2, dtype=dtype)
+    def test_targets_of_the_defaults_come_back(self, path, dtype):
+        targets = RefurbishedTargets(20, 2, dtype=dtype)
         batch = torch.arange(20), torch.arange(20) % 2, torch.rand(20, 2).softmax(-1)
         for _ in range(3):
             targets(*batch)
@@ -146,18 +151,20 @@ class TestSettings:
         for _ in range(9):  # beyond the warm-up
             assert torch.equal(found(*batch), targets(*batch))
 
-    def test_files_from_before_a_setting_hold_its_default(self, path):
+    def test_files_from_before_a_setting_hold_its_default_of_then(self, path):
         holder = nn.Module()
-        holder.targets = RefurbishedTargets(20, 2, warmup=2)
+        holder.targets = short_targets(20, 2, warmup=2)
         save(path, holder, companions={"targets": holder.targets})
         tensors, config = _tensor_file.read(path)
-        newer = ("noise_temperature", "prior_count", "held_back")
+        config["format_version"] = 3
+        newer = ("noise_temperature", "prior_count", "held_back", "memory", "held_for")
+        del tensors["model.targets.remembers"], tensors["targets.remembers"]
         for role, part in (("model", "targets"), ("targets", "")):
             for name in newer:
                 del config["modules"][role]["parts"][part][name]
         _tensor_file.write(path, tensors, config)
         found = load(path, holder).companions["targets"]
-        assert str(found) == str(RefurbishedTargets(20, 2, warmup=2))
+        assert str(found) == str(short_targets(20, 2, warmup=2))
         holder.targets.prior_count = 30.0
         with pytest.raises(ValueError, match=r"prior_count is 0.0 in the file and 30.0 here"):
             load(path, holder)
@@ -230,8 +237,8 @@ class TestRoundTrip:
     @pytest.mark.parametrize(
         "options",
         [
-            {"head": "linear", "attention": "off"},
-            {"class_prior": torch.tensor([7, 2, 1]), "num_anchors": 3},
+            {"head": "mlp", "attention": "tokens"},
+            {"num_anchors": 3},
             {"keep_head": True, "correction_weight": 0.5},
             {"embedding": "0", "num_classes": 3, "recipe": "paper"},
         ],
@@ -341,7 +348,7 @@ def test_a_wrapper_stays_where_the_files_settings_are_refused(path):
     saved = wrap(classifier())
     saved.source.token_mask = "padding"  # which `wrap` would not take
     save(path, saved)
-    given = wrap(classifier(), attention="off").eval()
+    given = wrap(classifier(), attention="single").eval()
     inputs = torch.randn(5, 6)
     before = given(inputs).log_probs
     with pytest.raises(ValueError, match="`token_mask` must be"):
@@ -389,7 +396,7 @@ class TestMisfits:
             ReliabilityBalancer(8, 3, head=nn.Sequential(nn.Linear(8, 3))),
             ReliabilityBalancer(8, 3, head=MLPHead(8, 3, dropout=0.1)),
             ReliabilityBalancer(8, 3, head=nn.Linear(8, 3, bias=False)),
-            with_norm(ReliabilityBalancer(8, 3)),
+            with_norm(ReliabilityBalancer(8, 3, attention="tokens")),
         ],
         ids=["wrapped", "plain", "own head", "other dropout", "no bias", "weight norm"],
     )
@@ -537,7 +544,7 @@ class TestFormats:
     def test_version_1_saved_again_is_the_present_one(self, path):
         found = load(FORMAT_1)
         save(path, found.model, class_names=found.class_names)
-        assert json.loads(describe(path))["format_version"] == 3
+        assert json.loads(describe(path))["format_version"] == 4
         assert_same_state(load(path).model, found.model)
 
     @pytest.mark.parametrize(("tap", "channels"), [("input", -1), ("output", 1)])
@@ -551,11 +558,34 @@ class TestFormats:
         expected = {**old, "side": tap, "channels": channels}
         assert config["modules"]["model"]["parts"][""] == expected
 
-    @pytest.mark.parametrize("version", [4, 0, "2", None])
+    @pytest.mark.parametrize("prior", [None, torch.tensor([0.7, 0.3])])
+    @pytest.mark.parametrize("part", ["", "balancer"])
+    def test_version_3_had_class_frequencies_in_some_balancers_alone(self, path, part, prior):
+        holder = nn.Module()
+        holder.balancer = small()
+        saved = holder if part else holder.balancer
+        save(path, saved)
+        tensors, config = _tensor_file.read(path)
+        name = f"model.{part}.class_prior" if part else "model.class_prior"
+        if prior is None:
+            del tensors[name]
+        else:
+            tensors[name] = prior
+            config["modules"]["model"]["parts"][part]["has_class_prior"] = True
+        _tensor_file.write(path, tensors, {**config, "format_version": 3})
+        other = nn.Module()
+        other.balancer = small()
+        other.balancer.class_prior.copy_(torch.tensor([0.1, 0.9]))
+        found = load(path, other).model.balancer if part else load(path).model
+        expected = torch.full((2,), 0.5) if prior is None else prior
+        assert torch.equal(found.class_prior, expected)
+        assert torch.equal(found.anchors, holder.balancer.anchors)
+
+    @pytest.mark.parametrize("version", [5, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.FORMAT_VERSION", version)
         save(path, small())
-        with pytest.raises(ValueError, match=f"from 1 to 3; got {version!r} .* pip install -U"):
+        with pytest.raises(ValueError, match=f"from 1 to 4; got {version!r} .* pip install -U"):
             load(path)
 
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, _checks
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, _checks
 from reliability_balance.fitting import fit_head
 from reliability_balance.mixing import mix
 from reliability_balance.targets import RefurbishedTargets
@@ -36,11 +36,14 @@ BALANCER = ReliabilityBalancer(4, 2)
         ("temperature", lambda: RefurbishedTargets(2, 2, temperature=math.inf)),
         ("noise_temperature", lambda: RefurbishedTargets(2, 2, noise_temperature=math.inf)),
         ("prior_count", lambda: RefurbishedTargets(2, 2, prior_count=math.inf)),
+        ("epochs", lambda: RobustLoss(BALANCER, torch.tensor([0, 1]), epochs=math.inf)),
         ("delta", lambda: ReliabilityBalancer(4, 2, delta=math.inf)),
         ("anchor_weight", lambda: ReliabilityLoss(anchor_weight=math.inf)),
         (
             "concentration",
-            lambda: mix(BALANCER, torch.zeros(2, 4), torch.eye(2), concentration=math.inf),
+            lambda: mix(
+                BALANCER, BALANCER(torch.zeros(2, 4)), torch.eye(2), concentration=math.inf
+            ),
         ),
         (
             "learning_rate",

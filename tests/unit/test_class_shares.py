@@ -4,9 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from short_targets import short_targets
 
 from reliability_balance._class_shares import ClassShares
-from reliability_balance.targets import RefurbishedTargets
 
 NUM_SAMPLES, NUM_CLASSES = 12, 3
 ALL = torch.ones(NUM_SAMPLES, 1)
@@ -87,7 +87,7 @@ def test_targets_are_posterior_and_label_by_what_is_recognised(seed, prior_count
     """Of the same state, those with a prior count lie between labels and those without."""
     made = []
     for count in (0.0, prior_count):
-        targets = RefurbishedTargets(
+        targets = short_targets(
             NUM_SAMPLES, NUM_CLASSES, warmup=0, momentum=None, prior_count=count
         ).double()
         targets.classes.load_state_dict(after_one_epoch(draw(seed, 3.0)).state_dict())

@@ -8,11 +8,12 @@ import torch
 from contract.cases import CASES, Case, floating, tensors
 from torch import distributed, nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance import functional as RF
 from reliability_balance.backbones import poster_v2_tiny
 from reliability_balance.fitting import fit_head
 from reliability_balance.mixing import mix
+from reliability_balance.recipes import Recipe
 from reliability_balance.targets import RefurbishedTargets
 
 pytestmark = [
@@ -37,13 +38,14 @@ def no_waiting():
 
 
 class RobustStep:
-    """A training step of the robust recipe on a linear encoder."""
+    """A training step of the robust recipe's parts on a linear encoder."""
 
-    def __init__(self, validate_args=False, **options):
+    def __init__(self, validate_args=False, class_prior=None, **options):
         self.encoder = nn.Linear(6, 8).cuda()
         self.balancer = ReliabilityBalancer(
             8, 3, num_anchors=2, head="linear", validate_args=validate_args, **options
         ).cuda()
+        self.class_prior = None if class_prior is None else class_prior.cuda()
         self.criterion = ReliabilityLoss(
             recipe=self.balancer.recipe, validate_args=validate_args
         ).cuda()
@@ -62,7 +64,8 @@ class RobustStep:
     def loss(self, index, inputs, labels):
         output = self.balancer(self.encoder(inputs))
         soft = self.targets(index, labels, output.corrected)
-        return self.criterion(*mix(self.balancer, output.embedding, soft)).total
+        mixed = mix(self.balancer, output, soft, concentration=1.0)
+        return self.criterion(*mixed, class_prior=self.class_prior).total
 
     def __call__(self, index, inputs, labels):
         loss = self.loss(index, inputs, labels)
@@ -81,8 +84,8 @@ def batch():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"recipe": "paper"}, {"class_prior": torch.tensor([5, 3, 1])}],
-    ids=["robust", "paper", "prior"],
+    [{}, {"recipe": "paper"}, {"attention": "tokens"}, {"class_prior": torch.tensor([5, 3, 1])}],
+    ids=["robust", "paper", "attention", "prior"],
 )
 def test_a_step_never_waits_where_values_are_not_checked(options):
     step, given = RobustStep(**options), batch()
@@ -90,6 +93,27 @@ def test_a_step_never_waits_where_values_are_not_checked(options):
     with no_waiting():
         for _ in range(4):
             step(*given)
+
+
+def test_the_robust_loss_waits_once_an_epoch_where_values_are_not_checked():
+    """Where it judges what the model knows."""
+    index, inputs, labels = batch()
+    balancer = ReliabilityBalancer(6, 3, num_anchors=2, validate_args=False).cuda()
+    criterion = RobustLoss(
+        balancer, labels, epochs=30, recipe=Recipe(mix_from=0.0), validate_args=False
+    )
+    criterion(balancer(inputs), labels, index).backward()  # the first one moves the targets
+    with no_waiting():
+        for _ in range(8):
+            criterion(balancer(inputs), labels, index).backward()
+    assert criterion.targets.average.is_cuda
+    assert criterion.progress == 9.0
+    criterion(balancer(inputs), labels, index)
+    state = criterion.state_dict()
+    other = RobustLoss(balancer, labels, epochs=30)
+    other.load_state_dict(state)
+    assert torch.equal(other.noise_matrix.cpu(), criterion.noise_matrix.cpu())
+    assert bool(other(balancer(inputs), labels, index).isfinite())
 
 
 def test_the_losses_of_index_labels_never_wait():
@@ -232,10 +256,12 @@ def test_the_encoder_trains_with_images_channels_last(dtype):
 def test_a_head_is_fitted_on_features_from_anywhere(where):
     _, features, labels = batch()
     balancer = ReliabilityBalancer(6, 3, num_anchors=2).cuda()
-    targets = RefurbishedTargets(16, 3)
-    history = fit_head(balancer, features.to(where), labels.to(where), epochs=8, targets=targets)
-    assert history[-1] < history[0]
-    assert targets.average.is_cuda
+    criterion = RobustLoss(balancer, labels, epochs=8)
+    history = fit_head(
+        balancer, features.to(where), labels.to(where), epochs=8, criterion=criterion
+    )
+    assert len(history) == 8
+    assert criterion.targets.average.is_cuda
 
 
 def test_a_default_device_is_no_hindrance(case):
@@ -265,18 +291,15 @@ def test_lightning_trains_in_any_precision(precision):
     lightning = pytest.importorskip("lightning")
     from torch.utils.data import DataLoader, TensorDataset
 
-    from reliability_balance.lightning import RefurbishLabels
-
     class Training(lightning.LightningModule):
         def __init__(self):
             super().__init__()
             self.balancer = ReliabilityBalancer(6, 3, num_anchors=2)
-            self.criterion = ReliabilityLoss()
+            self.criterion = RobustLoss(self.balancer, labels, epochs=10)
             self.losses = []
 
         def training_step(self, rows, _):
-            inputs, labels, _index = rows
-            loss = self.criterion(self.balancer(inputs), labels).total
+            loss = self.criterion(self.balancer(rows[0]), *rows[1:])
             self.losses.append(float(loss))
             return loss
 
@@ -284,28 +307,26 @@ def test_lightning_trains_in_any_precision(precision):
             return torch.optim.AdamW(self.parameters(), lr=0.05)
 
     index, inputs, labels = (each.cpu() for each in batch())
-    callback = RefurbishLabels(RefurbishedTargets(16, 3, warmup=1))
     module = Training()
     trainer = lightning.Trainer(
         accelerator="gpu",
         devices=1,
         precision=precision,
         max_epochs=10,
-        callbacks=[callback],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
     )
     trainer.fit(module, DataLoader(TensorDataset(inputs, labels, index), 8))
-    assert callback.targets.average.is_cuda
-    assert int(callback.targets.updates.min()) == 10
+    assert module.criterion.targets.average.is_cuda
+    assert int(module.criterion.targets.updates.min()) == 10
     assert module.losses[-1] < module.losses[0]
 
 
 def test_targets_are_made_on_the_default_device():
     with torch.device("cuda"):
-        targets = RefurbishedTargets(40, 3, held_back=0.2)
+        targets = RefurbishedTargets(40, 3)
         assert all(each.is_cuda for each in targets.state_dict().values())
         index, _, labels = batch()
         assert targets(index, labels, torch.eye(3)[labels]).is_cuda

@@ -1,6 +1,7 @@
 """Each sickness is made, and named; a healthy model gets no complaint."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,18 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, _findings, symptoms, wrap
+from reliability_balance import (
+    ReliabilityBalancer,
+    ReliabilityLoss,
+    RobustLoss,
+    _findings,
+    symptoms,
+    wrap,
+)
 from reliability_balance.diagnostics import diagnose
 from reliability_balance.label_noise import symmetric_noise
 from reliability_balance.losses import LossTerms
-from reliability_balance.mixing import mix
+from reliability_balance.recipes import get_recipe
 from reliability_balance.selective import PredictionSets
 from reliability_balance.symptoms import (
     Changes,
@@ -25,9 +33,14 @@ from reliability_balance.symptoms import (
     non_finite_parameters,
     non_finite_terms,
 )
-from reliability_balance.targets import RefurbishedTargets
 
 CLASSES = 4
+FITTING = {
+    "criterion": ReliabilityLoss(),
+    "epochs": 15,
+    "batch_size": 64,
+    "learning_rate": 3e-2,
+}
 
 
 class Largest(TorchDispatchMode):
@@ -54,14 +67,14 @@ def blobs(count=600, seed=0):
 @pytest.fixture(scope="module")
 def trained():
     torch.manual_seed(0)
-    balancer = ReliabilityBalancer(16, CLASSES, num_anchors=2, head="linear")
-    balancer.fit_head(*blobs(), epochs=15, batch_size=64, learning_rate=3e-2)
+    balancer = ReliabilityBalancer(16, CLASSES, num_anchors=2, attention="tokens")
+    balancer.fit_head(*blobs(), **FITTING)
     return balancer.state_dict()
 
 
 @pytest.fixture
 def balancer(trained):
-    healthy = ReliabilityBalancer(16, CLASSES, num_anchors=2, head="linear")
+    healthy = ReliabilityBalancer(16, CLASSES, num_anchors=2, attention="tokens")
     healthy.load_state_dict(trained)
     return healthy
 
@@ -88,9 +101,9 @@ class TestWhole:
         assert "anchors in use: 8 of 8" in str(diagnosis)
 
     def test_nor_does_one_with_branches_switched_off(self):
-        for options in ({"num_anchors": 0}, {"attention": "off"}):
-            balancer = ReliabilityBalancer(16, CLASSES, head="linear", **options)
-            balancer.fit_head(*blobs(), epochs=15, batch_size=64, learning_rate=3e-2)
+        for options in ({"num_anchors": 0, "attention": "tokens"}, {"attention": "off"}):
+            balancer = ReliabilityBalancer(16, CLASSES, **options)
+            balancer.fit_head(*blobs(), **FITTING)
             diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
             assert diagnosis.findings == ()
 
@@ -102,7 +115,7 @@ class TestWhole:
 
     def with_anchors(self, balancer, more):
         """The balancer with four more anchors in each class."""
-        many = ReliabilityBalancer(16, CLASSES, num_anchors=6, head="linear")
+        many = ReliabilityBalancer(16, CLASSES, num_anchors=6, attention="tokens")
         anchors = torch.cat([balancer.anchors.detach(), more], 1)
         many.load_state_dict(balancer.state_dict() | {"anchors": anchors})
         return many
@@ -138,7 +151,7 @@ class TestWhole:
         ) in whats(balancer)
 
     def test_the_recommended_training_is_healthy(self):
-        """A network, robust targets and mixing, as in the README: one anchor of a class serves."""
+        """RobustLoss on a network, as in the README: one anchor of a class serves."""
         generator = torch.Generator().manual_seed(0)
         means = torch.randn(12, 16, generator=generator)
         truth = torch.randint(12, (2400,), generator=generator)
@@ -146,15 +159,13 @@ class TestWhole:
         labels = symmetric_noise(truth, 0.3, 12, seed=0)[:1600]
         torch.manual_seed(0)
         network = nn.Sequential(nn.Linear(16, 64), nn.ReLU(), nn.Linear(64, 12))
-        model, criterion = wrap(network, num_classes=12), ReliabilityLoss()
-        targets = RefurbishedTargets(1600, 12)
+        model = wrap(network, num_classes=12)
+        criterion = RobustLoss(model, labels, epochs=8)
         chosen = [parameter for parameter in model.parameters() if parameter.requires_grad]
         optimizer = torch.optim.AdamW(chosen, lr=4e-3)
         for _ in range(8):
             for index in torch.randperm(1600).split(64):
-                output = model(points[index])
-                soft = targets(index, labels[index], output.corrected)
-                loss = criterion(*mix(model.balancer, output.embedding, soft)).total
+                loss = criterion(model(points[index]), labels[index], index)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -239,9 +250,12 @@ class TestWhole:
         labels = torch.multinomial(shares, 7000, True, generator=generator)
         points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
         torch.manual_seed(0)
-        prior = labels[:4000].bincount() if even else None
-        model = ReliabilityBalancer(8, 3, num_anchors=2, head="linear", class_prior=prior)
-        model.fit_head(points[:4000], labels[:4000], epochs=8, learning_rate=1e-2)
+        model = ReliabilityBalancer(8, 3, num_anchors=2)
+        recipe = replace(get_recipe("robust"), doubts_labels=False, mixing=None, even_classes=even)
+        criterion = RobustLoss(model, labels[:4000], epochs=8, recipe=recipe)
+        model.fit_head(
+            points[:4000], labels[:4000], criterion=criterion, epochs=8, learning_rate=1e-2
+        )
         predicted = model(points[4000:]).corrected.argmax(-1)
         assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even
         assert whats(model, batches(points[4000:], labels[4000:])) == []
@@ -366,10 +380,9 @@ class TestSymptoms:
         output = balancer(torch.randn(4, 4))
         first, second = torch.tensor([0.9, 0.1]), torch.tensor([0.1, 0.9])
         output = output._replace(
-            primary=torch.stack([first, first, second, second]),
-            corrected=torch.stack([first, second, first, second]),
-            anchor=torch.stack([first, second, first, first]),
-            changed=torch.tensor([False, True, True, False]),
+            logits=torch.stack([first, first, second, second]).log(),
+            log_probs=torch.stack([first, second, first, second]).log(),
+            anchor_log_probs=torch.stack([first, second, first, first]).log(),
         )
         assert count_changes(output, torch.tensor([0, 1, 1, 0])) == Changes(2, 1, 1, 0)
         assert branch_agreement(output) == {"primary and anchor": 0.25}

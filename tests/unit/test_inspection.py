@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from short_targets import short_targets
 
 from reliability_balance import _embedding_beliefs, wrap
 from reliability_balance._knowledge import chance_corrected
@@ -24,7 +25,7 @@ NUM_CLASSES = 3
 
 def trained(probs, labels, rounds=5, **options):
     """Targets that saw the same predictions in each of some epochs."""
-    targets = RefurbishedTargets(len(probs), probs.shape[1], warmup=1, **options)
+    targets = short_targets(len(probs), probs.shape[1], warmup=1, **options)
     for _ in range(rounds):
         targets(torch.arange(len(probs)), labels, probs)
     return targets
@@ -117,7 +118,7 @@ def test_soft_labels_stand_for_their_likeliest_class():
 
 def test_unseen_samples_are_left_out():
     probs, labels = random_case(3)
-    targets = RefurbishedTargets(40, NUM_CLASSES, warmup=0)
+    targets = short_targets(40, NUM_CLASSES, warmup=0)
     seen = torch.tensor([3, 5, 8])
     targets(seen, labels[seen], probs[seen])
     with pytest.warns(UserWarning, match="no verdicts: .* the 3 labels"):
@@ -137,20 +138,20 @@ def test_wrong_input_is_named(call):
     with pytest.raises(TypeError, match="`labels`"):
         call(targets, labels.int())
     with pytest.raises(ValueError, match="got none of its samples seen"):
-        call(RefurbishedTargets(40, NUM_CLASSES), labels)
+        call(short_targets(40, NUM_CLASSES), labels)
     with pytest.raises(ValueError, match=r"`labels` must be those .* had before; got other labels"):
         call(targets, labels.flip(0))
 
 
 def test_targets_within_their_warm_up_give_no_verdicts():
     probs, labels = random_case(4)
-    targets = RefurbishedTargets.for_long_training(40, NUM_CLASSES)
+    targets = RefurbishedTargets(40, NUM_CLASSES)
     for _ in range(6):
         targets(torch.arange(40), labels, probs)
-    with pytest.warns(UserWarning, match="no verdicts: .* never left their warm-up of 10 updates"):
+    with pytest.warns(UserWarning, match="no verdicts: samples were seen at most 6 times"):
         ranking = rank_labels(targets, labels)
     assert len(ranking.only(Verdict.UNKNOWN)) == 40
-    with pytest.raises(ValueError, match="left their warm-up of 10 updates; got at most 6"):
+    with pytest.raises(ValueError, match="samples more than 10 times; got at most 6"):
         estimate_noise(targets, labels)
 
 
@@ -158,7 +159,7 @@ def ignorant(memory=0.0, *, rounds=12, count=640, num_classes=10, seed=0, **opti
     """Targets of a network that remembers its labels somewhat and knows nothing else."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(num_classes, (count,), generator=generator)
-    targets = RefurbishedTargets(count, num_classes, **options)
+    targets = short_targets(count, num_classes, **options)
     logits = torch.randn(count, num_classes, generator=generator)
     for _ in range(rounds):
         for index in torch.randperm(count, generator=generator).split(64):
@@ -431,7 +432,7 @@ def test_a_wrapped_model_shows_planted_errors():
         torch.nn.Linear(8, 16), torch.nn.ReLU(), torch.nn.Linear(16, NUM_CLASSES)
     )
     model, criterion = wrap(network), ReliabilityLoss()
-    targets = RefurbishedTargets(len(labels), NUM_CLASSES, momentum=0.7)
+    targets = short_targets(len(labels), NUM_CLASSES, momentum=0.7)
     used = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(used, lr=5e-3)
     for _ in range(8):

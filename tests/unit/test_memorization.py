@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from short_targets import short_targets
 
 from reliability_balance.label_noise import symmetric_noise
-from reliability_balance.targets import RefurbishedTargets
 
 NUM_SAMPLES, NUM_CLASSES = 3000, 4
 TRUE = torch.arange(NUM_SAMPLES) % NUM_CLASSES
@@ -13,7 +13,7 @@ LABELS = symmetric_noise(TRUE, 0.4, NUM_CLASSES, seed=0)
 
 def simulate(strength, *, held_back, rounds, warmup=10, labels=LABELS):
     """A network that tells classes apart somewhat and remembers what it was trained on."""
-    targets = RefurbishedTargets(
+    targets = short_targets(
         NUM_SAMPLES, NUM_CLASSES, momentum=None, warmup=warmup, held_back=held_back
     )
     generator = torch.Generator().manual_seed(0)
@@ -52,7 +52,7 @@ def test_wrong_labels_are_doubted_though_the_network_knows_them_by_heart():
 
 
 def test_predictions_are_freed_as_the_equation_says():
-    targets = RefurbishedTargets(6, 3, momentum=None, warmup=2, held_back=0.5)
+    targets = short_targets(6, 3, momentum=None, warmup=2, held_back=0.5)
     assert set(targets.memorization.control.tolist()) == {True, False}
     generator = torch.Generator().manual_seed(1)
     index, labels = torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])
@@ -73,7 +73,7 @@ def test_predictions_are_freed_as_the_equation_says():
 
 
 def test_the_control_group_sees_no_label_until_the_warm_up_ends():
-    targets = RefurbishedTargets(40, 2, warmup=2, held_back=0.5)
+    targets = short_targets(40, 2, warmup=2, held_back=0.5)
     control = targets.memorization.control
     index, labels = torch.arange(40), torch.zeros(40, dtype=torch.int64)
     probs = torch.tensor([[0.3, 0.7]]).repeat(40, 1)
@@ -88,7 +88,7 @@ def test_the_control_group_sees_no_label_until_the_warm_up_ends():
 def test_certain_and_impossible_predictions_stay_finite():
     index, probs = torch.arange(4), torch.eye(3)[[0, 1, 2, 0]]
     for labels in (torch.tensor([0, 1, 2, 0]), torch.tensor([1, 2, 0, 1])):
-        targets = RefurbishedTargets(4, 3, warmup=2, held_back=0.5)
+        targets = short_targets(4, 3, warmup=2, held_back=0.5)
         for _ in range(3):
             assert bool(torch.isfinite(targets(index, labels, probs)).all())
         for value in targets.state_dict().values():

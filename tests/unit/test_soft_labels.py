@@ -5,7 +5,6 @@ import torch
 
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.fitting import fit_head
-from reliability_balance.targets import RefurbishedTargets
 
 NUM_CLASSES = 10
 
@@ -30,16 +29,14 @@ def voted_digits(seed):
     return pixels[:1200], true[1200:], soft[:1200], majority[:1200], pixels[1200:]
 
 
-@pytest.mark.parametrize("make", [RefurbishedTargets, RefurbishedTargets.for_long_training])
-def test_shares_of_votes_are_not_worse_than_the_majority(make):
+def test_shares_of_votes_are_not_worse_than_the_majority():
     accuracies = {"soft": [], "majority": []}
     for seed in range(2):
         pixels, true, soft, majority, test = voted_digits(seed)
         for name, labels in (("soft", soft), ("majority", majority)):
             torch.manual_seed(seed)
             balancer = ReliabilityBalancer(64, NUM_CLASSES)
-            targets = make(len(pixels), NUM_CLASSES)
-            fit_head(balancer, pixels, labels, targets=targets)
+            fit_head(balancer, pixels, labels, learning_rate=1e-2)
             right = (balancer(test).corrected.argmax(-1) == true).float().mean()
             accuracies[name].append(float(right))
     soft, majority = (torch.tensor(each).mean() for each in accuracies.values())

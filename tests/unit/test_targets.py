@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from short_targets import short_targets
 
 from reliability_balance.label_noise import pair_noise, symmetric_noise
 from reliability_balance.posterior import label_posterior
+from reliability_balance.recipes import get_recipe
 from reliability_balance.targets import RefurbishedTargets
 
 NUM_CLASSES = 4
@@ -97,7 +99,7 @@ def simulate(noise, rate, *, confidence=0.7, rounds=12, **options):
     """Feed predictions that favour the true class, as far as a network on noisy labels does."""
     true = torch.arange(600) % NUM_CLASSES
     labels = noise(true, rate, NUM_CLASSES, seed=0) if rate else true
-    targets = RefurbishedTargets(len(true), NUM_CLASSES, **options)
+    targets = short_targets(len(true), NUM_CLASSES, **options)
     generator = torch.Generator().manual_seed(0)
     signal = 3 * confidence * torch.nn.functional.one_hot(true, NUM_CLASSES)
     for _ in range(rounds):
@@ -133,7 +135,7 @@ def test_surer_beliefs_tell_the_noise_of_an_undecided_model(noise, rate):
 @settings(max_examples=25, deadline=None)
 def test_noise_is_counted_from_the_posteriors_of_surer_beliefs(seed, noise_temperature):
     probs, _, soft = random_case(seed)
-    targets = RefurbishedTargets(
+    targets = short_targets(
         len(probs), NUM_CLASSES, warmup=0, temperature=0.5, noise_temperature=noise_temperature
     ).double()
     matrix = targets.noise_matrix
@@ -155,7 +157,7 @@ def test_clean_labels_are_kept():
 
 def test_sharpening_keeps_the_class_shares():
     """Class 0 is never the likeliest; sharpening alone would take most of its share."""
-    targets = RefurbishedTargets(60, 3)
+    targets = short_targets(60, 3)
     index = torch.arange(60)
     probs = torch.tensor([[0.4, 0.6, 0.0], [0.3, 0.0, 0.7]]).repeat(30, 1)
     alone = (probs.square() / probs.square().sum(-1, keepdim=True)).mean(0)
@@ -167,12 +169,12 @@ def test_sharpening_keeps_the_class_shares():
 
 
 def test_targets_are_distributions_and_labels_during_warmup():
-    targets = RefurbishedTargets(4, 3, warmup=2)
+    targets = short_targets(4, 3, warmup=2)
     index, labels = torch.tensor([3, 1]), torch.tensor([0, 2])
     probs = torch.tensor([[0.1, 0.8, 0.1], [0.2, 0.2, 0.6]])
     for _ in range(2):
         torch.testing.assert_close(targets(index, labels, probs), torch.eye(3)[labels])
-    torch.testing.assert_close(targets.joint, RefurbishedTargets(4, 3).joint)
+    torch.testing.assert_close(targets.joint, short_targets(4, 3).joint)
     made = targets(index, labels, probs)
     torch.testing.assert_close(made.sum(-1), torch.ones(2))
     assert made[0, 1] > 0.1
@@ -180,7 +182,7 @@ def test_targets_are_distributions_and_labels_during_warmup():
 
 
 def test_average_is_exponential_and_gets_no_gradient():
-    targets = RefurbishedTargets(1, 2, momentum=0.75, warmup=0)
+    targets = short_targets(1, 2, momentum=0.75, warmup=0)
     index, labels = torch.tensor([0]), torch.tensor([0])
     for value in (0.2, 0.6):
         probs = torch.tensor([[value, 1 - value]], requires_grad=True)
@@ -189,7 +191,7 @@ def test_average_is_exponential_and_gets_no_gradient():
 
 
 def test_without_momentum_every_prediction_counts_alike():
-    targets = RefurbishedTargets(1, 2, momentum=None, warmup=0)
+    targets = short_targets(1, 2, momentum=None, warmup=0)
     for value in (0.2, 0.6, 0.1):
         targets(torch.tensor([0]), torch.tensor([0]), torch.tensor([[value, 1 - value]]))
     torch.testing.assert_close(targets.average, torch.tensor([[0.3, 0.7]]))
@@ -205,7 +207,7 @@ def test_joint_stays_a_distribution(momentum):
 def test_saved_state_goes_on_alike(tmp_path):
     targets, _, labels, _ = simulate(pair_noise, 0.3, rounds=5)
     torch.save(targets.state_dict(), tmp_path / "targets.pt")
-    other = RefurbishedTargets(len(labels), NUM_CLASSES)
+    other = short_targets(len(labels), NUM_CLASSES)
     other.load_state_dict(torch.load(tmp_path / "targets.pt", weights_only=True))
     index = torch.arange(10)
     probs = torch.full((10, NUM_CLASSES), 1 / NUM_CLASSES)
@@ -214,7 +216,7 @@ def test_saved_state_goes_on_alike(tmp_path):
 
 
 def test_half_precision_takes_half_the_memory_and_agrees():
-    wide, half = RefurbishedTargets(8, 3), RefurbishedTargets(8, 3, dtype=torch.float16)
+    wide, half = short_targets(8, 3), short_targets(8, 3, dtype=torch.float16)
     assert half.average.element_size() == 2
     index, labels = torch.arange(8), torch.arange(8) % 3
     for step in range(6):
@@ -225,7 +227,7 @@ def test_half_precision_takes_half_the_memory_and_agrees():
 
 
 def test_certain_and_impossible_predictions_stay_finite():
-    targets = RefurbishedTargets(2, 3, warmup=0)
+    targets = short_targets(2, 3, warmup=0)
     probs = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]])
     for _ in range(3):
         made = targets(torch.tensor([0, 1]), torch.tensor([2, 2]), probs)
@@ -234,7 +236,7 @@ def test_certain_and_impossible_predictions_stay_finite():
 
 
 def test_an_empty_batch_changes_nothing():
-    targets = RefurbishedTargets(2, 3)
+    targets = short_targets(2, 3)
     before = copy.deepcopy(targets.state_dict())
     none = torch.zeros(0, dtype=torch.int64)
     assert targets(none, none, torch.zeros(0, 3)).shape == (0, 3)
@@ -247,40 +249,40 @@ INDEX, LABELS, PROBS = torch.tensor([0, 1]), torch.tensor([0, 1]), torch.full((2
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: RefurbishedTargets(0, 2), ValueError, "`num_samples` must be at least 1"),
-        (lambda: RefurbishedTargets(2, 1), ValueError, "`num_classes` must be at least 2"),
-        (lambda: RefurbishedTargets(2, 2, momentum=1.0), ValueError, "`momentum` must lie in"),
-        (lambda: RefurbishedTargets(2, 2, temperature=0.0), ValueError, "`temperature` must be"),
-        (lambda: RefurbishedTargets(2, 2, warmup=-1), ValueError, "`warmup` must be at least 0"),
-        (lambda: RefurbishedTargets(2, 2, prior_count=-1.0), ValueError, "`prior_count` must be"),
-        (lambda: RefurbishedTargets(2, 2, held_back=1.0), ValueError, "`held_back` must lie in"),
+        (lambda: short_targets(0, 2), ValueError, "`num_samples` must be at least 1"),
+        (lambda: short_targets(2, 1), ValueError, "`num_classes` must be at least 2"),
+        (lambda: short_targets(2, 2, momentum=1.0), ValueError, "`momentum` must lie in"),
+        (lambda: short_targets(2, 2, temperature=0.0), ValueError, "`temperature` must be"),
+        (lambda: short_targets(2, 2, warmup=-1), ValueError, "`warmup` must be at least 0"),
+        (lambda: short_targets(2, 2, prior_count=-1.0), ValueError, "`prior_count` must be"),
+        (lambda: short_targets(2, 2, held_back=1.0), ValueError, "`held_back` must lie in"),
         (
-            lambda: RefurbishedTargets(2, 2, held_back=0.1, warmup=1),
+            lambda: short_targets(2, 2, held_back=0.1, warmup=1),
             ValueError,
             "`held_back` needs a `warmup` of at least 2; got 1",
         ),
         (
-            lambda: RefurbishedTargets(2, 2, dtype=torch.int32),
+            lambda: short_targets(2, 2, dtype=torch.int32),
             TypeError,
             "`dtype` must be floating",
         ),
         (
-            lambda: RefurbishedTargets(2, 2)(INDEX + 1, LABELS, PROBS),
+            lambda: short_targets(2, 2)(INDEX + 1, LABELS, PROBS),
             ValueError,
             r"`index` must lie in \[0, 2\)",
         ),
         (
-            lambda: RefurbishedTargets(2, 2)(INDEX, LABELS, PROBS[:1]),
+            lambda: short_targets(2, 2)(INDEX, LABELS, PROBS[:1]),
             ValueError,
             r"`probs` must have shape \(B, C\) = \(2, 2\); got \(1, 2\)",
         ),
         (
-            lambda: RefurbishedTargets(2, 2)(INDEX, LABELS, PROBS * torch.nan),
+            lambda: short_targets(2, 2)(INDEX, LABELS, PROBS * torch.nan),
             ValueError,
             "`probs` must be non-negative and sum to 1; got values from nan",
         ),
         (
-            lambda: RefurbishedTargets(2, 2).trust(INDEX, LABELS),
+            lambda: short_targets(2, 2).trust(INDEX, LABELS),
             ValueError,
             "`index` must name samples that were trained on; got 2 unseen",
         ),
@@ -297,7 +299,7 @@ def test_bad_arguments_are_named(call, error, message):
 
 
 def test_logits_are_not_taken_for_probabilities():
-    targets = RefurbishedTargets(8, 3)
+    targets = short_targets(8, 3)
     index, logits = torch.arange(2), torch.tensor([[4.0, -1.0, 0.0], [0.0, 2.0, 5.0]])
     with pytest.raises(ValueError, match=r"`probs` must be non-negative and sum to 1.*from -1 "):
         targets(index, index.clone(), logits)
@@ -306,7 +308,7 @@ def test_logits_are_not_taken_for_probabilities():
 
 
 def test_a_repeated_sample_counts_once_by_its_mean():
-    repeated, once = (RefurbishedTargets(4, 2, warmup=0) for _ in range(2))
+    repeated, once = (short_targets(4, 2, warmup=0) for _ in range(2))
     probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.5, 0.5], [0.4, 0.6]])
     labels = torch.tensor([0, 1, 0, 0])
     made = repeated(torch.tensor([2, 0, 2, 2]), labels, probs)
@@ -318,7 +320,7 @@ def test_a_repeated_sample_counts_once_by_its_mean():
 
 def test_two_classes_do_not_change_places():
     """Though all predictions say the other class: no label is given more often than the right."""
-    targets = RefurbishedTargets(40, NUM_CLASSES, warmup=0)
+    targets = short_targets(40, NUM_CLASSES, warmup=0)
     index = torch.arange(40)
     labels = index % NUM_CLASSES
     swapped = labels.where(labels > 1, 1 - labels)
@@ -336,7 +338,7 @@ def test_two_classes_do_not_change_places():
 def test_noise_matrix_counts_one_sample_beforehand(seed):
     """In loops; it is spread as if labels were right one time in two."""
     num_samples, size = 50, range(NUM_CLASSES)
-    targets = RefurbishedTargets(num_samples, NUM_CLASSES)
+    targets = short_targets(num_samples, NUM_CLASSES)
     drawn = torch.rand(NUM_CLASSES, NUM_CLASSES, generator=torch.Generator().manual_seed(seed))
     targets.joint.copy_(drawn / drawn.sum())
     counts = (targets.joint * num_samples).tolist()
@@ -348,8 +350,20 @@ def test_noise_matrix_counts_one_sample_beforehand(seed):
     torch.testing.assert_close(targets.noise_matrix, expected)
 
 
-def test_settings_for_long_trainings_can_be_told_what_to_keep_and_check():
-    targets = RefurbishedTargets.for_long_training(8, 3, dtype=torch.float16, validate_args=False)
+def test_the_defaults_are_the_robust_recipes():
+    recipe = get_recipe("robust")
+    targets = RefurbishedTargets(8, 3)
+    for name in ("momentum", "temperature", "noise_temperature", "prior_count", "held_back"):
+        assert getattr(targets, name) == getattr(recipe, name), name
+    assert (targets.warmup, targets.memory) == (recipe.warmup, recipe.memory) == (10, 0.3)
+    assert targets.held_for == 10
+    for warmup in (0, 1):
+        assert RefurbishedTargets(8, 3, warmup=warmup).held_back == 0.0
+    assert RefurbishedTargets(8, 3, warmup=2).held_back == recipe.held_back
+
+
+def test_the_defaults_can_be_told_what_to_keep_and_check():
+    targets = RefurbishedTargets(8, 3, dtype=torch.float16, validate_args=False)
     assert targets.average.dtype == targets.memorization.residual.dtype == torch.float16
     index = torch.arange(8)
     probs = torch.full((8, 3), torch.nan)  # which a check would name
@@ -365,9 +379,7 @@ def test_labels_of_a_class_stand_until_it_is_recognised():
     told[wrong + 1 :] = torch.tensor([0.05, 0.95])  # the first of the twenty labels is wrong
 
     def trained(prior_count, *phases):
-        targets = RefurbishedTargets(
-            200, 2, warmup=0, noise_temperature=0.25, prior_count=prior_count
-        )
+        targets = short_targets(200, 2, warmup=0, noise_temperature=0.25, prior_count=prior_count)
         for probs in phases:
             for _ in range(40):
                 soft = targets(index, labels, probs)
@@ -403,7 +415,7 @@ def random_batches(num_samples=24, size=4, epochs=4, seed=0):
     ],
 )
 def test_a_wrong_index_is_refused_and_changes_nothing(index, error, message):
-    targets = RefurbishedTargets(24, NUM_CLASSES)
+    targets = short_targets(24, NUM_CLASSES)
     before = copy.deepcopy(targets.state_dict())
     labels = torch.tensor([0, 3, 1])
     with pytest.raises(error, match=message):
@@ -413,7 +425,7 @@ def test_a_wrong_index_is_refused_and_changes_nothing(index, error, message):
 
 @pytest.mark.parametrize("cast", [lambda labels: labels, torch.clone])
 def test_labels_are_not_taken_for_an_index(cast):
-    targets = RefurbishedTargets(24, NUM_CLASSES)
+    targets = short_targets(24, NUM_CLASSES)
     labels = torch.tensor([3, 3, 1, 0, 2, 1, 1, 0])
     with pytest.raises(ValueError, match=r"`index` must be each sample's place.* got the labels"):
         targets(cast(labels), labels, torch.eye(NUM_CLASSES)[labels])
@@ -421,21 +433,21 @@ def test_labels_are_not_taken_for_an_index(cast):
 
 
 def test_a_small_batch_may_equal_its_labels_by_chance():
-    targets = RefurbishedTargets(24, NUM_CLASSES)
+    targets = short_targets(24, NUM_CLASSES)
     index = torch.tensor([1, 1])  # drawn twice by a sampler with replacement
     targets(index, index.clone(), torch.eye(NUM_CLASSES)[index])
 
 
 def test_a_class_for_each_sample_is_no_mistake():
-    targets = RefurbishedTargets(NUM_CLASSES, NUM_CLASSES)
+    targets = short_targets(NUM_CLASSES, NUM_CLASSES)
     index = torch.arange(NUM_CLASSES)
     targets(index, index, torch.eye(NUM_CLASSES))
-    first = RefurbishedTargets(24, NUM_CLASSES)  # sorted data that is not shuffled
+    first = short_targets(24, NUM_CLASSES)  # sorted data that is not shuffled
     first(index, index.clone(), torch.eye(NUM_CLASSES))
 
 
 def test_other_labels_than_before_are_refused():
-    targets = RefurbishedTargets(24, NUM_CLASSES, warmup=0)
+    targets = short_targets(24, NUM_CLASSES, warmup=0)
     for index, labels, probs in random_batches():
         targets(index, labels, probs)
     for other in (
@@ -455,7 +467,7 @@ def test_other_labels_than_before_are_refused():
 @settings(max_examples=25, deadline=None)
 def test_the_same_soft_labels_are_told_from_others(seed, dtype):
     _, _, soft = random_case(seed)
-    targets = RefurbishedTargets(len(soft), NUM_CLASSES, warmup=0)
+    targets = short_targets(len(soft), NUM_CLASSES, warmup=0)
     index, probs = torch.arange(len(soft)), torch.full((len(soft), NUM_CLASSES), 0.25)
     targets(index, soft, probs)
     targets(index, soft.to(dtype), probs)
@@ -467,7 +479,7 @@ def test_the_same_soft_labels_are_told_from_others(seed, dtype):
 @pytest.mark.parametrize("calls", [2, 3])
 def test_calls_that_do_not_update_change_nothing(held_back, calls):
     once, several = (
-        RefurbishedTargets(24, NUM_CLASSES, warmup=2, held_back=held_back) for _ in range(2)
+        short_targets(24, NUM_CLASSES, warmup=2, held_back=held_back) for _ in range(2)
     )
     for index, labels, probs in random_batches():
         expected = once(index, labels, probs)
@@ -480,14 +492,15 @@ def test_calls_that_do_not_update_change_nothing(held_back, calls):
         new = several.updates[index] <= 2
         if not held_back:
             assert torch.equal(again[new], expected[new])
-        known = several._posteriors(several.beliefs(index), torch.eye(NUM_CLASSES)[labels])[0]
+        given = torch.eye(NUM_CLASSES)[labels]
+        known = several._posteriors(several.beliefs(index), given, given)[0]
         assert torch.equal(again[~new], known[~new])
 
 
 @pytest.mark.parametrize("calls", [2, 3])
 @pytest.mark.parametrize("shuffle", [False, True])
 def test_counting_each_batch_more_than_once_is_refused(calls, shuffle):
-    targets = RefurbishedTargets(24, NUM_CLASSES)
+    targets = short_targets(24, NUM_CLASSES)
 
     def train():
         for index, labels, probs in random_batches():
@@ -502,24 +515,68 @@ def test_counting_each_batch_more_than_once_is_refused(calls, shuffle):
 
 @pytest.mark.parametrize(("num_samples", "size"), [(2, 1), (4, 2), (6, 2), (3, 1), (8, 8), (9, 4)])
 def test_epochs_of_few_batches_are_not_taken_for_repeated_calls(num_samples, size):
-    targets = RefurbishedTargets(num_samples, NUM_CLASSES)
+    targets = short_targets(num_samples, NUM_CLASSES)
     for index, labels, probs in random_batches(num_samples, size, epochs=100):
         targets(index, labels, probs)
     assert bool((targets.updates == 100).all())
 
 
-def test_a_training_that_never_leaves_the_warm_up_is_named():
-    targets = RefurbishedTargets.for_long_training(24, NUM_CLASSES)
-    with pytest.raises(ValueError, match=r"`epochs` must exceed .* of 10 updates; got 6 after 0"):
-        targets.check_epochs(6)
-    targets.check_epochs(11)
+def test_a_training_that_is_too_short_to_tell_of_noise_is_named():
+    targets = RefurbishedTargets(24, NUM_CLASSES)
     for index, labels, probs in random_batches(epochs=6):
         targets(index, labels, probs)
-    targets.check_epochs(5)
-    with pytest.raises(ValueError, match="got 4 after 6"):
-        targets.check_epochs(4)
-    with pytest.raises(ValueError, match="left their warm-up of 10 updates; got at most 6"):
-        targets.trust(index, labels)
+    for call in (targets.check_known, lambda: targets.trust(index, labels)):
+        with pytest.raises(ValueError, match="samples more than 10 times; got at most 6"):
+            call()
     for index, labels, probs in random_batches(epochs=5):
         targets(index, labels, probs)
     assert targets.trust(index, labels).shape == index.shape
+
+
+def remembering(memory, *, by_heart, count=400, rounds=6):
+    """Targets of a network that knows the labels it was shown, or none of them."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    targets = RefurbishedTargets(
+        count, NUM_CLASSES, warmup=10, held_back=0.2, held_for=3, memory=memory
+    )
+    shown = ~targets.memorization.control
+    one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES)
+    logits = torch.randn(count, NUM_CLASSES, generator=generator)
+    logits = logits + by_heart * shown.unsqueeze(-1) * one_hot
+    index, doubted = torch.arange(count), []
+    for _ in range(rounds):
+        made = targets(index, labels, logits.softmax(-1))
+        doubted.append(bool((made[shown] != one_hot[shown]).any()))
+    return targets, doubted
+
+
+@pytest.mark.parametrize(
+    ("by_heart", "memory", "early"), [(3.0, 0.3, True), (3.0, 5.0, False), (0.0, 0.3, False)]
+)
+def test_doubts_begin_early_only_where_labels_are_known_by_heart(by_heart, memory, early):
+    targets, doubted = remembering(memory, by_heart=by_heart)
+    assert bool(targets.remembers) == targets.doubts == early
+    assert doubted == [False] * 3 + [early] * 3
+    assert remembering(memory, by_heart=by_heart, rounds=11)[1][10]
+
+
+def test_whether_there_was_memory_is_saved():
+    targets, _ = remembering(0.3, by_heart=3.0)
+    other = RefurbishedTargets(400, NUM_CLASSES, held_back=0.2, held_for=3)
+    other.load_state_dict(targets.state_dict())
+    assert other.doubts
+    assert other.samples_taken == targets.samples_taken == 2400
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"held_for": -1}, "`held_for` must be at least 0; got -1"),
+        ({"held_for": 4, "warmup": 3}, "`held_for` must be at most `warmup`, 3; got 4"),
+        ({"memory": 0.0}, "`memory` must be greater than 0"),
+    ],
+)
+def test_bad_settings_of_early_doubts_are_named(options, message):
+    with pytest.raises(ValueError, match=message):
+        RefurbishedTargets(8, 2, **options)

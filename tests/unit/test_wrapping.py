@@ -49,7 +49,7 @@ def test_a_kept_head_and_no_correction_give_the_original_bit_for_bit():
     logits = classifier(IMAGES)
     output = wrap(classifier, keep_head=True, correction_weight=0.0).eval()(IMAGES)
     assert torch.equal(output.logits, logits)
-    assert torch.equal(output.corrected, logits.softmax(-1))
+    assert torch.equal(output.log_probs, logits.log_softmax(-1))
 
 
 def test_the_original_logits_stay_reachable():
@@ -189,7 +189,8 @@ def test_fit_head_on_stored_embeddings_learns():
     model = wrap(classifier, head="linear")
     frozen = copy.deepcopy(classifier.state_dict())
     features = model.eval().embed(images).detach()
-    history = model.fit_head(features, labels, epochs=20, learning_rate=1e-2)
+    criterion = ReliabilityLoss()
+    history = model.fit_head(features, labels, criterion=criterion, epochs=20, learning_rate=1e-2)
     assert history[-1] < 0.8 * history[0]
     assert not model.balancer.training
     assert all(torch.equal(value, frozen[name]) for name, value in classifier.state_dict().items())

@@ -1,0 +1,75 @@
+"""RobustClassifier by scikit-learn's own checks, and what it learns of the labels."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.datasets import load_wine
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.sklearn import RobustClassifier
+
+FEATURES, CLASSES = load_wine(return_X_y=True)
+NOISY = symmetric_noise(torch.from_numpy(CLASSES), 0.3, 3, seed=0).numpy()
+WRONG = NOISY != CLASSES
+
+
+@parametrize_with_checks([RobustClassifier(epochs=20)])
+@pytest.mark.filterwarnings("ignore:labels are trained on as given")
+def test_scikit_learns_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("hidden_dims", [(), (32,)])
+def test_wrong_labels_are_found(hidden_dims):
+    classifier = RobustClassifier(hidden_dims=hidden_dims, random_state=0)
+    classifier.fit(FEATURES, NOISY)
+    assert classifier.score(FEATURES, CLASSES) > 0.85
+    first = classifier.doubtful_labels().first(int(WRONG.sum())).sample
+    assert WRONG[first.numpy()].mean() > 0.8
+    assert classifier.noise_matrix_.shape == (3, 3)
+    np.testing.assert_allclose(classifier.noise_matrix_.sum(1), 1.0, atol=1e-5)
+    assert 0.5 < classifier.noise_matrix_.diagonal().mean() < 0.9
+
+
+def test_names_of_classes_dtype_and_seed():
+    names = np.array(["red", "white", "rose"])[CLASSES]
+    rows = FEATURES.astype(np.float32)
+    classifier = RobustClassifier(epochs=10, random_state=3)
+    state = torch.get_rng_state()
+    probs = classifier.fit(rows, names).predict_proba(rows)
+    assert torch.equal(torch.get_rng_state(), state), "torch's generator is left alone"
+    assert probs.dtype == np.float32
+    assert classifier.classes_.tolist() == ["red", "rose", "white"]
+    assert set(classifier.predict(rows)) == set(names)
+    np.testing.assert_array_equal(clone(classifier).fit(rows, names).predict_proba(rows), probs)
+
+
+def test_predictions_for_even_classes():
+    chosen = np.concatenate([np.flatnonzero(CLASSES == 0)[:10], np.flatnonzero(CLASSES != 0)])
+    probs = {
+        even: RobustClassifier(epochs=10, even_classes=even, random_state=0)
+        .fit(FEATURES[chosen], CLASSES[chosen])
+        .predict_proba(FEATURES)
+        for even in (False, True)
+    }
+    assert (probs[True][:, 0] > probs[False][:, 0]).all()
+
+
+def test_wrong_settings_are_refused():
+    def fit(**options):
+        RobustClassifier(**options).fit(FEATURES, NOISY)
+
+    with pytest.raises(ValueError, match="`epochs` must be at least 1; got 0"):
+        fit(epochs=0)
+    with pytest.raises(ValueError, match="`num_anchors` must be at least 1; got 0"):
+        fit(num_anchors=0)
+    with pytest.raises(ValueError, match="`batch_size` must be at least 2"):
+        fit(batch_size=1)
+    with pytest.raises(ValueError, match="`learning_rate` must be greater than 0"):
+        fit(learning_rate=0)
+    with pytest.raises(TypeError, match="`hidden_dims` must be an int; got float"):
+        fit(hidden_dims=(8.0,))
+    with pytest.raises(ValueError, match="`y` must hold at least 2 classes; got 1 class"):
+        RobustClassifier().fit(FEATURES, np.zeros(len(FEATURES)))

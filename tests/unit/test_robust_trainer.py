@@ -1,0 +1,216 @@
+"""RobustTrainer: the whole recipe in the Trainer of Hugging Face, and its checkpoints."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from tiny_transformers import sentences, tiny_bert
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from reliability_balance import RobustLoss
+from reliability_balance.indexed import IndexedDataset
+from reliability_balance.recipes import get_recipe
+from reliability_balance.transformers import FILE_NAME, RobustTrainer
+
+COUNT = 96
+
+
+def arguments(folder, **options):
+    defaults = {
+        "num_train_epochs": 4,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "save_strategy": "no",
+        "report_to": [],
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    return TrainingArguments(str(folder), **{**defaults, **options})
+
+
+def trainer(folder, *, callbacks=None, **options):
+    return RobustTrainer(
+        tiny_bert(), arguments(folder, **options), train_dataset=sentences(), callbacks=callbacks
+    )
+
+
+def assert_equal_states(first, second):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(value, second[name]), name
+        elif isinstance(value, dict):
+            assert_equal_states(value, second[name])
+        else:
+            assert value == second[name], name
+
+
+def test_it_trains_evaluates_and_predicts(tmp_path):
+    judge = trainer(tmp_path, num_train_epochs=6)
+    judge.eval_dataset = sentences(10)
+    judge.compute_metrics = lambda found: {
+        "accuracy": (found.predictions.argmax(-1) == found.label_ids).mean()
+    }
+    judge.train()
+    targets = judge.criterion.targets
+    assert torch.equal(targets.updates, torch.full((COUNT,), 6, dtype=torch.int32))
+    metrics = judge.evaluate()
+    assert metrics["eval_accuracy"] > 0.9
+    assert np.isfinite(metrics["eval_loss"])
+    assert int(targets.updates.sum()) == 6 * COUNT, "evaluation must not count"
+    predicted = judge.predict(sentences(10)).predictions
+    np.testing.assert_allclose(np.exp(predicted).sum(-1), 1.0, atol=1e-5)
+    unlabelled = [{k: v for k, v in row.items() if k != "label"} for row in sentences(10)]
+    np.testing.assert_array_equal(judge.predict(unlabelled).predictions, predicted)
+    padded = [
+        {
+            **row,
+            "input_ids": torch.nn.functional.pad(row["input_ids"], (0, 3), value=7),
+            "attention_mask": torch.nn.functional.pad(row["attention_mask"], (0, 3)),
+        }
+        for row in sentences(10)
+    ]
+    np.testing.assert_allclose(judge.predict(padded).predictions, predicted, atol=1e-5)
+
+
+class Interrupt(TrainerCallback):
+    def on_step_end(self, args, state, control, **_):
+        if state.global_step == 33:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("save_steps", [16, 24])  # within an epoch of 12 steps, and at its end
+def test_an_interrupted_training_resumes_bit_equal(tmp_path, save_steps):
+    saving = {"save_strategy": "steps", "save_steps": save_steps}
+    whole = trainer(tmp_path / "whole", **saving)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path / "half", callbacks=[Interrupt()], **saving).train()
+    resumed = trainer(tmp_path / "half", **saving)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.criterion.progress == 4.0
+    assert not resumed.criterion.caution, "labels are doubted"
+    assert_equal_states(whole.criterion.state_dict(), resumed.criterion.state_dict())
+    assert_equal_states(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def test_a_checkpoint_without_a_criterion_is_refused(tmp_path):
+    saved = trainer(tmp_path, save_strategy="steps", save_steps=48)
+    saved.train()
+    (path,) = tmp_path.glob(f"checkpoint-48/{FILE_NAME}")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"must hold robust_loss.pt, as RobustTrainer"):
+        trainer(tmp_path).train(resume_from_checkpoint=True)
+    saved.save_model(tmp_path / "final")
+    assert torch.load(tmp_path / "final" / FILE_NAME, weights_only=True)
+
+
+def test_accumulated_batches_make_the_step_of_one(tmp_path):
+    weights = []
+    plain = replace(get_recipe("robust"), mixing=None)
+    for batch_size, accumulate in ((8, 1), (4, 2)):
+        model = tiny_bert(dropout=0.0)
+        labels = torch.arange(COUNT) % 3
+        options = {
+            "max_steps": 1,
+            "per_device_train_batch_size": batch_size,
+            "gradient_accumulation_steps": accumulate,
+            "max_grad_norm": 0.0,
+            "optim": "sgd",
+            "learning_rate": 0.1,
+        }
+        RobustTrainer(
+            model,
+            arguments(tmp_path, **options),
+            train_dataset=sentences(),
+            criterion=RobustLoss(model, labels, epochs=4, recipe=plain),
+        ).train()
+        weights.append(model.balancer.anchors.detach().clone())
+    torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-6)
+
+
+def test_epochs_and_labels_come_from_the_training(tmp_path):
+    made = trainer(tmp_path, max_steps=40, num_train_epochs=1, gradient_accumulation_steps=2)
+    assert made.criterion.epochs == 40 * 16 / COUNT
+    made.criterion.check_labels(torch.arange(COUNT) % 3)
+    assert trainer(tmp_path, num_train_epochs=7).criterion.epochs == 7
+    soft = [{**row, "label": torch.eye(3)[row["label"]].tolist()} for row in sentences()]
+    learned = RobustTrainer(tiny_bert(), arguments(tmp_path), train_dataset=soft)
+    learned.criterion.check_labels(torch.eye(3)[torch.arange(COUNT) % 3])
+    learned.train()
+    assert learned.criterion.progress == 4
+
+
+def test_labels_of_a_table():
+    datasets = pytest.importorskip("datasets")
+    from reliability_balance.transformers import _proven_labels
+
+    rows = datasets.table.InMemoryTable.from_pydict({"x": [1.0, 2.0], "label": [1, 0]})
+    table = datasets.Dataset(rows, fingerprint="test")
+    assert _proven_labels(IndexedDataset(table)).tolist() == [1, 0]
+
+
+def test_labels_that_cannot_be_proven_are_refused(tmp_path):
+    def build(dataset):
+        return RobustTrainer(tiny_bert(), arguments(tmp_path), train_dataset=dataset)
+
+    rows = sentences()
+    pairs = torch.utils.data.TensorDataset(torch.zeros(4, 6).long(), torch.arange(4) % 3)
+    for dataset, got in (
+        (None, "got None: give `criterion`"),
+        (pairs, "got TensorDataset: give `criterion`"),
+        ([{**row, "labels": 0} for row in rows], "got 'labels' and 'label'"),
+        ([{"input_ids": row["input_ids"]} for row in rows], "got neither"),
+        ([*rows, {"input_ids": rows[0]["input_ids"]}], "must hold class indices or prob"),
+        ([{**row, "label": "good"} for row in rows], "must hold class indices or prob"),
+        ([{**row, "label": 7} for row in rows], r"`labels` must lie in \[0, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=got):
+            build(dataset)
+
+
+def test_what_would_replace_model_or_criterion_is_refused(tmp_path):
+    model = tiny_bert()
+    criterion = RobustLoss(model, torch.arange(COUNT) % 3, epochs=4)
+
+    def build(wrapped=model, data=None, given=criterion, *, changed=None, **options):
+        args = arguments(tmp_path, **(changed or {}))
+        return RobustTrainer(
+            wrapped, args, train_dataset=data or sentences(), criterion=given, **options
+        )
+
+    build(data=IndexedDataset(sentences()))
+    with pytest.raises(ValueError, match=r"`model` must be given.*`model_init`"):
+        build(None, model_init=tiny_bert)
+    with pytest.raises(ValueError, match="`model` must hold one ReliabilityBalancer"):
+        build(model.model)
+    with pytest.raises(ValueError, match="`criterion` must be made with `model`"):
+        build(tiny_bert())
+    with pytest.raises(TypeError, match="`criterion` must be a RobustLoss; got str"):
+        build(given="robust")
+    with pytest.raises(ValueError, match=r"must hold the 96 samples .* got 5"):
+        build(data=sentences(5))
+    with pytest.raises(ValueError, match="`compute_loss_func` must be None"):
+        build(compute_loss_func=lambda *_: 0)
+    with pytest.raises(ValueError, match="`label_names` must be None or"):
+        build(changed={"label_names": ["class"]})
+    with pytest.raises(ValueError, match="`label_smoothing_factor` must be 0"):
+        build(changed={"label_smoothing_factor": 0.1})
+
+
+def test_batches_without_index_or_labels_are_refused(tmp_path):
+    judge = trainer(tmp_path)
+    collate = judge.data_collator
+    judge.data_collator = lambda rows: {k: v for k, v in collate(rows).items() if k != "index"}
+    with pytest.raises(ValueError, match="must hold 'index' in training; got input_ids"):
+        judge.train()
+    with pytest.raises(ValueError, match="must hold 'labels'; got input_ids"):
+        judge.compute_loss(judge.model, {"input_ids": torch.zeros(1, 3).long()})
+
+
+def test_it_is_a_trainer():
+    assert issubclass(RobustTrainer, Trainer)
