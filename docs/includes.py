@@ -112,14 +112,14 @@ SHOWN_WHOLE: dict[str, tuple[Callable[[Path], str], Callable[[Path], str]]] = {
 
 def _recipes() -> Iterator[str]:
     """A table of the fields of a recipe; what they are is told by its docstring."""
-    described = inspect.cleandoc(Recipe.__doc__ or "").partition("Args:\n")[2]
-    described = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", described, re.MULTILINE))
+    text = inspect.cleandoc(Recipe.__doc__ or "").partition("Args:\n")[2]
+    described = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE))
     yield f"| field | {' | '.join(f'`{name}`' for name in RECIPES)} | what it is |"
     yield f"|---|{'---|' * len(RECIPES)}---|"
     for field in dataclasses.fields(Recipe):
         values = (_shown(getattr(recipe, field.name)) for recipe in RECIPES.values())
-        text = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
-        yield f"| `{field.name}` | {' | '.join(values)} | {text} |"
+        told = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
+        yield f"| `{field.name}` | {' | '.join(values)} | {told} |"
 
 
 def _shown(value: object) -> str:
