@@ -21,6 +21,7 @@ class Ranks:
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
         self.group = group
         self.calls = 0
+        self.samples = 0  # of all processes in the last call
 
     def meet(
         self,
@@ -71,6 +72,7 @@ class Ranks:
             raise RuntimeError(f"the batch of rank {refused} was refused; see the error there")
         if len(set(fingerprints)) > 1:
             raise RuntimeError(f"`targets` must be alike in all processes; {self._differ(alike)}")
+        self.samples = sum(counts)
         return list(counts)
 
     def gather(self, counts: list[int], *rows: Tensor) -> tuple[list[Tensor], slice]:
@@ -103,13 +105,13 @@ def world_size(group: "distributed.ProcessGroup | None" = None) -> int:
     return distributed.get_world_size(group) if is_distributed() else 1
 
 
-def first_place(index: Tensor) -> Tensor:
-    """Where each sample (B,) comes first among the sorted ones: one place for one sample."""
-    return torch.searchsorted(index.sort().values, index)
+def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
+    """Give rows of one place their mean, alike to the bit: it is left open which is stored.
 
-
-def mean_of_repeated(place: Tensor, rows: Tensor) -> Tensor:
-    """Give rows of one place their mean, alike to the bit: it is left open which is stored."""
+    A place (B,) is where a sample comes first among the sorted ones; None where no sample repeats.
+    """
+    if place is None:
+        return rows
     counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
     sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
     return sums[:, :-1] / sums[:, -1:]

@@ -17,13 +17,12 @@ class RepeatedCalls:
         self._repeated = 0  # of those before the newest, how many in a row were repeated
         self._repeats = 0  # of the newest
 
-    def check(self, index: Tensor) -> None:
-        """Take in the samples (B,) of one call.
+    def check(self, samples: Tensor) -> None:
+        """Take in the samples (B,) of one call, sorted.
 
         Raises:
             ValueError: if they are the third batch of this kind.
         """
-        samples = index.sort().values
         if self._last and _same(samples, self._last[0]):
             self._repeats += 1
         else:

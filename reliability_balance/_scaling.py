@@ -17,9 +17,14 @@ def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
 
 
 def sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
-    """Softmax of log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
+    """Softmax of :func:`sharpened_scores`."""
+    return sharpened_scores(probs, temperature, tilt).softmax(-1)
+
+
+def sharpened_scores(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
+    """Log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
     tiny = torch.finfo(probs.dtype).tiny
-    return (probs.clamp_min(tiny).log() / temperature + tilt).softmax(-1)
+    return probs.clamp_min(tiny).log() / temperature + tilt
 
 
 def prior_weight(scores: Tensor, targets: Tensor) -> float:

@@ -65,5 +65,4 @@ def log_frequencies(class_prior: Tensor) -> Tensor:
     """Logarithms (C,) of frequencies or counts as shares of one, float32 or wider."""
     # Wide first: counts may be integers; the sum of large ones could be infinite.
     wide = class_prior.to(torch.promote_types(class_prior.dtype, torch.float32))
-    wide = wide / wide.max()
-    return (wide / wide.sum()).log()
+    return (wide / wide.max()).log().log_softmax(-1)

@@ -29,8 +29,9 @@ def widen(tensor: Tensor, *others: Tensor) -> Tensor:
     """Return `tensor` in the common dtype of all arguments, float32 at least."""
     dtype = torch.float32
     for each in (tensor, *others):
-        dtype = torch.promote_types(dtype, each.dtype)
-    return tensor.to(dtype)
+        if each.dtype != dtype:
+            dtype = torch.promote_types(dtype, each.dtype)
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def unit_length(vectors: Tensor) -> Tensor:
@@ -75,7 +76,11 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     """
     _checks.distributions("probs", probs)
     probs = widen(probs)
-    log_probs = probs.clamp_min(torch.finfo(probs.dtype).tiny).log()
+    return _normalized_entropy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
+
+
+def _normalized_entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
+    """Eq. 11 of distributions and their finite logarithms."""
     entropy = (probs * log_probs).sum(-1) / -math.log(probs.shape[-1])
     return entropy.clamp(0.0, 1.0)
 
@@ -281,7 +286,7 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
         >>> fusion_weight(one_hot, uniform)
         tensor(1.0000)
     """
-    return _fusion_weights(_stack_pair(first, second), second_weight)[0]
+    return _fusion_weights(confidence(_stack_pair(first, second)), second_weight)[0]
 
 
 def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -306,7 +311,7 @@ def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor
         tensor([0.5000, 0.5000])
     """
     both = _stack_pair(first, second)
-    return (_fusion_weights(both, second_weight).unsqueeze(-1) * both).sum(0)
+    return (_fusion_weights(confidence(both), second_weight).unsqueeze(-1) * both).sum(0)
 
 
 def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -330,14 +335,16 @@ def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Te
         tensor([     0., -20000.])
     """
     both = _stack_pair(first, second)
-    log_weights = _fusion_weights(both.exp(), second_weight).log()
+    finite = both.clamp_min(math.log(torch.finfo(both.dtype).tiny))
+    confidences = 1.0 - _normalized_entropy(both.exp(), finite)
+    log_weights = _fusion_weights(confidences, second_weight).log()
     return (log_weights.unsqueeze(-1) + both).logsumexp(0)
 
 
-def _fusion_weights(both: Tensor, second_weight: float) -> Tensor:
-    """Weights (2, ...) of two distributions (2, ..., C); they sum to one."""
+def _fusion_weights(confidences: Tensor, second_weight: float) -> Tensor:
+    """Weights (2, ...) of two distributions with these confidences (2, ...); they sum to one."""
     _checks.non_negative("second_weight", second_weight)
-    first, second = confidence(both)
+    first, second = confidences
     shares = torch.stack([first, second * second_weight]) + torch.finfo(first.dtype).eps
     return shares / shares.sum(0)
 

@@ -1,5 +1,6 @@
 """Train between the samples: blend embeddings and their targets."""
 
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -19,6 +20,12 @@ class Mixed(NamedTuple):
 
     output: BalancerOutput
     targets: Tensor
+
+
+@cache
+def _pairs(concentration: float, device: torch.device) -> Dirichlet:
+    """Shares of two that sum to one; made once, since that costs more than a draw."""
+    return Dirichlet(torch.full((2,), concentration, device=device), validate_args=False)
 
 
 def mix(
@@ -71,8 +78,7 @@ def mix(
             f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
             f"got {tuple(targets.shape)}"
         )
-    pair = torch.full((2,), concentration, device=embedding.device)
-    share = Dirichlet(pair, validate_args=False).sample((len(targets),)).amax(-1)
+    share = _pairs(concentration, embedding.device).sample((len(targets),)).amax(-1)
     partner = torch.randperm(len(targets), device=embedding.device)
 
     def blend(rows: Tensor) -> Tensor:

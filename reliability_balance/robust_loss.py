@@ -146,7 +146,8 @@ class RobustLoss(nn.Module):
             group=group,
         )
         targets.expect(labels)
-        self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=validate_args)
+        # Labels are checked before, by the targets or as they are.
+        self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=False)
         # In tuples, lest they become submodules: the model is not this module's, and what is kept
         # of the samples is no buffer that DistributedDataParallel should send around.
         self._model = (balancer,)
@@ -158,6 +159,8 @@ class RobustLoss(nn.Module):
             if epochs > self.recipe.warmup
             else float("inf")
         )
+        self._samples_taken = 0
+        self._remembers = False  # what the targets found, on the host
         self._epochs_judged = 0
         self._has_warned = False
         self.caution = ""
@@ -179,7 +182,13 @@ class RobustLoss(nn.Module):
     @property
     def progress(self) -> float:
         """How often an average sample was seen so far, by all processes."""
-        return self.targets.samples_taken / len(self._kept[1])
+        return self._samples_taken / len(self._kept[1])
+
+    @property
+    def doubts(self) -> bool:
+        """Whether labels of samples that were seen often enough are doubted by now."""
+        begin = self.targets.held_for if self._remembers else self.targets.warmup
+        return self.recipe.doubts_labels and self.progress > begin
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -226,9 +235,9 @@ class RobustLoss(nn.Module):
         if self.training and self.recipe.doubts_labels:
             wanted = self._refurbish(views, labels, index, update)
         else:
-            wanted = self._as_shares(labels, output)
+            wanted = self._as_given(labels, output)
             if self.training and update:
-                self.targets.samples_taken += len(labels) * world_size(self._group)
+                self._samples_taken += len(labels) * world_size(self._group)
         loss = self._judge(output, wanted)
         if second is None:
             return loss
@@ -270,14 +279,18 @@ class RobustLoss(nn.Module):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
-    def _as_shares(self, labels: Tensor, output: BalancerOutput) -> Tensor:
-        """Shares of the votes (B, C) of several annotators' labels; other labels as they are."""
-        if not self.targets.num_annotators or not _is_of_annotators(labels):
-            return labels
-        _annotators.check_labels(labels, len(output.log_probs), self.targets.num_annotators)
+    def _as_given(self, labels: Tensor, output: BalancerOutput) -> Tensor:
+        """Labels that are trained on as they are; of several annotators the shares of the votes."""
+        batch_size, num_classes = output.log_probs.shape
+        if self.targets.num_annotators and _is_of_annotators(labels):
+            _annotators.check_labels(labels, batch_size, self.targets.num_annotators)
+            if self.validate_args:
+                _annotators.check_labelled(labels, num_classes)
+            return _as_probabilities(labels, output.log_probs)
+        _checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.validate_args:
-            _annotators.check_labelled(labels, output.log_probs.shape[-1])
-        return _as_probabilities(labels, output.log_probs)
+            _checks.label_values(labels, num_classes)
+        return labels
 
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
         """The loss of one view, mixed once it is time to."""
@@ -285,7 +298,7 @@ class RobustLoss(nn.Module):
         if (
             self.training
             and concentration is not None
-            and (self.progress >= self._mix_from or self.targets.doubts)
+            and (self.progress >= self._mix_from or self.doubts)
         ):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self._model[0], output, soft, concentration=concentration)
@@ -311,11 +324,21 @@ class RobustLoss(nn.Module):
         if self.recipe.even_classes:
             log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
         wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
+        if update:
+            self._count(targets.samples_met(len(labels)))
         epochs_done = int(self.progress)
-        if targets.doubts and epochs_done > self._epochs_judged:
+        if self.doubts and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
             self._judge_beliefs(targets, all_labels)
         return _as_probabilities(labels, wanted) if self.caution else wanted
+
+    def _count(self, samples: int) -> None:
+        """Note progress; when held-back labels are given back, see what the network remembers."""
+        end = self.targets.held_for * len(self._kept[1])
+        is_end = self._samples_taken < end <= self._samples_taken + samples
+        self._samples_taken += samples
+        if is_end:
+            self._remembers = self.targets.judge_memory()
 
     def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
         """Let the labels stand while the model tells nothing of them, and say so once."""
@@ -330,7 +353,7 @@ class RobustLoss(nn.Module):
         """Give what a checkpoint keeps."""
         return {
             "targets": self.targets.state_dict(),
-            "samples_taken": self.targets.samples_taken,
+            "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
         }
@@ -352,7 +375,8 @@ class RobustLoss(nn.Module):
                 )
             )
         self.targets.load_state_dict(state["targets"])
-        self.targets.samples_taken = state["samples_taken"]
+        self._samples_taken = state["samples_taken"]
+        self._remembers = bool(self.targets.remembers)
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -13,9 +12,9 @@ from reliability_balance._annotators import AnnotatorCounts
 from reliability_balance._class_shares import ClassShares
 from reliability_balance._memorization import Memorization
 from reliability_balance._noise_matrix import as_noise_matrix, first_joint
-from reliability_balance._ranks import Ranks, first_place, is_distributed, mean_of_repeated
+from reliability_balance._ranks import Ranks, is_distributed, mean_of_repeated
 from reliability_balance._repeated_calls import RepeatedCalls
-from reliability_balance._scaling import sharpen
+from reliability_balance._scaling import sharpened_scores
 from reliability_balance.posterior import (
     _annotator_posterior,
     _as_probabilities,
@@ -201,10 +200,9 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.zeros((), dtype=torch.bool))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
-        self.samples_taken = 0
-        self._is_early = False  # `remembers` on the host
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -242,33 +240,35 @@ class RefurbishedTargets(nn.Module):
         counts = self._meet(index, labels, probs) if gathers else []
         if not gathers:
             self._check(index, labels, probs)
-        is_soft = labels.is_floating_point()
-        if self.annotators is None:
-            labels = _as_probabilities(labels, RF.widen(probs))
         if not update:
             given = _as_probabilities(labels, RF.widen(probs))
-            doubted, _ = self._posteriors(self.beliefs(index), labels, given)
+            doubted, _ = self._posteriors(self._scores(index), labels, given)
             return self._shown(index, doubted, given, probs)
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
         given = _as_probabilities(labels, RF.widen(probs))
-        place = first_place(index)
-        self._note_labels(index, place, labels)
+        ordered = index.sort().values
+        # On a processor it costs little to know; elsewhere it would wait for the device.
+        is_cheap = index.is_cpu and _checks.can_read_values()
+        is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
+        place = None if is_plain else torch.searchsorted(ordered, index)
+        self._note_labels(index, ordered, place, labels)
         memorization = self.memorization
         freed = probs if memorization is None else memorization.free(index, probs)
         self._update_average(index, mean_of_repeated(place, freed))
-        self._count(len(index))
-        beliefs = self.beliefs(index)
-        doubted, counted = self._posteriors(beliefs, labels, given)
+        scores = self._scores(index)
+        doubted, counted = self._posteriors(scores, labels, given)
         known = self._is_known(index)
-        self._update_joint(counted * known, given, is_soft=is_soft)
+        self._update_joint(counted * known, given, is_soft=labels.is_floating_point())
         if self.annotators is not None:
             self.annotators.update(counted * known, labels, len(self.average))
-        self.classes.update(self.average[index], beliefs, known)
+        self.classes.update(self.average[index], scores.softmax(-1), known)
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
-            memorization.learn(index, given, freed, ~known)
+            # On a processor it costs little to see that all labels were given back.
+            if not (is_cheap and bool(known.all())):
+                memorization.learn(index, given, freed, ~known)
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
@@ -327,8 +327,27 @@ class RefurbishedTargets(nn.Module):
             - index: (B,) int64; returns (B, C) float32 or wider, probabilities; of a sample that
               was never seen the shares of the classes say all.
         """
+        return self._scores(index).softmax(-1)
+
+    def _scores(self, index: Tensor) -> Tensor:
+        """Logarithms of the beliefs (B, C), but for a constant of each sample."""
         average = RF.widen(self.average[index])
-        return sharpen(average, self.temperature, self.classes.tilt)
+        return sharpened_scores(average, self.temperature, self.classes.tilt)
+
+    @torch.no_grad()
+    def judge_memory(self) -> bool:
+        """Find out whether the network learns labels by heart, once held-back ones are given back.
+
+        If it does, labels are doubted from now on, and not only after the warm-up. To be called
+        once, when an average sample has been seen `held_for` times; it waits for the device.
+        """
+        if self.memorization is not None:
+            self.remembers.copy_(self.memorization.advantage() > self.memory)
+        return bool(self.remembers)
+
+    def samples_met(self, own: int) -> int:
+        """How many samples all processes gave in the last call, of which this one gave `own`."""
+        return self._ranks.samples if is_distributed() else own
 
     def check_known(self) -> None:
         """Require that a sample was seen often enough for noise to be counted.
@@ -369,6 +388,7 @@ class RefurbishedTargets(nn.Module):
         else:
             _annotators.check_all(labels, num_classes)
         self.given.copy_(self._codes(labels))
+        self._expects = True
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -459,15 +479,20 @@ class RefurbishedTargets(nn.Module):
         classes = torch.arange(wide.shape[-1], dtype=wide.dtype, device=wide.device)
         return (CODE_STEPS * (wide * classes).sum(-1)).round().int()
 
-    def _note_labels(self, index: Tensor, place: Tensor, labels: Tensor) -> None:
+    def _note_labels(
+        self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
+    ) -> None:
         """Keep what labels these samples have, and refuse an index that cannot be theirs."""
-        codes = self._codes(labels)
-        first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
+        codes = first = self._codes(labels)
+        if place is not None:
+            first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and _checks.can_read_values():
-            self._refuse_other_labels(index, first, codes)
+            if place is not None:
+                self._refuse_other_labels(index, first, codes)
             self._refuse_other_labels(index, self.given[index], codes)
-            self._calls.check(index)
-        self.given[index] = first
+            self._calls.check(ordered)
+        if not self._expects:
+            self.given[index] = first
 
     def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
         other = (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
@@ -480,15 +505,6 @@ class RefurbishedTargets(nn.Module):
                 "that were corrected need new targets"
             )
 
-    def _count(self, count: int) -> None:
-        """Note so many samples more; at the end of the held-back part, whether labels are known."""
-        end = self.held_for * len(self.updates)
-        is_end = self.samples_taken < end <= self.samples_taken + count
-        self.samples_taken += count
-        if is_end and self.memorization is not None:
-            self.remembers.copy_(self.memorization.advantage() > self.memory)
-            self._is_early = bool(self.remembers)
-
     def _is_warm(self, index: Tensor) -> Tensor:
         """Of which samples (B, 1) the labels are doubted by now."""
         updates = self.updates[index]
@@ -499,20 +515,6 @@ class RefurbishedTargets(nn.Module):
         """Which samples (B, 1) were seen often enough for their beliefs to tell of the noise."""
         return (self.updates[index] > self.held_for).unsqueeze(-1)
 
-    @property
-    def doubts(self) -> bool:
-        """Whether labels of samples that were seen often enough are doubted by now."""
-        passes = self.samples_taken / len(self.updates)
-        return passes > self.warmup or (passes > self.held_for and self._is_early)
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **options: Any
-    ) -> None:
-        super()._load_from_state_dict(state_dict, prefix, *args, **options)
-        if not self.updates.is_meta:
-            self.samples_taken = int(self.updates.sum())
-            self._is_early = bool(self.remembers)
-
     def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
         matrices = self.annotator_matrices
@@ -520,14 +522,17 @@ class RefurbishedTargets(nn.Module):
             return partial(label_posterior, noise_matrix=self.noise_matrix)
         return partial(_annotator_posterior, noise_matrices=matrices)
 
-    def _posteriors(self, beliefs: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
-        posterior_of = self._posterior_rule()
         evidence = self.classes.evidence(given, self.prior_count)
-        doubted, counted = (
-            evidence * posterior_of(each, labels) + (1.0 - evidence) * given
-            for each in (beliefs, sharpen(beliefs, self.noise_temperature))
-        )
+        both = torch.stack([scores, scores / self.noise_temperature])
+        if labels.ndim == 1:  # label_posterior in the log domain: all of T is above zero
+            likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
+            posteriors = (both + likelihood).softmax(-1)
+        else:
+            posterior_of = self._posterior_rule()
+            posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
+        doubted, counted = evidence * posteriors + (1.0 - evidence) * given
         return doubted, counted
 
     def _shown(self, index: Tensor, doubted: Tensor, given: Tensor, probs: Tensor) -> Tensor:

@@ -157,7 +157,7 @@ class TestRecipe:
             output = other(INPUTS[index])
             expected = plain(output, LABELS[index], class_prior=criterion.class_prior).total
             assert torch.equal(criterion(output, LABELS[index], index), expected)
-        assert not criterion.targets.doubts
+        assert not criterion.doubts
 
     def test_a_second_view_is_judged_alike_and_must_agree(self):
         model = make_model()
