@@ -18,13 +18,9 @@ from configuration import Recipe, load_recipe, override_recipe
 from figures.training_figures import draw_setups, read_history
 from measures import show_mean
 
-from reliability_balance.recipes import get_recipe
-
 PAPER = (
-    "balancer.recipe=paper",
-    "balancer.head=mlp",
-    "balancer.num_anchors=10",
-    "targets.enabled=false",
+    "recipe.base=paper",
+    "recipe.num_anchors=10",
     "data.rendered.label_noise=0.0",
     "optimization.epochs=30",
 )
@@ -67,20 +63,21 @@ def main(
 
 def setups(base: Recipe) -> dict[str, Recipe]:
     """The set-ups by name; "ideal" is the recipe as it is."""
-    defaults = get_recipe(base.balancer.recipe)
-    anchor = defaults.anchor_weight if base.loss.anchor_weight is None else base.loss.anchor_weight
-    center = defaults.center_weight if base.loss.center_weight is None else base.loss.center_weight
+    method = base.method
+
+    def changed(**changes: float) -> Recipe:
+        return replace(base, recipe={**base.recipe, **changes})
 
     def weighted(anchor_factor: float, center_factor: float) -> Recipe:
-        loss = replace(
-            base.loss, anchor_weight=anchor_factor * anchor, center_weight=center_factor * center
+        return changed(
+            anchor_weight=anchor_factor * method.anchor_weight,
+            center_weight=center_factor * method.center_weight,
         )
-        return replace(base, loss=loss)
 
     return {
         "ideal": base,
         "anchor loss dominant": weighted(100, 1),
-        "no correction by anchors": replace(base, balancer=replace(base.balancer, num_anchors=0)),
+        "no correction by anchors": changed(num_anchors=0),
         "cross-entropy only": weighted(0, 0),
         "cross-entropy dominant": weighted(0.01, 0.01),
     }

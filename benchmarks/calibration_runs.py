@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from methods import METHODS, Balanced, Method, Refurbished
+from methods import METHODS, Balanced, Method, Robust
 from noisy_data import CORRUPTIONS
 from prediction_report import score
 from robustness_runs import Run, predict, train
@@ -63,7 +63,7 @@ def train_and_predict(run: Run) -> Predictions:
         test_labels=task.test_labels,
         held_out_output=_output(method, held_out),
         test_output=_output(method, task.test_inputs),
-        noise_matrix=method.targets.noise_matrix if isinstance(method, Refurbished) else None,
+        noise_matrix=method.targets.noise_matrix if isinstance(method, Robust) else None,
     )
 
 

@@ -10,16 +10,15 @@ import torch
 from cleanlab.rank import get_label_quality_scores
 from encoders import SmallCNN
 from faces.face_table import TRAIN
-from methods import METHODS
+from methods import METHODS, Robust
 from noisy_data import CORRUPTIONS, Task
 from rendering.rendered_faces import PRESETS, rendered_faces
 from robustness_runs import predict, train
-from shared_encoder import EMBEDDING_DIM, make_encoder
+from shared_encoder import make_encoder
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import DATA
 from torch import Tensor, nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance.inspection import KNOWN_VERDICTS, LabelRanking, rank_labels
 from reliability_balance.noise_estimate import estimate_noise
 from reliability_balance.targets import RefurbishedTargets
@@ -43,28 +42,6 @@ class Run(NamedTuple):
 
     data: str
     seed: int
-
-
-class Inspected(nn.Module):
-    """A balancer trained to find wrong labels: few epochs, refurbished targets, no mixing."""
-
-    def __init__(self, task: Task, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.balancer = ReliabilityBalancer(EMBEDDING_DIM, task.num_classes)
-        self.criterion = ReliabilityLoss()
-        self.targets = RefurbishedTargets(
-            len(task.labels), task.num_classes, momentum=0.7, warmup=2
-        )
-
-    def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        output = self.balancer(self.encoder(inputs))
-        loss: Tensor = self.criterion(output, self.targets(index, labels, output.corrected)).total
-        return loss
-
-    def log_probs(self, inputs: Tensor) -> Tensor:
-        log_probs: Tensor = self.balancer(self.encoder(inputs)).log_probs
-        return log_probs
 
 
 class Seconds(NamedTuple):
@@ -112,11 +89,12 @@ def _rate(targets: RefurbishedTargets, labels: Tensor) -> Iterable[tuple[str, Te
 
 
 def inspect(
-    task: Task, encoder: nn.Module, epochs: int, seed: int
+    task: Task, encoder: nn.Sequential, epochs: int, seed: int
 ) -> tuple[RefurbishedTargets, LabelRanking]:
-    """Ours: one training, then the ranking."""
+    """Ours: one training by the robust recipe, then the ranking."""
     torch.manual_seed(seed)
-    method = Inspected(task, encoder)
+    method = Robust(task)
+    method.encoder = encoder
     train(method, task, epochs)
     return method.targets, rank_labels(method.targets, task.labels)
 
@@ -186,7 +164,7 @@ def _faces(run: Run) -> dict[str, Any]:
     images = torch.stack([table.images[row] for row in range(len(table))]).float() / 127.5 - 1
     num_classes = len(table.class_names)
     task = Task(images, table.labels, table.distributions, images, table.labels, num_classes)
-    _, ranking = inspect(task, SmallCNN(), FACE_EPOCHS, run.seed)
+    _, ranking = inspect(task, nn.Sequential(SmallCNN()), FACE_EPOCHS, run.seed)
     return judge_kinds(ranking, table.labels, table.true_labels, table.distributions)
 
 

@@ -27,7 +27,9 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance.class_prior import log_frequencies
 from reliability_balance.mixing import mix
+from reliability_balance.recipes import get_recipe
 from reliability_balance.targets import RefurbishedTargets
 
 Wrapping = Callable[[nn.Module], Any]
@@ -51,7 +53,13 @@ class PlainHead(nn.Module):
 
 
 class RobustHead(nn.Module):
-    """The robust recipe: balancer, targets, mixing and losses."""
+    """The robust recipe: balancer, targets, class frequencies, mixing and losses.
+
+    Put together here, since a `RobustLoss` counts its samples, which no graph of kernels does.
+    """
+
+    prior: Tensor
+    index: Tensor
 
     def __init__(self, size: Size, validate_args: bool = False) -> None:
         super().__init__()
@@ -59,19 +67,22 @@ class RobustHead(nn.Module):
             size.dim,
             size.classes,
             num_anchors=size.anchors,
-            head="linear",
             validate_args=validate_args,
         )
-        self.targets = RefurbishedTargets.for_long_training(
-            10_000, size.classes, validate_args=validate_args
-        )
+        self.targets = RefurbishedTargets(10_000, size.classes, validate_args=validate_args)
         self.criterion = ReliabilityLoss(validate_args=validate_args)
+        concentration = get_recipe("robust").mixing
+        assert concentration is not None  # for the type checker: the robust recipe mixes
+        self.concentration = concentration
+        self.register_buffer("prior", torch.full((size.classes,), 1.0 / size.classes))
         self.register_buffer("index", torch.arange(size.batch))
 
     def forward(self, embedding: Tensor, labels: Tensor) -> Tensor:
         output = self.balancer(embedding)
-        soft = self.targets(self.index, labels, output.corrected)
-        loss: Tensor = self.criterion(*mix(self.balancer, output.embedding, soft)).total
+        beliefs = (output.log_probs + log_frequencies(self.prior)).softmax(-1)
+        soft = self.targets(self.index, labels, beliefs)
+        mixed = mix(self.balancer, output, soft, concentration=self.concentration)
+        loss: Tensor = self.criterion(*mixed, class_prior=self.prior).total
         return loss
 
 

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -29,11 +29,10 @@ from torch.nn import functional as F
 from torch.utils.data import RandomSampler, TensorDataset
 from torchvision.models import resnet18
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance import functional as RF
-from reliability_balance.mixing import mix
+from reliability_balance.recipes import get_recipe
 from reliability_balance.sampling import DataRefinementSampler
-from reliability_balance.targets import RefurbishedTargets
 
 BASE = Size(64, 512, 7, 8)
 GRID = [
@@ -208,8 +207,11 @@ def encoder(quick: bool) -> Iterator[Finding]:
 
     ours = ReliabilityBalancer(size.dim, size.classes, num_anchors=size.anchors)
     criterion = ReliabilityLoss()
-    targets = RefurbishedTargets.for_long_training(10_000, size.classes)
     index = torch.arange(batch_size)
+    everyone = torch.cat([batch.labels, torch.randint(size.classes, (10_000 - batch_size,))])
+    # Mixed from the first step on, as most steps of a training are.
+    mixed = replace(get_recipe("robust"), mix_from=0.0)
+    robust = RobustLoss(ours, everyone, epochs=100, recipe=mixed)
     plain = torch.nn.Linear(size.dim, size.classes)
     optimizers = [torch.optim.AdamW(module.parameters()) for module in (ours, plain)]
     anchors = ours.anchors
@@ -220,9 +222,7 @@ def encoder(quick: bool) -> Iterator[Finding]:
         _descend(optimizers[0], criterion(output, batch.labels).total)
 
     def robust_step() -> None:
-        output = ours(batch.embedding)
-        soft = targets(index, batch.labels, output.corrected)
-        _descend(optimizers[0], criterion(*mix(ours, batch.embedding, soft)).total)
+        _descend(optimizers[0], robust(ours(batch.embedding), batch.labels, index))
 
     def plain_step() -> None:
         _descend(optimizers[1], F.cross_entropy(plain(batch.embedding), batch.labels))

@@ -13,7 +13,7 @@ from reliability_balance._ranks import world_size
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.class_prior import log_frequencies
 from reliability_balance.inspection import LabelRanking, rank_labels
-from reliability_balance.losses import ReliabilityLoss
+from reliability_balance.losses import LossTerms, ReliabilityLoss
 from reliability_balance.mixing import mix
 from reliability_balance.output import BalancerOutput, check_output
 from reliability_balance.posterior import _as_probabilities
@@ -71,6 +71,9 @@ class RobustLoss(nn.Module):
           int64 with a column for each annotator and -1 where they gave no label
         - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
 
+    Attributes:
+        terms: the :class:`losses.LossTerms` of the last batch, or of its second view, detached.
+
     State:
         Its own under one name in ``state_dict``, of tensors and numbers: the targets, the progress
         and what was found. It follows the outputs to their device, and
@@ -103,6 +106,8 @@ class RobustLoss(nn.Module):
         >>> criterion.doubtful_labels().first(3).sample.shape, criterion.noise_matrix.shape
         (torch.Size([3]), torch.Size([3, 3]))
     """
+
+    terms: LossTerms
 
     def __init__(
         self,
@@ -298,8 +303,9 @@ class RobustLoss(nn.Module):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self._model[0], output, soft, concentration=concentration)
         prior = self.class_prior if self.recipe.even_classes else None
-        total: Tensor = self.loss(output, labels, class_prior=prior).total
-        return total
+        terms: LossTerms = self.loss(output, labels, class_prior=prior)
+        self.terms = LossTerms(*(each.detach() for each in terms))
+        return terms.total
 
     @torch.no_grad()
     def _refurbish(

@@ -22,8 +22,7 @@ def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:
         {
             "data": {"image_size": 16, "per_class": 20, "per_group": 12},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},
-            "balancer": {"num_anchors": 2},
-            "targets": {"warmup": 1},
+            "recipe": {"num_anchors": 2, "head": "mlp", "even_classes": False},
             "optimization": {
                 "epochs": epochs,
                 "batch_size": 8,

@@ -1,18 +1,19 @@
 """Recipes: everything that decides a run, read strictly from YAML and kept with the run.
 
-A recipe is a YAML file of the five sections below. A key that no section knows, or a value of the
+A recipe is a YAML file of the four sections below. A key that no section knows, or a value of the
 wrong kind, is an error that names the file and the key.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from encoders import ENCODERS
 from faces.reading import CorruptPolicy, DatasetName
+from method import NOT_A_KEY, base_of, changes_of, method_of, values_of
 from option_types import (
     Number,
     OptionsOf,
@@ -37,7 +38,8 @@ from rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
 from strict_yaml import read_yaml, write_yaml
 from typing_extensions import Self
 
-from reliability_balance.recipes import AttentionMode, RecipeName
+from reliability_balance.recipes import Recipe as Method
+from reliability_balance.recipes import RecipeName
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MUST = {  # what pydantic says in words of its own
@@ -66,8 +68,6 @@ def _not_empty(value: Any) -> Any:
 
 Count = Annotated[WholeNumber, Field(ge=1)]
 Whole = Annotated[WholeNumber, Field(ge=0)]
-Weight = Annotated[Number, Field(ge=0)]
-Share = Annotated[Number, Field(ge=0, lt=1)]
 Positive = Annotated[Number, Field(gt=0)]
 Place = Annotated[Path, BeforeValidator(_not_empty), AfterValidator(_expand_home)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
@@ -123,7 +123,7 @@ class Data:
         image_size: pixels a side that the encoder sees.
         augmentation: strength, from 0 for the random crop alone to 2.
         per_group: images of each video or face that an epoch draws from, at most.
-        per_class: images of each class in an epoch; None for no refinement at all.
+        per_class: images of each class in an epoch, the paper's refinement; None for all images.
         soft_labels: whether to train on the votes of FER+ or JAFFE rather than on the labels.
         workers: processes that load images; 0 loads in the main process.
     """
@@ -143,7 +143,7 @@ class Data:
     image_size: Annotated[WholeNumber, Field(ge=16)] = 64
     augmentation: Annotated[Number, Field(ge=0, le=2)] = 1.0
     per_group: Count = 512
-    per_class: Count | None = 500
+    per_class: Count | None = None
     soft_labels: Truth = False
     workers: Whole = 0
 
@@ -170,69 +170,9 @@ class Encoder:
         try:
             _encoder_options(self.name).validate_python(self.options)
         except ValidationError as error:
-            raise ValueError(_explain_all(error, within="options")) from error
+            known = option_types(ENCODERS[self.name])
+            raise ValueError(_explain_all(error, lambda _: known, within="options")) from error
         return self
-
-
-@dataclass(frozen=True, config=STRICT)
-class Balancer:
-    """Options of :class:`ReliabilityBalancer`; None takes the value of its recipe.
-
-    Args:
-        recipe: "paper" or "robust".
-        num_anchors: of each class.
-        head: of the primary branch.
-        attention: what the attentive correction works on.
-        delta: temperature of the anchors; smaller ones overflow in 32 bits.
-        class_prior: whether to train on the classes' frequencies and answer for even ones; not
-            beside refined epochs, whose classes are even by themselves.
-    """
-
-    recipe: RecipeName = "robust"
-    num_anchors: Whole = 8
-    head: Literal["mlp", "linear"] = "mlp"
-    attention: AttentionMode | None = None
-    delta: Annotated[Number, Field(ge=1e-6)] | None = None
-    class_prior: Truth = False
-
-
-@dataclass(frozen=True, config=STRICT)
-class Loss:
-    """Weights of :class:`ReliabilityLoss` (Eq. 23); None takes the value of the recipe."""
-
-    classification_weight: Weight = 1.0
-    anchor_weight: Weight | None = None
-    center_weight: Weight | None = None
-    branch_weight: Weight | None = None
-    label_smoothing: Share | None = None
-
-
-@dataclass(frozen=True, config=STRICT)
-class Targets:
-    """What becomes of the labels; `enabled: false` trains on them as they are.
-
-    Args:
-        enabled: whether to learn which labels to doubt, see :class:`RefurbishedTargets`.
-        momentum: of its averages; None for the mean of all predictions.
-        temperature: of its averages.
-        noise_temperature: of the beliefs that noise is counted from; below 1 sharpens them.
-        prior_count: recognised samples of a class at which its labels are half doubted.
-        warmup: times that a face is seen before its label is doubted; refined epochs show a face
-            of a frequent class far less than once.
-        held_back: share of the labels that are held back until then, to learn what is memory.
-        mixing: concentration of :func:`mix`, which trains between the samples; None for not.
-        mix_from: epochs before that begins.
-    """
-
-    enabled: Truth = True
-    momentum: Share | None = 0.9
-    temperature: Positive = 0.5
-    noise_temperature: Positive = 1.0
-    prior_count: Weight = 0.0
-    warmup: Whole = 3
-    held_back: Share = 0.0
-    mixing: Positive | None = 1.0
-    mix_from: Whole = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -264,15 +204,35 @@ class Optimization:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """One run, whole."""
+    """One run, whole.
+
+    Args:
+        seed: of weights and batches.
+        data: what is trained on.
+        encoder: the network before the balancer.
+        recipe: `base`, "robust" or "paper", and what is to differ from it in
+            :class:`reliability_balance.recipes.Recipe`, which has all defaults of balancer, loss,
+            targets and mixing; see :mod:`method`.
+        optimization: how it is trained.
+    """
 
     seed: Annotated[WholeNumber, Field(ge=0, le=LARGEST_SEED)] = 0
     data: Data = Data()
     encoder: Encoder = Encoder()
-    balancer: Balancer = Balancer()
-    loss: Loss = Loss()
-    targets: Targets = Targets()
+    recipe: Annotated[
+        dict[str, Any], OptionsOf(Method, NOT_A_KEY, base=RecipeName), AfterValidator(changes_of)
+    ] = Field(default_factory=lambda: {"base": "robust"})
     optimization: Optimization = Optimization()
+
+    @property
+    def base(self) -> RecipeName:
+        """The library's recipe that this one begins with."""
+        return base_of(self.recipe)
+
+    @property
+    def method(self) -> Method:
+        """The library's recipe with the changes of this one."""
+        return method_of(self.recipe)
 
 
 CHECKED_RECIPE = TypeAdapter(Recipe)
@@ -315,7 +275,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         ValueError: on an unknown key, one that is given twice, or a value out of range; it names
             the key.
     """
-    content = as_plain(recipe)
+    content = _as_written(recipe)
     for keys, value in _split(overrides):
         _override(content, keys, value)
     return parse_recipe(content, where="--set") if overrides else recipe
@@ -326,7 +286,8 @@ def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
     try:
         return CHECKED_RECIPE.validate_python(content)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_explain_all(error)}") from error
+        known = partial(_types_in, content=content)
+        raise ValueError(f"{where}: {_explain_all(error, known)}") from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -335,19 +296,31 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
-    """Nested dictionaries of what JSON and YAML know."""
+    """Nested dictionaries of what JSON and YAML know, with every default in them.
+
+    A run keeps these, so that it stays what it was when the library's defaults change.
+    """
+    return {**_as_written(recipe), "recipe": {"base": recipe.base, **values_of(recipe.method)}}
+
+
+def _as_written(recipe: Recipe) -> dict[str, Any]:
+    """The same, but of the library's recipe only what differs: a change of `base` then counts."""
     plain: dict[str, Any] = CHECKED_RECIPE.dump_python(recipe)
     return {name: _without_paths(value) for name, value in plain.items()}
 
 
 def plain_cross_entropy(recipe: Recipe) -> Recipe:
     """The same encoder, data and budget with an ordinary head and loss: what to compare with."""
-    return replace(
-        recipe,
-        balancer=replace(recipe.balancer, num_anchors=0, attention="off", class_prior=False),
-        loss=Loss(branch_weight=0.0, label_smoothing=0.0),
-        targets=Targets(enabled=False),
-    )
+    plain = {
+        "num_anchors": 0,
+        "token_attention": "off",
+        "branch_weight": 0.0,
+        "label_smoothing": 0.0,
+        "doubts_labels": False,
+        "even_classes": False,
+        "mixing": None,
+    }
+    return replace(recipe, recipe={**recipe.recipe, **plain})
 
 
 def _without_paths(value: Any) -> Any:
@@ -391,28 +364,33 @@ def _override(content: dict[str, Any], keys: list[str], value: str) -> None:
 
 def _type_of(keys: list[str], content: Mapping[str, Any]) -> Any:
     """The type of a key's value; None if there is no such key."""
-    kind: Any = Recipe
-    for depth, key in enumerate(keys):
-        if keys[:depth] == ["encoder", "options"]:
-            name = content["encoder"].get("name")
-            types = option_types(ENCODERS[name]) if name in ENCODERS else {}
-        elif get_origin(kind) is Annotated:
-            types = next(each.types for each in get_args(kind) if isinstance(each, OptionsOf))
-        else:
-            types = get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
-        kind = types.get(key)
-    return kind
+    return _types_in(keys[:-1], content).get(keys[-1])
 
 
-def _explain_all(error: ValidationError, within: str = "") -> str:
-    return "; ".join(_explain(each, within) for each in error.errors())
+def _types_in(section: Sequence[str], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Types of the keys of a section; none of a section that there is not."""
+    if [*section] == ["encoder", "options"]:
+        name = content["encoder"].get("name")
+        return option_types(ENCODERS[name]) if name in ENCODERS else {}
+    kind: Any = _type_of([*section], content) if section else Recipe
+    if get_origin(kind) is Annotated:
+        options = [each.types for each in get_args(kind) if isinstance(each, OptionsOf)]
+        return options[0] if options else {}
+    return get_type_hints(kind, include_extras=True) if is_dataclass(kind) else {}
 
 
-def _explain(error: Any, within: str) -> str:
+Known = Callable[[Sequence[str]], Iterable[str]]  # the keys of a section
+
+
+def _explain_all(error: ValidationError, known: Known, within: str = "") -> str:
+    return "; ".join(_explain(each, known, within) for each in error.errors())
+
+
+def _explain(error: Any, known: Known, within: str) -> str:
     key = ".".join(str(part) for part in (*filter(None, [within]), *error["loc"]))
     kind, message = error["type"], str(error["msg"])
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key `{key}`"
+        return f"unknown key `{key}`; known are {', '.join(known(error['loc'][:-1]))}"
     message = message.removeprefix("Value error, ")
     message = re.sub(r"(Input|Keys) should", "must", message)
     if kind == "value_error" and "`" in message:  # it names a key of the section, and its value

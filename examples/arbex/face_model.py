@@ -2,9 +2,9 @@
 
 from typing import cast
 
-import torch
 from configuration import Recipe
 from encoders import build_encoder
+from method import build_balancer
 from torch import Tensor, nn
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer
@@ -14,7 +14,7 @@ class FaceModel(nn.Module):
     """From faces to corrected label distributions (Fig. 2).
 
     Args:
-        encoder: a module with ``embedding_dim``, from (B, 3, H, W) to (B, D).
+        encoder: a module with ``embedding_dim``, from (B, 3, H, W) to (B, D) or (B, T, D).
         balancer: takes its embedding.
 
     Shape:
@@ -32,28 +32,14 @@ class FaceModel(nn.Module):
         return output
 
 
-def build_model(recipe: Recipe, num_classes: int, class_counts: Tensor | None = None) -> FaceModel:
+def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
     """Build the recipe's model, with new weights.
 
     Args:
         recipe: what to build.
         num_classes: C.
-        class_counts: (C,) faces of each class, for a recipe with ``class_prior``; None for even
-            ones, where weights are going to be loaded.
     """
     encoder = build_encoder(recipe.encoder.name, recipe.encoder.options)
-    settings = recipe.balancer
-    if class_counts is None:
-        class_counts = torch.zeros(num_classes, device="cpu")
-    balancer = ReliabilityBalancer(
-        cast(int, encoder.embedding_dim),
-        num_classes,
-        num_anchors=settings.num_anchors,
-        recipe=settings.recipe,
-        head=settings.head,
-        attention=settings.attention,
-        delta=settings.delta,
-        # One more of each, since a class may have no face.
-        class_prior=class_counts + 1 if settings.class_prior else None,
-    )
+    embedding_dim = cast(int, encoder.embedding_dim)
+    balancer = build_balancer(recipe.base, recipe.method, embedding_dim, num_classes)
     return FaceModel(encoder, balancer)

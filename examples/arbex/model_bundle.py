@@ -28,7 +28,7 @@ from torch import Tensor
 
 from reliability_balance import __version__
 
-FORMAT = 2
+FORMAT = 3
 KEYS = {"format", "class_names", "recipe", "versions", "sha256"}
 # Anyone can write such a file; these bound what it can make us read before its sizes are checked.
 LONGEST_HEADER = 2**21  # bytes: room for ten thousand weights or classes

@@ -46,13 +46,15 @@ class OptionsOf:
 
     Args:
         kind: what takes them.
+        without: an argument that is no key.
         further: types of further keys.
     """
 
     types: dict[str, Any]
 
-    def __init__(self, kind: Callable[..., object], **further: Any) -> None:
-        object.__setattr__(self, "types", {**option_types(kind), **further})
+    def __init__(self, kind: Callable[..., object], without: str = "", **further: Any) -> None:
+        types = {name: each for name, each in option_types(kind).items() if name != without}
+        object.__setattr__(self, "types", {**types, **further})
 
     def __get_pydantic_core_schema__(
         self, source: object, handler: GetCoreSchemaHandler

@@ -126,8 +126,8 @@ def _page_values(
         "title": f"ARBEx on {evaluation.dataset}",
         "summary": (
             f"{evaluation.num_faces} test faces, {len(bundle.class_names)} classes; encoder "
-            f"{recipe.encoder.name}, balancer recipe “{recipe.balancer.recipe}”, "
-            f"{recipe.balancer.num_anchors} anchors a class, seed {recipe.seed}."
+            f"{recipe.encoder.name}, balancer recipe “{recipe.base}”, "
+            f"{recipe.method.num_anchors} anchors a class, seed {recipe.seed}."
         ),
         "headline": headline,
         "scores": scores,

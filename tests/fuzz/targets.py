@@ -344,8 +344,12 @@ def read_overrides(content: bytes) -> object:
 def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
     """A line each, as `--set` has them on the command line."""
     values = (
-        *("optimization.epochs=3", "data.splits={seed: 1}", "balancer.attention=off"),
-        *("loss.label_smoothing=0.1", "targets.enabled=false", "optimization.learning_rate=1e-3"),
+        *("optimization.epochs=3", "data.splits={seed: 1}", "recipe.token_attention=off"),
+        *(
+            "recipe.label_smoothing=0.1",
+            "recipe.doubts_labels=false",
+            "optimization.learning_rate=1e-3",
+        ),
     )
     texts = [value.encode() for value in values]
     return [b"\n".join(texts[:3]), b"\n".join(texts[3:])], read_overrides

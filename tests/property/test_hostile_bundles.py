@@ -70,9 +70,7 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A bundle of each encoder."""
     paths = {}
     for name, encoder in ENCODERS.items():
-        recipe = tiny_recipe(
-            encoder=encoder, balancer={"num_anchors": 2, "delta": 0.5, "class_prior": True}
-        )
+        recipe = tiny_recipe(encoder=encoder, recipe={"num_anchors": 2, "delta": 0.5})
         paths[name] = tmp_path_factory.mktemp("whole") / f"{name}.safetensors"
         save_bundle(paths[name], build_model(recipe, 3), recipe, ("angry", "happy", "sad"))
         load_bundle(paths[name])  # what is imported by the first load is not counted below
@@ -123,7 +121,7 @@ def wrong_size(draw: st.DrawFn, forgery: Forgery) -> None:
     recipe = forgery.header["recipe"]
     sizes = [1, 3, 10**6, 10**9, 10**12, 2**62, 2**63, 10**30, -1, -(2**62)]
     if draw(st.booleans()):
-        recipe["balancer"]["num_anchors"] = draw(st.sampled_from([0, *sizes]))
+        recipe["recipe"]["num_anchors"] = draw(st.sampled_from([0, *sizes]))
     else:
         recipe["encoder"]["options"]["width"] = draw(st.sampled_from([0, *sizes]))
         recipe["encoder"]["name"] = "small_cnn"
@@ -197,7 +195,7 @@ def wrong_rest(draw: st.DrawFn, forgery: Forgery) -> None:
         st.sampled_from(
             [
                 ("versions", [None, 3, [], "x", {"torch": 3}, {"torch": None}, {"a": ["b"]}]),
-                ("format", [None, 0, 1, -2, 3, 99, True, "2", [2], {}, 10**400]),
+                ("format", [None, 0, 1, 2, -3, 99, True, "3", [3], {}, 10**400]),
                 ("recipe", [None, 3, "x", [], [1], {"": {}}, {"seed": -1}, {"seed": 2**32}]),
             ]
         )

@@ -26,8 +26,7 @@ TINY = {
         "per_class": 12,
     },
     "encoder": {"name": "small_cnn", "options": {"width": 4}},
-    "balancer": {"num_anchors": 2, "head": "linear"},
-    "targets": {"warmup": 1},
+    "recipe": {"num_anchors": 2, "even_classes": False},
     "optimization": {"epochs": 2, "batch_size": 12},
 }
 
@@ -107,7 +106,7 @@ def train_on(faces, *options):
     """Options to train on a folder of faces for an epoch."""
     settings = ("data.dataset=folders", f"data.root={faces}", "data.image_size=16", *options)
     tiny = ("encoder.name=small_cnn", "encoder.options={width: 4}", "data.per_class=12")
-    short = ("optimization.epochs=1", "optimization.batch_size=8", "targets.warmup=0")
+    short = ("optimization.epochs=1", "optimization.batch_size=8", "recipe.even_classes=false")
     sets = [part for each in (*settings, *tiny, *short) for part in ("--set", each)]
     return ("train", *sets, "--accelerator", "cpu")
 

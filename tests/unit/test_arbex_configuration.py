@@ -1,3 +1,4 @@
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from configuration import (
 )
 from strict_yaml import read_yaml
 
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.recipes import RECIPES, Recipe, get_recipe
 
 
 @pytest.mark.parametrize("name", ["paper", "robust", "quick"])
@@ -33,21 +34,32 @@ def test_paper_recipe_is_the_papers_section_4_3():
     settings = recipe.optimization
     assert (settings.epochs, settings.learning_rate, settings.decay) == (1000, 3e-4, 0.995)
     assert (recipe.data.image_size, recipe.data.per_group, recipe.data.per_class) == (224, 512, 500)
-    assert recipe.balancer.recipe == "paper"
-    assert recipe.balancer.num_anchors == 10
-    assert not recipe.targets.enabled
+    assert recipe.method == replace(get_recipe("paper"), num_anchors=10)
 
 
-def test_robust_recipe_has_the_librarys_settings_for_long_trainings():
-    recipe = load_recipe("robust")
-    settings, targets = recipe.targets, RefurbishedTargets.for_long_training(9, 7)
-    names = ["momentum", "temperature", "noise_temperature", "prior_count", "warmup", "held_back"]
-    assert {name: getattr(settings, name) for name in names} == {
-        name: getattr(targets, name) for name in names
-    }
-    assert (settings.mixing, settings.mix_from) == (0.3, 7)
-    assert (recipe.balancer.head, recipe.balancer.class_prior) == ("linear", True)
-    assert recipe.data.per_class is None
+def test_robust_recipe_is_the_librarys():
+    assert load_recipe("robust").recipe == {"base": "robust"}
+
+
+def test_every_field_of_the_librarys_recipe_is_a_key():
+    written = read_yaml(dump_recipe(load_recipe("quick")))["recipe"]
+    names = {field.name for field in fields(Recipe)} - {"attention"}  # of tokens alone
+    assert written.keys() == {"base", *names}
+
+
+def test_the_base_may_change_beside_other_changes():
+    changed = load_recipe("quick", ["recipe.base=paper", "recipe.delta=0.5"])
+    assert changed.method == replace(get_recipe("paper"), delta=0.5)
+    again = override_recipe(changed, ["recipe.base=robust"])
+    assert again.method == replace(get_recipe("robust"), delta=0.5)
+
+
+def test_a_run_stays_what_it_was_when_the_librarys_defaults_change(monkeypatch):
+    recipe = load_recipe("quick")
+    written, method = dump_recipe(recipe), recipe.method
+    monkeypatch.setitem(RECIPES, "robust", replace(method, temperature=0.9, mixing=None))
+    assert load_recipe("quick").method.temperature == 0.9
+    assert parse_recipe(read_yaml(written), where="run").method == method
 
 
 def test_paths_may_begin_at_home():
@@ -65,8 +77,13 @@ def test_paths_may_begin_at_home():
         ("optimization: {epochs: many}", r"own\.yaml: `optimization\.epochs`.*'many'"),
         ("optimization: {epochs: 0}", r"own\.yaml: `optimization\.epochs`.*greater.*got 0"),
         ("data: {dataset: imagenet}", r"own\.yaml: `data\.dataset`.*'imagenet'"),
-        ("loss: {label_smoothing: 1.5}", r"own\.yaml: `loss\.label_smoothing`.*1\.5"),
-        ("balancer: [1, 2]", r"own\.yaml: `balancer`"),
+        ("recipe: {label_smoothing: 1.5}", r"own\.yaml: `recipe\.label_smoothing`.*1\.5"),
+        ("recipe: {temperature: 0}", r"`recipe\.temperature` must be greater than 0; got 0"),
+        ("recipe: {temperature: warm}", r"`recipe\.temperature` must be a valid number.*'warm'"),
+        ("recipe: {delta: 1.0e-7}", r"`recipe\.delta` must be at least 1e-06; got 1e-07"),
+        ("recipe: {tempo: 1}", r"unknown key `recipe\.tempo`; known are .*temperature.*mixing"),
+        ("balancer: {delta: 1}", r"unknown key `balancer`; known are seed, data, encoder, recipe"),
+        ("recipe: [1, 2]", r"own\.yaml: `recipe`"),
         ("data: {", r"own\.yaml: must be YAML: .* in line 1, column 8"),
         ("seed: 1\nseed: 2", r"own\.yaml: must be YAML: `seed` is there twice in line 2"),
         ("data: {splits: {held_out: [3]}}", r"`data\.splits\.held_out\.0` must be text, in quotes"),
@@ -93,7 +110,7 @@ def test_overrides_win_and_leave_the_rest():
     assert recipe.optimization.epochs == 2
     assert recipe.data.rendered["label_noise"] == 0.1
     assert recipe.data.rendered["difficulty"] == load_recipe("quick").data.rendered["difficulty"]
-    assert load_recipe("quick", ["balancer.attention=off"]).balancer.attention == "off"
+    assert load_recipe("quick", ["recipe.token_attention=off"]).method.token_attention == "off"
     slower = override_recipe(recipe, ["optimization.learning_rate=3e-4"])
     assert slower.optimization.learning_rate == 3e-4
 
@@ -128,7 +145,9 @@ def test_overrides_win_and_leave_the_rest():
         ("optimization.epochs=1:30", r"`optimization\.epochs` must be a valid integer; got '1:30'"),
         ("optimization.learning_rate=.inf", r"must be a finite number; got inf"),
         ("optimization.precision=32", r"`optimization\.precision` must be '32-true'.*got '32'"),
-        ("balancer.attention=no", r"`balancer\.attention` must be .*got 'no'"),
+        ("recipe.token_attention=no", r"`recipe\.token_attention` must be .*got 'no'"),
+        ("recipe.base=best", r"`recipe\.base` must be 'robust' or 'paper'; got 'best'"),
+        ("recipe.num_anchors=4611686018427387904", r"`recipe` must be values that .* takes"),
     ],
 )
 def test_errors_of_overrides(override, message):
@@ -224,9 +243,9 @@ def test_overrides_may_come_in_any_order():
 def test_the_baseline_differs_in_nothing_but_the_method():
     recipe = load_recipe("quick")
     plain = plain_cross_entropy(recipe)
-    assert plain.balancer.num_anchors == 0
-    assert plain.balancer.attention == "off"
-    assert not plain.targets.enabled
+    assert (plain.method.num_anchors, plain.method.token_attention) == (0, "off")
+    assert not plain.method.doubts_labels
+    assert plain.method.mixing is None
     same = yaml.safe_load(dump_recipe(recipe))
     other = yaml.safe_load(dump_recipe(plain))
     for section in ("seed", "data", "encoder", "optimization"):

@@ -237,14 +237,21 @@ def test_an_export_that_says_something_else_is_refused(bundle, output, value):
         check_parity(module, run, bundle)
 
 
+def with_probabilities(output, *, corrected, primary, **branches):
+    """The output as if corrected and each branch had given these."""
+    logs = {f"{name}_log_probs": probs.log() for name, probs in branches.items()}
+    return output._replace(log_probs=corrected.log(), logits=primary.log(), **logs)
+
+
 def test_the_deciding_branch_against_a_naive_loop(bundle):
     torch.manual_seed(1)
     output = bundle.model(3 * torch.randn(60, 3, 16, 16))
-    output = output._replace(
+    output = with_probabilities(
+        output,
         **{
             name: torch.randn(60, 3).mul(2).softmax(-1)
             for name in ("primary", "anchor", "attentive", "correction", "corrected")
-        }
+        },
     )
 
     def confidence(probs):
@@ -271,7 +278,8 @@ def test_no_branch_decides_a_class_that_it_does_not_predict(bundle):
     output = bundle.model(torch.randn(1, 3, 16, 16))
     primary, other = [0.46, 0.44, 0.1], [0.2, 0.5, 0.3]
     correction = torch.tensor([other])
-    output = output._replace(
+    output = with_probabilities(
+        output,
         primary=torch.tensor([primary]),
         anchor=correction,
         attentive=correction,
@@ -288,7 +296,8 @@ def test_no_branch_decides_a_class_that_it_does_not_predict(bundle):
 
 def test_a_model_without_correction_is_decided_by_its_head(bundle):
     output = bundle.model(torch.randn(2, 3, 16, 16))
-    nothing = dict.fromkeys(("anchor", "attentive", "correction"))
+    branches = ("anchor", "attentive", "correction")
+    nothing = dict.fromkeys(f"{name}_log_probs" for name in branches)
     assert deciding_branches(output._replace(**nothing)) == ["primary", "primary"]
 
 
@@ -538,7 +547,7 @@ def test_a_box_becomes_a_square_within_the_picture():
 
 @pytest.mark.parametrize("balancing", ["robust", "paper"])
 def test_a_report_needs_no_other_file(tmp_path, balancing):
-    recipe = tiny_recipe(balancer={"num_anchors": 2, "recipe": balancing})
+    recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "even_classes": False})
     save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
     evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

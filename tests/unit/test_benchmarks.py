@@ -1,6 +1,7 @@
 """The benchmarks' data, methods and book-keeping, on tasks of a few samples."""
 
 import json
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -9,7 +10,6 @@ import torch
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
-import methods
 import tasks
 from measures import area_under_risk_coverage, mean_and_interval
 from methods import METHODS
@@ -26,6 +26,9 @@ from tasks import FIRST_SEED
 from tuning_grids import GRIDS
 from tuning_report import pick
 from tuning_report import write_report as write_tuning_report
+
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
+from reliability_balance.recipes import RECIPES
 
 
 @pytest.mark.parametrize(
@@ -54,18 +57,20 @@ def test_imbalance_reaches_its_ratio():
     assert 3000 / counts[2] == pytest.approx(17, rel=0.2)
 
 
-def test_our_recipe_does_not_blend_at_first(monkeypatch):
-    task = make_task()
-    method = METHODS["ours, robust"](task)
-    blended = []
-    monkeypatch.setattr(
-        methods, "mix", lambda balancer, embedding, soft, **_: blended.append(1) or (output, soft)
+def test_the_library_has_all_our_defaults(monkeypatch):
+    changed = replace(
+        RECIPES["robust"], num_anchors=3, delta=0.7, center_weight=0.9, temperature=0.4, mixing=0.1
     )
-    index = torch.arange(16)
-    output = method.predict(task.inputs[:16])
-    for epoch in range(method.mix_from + 2):
-        method.loss(index, task.inputs[:16], task.labels[:16], epoch)
-    assert len(blended) == 2
+    monkeypatch.setitem(RECIPES, "robust", changed)
+    balancer, loss = ReliabilityBalancer(4, 3), ReliabilityLoss()
+    assert (balancer.num_anchors, balancer.delta, loss.center_weight) == (3, 0.7, 0.9)
+    assert RobustLoss(balancer, torch.arange(6) % 3, epochs=30).targets.temperature == 0.4
+    method = METHODS["ours, robust"](make_task())
+    method.begin(30)
+    assert (method.balancer.num_anchors, method.balancer.delta) == (3, 0.7)
+    assert method.robust.recipe == changed
+    assert method.robust.loss.center_weight == 0.9
+    assert method.targets.temperature == 0.4
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -38,7 +38,7 @@ def bundle():
         {
             "data": {"image_size": 32, "rendered": {"difficulty": "easy", "image_size": 32}},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},
-            "balancer": {"num_anchors": 4, "head": "linear"},
+            "recipe": {"num_anchors": 4},
         },
         where="test",
     )

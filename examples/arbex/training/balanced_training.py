@@ -8,12 +8,9 @@ import torch
 from configuration import Optimization
 from face_model import FaceModel
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MeanMetric
 
-from reliability_balance import ReliabilityLoss
-from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance import RobustLoss
 from training.epoch_batches import FaceBatch, Position, derive_seed
 from training.run_identity import IDENTITY, expect_same_run
 
@@ -23,16 +20,13 @@ VALIDATION_METRICS = ("loss", "accuracy", "primary_accuracy")
 
 
 class BalancedTraining(lightning.LightningModule):
-    """Train a model by the reliability loss, on the labels or on refurbished targets.
+    """Train a model by the robust loss, whose state is a part of this module's.
 
     Epoch means are kept in the state, so that a continued epoch reports what a whole one would.
 
     Args:
         model: what is trained.
-        criterion: the loss.
-        targets: what becomes of the labels; None trains on them as they are.
-        mixing: concentration of :func:`mix` where there are targets; None for not.
-        mix_from: epochs before that begins.
+        criterion: the loss, and what it learns of the labels.
         optimization: rates and limits.
         seed: of dropout; each step draws from its own generator state, see
             :mod:`training.epoch_batches`.
@@ -45,31 +39,21 @@ class BalancedTraining(lightning.LightningModule):
     def __init__(
         self,
         model: FaceModel,
-        criterion: ReliabilityLoss,
-        targets: RefurbishedTargets | None,
+        criterion: RobustLoss,
         optimization: Optimization,
         *,
-        mixing: float | None,
-        mix_from: int,
         seed: int,
         soft_labels: bool = False,
     ) -> None:
         super().__init__()
         self.model = model
         self.criterion = criterion
-        self.targets = targets
-        self.mixing = mixing
-        self.mix_from = mix_from
         self.optimization = optimization
         self.seed = seed
         self.soft_labels = soft_labels
         self.identity: dict[str, Any] = {}
         self.train_means = _means(TRAIN_METRICS)
         self.validation_means = _means(VALIDATION_METRICS)
-        if targets is not None:
-            # Every rank holds the same; the running statistics of batch norm are rank 0's.
-            buffers = [f"targets.{name}" for name, _ in targets.named_buffers()]
-            DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, buffers)
 
     def position(self) -> Position:
         """The batch that comes next."""
@@ -101,23 +85,15 @@ class BalancedTraining(lightning.LightningModule):
         Raises:
             ValueError: if it is not finite, before it can spoil the weights.
         """
-        embedding = self.model.encoder(batch.image)
-        output = self.model.balancer(embedding)
+        output = self.model(batch.image)
         labels = batch.distribution if self.soft_labels else batch.label
-        judged = output
-        if self.targets is not None:
-            labels = self.targets(batch.index, labels, output.corrected)
-            if self.mixing is not None and self.current_epoch >= self.mix_from:
-                judged, labels = mix(
-                    self.model.balancer, embedding, labels, concentration=self.mixing
-                )
-        terms = self.criterion(judged, labels)
+        loss: Tensor = self.criterion(output, labels, batch.index)
+        terms = self.criterion.terms
         for name, value in zip(LOSS_TERMS, terms, strict=True):
-            _update(self.train_means, name, value.detach())
+            _update(self.train_means, name, value)
         _update(self.train_means, "accuracy", _hits(output.corrected, batch.label))
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
         _update(self.train_means, "learning_rate", rate)
-        loss: Tensor = terms.total
         if not bool(torch.isfinite(loss)):
             raise ValueError(
                 f"the loss must be finite; got {float(loss.detach())} in epoch "

@@ -20,11 +20,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
 from memory import advising_out_of_memory
 from model_bundle import save_bundle
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
-from reliability_balance import ReliabilityLoss
+from reliability_balance import RobustLoss
 from reliability_balance.sampling import DataRefinementSampler
-from reliability_balance.targets import RefurbishedTargets
 from training.balanced_training import BalancedTraining
 from training.epoch_batches import EpochBatches, EpochSampler
 from training.run_folder import RunFolder, begin_run
@@ -78,12 +77,12 @@ def fit(
     module = build_training(recipe, train)
     transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
     dataset = FaceDataset(train, transform)
-    sampler = epoch_sampler(recipe, dataset, rank=rank, world_size=world_size)
-    times_seen = settings.epochs * len(sampler) * world_size / len(train)
-    if recipe.targets.enabled and times_seen <= recipe.targets.warmup:
+    sampler = epoch_sampler(recipe, train, rank=rank, world_size=world_size)
+    seen, held_for = module.criterion.epochs, module.criterion.targets.held_for
+    if recipe.method.doubts_labels and seen <= held_for:
         warnings.warn(
-            f"no label will be doubted: `targets.warmup` is {recipe.targets.warmup}, and a face is "
-            f"seen {times_seen:.1f} times; train for longer, or set `data.per_class` to null",
+            f"no label will be doubted: a face is seen {seen:.1f} times, and its label doubted "
+            f"after {held_for} at the earliest; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
     module.identity = run_identity(recipe, table)
@@ -160,62 +159,48 @@ def _advising_damage(folder: RunFolder) -> Iterator[None]:
 
 
 def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:
-    """Put model, loss and targets of a recipe together.
+    """Put model and loss of a recipe together.
 
     Raises:
         ValueError: if the recipe contradicts itself, or asks of the faces what they do not have.
     """
-    if recipe.balancer.class_prior and recipe.data.per_class is not None:
+    if recipe.method.even_classes and recipe.data.per_class is not None:
         raise ValueError(
-            "`balancer.class_prior` needs `data.per_class` to be null, since refined epochs have "
-            f"even classes; got {recipe.data.per_class}"
+            "`recipe.even_classes` must be false where `data.per_class` refines the epochs, whose "
+            f"classes are even already; got true beside {recipe.data.per_class}. Set one of them "
+            "to false or null"
         )
-    if recipe.data.soft_labels and (train.distributions is None or train.distributions_are_true):
-        raise ValueError(f"`data.soft_labels` needs faces with votes; {train.name} has none")
-    loss, targets = recipe.loss, recipe.targets
-    num_classes = len(train.class_names)
-    criterion = ReliabilityLoss(
-        recipe=recipe.balancer.recipe,
-        classification_weight=loss.classification_weight,
-        anchor_weight=loss.anchor_weight,
-        center_weight=loss.center_weight,
-        branch_weight=loss.branch_weight,
-        label_smoothing=loss.label_smoothing,
-    )
-    refurbished = RefurbishedTargets(
-        len(train),
-        num_classes,
-        momentum=targets.momentum,
-        temperature=targets.temperature,
-        noise_temperature=targets.noise_temperature,
-        prior_count=targets.prior_count,
-        warmup=targets.warmup,
-        held_back=targets.held_back,
-    )
-    class_counts = train.labels.bincount(minlength=num_classes)
-    model = build_model(recipe, num_classes, class_counts)
+    labels = train.labels
+    if recipe.data.soft_labels:
+        if train.distributions is None or train.distributions_are_true:
+            raise ValueError(f"`data.soft_labels` needs faces with votes; {train.name} has none")
+        labels = train.distributions
+    model = build_model(recipe, len(train.class_names))
     load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
+    criterion = RobustLoss(model, labels, epochs=times_seen(recipe, train), recipe=recipe.method)
     return BalancedTraining(
         model,
         criterion,
-        refurbished if targets.enabled else None,
         recipe.optimization,
-        mixing=targets.mixing,
-        mix_from=targets.mix_from,
         seed=recipe.seed,
         soft_labels=recipe.data.soft_labels,
     )
 
 
-def epoch_sampler(
-    recipe: Recipe, dataset: FaceDataset, *, rank: int, world_size: int
-) -> EpochSampler:
+def times_seen(recipe: Recipe, train: FaceTable) -> float:
+    """How often an average face is seen in the whole training, by all processes together."""
+    epoch = len(epoch_sampler(recipe, train, rank=0, world_size=1))
+    return recipe.optimization.epochs * epoch / len(train)
+
+
+def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: int) -> EpochSampler:
     """Refine each epoch as the paper does (4.2.2), or shuffle all of the training set."""
     if recipe.data.per_class is None:
-        return DistributedSampler(dataset, world_size, rank, seed=recipe.seed, drop_last=True)
+        rows = TensorDataset(train.labels)
+        return DistributedSampler(rows, world_size, rank, seed=recipe.seed, drop_last=True)
     return DataRefinementSampler(
-        dataset.table.labels,
-        dataset.table.groups,
+        train.labels,
+        train.groups,
         per_group=recipe.data.per_group,
         per_class=recipe.data.per_class,
         num_replicas=world_size,

@@ -219,7 +219,7 @@ def _listen(port: int | None) -> socket.socket:
 
 
 def _describe(bundle: ModelBundle) -> str:
-    encoder, anchors = bundle.recipe.encoder.name, bundle.recipe.balancer.num_anchors
+    encoder, anchors = bundle.recipe.encoder.name, bundle.recipe.method.num_anchors
     return (
         f"Encoder {encoder}, {anchors} anchors a class, trained on {bundle.recipe.data.dataset}: "
         f"{', '.join(bundle.class_names)}."
