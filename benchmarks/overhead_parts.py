@@ -44,6 +44,7 @@ GRID = [
     Size(4096, 512, 1000, 8),
     Size(1024, 128, 1000, 20),
 ]
+SMALL_SET, SMALL_BATCH = 10_000, 128
 LARGEST = Size(256, 512, 10_000, 8)
 GROWTH = {
     "batch": [Size(batch, 512, 100, 8) for batch in (64, 256, 1024, 4096)],
@@ -161,6 +162,56 @@ def limits(quick: bool) -> Iterator[Finding]:
         str(size),
         3 if quick else 7,
     )
+
+
+def small(quick: bool) -> Iterator[Finding]:
+    """A training step of a perceptron by RobustLoss, beside one by cross-entropy."""
+    for width in (64,) if quick else (64, 256, 1024):
+        for classes in (10,) if quick else (2, 10, 100, 1000):
+            steps = _steps_of_a_perceptron(width, classes)
+            seconds = alternate(steps, 3 if quick else 7)
+            setup = f"perceptron {width}-{2 * width}-{width}-{classes}, batches of {SMALL_BATCH}"
+            yield _finding(
+                "RobustLoss / cross-entropy", setup, seconds["robust"], seconds["plain"], 5.0
+            )
+
+
+def _steps_of_a_perceptron(width: int, classes: int) -> dict[str, Callable[[], None]]:
+    labels = torch.arange(SMALL_SET) % classes
+    inputs = torch.randn(SMALL_BATCH, width)
+    order = _batches_for_ever()
+
+    def encoder() -> torch.nn.Sequential:
+        return torch.nn.Sequential(
+            torch.nn.Linear(width, 2 * width),
+            torch.nn.ReLU(),
+            torch.nn.Linear(2 * width, width),
+            torch.nn.ReLU(),
+        )
+
+    plain = encoder().append(torch.nn.Linear(width, classes))
+    ours, head = encoder(), ReliabilityBalancer(width, classes)
+    # Mixed from the first step on, as most steps of a training are.
+    recipe = replace(get_recipe("robust"), mix_from=0.0)
+    robust = RobustLoss(head, labels, epochs=100, recipe=recipe)
+    optimizers = [
+        torch.optim.AdamW(parameters, fused=True)
+        for parameters in (plain.parameters(), [*ours.parameters(), *head.parameters()])
+    ]
+
+    def plain_step() -> None:
+        _descend(optimizers[0], F.cross_entropy(plain(inputs), labels[next(order)]))
+
+    def robust_step() -> None:
+        index = next(order)
+        _descend(optimizers[1], robust(head(ours(inputs)), labels[index], index))
+
+    return {"plain": plain_step, "robust": robust_step}
+
+
+def _batches_for_ever() -> Iterator[Tensor]:
+    while True:
+        yield from torch.randperm(SMALL_SET).split(SMALL_BATCH)[:-1]
 
 
 def growth(quick: bool) -> Iterator[Finding]:
@@ -296,5 +347,6 @@ def start(quick: bool) -> Iterator[Finding]:
 
 
 PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
-    part.__name__: part for part in (start, limits, encoder, heads, growth, compiled, sampler)
+    part.__name__: part
+    for part in (start, limits, encoder, small, heads, growth, compiled, sampler)
 }
