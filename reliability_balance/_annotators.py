@@ -120,6 +120,12 @@ def check_all(labels: Tensor, num_classes: int) -> None:
         ValueError: on wrong values, on samples without a label, and on one-hot labels or counts of
             votes (N, C).
     """
+    if labels.shape[1] == num_classes > 2 and bool(((labels == 0) | (labels == 1)).all()):
+        raise ValueError(
+            f"`labels` of dtype int64 and shape (N, {num_classes}) are class indices of "
+            f"{num_classes} annotators; got zeros and ones alone, as one-hot and multi-hot labels "
+            "have. Give these as floating shares: labels / labels.sum(-1, keepdim=True)"
+        )
     if labels.shape[1] == num_classes < len(labels) and bool((labels >= 0).all()):
         # Rows of counts all have the same sum; class indices do so only by chance.
         sums = labels.sum(-1)

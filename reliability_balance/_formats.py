@@ -90,7 +90,10 @@ def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
             if settings.get("class") == "RefurbishedTargets":
                 settings = {**TARGETS_BEFORE_4, **settings}
                 module["parts"][part] = {**settings, "held_for": settings["warmup"]}
-                tensors[_name(role, part, "remembers")] = torch.zeros((), dtype=torch.bool)
+                tensors[_name(role, part, "remembers")] = torch.full((), -1, dtype=torch.int8)
+                given = _name(role, part, "given")
+                if given in tensors:  # told by another code
+                    tensors[given] = torch.full_like(tensors[given], -1)
             if settings.get("class") == "ReliabilityBalancer":
                 prior, size = _name(role, part, "class_prior"), settings.get("num_classes")
                 # A file that contradicts itself keeps the setting, and is refused for it.

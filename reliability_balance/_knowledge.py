@@ -32,7 +32,13 @@ def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
     return ignorance(targets, seen, labels)
 
 
-def ignorance(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
+def ignorance(
+    targets: RefurbishedTargets,
+    seen: Tensor,
+    labels: Tensor,
+    *,
+    standard_errors: float = STANDARD_ERRORS,
+) -> str:
     """Say that beliefs tell nothing of the labels, and by what; nothing if they do.
 
     Beliefs are compared with what class frequencies alone would have: on the control group where
@@ -43,6 +49,7 @@ def ignorance(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
         targets: of a training.
         seen: the samples (M,).
         labels: theirs, (M,), (M, C), or of annotators (M, A), whose vote shares are compared.
+        standard_errors: by how many of them kappa must be above zero.
     """
     what = "labels"
     if targets.memorization is not None:
@@ -51,12 +58,12 @@ def ignorance(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
             seen, labels, what = seen[control], labels[control], "held-back labels"
     beliefs = targets.beliefs(seen)
     kappa, error = chance_corrected(beliefs, _as_probabilities(labels, beliefs))
-    if kappa >= max(SMALLEST_KAPPA, STANDARD_ERRORS * error):
+    if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (
         f"beliefs agree with the {len(seen)} {what} hardly better than class frequencies do (kappa "
         f"{kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} and "
-        f"{STANDARD_ERRORS:g} standard errors are needed): train a better model, or on more samples"
+        f"{standard_errors:g} standard errors are needed): train a better model, or on more samples"
     )
 
 

@@ -33,7 +33,7 @@ class RepeatedCalls:
             raise ValueError(
                 "`index` must name the samples of a step once; got each of three batches more than "
                 "once in a row, which would count as more epochs. Call with update=False from the "
-                "second time on (SAM), or once with the views joined (torch.cat)"
+                "second time on (SAM), or give RobustLoss the other view as `second`"
             )
 
 

@@ -10,6 +10,7 @@ from torch.distributions import Dirichlet
 from reliability_balance import _checks
 from reliability_balance.attention import pool_tokens
 from reliability_balance.output import BalancerOutput, check_output
+from reliability_balance.recipes import check_concentration
 
 if TYPE_CHECKING:
     from reliability_balance.balancer import ReliabilityBalancer
@@ -50,14 +51,14 @@ def mix(
             logits where they come from elsewhere. Padding of a sample beside a token of its partner
             counts as the sample's mean token, so that means blend like vectors.
         targets: class probabilities, such as :class:`targets.RefurbishedTargets` gives.
-        concentration: a > 0; 1 draws evenly, small values blend little.
+        concentration: a >= 0.01; 1 draws evenly, small values blend little.
 
     Shape:
         - output: of B samples; targets: (B, C) floating; returns :class:`Mixed`.
 
     Raises:
         TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
-        ValueError: on wrong shapes, or concentration <= 0.
+        ValueError: on wrong shapes, or a concentration below 0.01.
 
     Differs from paper: not in it. Mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) of
     the last hidden layer (Verma et al., 2019, https://arxiv.org/abs/1806.05236).
@@ -69,7 +70,7 @@ def mix(
         >>> mixed.output.corrected.shape, bool((mixed.targets.amax(-1) >= 0.5).all())
         (torch.Size([3, 3]), True)
     """
-    _checks.positive("concentration", concentration)
+    check_concentration("concentration", concentration)
     check_output("output", output)
     _checks.floating("targets", targets)
     embedding = output.embedding if output.tokens is None else output.tokens

@@ -23,6 +23,15 @@ NON_NEGATIVE = (
     *("mix_from", "consistency"),
 )
 
+SMALLEST_CONCENTRATION = 0.01  # draws for smaller ones underflow, to halves
+
+
+def check_concentration(name: str, value: float) -> None:
+    """Require a concentration of mixing from which shares can be drawn."""
+    _checks.positive(name, value)
+    if value < SMALLEST_CONCENTRATION:
+        raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
@@ -53,7 +62,8 @@ class Recipe:
         held_back: share of the labels that are held back at first, in [0, 1).
         annotator_prior: labels of a class at which an annotator's noise matrix is half their own
             and half the common one, >= 0.
-        held_for: share of the planned epochs for which they are, within the warm-up, in (0, 1].
+        held_for: share of the planned epochs for which labels are held back, in (0, 1]; never for
+            longer than the warm-up.
         warmup: passes over the samples before labels are doubted, >= 0.
         memory: nats by which shown labels are known better than held-back ones, > 0, above which
             doubts begin when these are given back.
@@ -104,7 +114,10 @@ class Recipe:
         if self.momentum is not None:
             _checks.fraction("momentum", self.momentum)
         if self.mixing is not None:
-            _checks.positive("mixing", self.mixing)
+            check_concentration("mixing", self.mixing)
+        for name in ("doubts_labels", "even_classes"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` must be a bool; got {getattr(self, name)!r}")
         if not self.held_for <= 1.0:
             raise ValueError(
                 f"`held_for` must be a share of the epochs, up to 1; got {self.held_for}"

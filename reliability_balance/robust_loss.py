@@ -1,6 +1,7 @@
 """The whole robust recipe as one loss: doubted labels, mixing, class frequencies, and when."""
 
 import warnings
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -18,7 +19,12 @@ from reliability_balance.mixing import mix
 from reliability_balance.output import BalancerOutput, check_output
 from reliability_balance.posterior import _as_probabilities
 from reliability_balance.recipes import Recipe, RecipeName, get_recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.targets import CODE_TOLERANCE, RefurbishedTargets
+
+# Of kappa, above which labels are doubted; a wrong doubt costs less than one that comes too late.
+STANDARD_ERRORS = 2.5
+# The argument by which each of these is planned; the others are of the recipe.
+PLANNED_BY = {"held_for_epochs": "epochs", "mix_from_epoch": "epochs", "dtype": "dtype"}
 
 
 class RobustLoss(nn.Module):
@@ -128,6 +134,9 @@ class RobustLoss(nn.Module):
         self.validate_args = validate_args
         num_classes = balancer.num_classes
         labels = _all_labels(labels, num_classes)
+        held_for = self.recipe.held_for_of(epochs)
+        # Labels that would never be given back are not held back.
+        can_hold = self.recipe.warmup > 1 and held_for < epochs
         targets = RefurbishedTargets(
             len(labels),
             num_classes,
@@ -137,8 +146,8 @@ class RobustLoss(nn.Module):
             prior_count=self.recipe.prior_count,
             warmup=self.recipe.warmup,
             memory=self.recipe.memory,
-            held_back=self.recipe.held_back if self.recipe.warmup > 1 else 0.0,
-            held_for=self.recipe.held_for_of(epochs),
+            held_back=self.recipe.held_back if can_hold else 0.0,
+            held_for=held_for,
             num_annotators=labels.shape[1] if _is_of_annotators(labels) else 0,
             annotator_prior=self.recipe.annotator_prior,
             dtype=dtype,
@@ -146,12 +155,15 @@ class RobustLoss(nn.Module):
             group=group,
         )
         targets.expect(labels)
+        targets.plan = {"epochs": epochs, "recipe": self.recipe}
+        even = torch.full((num_classes,), 1.0 / num_classes)
+        prior = _frequencies(labels, num_classes) if self.recipe.even_classes else even
         # Labels are checked before, by the targets or as they are.
         self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=False)
         # In tuples, lest they become submodules: the model is not this module's, and what is kept
         # of the samples is no buffer that DistributedDataParallel should send around.
         self._model = (balancer,)
-        self._kept = (targets, labels)
+        self._kept = (targets, labels, prior)
         self._group = group
         # A training that ends within the warm-up is mixed from when labels are doubted, or never.
         self._mix_from = (
@@ -162,12 +174,15 @@ class RobustLoss(nn.Module):
         self._samples_taken = 0
         self._remembers = False  # what the targets found, on the host
         self._epochs_judged = 0
+        self._epochs_proven = -1
         self._has_warned = False
         self.caution = ""
-        even = torch.full((num_classes,), 1.0 / num_classes)
-        balancer.class_prior.copy_(
-            _frequencies(labels, num_classes) if self.recipe.even_classes else even
-        )
+        balancer.class_prior.copy_(prior)
+
+    @property
+    def balancer(self) -> ReliabilityBalancer:
+        """That of the model, which this trains."""
+        return self._model[0]
 
     @property
     def targets(self) -> RefurbishedTargets:
@@ -176,8 +191,8 @@ class RobustLoss(nn.Module):
 
     @property
     def class_prior(self) -> Tensor:
-        """How frequent each class is in the labels (C,), or even where the recipe takes it so."""
-        return self._model[0].class_prior
+        """How frequent each class is in the labels as given (C,), or even by the recipe."""
+        return self._kept[2]
 
     @property
     def progress(self) -> float:
@@ -192,12 +207,26 @@ class RobustLoss(nn.Module):
 
     @property
     def noise_matrix(self) -> Tensor:
-        """T (C, C), how samples of each class c were labelled: row c sums to one."""
+        """T (C, C), how samples of each class c were labelled: row c sums to one.
+
+        Raises:
+            ValueError: if labels are not doubted, or no sample was seen often enough.
+        """
+        self._require_doubts()
+        self.targets.check_known()
         return self.targets.noise_matrix
 
     @property
     def annotator_matrices(self) -> Tensor | None:
-        """T^a (A, C, C), how each annotator labels samples of each class c; None without them."""
+        """T^a (A, C, C), how each annotator labels samples of each class c; None without them.
+
+        Raises:
+            ValueError: if labels are not doubted, or no sample was seen often enough.
+        """
+        if not self.targets.num_annotators:
+            return None
+        self._require_doubts()
+        self.targets.check_known()
         return self.targets.annotator_matrices
 
     def forward(
@@ -232,10 +261,11 @@ class RobustLoss(nn.Module):
         if second is not None:
             check_output("second", second)
             views.append(second)
+        self._prove(views)
         if self.training and self.recipe.doubts_labels:
             wanted = self._refurbish(views, labels, index, update)
         else:
-            wanted = self._as_given(labels, output)
+            wanted = self._as_given(labels, output, index if self.training else None)
             if self.training and update:
                 self._samples_taken += len(labels) * world_size(self._group)
         loss = self._judge(output, wanted)
@@ -253,8 +283,8 @@ class RobustLoss(nn.Module):
         Warns:
             UserWarning: if the model knows too little for verdicts.
         """
-        targets, labels = self._kept
-        return rank_labels(targets, labels)
+        self._require_doubts()
+        return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
         """The estimated share of wrong labels; see :func:`noise_estimate.estimate_noise`.
@@ -265,7 +295,8 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: if no sample was seen often enough.
         """
-        targets, labels = self._kept
+        self._require_doubts()
+        targets, labels, _ = self._kept
         return noise_estimate.estimate_noise(targets, labels, level=level).rate
 
     def check_labels(self, labels: Tensor) -> None:
@@ -274,13 +305,62 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: on others.
         """
-        targets, own = self._kept
+        targets, own, _ = self._kept
         if len(labels) != len(own):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
-    def _as_given(self, labels: Tensor, output: BalancerOutput) -> Tensor:
+    def _require_doubts(self) -> None:
+        if not self.recipe.doubts_labels:
+            raise ValueError(
+                "`recipe` must have doubts_labels=True to learn which labels are wrong; got False"
+            )
+
+    @torch.no_grad()
+    def _prove(self, views: list[BalancerOutput]) -> None:
+        """Require outputs of the model that this trains; once an epoch by their anchors, too.
+
+        The model's record of class frequencies is put right where other weights were loaded.
+        """
+        balancer = self.balancer
+        expected = (balancer.num_classes, balancer.embedding_dim)
+        for name, view in zip(("output", "second"), views, strict=False):
+            got = (view.log_probs.shape[-1], view.embedding.shape[-1])
+            if got != expected:
+                raise ValueError(
+                    f"`{name}` must be of the criterion's model, which has {expected[0]} classes "
+                    f"and an embedding of {expected[1]}; got {got[0]} and {got[1]}"
+                )
+        if len(views) > 1 and len(views[0].log_probs) != len(views[1].log_probs):
+            raise ValueError(
+                f"`second` must be of the same {len(views[0].log_probs)} samples; got "
+                f"{len(views[1].log_probs)}"
+            )
+        if not (self.training and self.validate_args and _checks.can_read_values()):
+            return
+        if int(self.progress) == self._epochs_proven:
+            return
+        anchors = balancer._anchor_points()
+        for name, view in zip(("output", "second"), views, strict=False):
+            if anchors is None or view.anchors is None:
+                continue
+            theirs = view.anchors.to(anchors)
+            if theirs.shape != anchors.shape or not torch.allclose(theirs, anchors, atol=1e-2):
+                raise ValueError(
+                    f"`{name}` must be of the model that the criterion was made for; got one of "
+                    "another model, whose anchors differ. Make a RobustLoss for each model, and "
+                    "copy a model together with its criterion"
+                )
+        self._epochs_proven = int(self.progress)
+        balancer.class_prior.copy_(self.class_prior)
+
+    def _as_given(self, labels: Tensor, output: BalancerOutput, index: Tensor | None) -> Tensor:
         """Labels that are trained on as they are; of several annotators the shares of the votes."""
+        if index is not None:
+            _checks.indices("index", index)
+            if self.validate_args:
+                _checks.index_values("index", index, len(self._kept[1]))
+                self.targets.to(index.device).check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
         if self.targets.num_annotators and _is_of_annotators(labels):
             _annotators.check_labels(labels, batch_size, self.targets.num_annotators)
@@ -317,7 +397,12 @@ class RobustLoss(nn.Module):
                 "`index` must be given in training: each sample's place in the training set, as "
                 "IndexedDataset gives it; got None. Call criterion.eval() before a validation loss"
             )
-        targets, all_labels = self._kept
+        targets, all_labels, _ = self._kept
+        if len(index) != len(views[0].log_probs):
+            raise ValueError(
+                f"`index` must be of the {len(views[0].log_probs)} samples of `output`; got "
+                f"{len(index)}"
+            )
         log_probs = torch.stack([view.log_probs for view in views])
         if targets.updates.device != log_probs.device:
             targets.to(log_probs.device)
@@ -343,7 +428,8 @@ class RobustLoss(nn.Module):
     def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
         """Let the labels stand while the model tells nothing of them, and say so once."""
         seen = (targets.updates > 0).nonzero().squeeze(1)
-        reason = ignorance(targets, seen, labels.to(seen.device)[seen])
+        given = labels.to(seen.device)[seen]
+        reason = ignorance(targets, seen, given, standard_errors=STANDARD_ERRORS)
         if reason and not self._has_warned:
             self._has_warned = True
             warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=7)
@@ -353,30 +439,50 @@ class RobustLoss(nn.Module):
         """Give what a checkpoint keeps."""
         return {
             "targets": self.targets.state_dict(),
+            "plan": self._plan(),
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
         }
 
+    def _plan(self) -> dict[str, Any]:
+        """What a checkpoint and the training that goes on from it must have in common."""
+        schedule = {
+            "held_for_epochs": self.targets.held_for,
+            "mix_from_epoch": self._mix_from,
+            "dtype": str(self.targets.average.dtype),
+        }
+        return asdict(self.recipe) | schedule
+
     def set_extra_state(self, state: Any) -> None:
         """Go on from a checkpoint.
 
         Raises:
-            ValueError: if it is of other labels.
+            ValueError: if it is of other labels, or of another recipe, dtype or schedule; nothing
+                has changed then.
         """
         given, here = state["targets"]["given"], self.targets.given
-        if given.shape != here.shape or not torch.equal(given.to(here.device), here):
+        if len(given) != len(here):
             raise ValueError(
                 "`labels` must be those that the checkpoint was trained on; got "
-                + (
-                    f"{int((given.to(here.device) != here).sum())} others of {len(here)}"
-                    if given.shape == here.shape
-                    else f"{len(here)} for {len(given)}"
-                )
+                f"{len(here)} for {len(given)}"
             )
+        others = int(((given.to(here.device) - here).abs() > CODE_TOLERANCE).sum())
+        if others:
+            raise ValueError(
+                "`labels` must be those that the checkpoint was trained on; got "
+                f"{others} others of {len(here)}"
+            )
+        saved, plan = state["plan"], self._plan()
+        for name, value in plan.items():
+            if saved.get(name) != value:
+                raise ValueError(
+                    f"`{PLANNED_BY.get(name, 'recipe')}` must be as in the checkpoint; got "
+                    f"{name} = {value!r} for {saved.get(name)!r}"
+                )
         self.targets.load_state_dict(state["targets"])
         self._samples_taken = state["samples_taken"]
-        self._remembers = bool(self.targets.remembers)
+        self._remembers = int(self.targets.remembers) > 0
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
 
@@ -412,6 +518,13 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
         ValueError: on a wrong shape, values, or fewer than 2 labels.
     """
     shape = torch.Size([len(labels)]) if isinstance(labels, Tensor) and labels.ndim else None
+    if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1:
+        missing = int((labels < 0).sum())
+        if missing:
+            raise ValueError(
+                f"`labels` must be class indices in [0, {num_classes}); got {missing} below 0 of "
+                f"{len(labels)}: leave samples without a label out, of the data set too"
+            )
     if _is_of_annotators(labels):
         _annotators.check_all(labels, num_classes)
     else:

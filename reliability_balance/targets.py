@@ -26,6 +26,7 @@ from reliability_balance.recipes import get_recipe
 ROBUST = get_recipe("robust")
 # A label is told from another by its mean class, in these steps; soft ones may differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
+GOLDEN = 0.6180339887
 
 
 class RefurbishedTargets(nn.Module):
@@ -108,13 +109,13 @@ class RefurbishedTargets(nn.Module):
 
     State:
         ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
-        label has changed; ``remembers`` (), whether there was memory; ``joint`` (C, C), J above;
-        ``classes``, whose ``tilt`` is b, ``memorization``, whose ``strength`` is kappa, and
-        ``annotators``, whose ``joint`` (A, C, C) counts each annotator's labels. All ranks' batches
-        are gathered, so that every rank holds the same state: all must call it equally often, with
-        batches of any size, an empty one where a rank has run out, and have the same settings; else
-        all of them end with an error. A sample that occurs more than once counts as one update by
-        its mean.
+        label has changed; ``remembers`` () int8, whether there was memory, -1 before it is known;
+        ``joint`` (C, C), J above; ``classes``, whose ``tilt`` is b, ``memorization``, whose
+        ``strength`` is kappa, and ``annotators``, whose ``joint`` (A, C, C) counts each annotator's
+        labels. All ranks' batches are gathered, so that every rank holds the same state: all must
+        call it equally often, with batches of any size, an empty one where a rank has run out, and
+        have the same settings; else all of them end with an error. A sample that occurs more than
+        once counts as one update by its mean.
         Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
         once more, and save it with the model.
 
@@ -198,11 +199,13 @@ class RefurbishedTargets(nn.Module):
         self.validate_args = validate_args
         self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
-        self.register_buffer("remembers", torch.zeros((), dtype=torch.bool))
+        self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        # What else must be alike in all processes, by name.
+        self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
         self.memorization = (
@@ -267,8 +270,9 @@ class RefurbishedTargets(nn.Module):
         targets = self._shown(index, doubted, given, probs)
         if memorization is not None:
             # On a processor it costs little to see that all labels were given back.
-            if not (is_cheap and bool(known.all())):
-                memorization.learn(index, given, freed, ~known)
+            new = self._is_held_back(index)
+            if not (is_cheap and not bool(new.any())):
+                memorization.learn(index, given, freed, new)
             memorization.record(index, mean_of_repeated(place, targets - probs))
         return targets[own]
 
@@ -341,9 +345,10 @@ class RefurbishedTargets(nn.Module):
         If it does, labels are doubted from now on, and not only after the warm-up. To be called
         once, when an average sample has been seen `held_for` times; it waits for the device.
         """
+        self.remembers.zero_()
         if self.memorization is not None:
             self.remembers.copy_(self.memorization.advantage() > self.memory)
-        return bool(self.remembers)
+        return int(self.remembers) > 0
 
     def samples_met(self, own: int) -> int:
         """How many samples all processes gave in the last call, of which this one gave `own`."""
@@ -429,7 +434,7 @@ class RefurbishedTargets(nn.Module):
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
         """
         if is_distributed():
-            self._ranks.meet(self.updates.device, self._settings(), is_last=True)
+            self._ranks.meet(self.updates.device, self._settings() | self.plan, is_last=True)
 
     def _meet(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
         """Check this process's batch and compare notes with the others; sizes of all batches."""
@@ -438,7 +443,7 @@ class RefurbishedTargets(nn.Module):
             self._check(index, labels, probs)
         except (TypeError, ValueError) as error:
             refusal = error
-        alike = self._settings()
+        alike = self._settings() | self.plan
         if refusal is None:
             alike["soft labels"] = labels.is_floating_point()
             alike["dtype of `probs`"] = probs.dtype
@@ -467,17 +472,19 @@ class RefurbishedTargets(nn.Module):
         }
 
     def _codes(self, labels: Tensor) -> Tensor:
-        """One integer for each label (B,): its mean class, as exactly as float16 tells classes.
+        """One integer for each label (B,): its mean place, as exactly as float16 tells classes.
 
         Of several annotators' labels a hash, which also tells by whom they are.
         """
         if self.annotators is not None:
             return _annotators.codes(labels)
+        classes = torch.arange(self.average.shape[1], device=labels.device).float()
+        # Uneven steps, so that half of each of two classes is not the class between them.
+        places = classes + 0.5 * (GOLDEN * classes).frac()
         if not labels.is_floating_point():
-            return (CODE_STEPS * labels).int()
+            return (CODE_STEPS * places[labels]).round().int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        classes = torch.arange(wide.shape[-1], dtype=wide.dtype, device=wide.device)
-        return (CODE_STEPS * (wide * classes).sum(-1)).round().int()
+        return (CODE_STEPS * (wide * places.to(wide)).sum(-1)).round().int()
 
     def _note_labels(
         self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
@@ -508,12 +515,16 @@ class RefurbishedTargets(nn.Module):
     def _is_warm(self, index: Tensor) -> Tensor:
         """Of which samples (B, 1) the labels are doubted by now."""
         updates = self.updates[index]
-        is_early = self.remembers & (updates > self.held_for)
+        is_early = (self.remembers > 0) & (updates > self.held_for)
         return ((updates > self.warmup) | is_early).unsqueeze(-1)
 
     def _is_known(self, index: Tensor) -> Tensor:
         """Which samples (B, 1) were seen often enough for their beliefs to tell of the noise."""
         return (self.updates[index] > self.held_for).unsqueeze(-1)
+
+    def _is_held_back(self, index: Tensor) -> Tensor:
+        """Of which samples (B, 1) labels are held back, if they are in the control group."""
+        return ~self._is_known(index) & (self.remembers < 0)
 
     def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
@@ -541,7 +552,7 @@ class RefurbishedTargets(nn.Module):
         targets = doubted.where(warm, given)
         if self.memorization is None:
             return targets
-        held = ~self._is_known(index) & self.memorization.control[index].unsqueeze(-1)
+        held = self._is_held_back(index) & self.memorization.control[index].unsqueeze(-1)
         return probs.to(targets.dtype).where(held, targets)
 
     def _update_average(self, index: Tensor, probs: Tensor) -> None:

@@ -351,7 +351,7 @@ FULL = torch.tensor([[0, 1], [1, -1], [2, 2], [0, 0]])
         (FULL.where(FULL != 1, -1)[:, 1:], ValueError, "must hold a label of each sample.*2 of 4"),
         (FULL - 1, ValueError, r"must lie in \[0, 3\), or be -1.*from -2 to 1"),
         (FULL + 1, ValueError, r"must lie in \[0, 3\), or be -1.*from 0 to 3"),
-        (torch.eye(3, dtype=torch.int64)[[0, 1, 2, 0]], ValueError, "rows that all sum to 1"),
+        (torch.eye(3, dtype=torch.int64)[[0, 1, 2, 0]], ValueError, "zeros and ones alone"),
         (2 * torch.eye(3, dtype=torch.int64)[[0, 1, 2, 0]], ValueError, "sum to 2.*shares"),
         (FULL[:, :0], ValueError, "4 of 4 samples"),
         (FULL.int(), TypeError, "int64"),

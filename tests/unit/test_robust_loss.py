@@ -12,6 +12,7 @@ from torch import nn
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, robust_loss, wrap
 from reliability_balance.class_prior import log_frequencies, with_class_prior
 from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.losses import LossTerms
 from reliability_balance.mixing import mix
 from reliability_balance.recipes import Recipe, get_recipe
 from reliability_balance.targets import RefurbishedTargets
@@ -96,14 +97,16 @@ def by_hand(model):
 
 
 class TestRecipe:
-    def test_it_is_targets_mixing_prior_and_loss_to_the_bit(self):
+    def test_it_is_targets_mixing_prior_and_loss_to_the_bit(self, monkeypatch):
+        monkeypatch.setattr(robust_loss, "ignorance", lambda *_, **__: "")
         model, other = make_model(), make_model()
         criterion = RobustLoss(model, LABELS, epochs=EPOCHS, recipe=SHORT)
         loss_of, targets = by_hand(other)
         losses = train(model, criterion, batches(EPOCHS))
         assert losses == train(other, loss_of, batches(EPOCHS))
         found, expected = criterion.targets.state_dict(), targets.state_dict()
-        found.pop("given"), expected.pop("given")
+        for name in ("given", "remembers"):  # told beforehand, and found by the schedule
+            found.pop(name), expected.pop(name)
         assert same(found, expected)
         assert torch.equal(criterion.noise_matrix, targets.noise_matrix)
         state, other_state = model.state_dict(), other.state_dict()
@@ -143,8 +146,9 @@ class TestRecipe:
     )
     def test_labels_are_given_back_after_half_of_the_epochs_or_ten(self, epochs, held_for):
         targets = RobustLoss(make_model(), LABELS, epochs=epochs).targets
-        assert (targets.warmup, targets.held_back) == (10, 0.1)
-        assert targets.held_for == held_for
+        assert (targets.warmup, targets.held_for) == (10, held_for)
+        # Labels that would never be given back are not held back.
+        assert targets.held_back == (0.1 if held_for < epochs else 0.0)
 
     def test_the_labels_stand_in_a_short_training_that_learns_nothing_by_heart(self):
         model, other = make_model(), make_model()
@@ -254,7 +258,8 @@ class TestProgress:
             assert bool(loss.isfinite())
         assert same(criterion.state_dict(), before)
         calm = replace(SHORT, mixing=None)
-        _, plain = trained(4, recipe=calm)
+        model, plain = trained(4, recipe=calm)
+        output = model(INPUTS[index])
         loss = plain(output, LABELS[index], index, update=False)
         assert torch.equal(plain(output, LABELS[index], index, update=False), loss)
 
@@ -401,7 +406,7 @@ class TestState:
         assert second.criterion.progress == 4.0
         assert same(second.state_dict(), first.state_dict())
         twin = copy.deepcopy(first)
-        assert twin.criterion.class_prior is twin.model.balancer.class_prior
+        assert twin.criterion.balancer is twin.model.balancer
 
     def test_half_the_memory_for_what_is_kept(self):
         _, criterion = trained(5, dtype=torch.float16)
@@ -461,7 +466,8 @@ class TestCaution:
             cautions, _, criterion = self.run([False] * 4)
         labels = torch.zeros(self.COUNT, dtype=torch.int64)
         labels += criterion.targets.given // 1024
-        other = RobustLoss(given_logits(), labels, epochs=9, recipe=SHORT)
+        calm = replace(SHORT, mixing=None)
+        other = RobustLoss(given_logits(), labels, epochs=9, recipe=calm)
         other.load_state_dict(criterion.state_dict())
         assert other.caution == cautions[-1]
 
@@ -530,7 +536,7 @@ class TestInputs:
         criterion = RobustLoss(compiled, LABELS, epochs=9, recipe=SHORT)
         found = train(compiled, criterion, batches(4))
         assert found == pytest.approx(expected, rel=1e-3)
-        assert criterion.class_prior is other.balancer.class_prior
+        assert criterion.balancer is other.balancer
 
     def test_stored_embeddings_need_no_wrapper(self):
         torch.manual_seed(0)
@@ -613,7 +619,7 @@ class TestModels:
     def test_within_other_modules(self):
         model = make_model()
         for shell in (nn.Sequential(model), nn.DataParallel(model)):
-            assert RobustLoss(shell, LABELS, epochs=2).class_prior is model.balancer.class_prior
+            assert RobustLoss(shell, LABELS, epochs=2).balancer is model.balancer
 
 
 class TestRecipeValues:
@@ -638,3 +644,108 @@ class TestRecipeValues:
     def test_values_out_of_range_are_refused_by_name(self, field, value, message):
         with pytest.raises(ValueError, match=message):
             replace(Recipe(), **{field: value})
+
+
+class TestMixedUp:
+    """What belongs together, and what does not."""
+
+    def test_an_output_of_another_model_is_refused(self):
+        model, criterion = trained(1)
+        network = nn.Sequential(nn.Linear(WIDTH, 16), nn.ReLU(), nn.Linear(16, NUM_CLASSES))
+        other = wrap(network, num_anchors=2)
+        with pytest.raises(ValueError, match="`output` must be of the model that the criterion"):
+            criterion(other(INPUTS[:9]), LABELS[:9], torch.arange(9))
+        alone = copy.deepcopy(criterion)  # of a copy of the model
+        train(model, lambda output, *_: output.log_probs.square().mean(), batches(1))
+        with pytest.raises(ValueError, match="copy a model together with its criterion"):
+            alone(model(INPUTS[:9]), LABELS[:9], torch.arange(9))
+
+    @pytest.mark.parametrize("recipe", ["robust", "paper"])
+    def test_an_output_of_other_classes_is_refused(self, recipe):
+        criterion = RobustLoss(make_model(), LABELS, epochs=9, recipe=recipe)
+        other = ReliabilityBalancer(16, NUM_CLASSES + 2)(torch.randn(4, 16))
+        with pytest.raises(ValueError, match="which has 3 classes and an embedding of 16; got 5"):
+            criterion(other, LABELS[:4], torch.arange(4))
+
+    @pytest.mark.parametrize("recipe", ["paper", replace(Recipe(), doubts_labels=False)])
+    def test_an_index_is_held_against_the_labels_where_these_are_not_doubted(self, recipe):
+        model = make_model()
+        criterion = RobustLoss(model, LABELS, epochs=9, recipe=recipe)
+        output = model(INPUTS[:9])
+        index = torch.arange(9)
+        for labels, places in ((LABELS[:9], index + 10**6), (2 - LABELS[:9], index)):
+            with pytest.raises(ValueError, match=r"`(index|labels)` must"):
+                criterion(output, labels, places)
+        assert criterion.progress == 0.0
+        with pytest.raises(ValueError, match="`recipe` must have doubts_labels=True"):
+            criterion.doubtful_labels()
+
+    def test_other_weights_leave_the_record_of_class_frequencies(self):
+        model = make_model()
+        before = copy.deepcopy(model.state_dict())
+        criterion = RobustLoss(model, LABELS, epochs=9)
+        model.load_state_dict(before)  # says that classes are even
+        train(model, criterion, batches(1))
+        assert torch.equal(model.balancer.class_prior, criterion.class_prior)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"recipe": replace(SHORT, temperature=0.5)},
+                "`recipe` must be as .*temperature = 0.5",
+            ),
+            ({"recipe": replace(SHORT, held_back=0.3)}, "`recipe` must be as .*held_back = 0.3"),
+            ({"epochs": 2}, "`epochs` must be as in the checkpoint; got held_for_epochs = 1 for 3"),
+            ({"dtype": torch.float16}, "`dtype` must be as in the checkpoint"),
+        ],
+    )
+    def test_a_state_of_another_plan_is_refused_and_changes_nothing(self, options, message):
+        _, criterion = trained(4)
+        other = RobustLoss(make_model(), LABELS, **{"epochs": EPOCHS, "recipe": SHORT, **options})
+        before = copy.deepcopy(other.state_dict())
+        with pytest.raises(ValueError, match=message):
+            other.load_state_dict(criterion.state_dict())
+        assert same(other.state_dict(), before)
+
+    def test_soft_labels_between_two_classes_are_not_the_class_between(self):
+        soft = torch.tensor([[0.5, 0.0, 0.5], [0.0, 1.0, 0.0]]).repeat(20, 1)
+        model = make_model()
+        criterion = RobustLoss(model, soft, epochs=9)
+        with pytest.raises(ValueError, match="`labels` must be those that the samples"):
+            criterion(model(INPUTS[:4]), soft[:4], torch.arange(4) + 1)
+
+    def test_missing_labels_are_refused_with_advice(self):
+        labels = LABELS.clone()
+        labels[3] = -100
+        with pytest.raises(ValueError, match="got 1 below 0 of 120: leave samples without a label"):
+            RobustLoss(make_model(), labels, epochs=9)
+
+    def test_random_numbers_of_a_small_seed_do_not_meet_the_control_group(self):
+        control = RobustLoss(make_model(), LABELS, epochs=9).targets.memorization.control
+        for seed in range(20):
+            draw = torch.rand(NUM_SAMPLES, generator=torch.Generator().manual_seed(seed))
+            assert not torch.equal(control, draw < 0.1)
+
+    def test_what_is_not_known_yet_is_refused(self):
+        _, criterion = trained(1)
+        with pytest.raises(ValueError, match="must have seen samples more than 3 times"):
+            _ = criterion.noise_matrix
+
+    def test_rarely_drawn_samples_get_their_labels_back_with_the_others(self, monkeypatch):
+        model = make_model()
+        criterion = RobustLoss(model, LABELS, epochs=4)  # labels are held back for two
+        held = criterion.targets.memorization.control.nonzero().squeeze(1)[:2]
+        everyone = torch.arange(NUM_SAMPLES)
+        others = everyone[~torch.isin(everyone, held)]
+        for _ in range(3):
+            criterion(model(INPUTS[others]), LABELS[others], others)
+        wanted = []
+        terms = LossTerms(*[torch.zeros(())] * 5)
+        monkeypatch.setattr(
+            ReliabilityLoss,
+            "forward",
+            lambda _, output, labels, **__: wanted.append(labels) or terms,
+        )
+        criterion(model(INPUTS[held]), LABELS[held], held)
+        assert torch.equal(wanted[0], nn.functional.one_hot(LABELS[held], NUM_CLASSES).float())
