@@ -257,6 +257,7 @@ class RobustLoss(nn.Module):
                 of the index, and where batches come more than once in a row.
         """
         check_output("output", output)
+        self._follow(output.log_probs.device)
         views = [output]
         if second is not None:
             check_output("second", second)
@@ -310,6 +311,12 @@ class RobustLoss(nn.Module):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
+    def _follow(self, device: torch.device) -> None:
+        """Bring what is kept to the outputs' device; labels stay on the processor."""
+        targets, labels, prior = self._kept
+        if prior.device != device or targets.updates.device != device:
+            self._kept = (targets.to(device), labels, prior.to(device))
+
     def _require_doubts(self) -> None:
         if not self.recipe.doubts_labels:
             raise ValueError(
@@ -360,7 +367,7 @@ class RobustLoss(nn.Module):
             _checks.indices("index", index)
             if self.validate_args:
                 _checks.index_values("index", index, len(self._kept[1]))
-                self.targets.to(index.device).check_given(index, labels)
+                self.targets.check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
         if self.targets.num_annotators and _is_of_annotators(labels):
             _annotators.check_labels(labels, batch_size, self.targets.num_annotators)
@@ -404,8 +411,6 @@ class RobustLoss(nn.Module):
                 f"{len(index)}"
             )
         log_probs = torch.stack([view.log_probs for view in views])
-        if targets.updates.device != log_probs.device:
-            targets.to(log_probs.device)
         if self.recipe.even_classes:
             log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
         wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
