@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from reliability_balance.balancer import ReliabilityBalancer
 
 
+EPOCHS_TOLERANCE = 0.01
+
+
 class FitOptions(TypedDict, total=False):
     """The keyword arguments of :func:`fit_head`, for methods that pass them on."""
 
@@ -54,7 +57,9 @@ def fit_head(
         token_mask: which tokens are no padding; None for all.
         criterion: the loss; None for a :class:`RobustLoss` of these labels and epochs, after the
             balancer's recipe. Give your own to read what it learned of the labels, or a
-            :class:`ReliabilityLoss` to train on them as they are.
+            :class:`ReliabilityLoss` to train on them as they are: predictions are then for classes
+            as frequent as in the labels, and `balancer.class_prior` becomes even. A
+            :class:`RobustLoss` must be new, and made with this balancer and these epochs.
         epochs: passes over the features, >= 1.
         batch_size: samples a step, >= 2. A last batch of one joins the one before it.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
@@ -71,7 +76,8 @@ def fit_head(
 
     Raises:
         TypeError: on wrong dtypes.
-        ValueError: on wrong shapes or values; nothing has been trained then.
+        ValueError: on wrong shapes or values, and on a :class:`RobustLoss` of another balancer, of
+            other labels or epochs, or that has run already; the balancer is then unchanged.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -99,13 +105,15 @@ def fit_head(
         raise ValueError("`balancer` must have something to train; got no parameters")
     if len(features) < 2:
         raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
-    if criterion is None:
-        criterion = RobustLoss(balancer, labels, epochs=epochs)
     ignored = criterion.ignore_index if isinstance(criterion, ReliabilityLoss) else None
     _checks.label_values(labels, balancer.num_classes, ignored)
     if isinstance(criterion, RobustLoss):
-        criterion.check_labels(labels)
+        _check_criterion(criterion, balancer, labels, epochs)
     _check_logits(balancer, primary_logits, len(features))
+    if criterion is None:
+        criterion = RobustLoss(balancer, labels, epochs=epochs)
+    elif isinstance(criterion, ReliabilityLoss):
+        balancer.class_prior.fill_(1.0 / balancer.num_classes)
     features = features.detach()
     if initialize and balancer.anchors is not None:
         hard = labels.argmax(-1) if labels.is_floating_point() else labels
@@ -119,6 +127,8 @@ def fit_head(
     )
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
     history = []
+    was_training = criterion.training
+    criterion.train()
     balancer.train()
     try:
         for _ in range(epochs):
@@ -143,7 +153,38 @@ def fit_head(
             history.append(float(total) / len(features))
     finally:
         balancer.eval()
+        criterion.train(was_training)
     return history
+
+
+def _check_criterion(
+    criterion: RobustLoss, balancer: "ReliabilityBalancer", labels: Tensor, epochs: int
+) -> None:
+    if criterion._model[0] is not balancer:
+        raise ValueError(
+            "`criterion` must be made with the balancer that is trained; got that of another one"
+        )
+    criterion.check_labels(labels)
+    _check_is_new(criterion)
+    _check_epochs(criterion, epochs)
+
+
+def _check_is_new(criterion: RobustLoss) -> None:
+    """Require a criterion that has not run yet."""
+    if criterion.progress > 0:
+        raise ValueError(
+            "`criterion` must be new, since it keeps what one training learned of the labels; got "
+            f"one that has run for {criterion.progress:.4g} epochs"
+        )
+
+
+def _check_epochs(criterion: RobustLoss, epochs: float) -> None:
+    """Require a criterion that was planned for as many epochs as are trained, within 1 %."""
+    if abs(criterion.epochs - epochs) > EPOCHS_TOLERANCE * epochs:
+        raise ValueError(
+            f"`criterion` must be made with epochs={epochs:.4g}, the passes over the samples that "
+            f"are trained; got epochs={criterion.epochs:.4g}"
+        )
 
 
 def _check_logits(

@@ -25,7 +25,8 @@ class IndexedDataset(Dataset[Any]):
 
     Raises:
         TypeError: if `dataset` is iterable-style, or a DataLoader.
-        ValueError: if it is indexed already, or has a column or key "index".
+        ValueError: if it or a data set within it is indexed already, or has a column or key
+            "index", and if its ``__getitems__`` returns no list of as many items.
         IndexError: on an index beyond the data set.
 
     Example:
@@ -47,8 +48,11 @@ class IndexedDataset(Dataset[Any]):
                 f"{type(dataset).__name__}. Index the data set before it goes into a DataLoader; "
                 "an iterable-style one must yield each sample's place in the labels itself"
             )
-        if isinstance(dataset, IndexedDataset):
-            raise ValueError("`dataset` must not be indexed yet; got an IndexedDataset")
+        if _is_indexed(dataset):
+            raise ValueError(
+                f"`dataset` must not be indexed already; got {_described(dataset)}: index the "
+                "outermost data set, once"
+            )
         if KEY in (getattr(dataset, "column_names", None) or ()):
             _refuse_key("a column")
         self.dataset = dataset
@@ -65,6 +69,12 @@ class IndexedDataset(Dataset[Any]):
         places = [self._place(index) for index in indices]
         fetch = getattr(self.dataset, "__getitems__", None)
         items = fetch(places) if fetch else [self.dataset[place] for place in places]
+        if not isinstance(items, list | tuple) or len(items) != len(places):
+            got = type(items).__name__
+            got += f" of {len(items)}" if hasattr(items, "__len__") else ""
+            raise ValueError(
+                f"`dataset.__getitems__` must return a list of {len(places)} items; got {got}"
+            )
         return [_with_index(item, place) for item, place in zip(items, places, strict=True)]
 
     def _place(self, index: int) -> int:
@@ -73,6 +83,32 @@ class IndexedDataset(Dataset[Any]):
         if not -count <= place < count:
             raise IndexError(f"`index` must lie in [{-count}, {count}); got {place}")
         return place % count
+
+
+def _is_indexed(dataset: Any) -> bool:
+    """Whether a data set, or one within its ``dataset`` or ``datasets``, is an IndexedDataset."""
+    found, waiting = set(), [dataset]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, IndexedDataset):
+            return True
+        if id(each) in found:
+            continue
+        found.add(id(each))
+        inner = getattr(each, "dataset", None)
+        if inner is not None:
+            waiting.append(inner)
+        inner = getattr(each, "datasets", None)
+        if isinstance(inner, Mapping):
+            waiting += inner.values()
+        elif isinstance(inner, list | tuple):
+            waiting += inner
+    return False
+
+
+def _described(dataset: Any) -> str:
+    name = type(dataset).__name__
+    return f"an {name}" if isinstance(dataset, IndexedDataset) else f"a {name} of an IndexedDataset"
 
 
 def _with_index(item: Any, index: int) -> Any:

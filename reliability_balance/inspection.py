@@ -5,7 +5,7 @@ model, or those of stored embeddings (:func:`inspect_embeddings`).
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -35,6 +35,7 @@ class Verdict(IntEnum):
     MISLABELLED = 2
 
 
+SHOWN = 10
 KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
 DOUBTED_FROM = 0.5
 # Label and likeliest other class are competing where the weaker has this share of the two.
@@ -67,10 +68,23 @@ class LabelRanking:
             with, in [0, 1]; near 0 for a label that the sample does not look like at all.
         verdict: values of :class:`Verdict`.
         caution: why all verdicts are UNKNOWN; empty if they are not.
+        class_names: C names for ``str()``, which shows the first 10 rows; empty: class indices.
 
     Shape:
         - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
           int64; on the CPU.
+
+    Example:
+        >>> ranking = LabelRanking(
+        ...     sample=torch.tensor([41, 7]), given=torch.tensor([0, 1]),
+        ...     suggested=torch.tensor([1, 1]), doubt=torch.tensor([0.97, 0.2]),
+        ...     plausibility=torch.tensor([0.03, 0.9]), verdict=torch.tensor([2, 0]),
+        ...     class_names=("cat", "dog"),
+        ... )
+        >>> print(ranking)
+        sample  given  suggested  doubt  plausibility  verdict
+            41  cat    dog         0.97          0.03  MISLABELLED
+             7  dog    dog         0.20          0.90  UNDOUBTED
     """
 
     sample: Tensor
@@ -80,9 +94,35 @@ class LabelRanking:
     plausibility: Tensor
     verdict: Tensor
     caution: str = ""
+    class_names: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return len(self.sample)
+
+    def __str__(self) -> str:
+        def name(label: int) -> str:
+            return str(self.class_names[label] if len(self.class_names) else label)
+
+        rows = [
+            (
+                str(row.sample),
+                name(row.given),
+                name(row.suggested),
+                f"{row.doubt:.2f}",
+                f"{row.plausibility:.2f}",
+                row.verdict.name,
+            )
+            for row in self.first(SHOWN)
+        ]
+        is_text = (False, True, True, False, False, True)
+        if not len(self.class_names):
+            is_text = (False, False, False, False, False, True)
+        lines = _aligned([DoubtfulLabel._fields, *rows], is_text)
+        if len(self) > SHOWN:
+            lines.append(f"… and {len(self) - SHOWN} more")
+        if self.caution:
+            lines.append(f"no verdicts: {self.caution}")
+        return "\n".join(lines)
 
     def __iter__(self) -> Iterator[DoubtfulLabel]:
         columns = [column.tolist() for column in self._columns().values()]
@@ -103,6 +143,18 @@ class LabelRanking:
 
     def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DoubtfulLabel._fields}
+
+
+def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
+    """Lines of a table: text to the left, numbers to the right of their columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, is_text, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 @torch.no_grad()

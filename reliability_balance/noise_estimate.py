@@ -19,12 +19,25 @@ class Interval(NamedTuple):
     """An estimate and the limits of its interval, all of one shape.
 
     Shape:
-        - value, low, high: () or (C, C), probabilities.
+        - value, low, high: () or (C, C), probabilities. ``str()`` gives a scalar in percent.
+
+    Example:
+        >>> print(Interval(torch.tensor(0.36), torch.tensor(0.33), torch.tensor(0.38)))
+        36 % [33, 38]
     """
 
     value: Tensor
     low: Tensor
     high: Tensor
+
+    def __str__(self) -> str:
+        if self.value.ndim:
+            return repr(self)
+        shares = [100 * float(each) for each in self]
+        # Rates of a few percent would all be rounded to the same.
+        digits = 0 if shares[0] >= 10 else 1
+        value, low, high = (f"{each:.{digits}f}" for each in shares)
+        return f"{value} % [{low}, {high}]"
 
 
 class NoiseEstimate(NamedTuple):

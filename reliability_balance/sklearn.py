@@ -4,6 +4,7 @@ It is imported by its own name only.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -44,7 +45,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     features.
 
     Args:
-        hidden_dims: widths of hidden layers; none: the model is linear but for its anchors.
+        hidden_dims: widths of hidden layers, or one width; none: the model is linear but for its
+            anchors.
         num_anchors: anchors of each class, >= 1. One suits some hundred rows, whose wrong labels
             more anchors learn by heart; with some thousand rows take the recipe's eight.
         epochs: passes over the training set, >= 1. Labels are doubted after a third of them, or
@@ -62,7 +64,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Raises:
         TypeError: when fitted, on wrong types.
-        ValueError: when fitted, on wrong values, fewer than 2 classes, and as scikit-learn does.
+        ValueError: when fitted, on wrong values, on features that are too large for their dtype
+            once standardised, on fewer than 2 classes, and as scikit-learn does.
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -78,7 +81,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        hidden_dims: Sequence[int] = (),
+        hidden_dims: int | Sequence[int] | npt.NDArray[np.integer] = (),
         num_anchors: int = 1,
         epochs: int = 50,
         batch_size: int = 64,
@@ -103,12 +106,11 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             X: features (N, D).
             y: labels (N,) of any type that scikit-learn takes.
         """
-        _checks.at_least("epochs", self.epochs, 1)
-        _checks.at_least("num_anchors", self.num_anchors, 1)
-        _checks.at_least("batch_size", self.batch_size, 2)
+        epochs = _integer("epochs", self.epochs, 1)
+        num_anchors = _integer("num_anchors", self.num_anchors, 1)
+        batch_size = _integer("batch_size", self.batch_size, 2)
         _checks.positive("learning_rate", self.learning_rate)
-        for width in self.hidden_dims:
-            _checks.at_least("hidden_dims", width, 1)
+        hidden_dims = _widths(self.hidden_dims)
         rows, given = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(given)
         self.classes_, codes = np.unique(given, return_inverse=True)
@@ -120,22 +122,22 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = torch.as_tensor(codes, dtype=torch.int64, device=device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            self.model_ = _Network(features, self.hidden_dims, len(self.classes_), self.num_anchors)
-            self.criterion_ = RobustLoss(self.model_, labels, epochs=self.epochs)
-            self._train(features, labels)
+            self.model_ = _Network(features, hidden_dims, len(self.classes_), num_anchors)
+            self.criterion_ = RobustLoss(self.model_, labels, epochs=epochs)
+            self._train(features, labels, epochs, batch_size)
         self.noise_matrix_ = self.criterion_.noise_matrix.cpu().numpy()
         return self
 
-    def _train(self, features: Tensor, labels: Tensor) -> None:
+    def _train(self, features: Tensor, labels: Tensor, epochs: int, batch_size: int) -> None:
         network, criterion = self.model_, self.criterion_
         with torch.no_grad():
             network.balancer.initialize_anchors(network.encoder(features), labels)
         optimizer = torch.optim.AdamW(
             network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.epochs)
-        for _ in range(self.epochs):
-            for batch in _batches(len(features), self.batch_size):
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+        for _ in range(epochs):
+            for batch in _batches(len(features), batch_size):
                 index = batch.to(features.device)
                 loss = criterion(network(features[index]), labels[index], index)
                 optimizer.zero_grad()
@@ -177,13 +179,14 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def doubtful_labels(self) -> LabelRanking:
         """Rank the labels that were trained on, the most doubtful first.
 
-        Classes are given by their place in ``classes_``; see :func:`inspection.rank_labels`.
+        Classes are given by their place in ``classes_``, and by name where the ranking is printed;
+        see :func:`inspection.rank_labels`.
 
         Warns:
             UserWarning: if the model knows too little for verdicts.
         """
         check_is_fitted(self)
-        return self.criterion_.doubtful_labels()
+        return replace(self.criterion_.doubtful_labels(), class_names=self.classes_.tolist())
 
 
 class _Network(nn.Module):
@@ -203,9 +206,20 @@ class _Network(nn.Module):
         self, features: Tensor, hidden_dims: Sequence[int], num_classes: int, num_anchors: int
     ) -> None:
         super().__init__()
-        scale = features.std(0, correction=0)
-        self.register_buffer("mean", features.mean(0))
+        # The squares of large values would overflow: columns are brought to at most 1 before.
+        largest = features.abs().amax(0)
+        largest = largest.where(largest > 0, 1.0)
+        small = features / largest
+        scale = small.std(0, correction=0) * largest
+        self.register_buffer("mean", small.mean(0) * largest)
         self.register_buffer("scale", scale.where(scale > 0, 1.0))
+        finite = self.standardised(features).isfinite().all(0)
+        if not bool(finite.all()):
+            column = int((~finite).nonzero()[0])
+            raise ValueError(
+                f"`X` must be small enough to be standardised in {features.dtype}; got values up "
+                f"to {float(largest[column]):.3g} in column {column}"
+            )
         widths = [features.shape[1], *hidden_dims]
         layers: list[nn.Module] = []
         for inputs, outputs in pairwise(widths):
@@ -214,12 +228,49 @@ class _Network(nn.Module):
         self.balancer = ReliabilityBalancer(widths[-1], num_classes, num_anchors=num_anchors)
         self.to(features.device, features.dtype)
 
+    def standardised(self, features: Tensor) -> Tensor:
+        """Features (N, D) of mean 0 and standard deviation 1 on the training set."""
+        return (features - self.mean) / self.scale
+
     def encoder(self, features: Tensor) -> Tensor:
         """The embedding (N, D) of features."""
-        embedding: Tensor = self.layers((features - self.mean) / self.scale)
+        embedding: Tensor = self.layers(self.standardised(features))
         return embedding
 
     def forward(self, features: Tensor) -> BalancerOutput:
         """Correct one batch."""
         output: BalancerOutput = self.balancer(self.encoder(features))
         return output
+
+
+def _integer(name: str, value: Any, minimum: int) -> int:
+    """An int of an integer of Python or numpy.
+
+    Raises:
+        TypeError: if it is neither.
+        ValueError: if it is too small.
+    """
+    if isinstance(value, np.integer):
+        value = int(value)
+    _checks.at_least(name, value, minimum)
+    found: int = value
+    return found
+
+
+def _widths(hidden_dims: Any) -> tuple[int, ...]:
+    """The widths of hidden layers.
+
+    Raises:
+        TypeError: if `hidden_dims` holds no integers.
+        ValueError: if it is an array of other than one dimension, or a width is below 1.
+    """
+    if isinstance(hidden_dims, int | np.integer):
+        return (_integer("hidden_dims", hidden_dims, 1),)
+    if isinstance(hidden_dims, np.ndarray):
+        if hidden_dims.ndim != 1:
+            raise ValueError(f"`hidden_dims` must have shape (L,); got {hidden_dims.shape}")
+    elif isinstance(hidden_dims, str | bytes) or not isinstance(hidden_dims, Sequence):
+        raise TypeError(
+            f"`hidden_dims` must be an int or a sequence of ints; got {type(hidden_dims).__name__}"
+        )
+    return tuple(_integer("hidden_dims", width, 1) for width in hidden_dims)

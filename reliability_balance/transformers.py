@@ -4,7 +4,9 @@ It is imported by its own name only.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.files import open_atomically
-from reliability_balance.indexed import KEY, IndexedDataset
+from reliability_balance.fitting import _check_epochs, _check_is_new
+from reliability_balance.indexed import KEY, IndexedDataset, _is_indexed
 from reliability_balance.robust_loss import RobustLoss, balancer_of
 from reliability_balance.wrapping import WrappedClassifier
 
 try:
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
 except ImportError as error:
     raise ImportError(
         "reliability_balance.transformers needs: pip install 'reliability-balance[huggingface]'"
@@ -25,6 +28,8 @@ except ImportError as error:
 
 FILE_NAME = "robust_loss.pt"
 LABEL_COLUMNS = ("labels", "label")
+# The Trainer calls the first that the model has; transformers 4 knows the second only.
+CHECKPOINTING = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
 
 
 class RobustTrainer(Trainer):  # type: ignore[misc]
@@ -36,8 +41,12 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
     every checkpoint, and ``resume_from_checkpoint`` restores it. With ``load_best_model_at_end``
     the criterion keeps what it learned until the end.
 
-    Samples must be dictionaries after the data collator, with "labels" among them. Turn gradient
-    checkpointing on in the model, by ``model.model.gradient_checkpointing_enable()``.
+    Samples must be dictionaries after the data collator, with "labels" among them. Gradient
+    checkpointing in `args` applies to the model that was wrapped.
+
+    A criterion belongs to one training. Make a new model and trainer to train again, or resume
+    from a checkpoint. Where ``auto_find_batch_size`` restarts after an out-of-memory error, the
+    criterion that the trainer made is made anew.
 
     Args:
         model: as :func:`wrap` gives it.
@@ -45,14 +54,17 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         train_dataset: map-style. It is wrapped by :class:`indexed.IndexedDataset`.
         criterion: None for a :class:`RobustLoss` of the model and the training set's labels, over
             the planned epochs. Then the labels must be in a column "labels" or "label" of a data
-            set of Hugging Face, or under this key in a list of dictionaries.
+            set of Hugging Face, or under this key in a list of dictionaries. One of your own must
+            be planned for the epochs that are trained, within 1 %.
         **options: go to the Trainer.
 
     Raises:
         TypeError: if `criterion` is no :class:`RobustLoss`, or the data set is iterable-style.
         ValueError: if `model` holds no balancer, or the criterion is of another model; if the
-            labels are not found or are not those of the criterion; on options that would replace
-            the criterion or the model, and on ``DataParallel``.
+            labels are not found or are not those of the criterion; on a data set that is indexed
+            within another; on options that would replace the criterion or the model, and on
+            ``DataParallel``. When trained, if the criterion has run already and the training does
+            not resume, or if it was planned for other epochs.
         FileNotFoundError: when a training is resumed from a checkpoint without a criterion.
 
     Example:
@@ -100,11 +112,20 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         if args is None:
             args = TrainingArguments()
         _check_arguments(args)
+        _check_checkpointing(args, model)
         if train_dataset is not None and not isinstance(train_dataset, IndexedDataset):
+            if _is_indexed(train_dataset):
+                raise ValueError(
+                    "`train_dataset` must not hold an IndexedDataset within another; got a "
+                    f"{type(train_dataset).__name__} of one: give it without IndexedDataset, which "
+                    "RobustTrainer adds, and a criterion of just these samples' labels"
+                )
             train_dataset = IndexedDataset(train_dataset)
+        self._made: RobustLoss | None = None
         if criterion is None:
             labels = _proven_labels(train_dataset)
             criterion = RobustLoss(model, labels, epochs=_planned_epochs(args, len(labels)))
+            self._made = criterion
         elif not isinstance(criterion, RobustLoss):
             raise TypeError(f"`criterion` must be a RobustLoss; got {type(criterion).__name__}")
         elif criterion._model[0] is not balancer:
@@ -116,9 +137,79 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             )
         super().__init__(model, args, train_dataset=train_dataset, **options)
         self.criterion = criterion
+        self._resumes = False
+        self._starts = 0
+        self.add_callback(_AtBegin(self))
         # Neither can be read from the forward of a wrapped model.
         self.label_names = ["labels"]
         self.model_accepts_loss_kwargs = False
+
+    def train(
+        self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any
+    ) -> Any:
+        """Train the model, once or on from a checkpoint; see ``Trainer.train``.
+
+        Args:
+            resume_from_checkpoint: a checkpoint's folder; True for the last one of `output_dir`.
+            *args: go to the Trainer.
+            **options: go to the Trainer.
+
+        Raises:
+            ValueError: if the criterion has run already and the training does not resume, or if it
+                was planned for other epochs than are trained.
+            FileNotFoundError: if the checkpoint holds no criterion.
+        """
+        self._resumes = resume_from_checkpoint not in (None, False)
+        self._starts = 0
+        if not self._resumes:
+            _check_is_new(self.criterion)
+        with _checkpointing_within(self.model):
+            return super().train(resume_from_checkpoint, *args, **options)
+
+    def _begin(self, max_steps: int, loader: Any) -> None:
+        """Require a criterion for just this training, once its steps are known.
+
+        Raises:
+            ValueError: on another.
+        """
+        self._starts += 1
+        given = self.criterion.targets.given
+        epochs = self._epochs_of(max_steps, loader, len(given))
+        if self._starts > 1 and self.criterion.progress > 0:
+            if self._resumes or self.criterion is not self._made:
+                raise ValueError(
+                    "`auto_find_batch_size` must be False where a training resumes or `criterion` "
+                    "is given, since a restart needs a new criterion; got a restart with batches "
+                    f"of {self._train_batch_size}: set per_device_train_batch_size to that"
+                )
+            self._remake(self.criterion.epochs if epochs is None else epochs)
+        if epochs is None:
+            return
+        if self.criterion is self._made and self.criterion.progress == 0:
+            if self.criterion.epochs != epochs:
+                self._remake(epochs)
+        else:
+            _check_epochs(self.criterion, epochs)
+
+    def _remake(self, epochs: float) -> None:
+        """Take a new criterion in place of the one that was made here."""
+        self.criterion = RobustLoss(self.model, self.criterion._kept[1], epochs=epochs)
+        self._made = self.criterion
+
+    def _epochs_of(self, max_steps: int, loader: Any, num_samples: int) -> float | None:
+        """How often an average sample will be seen; None where batches are of no fixed size."""
+        size = getattr(loader, "batch_size", None)
+        if not isinstance(size, int):
+            size = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
+        try:
+            batches = len(loader)
+        except TypeError:
+            return None
+        if not isinstance(size, int) or batches < 1:
+            return None
+        total = getattr(loader, "total_batch_size", None) or size * self.args.world_size
+        accumulate = self.args.gradient_accumulation_steps
+        return _epochs(max_steps, batches, total, accumulate, num_samples, self.args.world_size)
 
     def compute_loss(
         self,
@@ -181,6 +272,18 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the model, and the criterion beside it; checkpoints are saved so, too.
 
+        The folder gets the wrapped model's weights as ``model.safetensors``, the criterion as
+        ``robust_loss.pt``, and the arguments, but no configuration: ``from_pretrained`` does not
+        read it. To load the weights, wrap the same model anew:
+
+        .. code-block:: python
+
+            model = wrap(build())
+            model.load_state_dict(safetensors.torch.load_file(f"{folder}/model.safetensors"))
+            model.eval()
+
+        The criterion is needed to resume the training and to list doubtful labels, not to predict.
+
         Args:
             output_dir: None for that of the arguments.
         """
@@ -236,12 +339,91 @@ def _check_arguments(args: TrainingArguments) -> None:
         )
 
 
+def _check_checkpointing(args: TrainingArguments, model: nn.Module) -> None:
+    """Refuse gradient checkpointing of a model that has none.
+
+    Raises:
+        ValueError: if it is asked for.
+    """
+    wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
+    network = model.model if isinstance(model, WrappedClassifier) else model
+    if wanted and not any(hasattr(network, name) for name in CHECKPOINTING):
+        raise ValueError(
+            "`gradient_checkpointing` must be False, since the model has no method "
+            f"{CHECKPOINTING[1]}; got True with a {type(network).__name__}"
+        )
+
+
+@contextmanager
+def _checkpointing_within(model: nn.Module) -> Iterator[None]:
+    """Let the Trainer find the methods of the model within, as long as it trains."""
+    if not isinstance(model, WrappedClassifier):
+        yield
+        return
+    names = [name for name in CHECKPOINTING if hasattr(model.model, name)]
+    for name in names:
+        model.__dict__[name] = getattr(model.model, name)
+    try:
+        yield
+    finally:
+        for name in names:
+            model.__dict__.pop(name, None)
+
+
+class _AtBegin(TrainerCallback):  # type: ignore[misc]
+    """Tell a trainer when its training begins, and over how many steps."""
+
+    def __init__(self, trainer: RobustTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: Any, control: Any, **options: Any
+    ) -> None:
+        self.trainer._begin(state.max_steps, options.get("train_dataloader"))
+
+
 def _planned_epochs(args: TrainingArguments, num_samples: int) -> float:
-    """How often an average sample will be seen."""
-    if args.max_steps <= 0:
-        return float(args.num_train_epochs)
-    samples = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-    return float(args.max_steps * samples / num_samples)
+    """How often an average sample will be seen.
+
+    Raises:
+        ValueError: if there is no full batch where the last one is dropped.
+    """
+    size, ranks = args.train_batch_size, args.world_size
+    if args.dataloader_drop_last:
+        batches = num_samples // size // ranks
+        if batches == 0:
+            raise ValueError(
+                f"`train_dataset` must hold {size * ranks} samples for a step where "
+                f"dataloader_drop_last=True; got {num_samples}"
+            )
+    else:
+        batches = math.ceil(math.ceil(num_samples / size) / ranks)
+    steps = args.max_steps
+    if steps <= 0:
+        updates = math.ceil(batches / args.gradient_accumulation_steps)
+        steps = math.ceil(args.num_train_epochs * updates)
+    accumulate = args.gradient_accumulation_steps
+    return _epochs(steps, batches, size * ranks, accumulate, num_samples, ranks)
+
+
+def _epochs(
+    steps: int, batches: int, batch_size: int, accumulate: int, num_samples: int, ranks: int
+) -> float:
+    """Epochs of training steps, of which the last in an epoch may have fewer samples.
+
+    Args:
+        steps: of the optimizer, in all.
+        batches: of each process in an epoch.
+        batch_size: samples of a batch, of all processes together.
+        accumulate: batches a step.
+        num_samples: of the training set.
+        ranks: processes; several get full batches, some samples twice.
+    """
+    most = batches * batch_size
+    # The last batch has at least one sample; a dropped one leaves `most`.
+    samples = most if ranks > 1 else min(max(num_samples, most - batch_size + 1), most)
+    whole, rest = divmod(steps, math.ceil(batches / accumulate))
+    return (whole * samples + min(rest * accumulate * batch_size, samples)) / num_samples
 
 
 def _proven_labels(indexed: IndexedDataset | None) -> Tensor:

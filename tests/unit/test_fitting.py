@@ -186,3 +186,43 @@ def test_a_criterion_of_other_labels_is_refused():
     with pytest.raises(ValueError, match=r"`labels` must lie in \[0, 4\)"):
         fit_head(balancer, FEATURES, ignored)
     assert all(torch.equal(before[name], now) for name, now in balancer.state_dict().items())
+
+
+def test_a_criterion_of_another_training_is_refused():
+    balancer = ReliabilityBalancer(8, 4)
+    used = RobustLoss(balancer, LABELS, epochs=2)
+    fit_head(balancer, FEATURES, LABELS, criterion=used, epochs=2)
+    before = copy.deepcopy(balancer.state_dict())
+    for criterion, message in (
+        (used, "`criterion` must be new.* run for 2 epochs"),
+        (RobustLoss(balancer, LABELS, epochs=3), "made with epochs=2, .* got epochs=3"),
+        (
+            RobustLoss(ReliabilityBalancer(8, 4), LABELS, epochs=2),
+            "`criterion` must be made with the balancer that is trained",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fit_head(balancer, FEATURES, LABELS, criterion=criterion, epochs=2)
+    assert all(torch.equal(before[name], now) for name, now in balancer.state_dict().items())
+
+
+def test_a_criterion_in_eval_mode_trains_and_keeps_its_mode():
+    balancer = ReliabilityBalancer(8, 4)
+    criterion = RobustLoss(balancer, LABELS, epochs=2).eval()
+    fit_head(balancer, FEATURES, LABELS, criterion=criterion, epochs=2)
+    assert criterion.progress == 2
+    assert not criterion.training
+
+
+def test_the_class_prior_is_that_of_the_criterion_and_a_refused_call_leaves_it():
+    labels = LABELS.clone()
+    labels[:60] = 0
+    balancer = ReliabilityBalancer(8, 4)
+    even = torch.full((4,), 0.25)
+    with pytest.raises(ValueError, match="`primary_logits` must"):
+        fit_head(balancer, FEATURES, labels, primary_logits=FEATURES[:, :4])
+    assert torch.equal(balancer.class_prior, even)
+    fit_head(balancer, FEATURES, labels, epochs=1)
+    assert float(balancer.class_prior[0]) > 0.5
+    fit_head(balancer, FEATURES, labels, criterion=ReliabilityLoss(), epochs=1)
+    assert torch.equal(balancer.class_prior, even)

@@ -4,9 +4,16 @@ import collections
 
 import pytest
 import torch
-from torch.utils.data import ConcatDataset, DataLoader, IterableDataset, Subset, TensorDataset
+from torch.utils.data import (
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    StackDataset,
+    Subset,
+    TensorDataset,
+)
 
-from reliability_balance.indexed import IndexedDataset
+from reliability_balance.indexed import IndexedDataset, _is_indexed
 
 FEATURES, LABELS = torch.randn(10, 3), torch.arange(10) % 2
 PAIRS = TensorDataset(FEATURES, LABELS)
@@ -85,7 +92,7 @@ def test_what_cannot_be_indexed_is_refused():
     for dataset in (Stream(), iter([1]), DataLoader(PAIRS)):
         with pytest.raises(TypeError, match=r"`dataset` must be map-style.*got \w+"):
             IndexedDataset(dataset)
-    with pytest.raises(ValueError, match="must not be indexed yet"):
+    with pytest.raises(ValueError, match="must not be indexed already; got an IndexedDataset"):
         IndexedDataset(IndexedDataset(PAIRS))
     with pytest.raises(ValueError, match="no 'index' of its own; got a key"):
         IndexedDataset([{"index": 1}])[0]
@@ -93,6 +100,46 @@ def test_what_cannot_be_indexed_is_refused():
         IndexedDataset(PAIRS)[10]
     with pytest.raises(TypeError):
         IndexedDataset(PAIRS)[1:3]
+
+
+def test_an_indexed_data_set_within_another_is_refused():
+    indexed = IndexedDataset(PAIRS)
+
+    class Augmented:
+        def __init__(self, dataset):
+            self.dataset = dataset
+
+        def __len__(self):
+            return len(self.dataset)
+
+        def __getitem__(self, index):
+            return self.dataset[index]
+
+    for dataset in (
+        Subset(indexed, [1, 2]),
+        ConcatDataset([PAIRS, indexed]),
+        StackDataset(first=PAIRS, second=indexed),
+        Augmented(Subset(indexed, [1, 2])),
+    ):
+        name = type(dataset).__name__
+        with pytest.raises(ValueError, match=f"indexed already; got a {name} of an IndexedData"):
+            IndexedDataset(dataset)
+    circular = Augmented(PAIRS)
+    circular.dataset = circular
+    assert not _is_indexed(circular)
+
+
+@pytest.mark.parametrize(
+    ("items", "got"),
+    [({"x": [1, 2]}, "dict of 1"), ([1], "list of 1"), (FEATURES[:2], "Tensor of 2"), (1, "int")],
+)
+def test_batches_that_are_no_lists_of_items_are_refused(items, got):
+    class Columns(list):
+        def __getitems__(self, indices):
+            return items
+
+    with pytest.raises(ValueError, match=f"must return a list of 2 items; got {got}$"):
+        IndexedDataset(Columns([1, 2])).__getitems__([0, 1])
 
 
 def test_torchvision():

@@ -1,5 +1,7 @@
 """The ranking of labels against plain loops, and what it finds where errors were planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from reliability_balance._knowledge import chance_corrected
 from reliability_balance.inspection import (
     AMBIGUOUS_FROM,
     DOUBTED_FROM,
+    LabelRanking,
     Verdict,
     inspect_embeddings,
     pred_probs,
@@ -456,3 +459,23 @@ def test_cleanlab_takes_the_probabilities():
     wrong = (true != labels).numpy()
     assert (found & wrong).sum() > 0.9 * wrong.sum()
     assert (found & ~wrong).sum() < 0.1 * wrong.sum()
+
+
+def test_a_ranking_is_shown_as_a_table():
+    count = torch.arange(12)
+    share = torch.linspace(1, 0, 12)
+    ranking = LabelRanking(
+        100 - count, count, count % 2, share, share, torch.full((12,), -1), "why"
+    )
+    lines = str(ranking).splitlines()
+    assert lines[0] == "sample  given  suggested  doubt  plausibility  verdict"
+    assert lines[1] == "   100      0          0   1.00          1.00  UNKNOWN"
+    assert lines[2] == "    99      1          1   0.91          0.91  UNKNOWN"
+    assert lines[11:] == ["… and 2 more", "no verdicts: why"]
+    assert "more" not in str(ranking.first(10))
+    assert str(ranking.first(0)).splitlines()[0] == lines[0]
+    named = replace(ranking.first(2), class_names=np.array(["a longer name", "b"]))
+    lines = str(named).splitlines()
+    assert "   100  a longer name  a longer name   1.00" in lines[1]
+    assert lines[2].split() == ["99", "b", "b", "0.91", "0.91", "UNKNOWN"]
+    assert lines[2].index("0.91") == lines[1].index("1.00")

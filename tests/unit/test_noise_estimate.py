@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reliability_balance.label_noise import pair_noise
-from reliability_balance.noise_estimate import noise_from_beliefs
+from reliability_balance.noise_estimate import Interval, noise_from_beliefs
 
 MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
 START = 0.5 * torch.eye(3) + 0.5 / 3
@@ -79,6 +79,14 @@ def test_a_class_that_is_never_met_keeps_an_even_row():
     noise = noise_from_beliefs(beliefs, torch.zeros(20, dtype=torch.int64), START, num_resamples=3)
     torch.testing.assert_close(noise.matrix.value[1:], torch.full((2, 3), 1 / 3))
     assert [float(each) for each in noise.rate] == [0.0, 0.0, 0.0]
+
+
+def test_a_scalar_interval_is_shown_in_percent():
+    low, high = torch.tensor(0.014), torch.tensor(0.0281)
+    assert str(Interval(torch.tensor(0.02), low, high)) == "2.0 % [1.4, 2.8]"
+    assert f"{Interval(torch.tensor(0.366), low, high)}" == "37 % [1, 3]"
+    matrix = Interval(torch.eye(2), torch.eye(2), torch.eye(2))
+    assert str(matrix) == repr(matrix)
 
 
 @pytest.mark.parametrize(

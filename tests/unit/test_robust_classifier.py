@@ -46,6 +46,38 @@ def test_names_of_classes_dtype_and_seed():
     np.testing.assert_array_equal(clone(classifier).fit(rows, names).predict_proba(rows), probs)
 
 
+def test_integers_of_numpy_and_a_single_width():
+    def probs(**options):
+        classifier = RobustClassifier(random_state=0, **options)
+        return classifier.fit(FEATURES, NOISY).predict_proba(FEATURES)
+
+    expected = probs(epochs=2, num_anchors=2, batch_size=32, hidden_dims=(8,))
+    counts = {"epochs": np.int64(2), "num_anchors": np.int32(2), "batch_size": np.int64(32)}
+    for hidden_dims in (8, np.int64(8), np.array([8]), [np.int64(8)]):
+        np.testing.assert_array_equal(probs(hidden_dims=hidden_dims, **counts), expected)
+
+
+@pytest.mark.parametrize(("dtype", "factor"), [(np.float64, 2.0**500), (np.float32, 2.0**80)])
+def test_large_features_are_standardised(dtype, factor):
+    rows = FEATURES.astype(dtype)
+    kind = RobustClassifier(epochs=2, random_state=0)
+    expected = clone(kind).fit(rows, NOISY).predict_proba(rows)
+    large = rows * dtype(factor)
+    np.testing.assert_allclose(clone(kind).fit(large, NOISY).predict_proba(large), expected)
+    rows[:, 3], rows[0, 3] = np.finfo(dtype).max, -np.finfo(dtype).max
+    with pytest.raises(ValueError, match=r"`X` must be small enough .* in column 3"):
+        clone(kind).fit(rows, NOISY)
+
+
+def test_doubtful_labels_are_shown_by_name():
+    names = np.array(["red", "white", "rose"])[NOISY]
+    classifier = RobustClassifier(epochs=20, random_state=0).fit(FEATURES, names)
+    head, *rows, more = str(classifier.doubtful_labels()).splitlines()
+    assert head.split()[:3] == ["sample", "given", "suggested"]
+    assert all(row.split()[1] == names[int(row.split()[0])] for row in rows)
+    assert more == "… and 168 more"
+
+
 def test_predictions_for_even_classes():
     chosen = np.concatenate([np.flatnonzero(CLASSES == 0)[:10], np.flatnonzero(CLASSES != 0)])
     probs = {
@@ -71,5 +103,15 @@ def test_wrong_settings_are_refused():
         fit(learning_rate=0)
     with pytest.raises(TypeError, match="`hidden_dims` must be an int; got float"):
         fit(hidden_dims=(8.0,))
+    with pytest.raises(TypeError, match=r"`hidden_dims` must be an int or a seq.*; got NoneType"):
+        fit(hidden_dims=None)
+    with pytest.raises(TypeError, match=r"`hidden_dims` must be an int or a seq.*; got str"):
+        fit(hidden_dims="88")
+    with pytest.raises(TypeError, match="`hidden_dims` must be an int; got bool"):
+        fit(hidden_dims=True)
+    with pytest.raises(ValueError, match=r"`hidden_dims` must have shape \(L,\); got \(1, 2\)"):
+        fit(hidden_dims=np.array([[8, 8]]))
+    with pytest.raises(TypeError, match="`epochs` must be an int; got float64"):
+        fit(epochs=np.float64(2))
     with pytest.raises(ValueError, match="`y` must hold at least 2 classes; got 1 class"):
         RobustClassifier().fit(FEATURES, np.zeros(len(FEATURES)))

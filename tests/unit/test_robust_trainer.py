@@ -11,7 +11,7 @@ pytest.importorskip("transformers")
 from tiny_transformers import sentences, tiny_bert
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from reliability_balance import RobustLoss
+from reliability_balance import RobustLoss, wrap
 from reliability_balance.indexed import IndexedDataset
 from reliability_balance.recipes import get_recipe
 from reliability_balance.transformers import FILE_NAME, RobustTrainer
@@ -127,7 +127,7 @@ def test_accumulated_batches_make_the_step_of_one(tmp_path):
             model,
             arguments(tmp_path, **options),
             train_dataset=sentences(),
-            criterion=RobustLoss(model, labels, epochs=4, recipe=plain),
+            criterion=RobustLoss(model, labels, epochs=8 / COUNT, recipe=plain),
         ).train()
         weights.append(model.balancer.anchors.detach().clone())
     torch.testing.assert_close(weights[1], weights[0], rtol=0, atol=1e-6)
@@ -143,6 +143,128 @@ def test_epochs_and_labels_come_from_the_training(tmp_path):
     learned.criterion.check_labels(torch.eye(3)[torch.arange(COUNT) % 3])
     learned.train()
     assert learned.criterion.progress == 4
+
+
+@pytest.mark.parametrize(
+    ("count", "batch_size", "options", "epochs"),
+    [
+        (103, 51, {"max_steps": 20}, (6 * 103 + 2 * 51) / 103),
+        (24, 64, {"max_steps": 6}, 6.0),
+        (24, 64, {"max_steps": 6, "gradient_accumulation_steps": 4}, 6.0),
+        (40, 8, {"max_steps": 5, "gradient_accumulation_steps": 2}, 1 + 32 / 40),
+        (48, 20, {"dataloader_drop_last": True, "num_train_epochs": 3}, 2.5),
+        (48, 20, {"dataloader_drop_last": True, "max_steps": 3}, 60 / 48),
+        (40, 8, {"num_train_epochs": 1.5}, 1 + 24 / 40),
+    ],
+)
+def test_planned_epochs_are_those_that_are_trained(tmp_path, count, batch_size, options, epochs):
+    args = arguments(tmp_path, per_device_train_batch_size=batch_size, **options)
+    judge = RobustTrainer(tiny_bert(), args, train_dataset=sentences(count))
+    made = judge.criterion
+    assert made.epochs == pytest.approx(epochs)
+    judge.train()
+    assert judge.criterion is made
+    assert made.progress == pytest.approx(epochs)
+
+
+def test_a_data_set_without_a_full_batch_is_refused(tmp_path):
+    args = arguments(tmp_path, per_device_train_batch_size=64, dataloader_drop_last=True)
+    with pytest.raises(ValueError, match=r"must hold 64 samples for a step .* got 24"):
+        RobustTrainer(tiny_bert(), args, train_dataset=sentences(24))
+
+
+def test_a_criterion_serves_one_training(tmp_path):
+    judge = trainer(tmp_path, num_train_epochs=1)
+    judge.train()
+    with pytest.raises(ValueError, match=r"`criterion` must be new.* run for 1 epochs"):
+        judge.train()
+    with pytest.raises(ValueError, match=r"`criterion` must be new.* run for 1 epochs"):
+        RobustTrainer(
+            judge.model,
+            arguments(tmp_path, num_train_epochs=1),
+            train_dataset=sentences(),
+            criterion=judge.criterion,
+        ).train()
+
+
+def test_a_criterion_of_other_epochs_is_refused_before_a_step(tmp_path):
+    model = tiny_bert()
+    criterion = RobustLoss(model, torch.arange(COUNT) % 3, epochs=3)
+    args = arguments(tmp_path, num_train_epochs=4)
+    judge = RobustTrainer(model, args, train_dataset=sentences(), criterion=criterion)
+    with pytest.raises(ValueError, match=r"made with epochs=4, .* got epochs=3$"):
+        judge.train()
+    assert criterion.progress == 0
+    close = RobustLoss(model, torch.arange(COUNT) % 3, epochs=3.97)
+    judge = RobustTrainer(model, args, train_dataset=sentences(), criterion=close)
+    judge.train()
+    assert close.progress == 4
+
+
+def test_what_the_trainer_made_follows_its_loader(tmp_path):
+    class Halves(RobustTrainer):
+        def get_train_dataloader(self):
+            rows = torch.utils.data.Subset(self.train_dataset, range(COUNT // 2))
+            return torch.utils.data.DataLoader(rows, 8, collate_fn=self.data_collator)
+
+    judge = Halves(tiny_bert(), arguments(tmp_path), train_dataset=sentences())
+    judge.train()
+    assert judge.criterion.epochs == judge.criterion.progress == 2
+
+
+class FailingOnce(RobustTrainer):
+    """Out of memory in the second step, as with a long sequence."""
+
+    calls = 0
+
+    def training_step(self, *args, **options):
+        loss = super().training_step(*args, **options)
+        self.calls += 1
+        if self.calls == 2:
+            raise RuntimeError("CUDA out of memory.")
+        return loss
+
+
+def test_a_restart_with_smaller_batches_has_a_new_criterion(tmp_path):
+    args = arguments(tmp_path, auto_find_batch_size=True, max_steps=24)
+    judge = FailingOnce(tiny_bert(), args, train_dataset=sentences())
+    first = judge.criterion
+    judge.train()
+    assert first.epochs == 2
+    assert first.progress == 16 / COUNT
+    assert judge.criterion is not first
+    assert judge._train_batch_size < 8
+    assert judge.criterion.epochs == judge.criterion.progress < 2
+    model = tiny_bert()
+    given = RobustLoss(model, torch.arange(COUNT) % 3, epochs=2)
+    judge = FailingOnce(model, args, train_dataset=sentences(), criterion=given)
+    with pytest.raises(ValueError, match="`auto_find_batch_size` must be False where"):
+        judge.train()
+
+
+def test_gradient_checkpointing_is_that_of_the_wrapped_model(tmp_path):
+    weights = []
+    for checkpointing in (False, True):
+        model = tiny_bert(dropout=0.0)
+        args = arguments(tmp_path, gradient_checkpointing=checkpointing, max_steps=3)
+        RobustTrainer(model, args, train_dataset=sentences()).train()
+        assert model.model.is_gradient_checkpointing == checkpointing
+        assert "gradient_checkpointing_enable" not in vars(model)
+        weights.append(model.balancer.anchors.detach().clone())
+    torch.testing.assert_close(*weights)
+    plain = wrap(torch.nn.Linear(4, 3))
+    with pytest.raises(ValueError, match=r"`gradient_checkpointing` must be False.* a Linear"):
+        RobustTrainer(plain, args, train_dataset=sentences())
+
+
+def test_a_saved_model_is_loaded_as_its_docstring_says(tmp_path):
+    judge = trainer(tmp_path, num_train_epochs=1)
+    judge.train()
+    judge.save_model(tmp_path / "final")
+    loaded = tiny_bert()
+    path = tmp_path / "final" / "model.safetensors"
+    loaded.load_state_dict(pytest.importorskip("safetensors.torch").load_file(path))
+    assert_equal_states(judge.model.state_dict(), loaded.state_dict())
 
 
 def test_labels_of_a_table():
@@ -192,6 +314,9 @@ def test_what_would_replace_model_or_criterion_is_refused(tmp_path):
         build(tiny_bert())
     with pytest.raises(TypeError, match="`criterion` must be a RobustLoss; got str"):
         build(given="robust")
+    within = torch.utils.data.Subset(IndexedDataset(sentences()), range(COUNT))
+    with pytest.raises(ValueError, match=r"must not hold an IndexedDataset .* got a Subset of one"):
+        build(data=within)
     with pytest.raises(ValueError, match=r"must hold the 96 samples .* got 5"):
         build(data=sentences(5))
     with pytest.raises(ValueError, match="`compute_loss_func` must be None"):
