@@ -59,13 +59,15 @@ def wrap(
     """Wrap a classifier so that its forward gives a :class:`BalancerOutput`.
 
     The model is not changed: a forward hook reads the embedding as it passes, and
-    :meth:`WrappedClassifier.unwrap` takes the hook off again.
+    :meth:`WrappedClassifier.unwrap` takes the hook off again. Training changes its weights, but not
+    its last layer unless ``keep_head=True``: without it, the trained model predicts at chance once
+    it is unwrapped.
 
-    The embedding is what enters the model's last linear layer. That this layer, applied to the
-    embedding, gives the model's answer is proven with `example_input`, or else at the first call;
-    where it does not, an error says what differs. A model that picks one token, as decoders do,
-    has that token's embedding. An embedding that you name cannot be checked so, and the ``repr``
-    says which case it is.
+    The embedding is the input of the model's last linear layer. With `example_input`, or else at
+    the first call, it is checked that this layer, applied to the embedding, gives the model's
+    logits; where it does not, an error says what differs. If the model picks one token, as decoders
+    do, the embedding is that token's. An embedding that you name cannot be checked in this way, and
+    the ``repr`` says which case it is.
 
     Args:
         model: any classifier: timm, torchvision, Hugging Face, or your own. Wrap it before it is
@@ -439,7 +441,13 @@ class WrappedClassifier(nn.Module):
             )
 
     def unwrap(self) -> nn.Module:
-        """Take the hook off and return the model, as it was but for what training changed."""
+        """Take the hook off and return the model, with the weights that training gave it.
+
+        With ``keep_head=False`` its last layer was frozen and is as before :func:`wrap`. After
+        training such a model predicts at chance: save the wrapped model instead
+        (:func:`checkpoint.save`), or wrap with ``keep_head=True``, where the model predicts like
+        the primary branch.
+        """
         self.source.tap.release()
         return self.model
 
