@@ -160,7 +160,7 @@ def fit_head(
 def _check_criterion(
     criterion: RobustLoss, balancer: "ReliabilityBalancer", labels: Tensor, epochs: int
 ) -> None:
-    if criterion._model[0] is not balancer:
+    if criterion.balancer is not balancer:
         raise ValueError(
             "`criterion` must be made with the balancer that is trained; got that of another one"
         )

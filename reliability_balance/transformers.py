@@ -128,7 +128,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             self._made = criterion
         elif not isinstance(criterion, RobustLoss):
             raise TypeError(f"`criterion` must be a RobustLoss; got {type(criterion).__name__}")
-        elif criterion._model[0] is not balancer:
+        elif criterion.balancer is not balancer:
             raise ValueError("`criterion` must be made with `model`; got that of another model")
         elif train_dataset is not None and len(train_dataset) != len(criterion.targets.given):
             raise ValueError(
