@@ -117,13 +117,9 @@ def _recipes() -> Iterator[str]:
     yield f"| field | {' | '.join(f'`{name}`' for name in RECIPES)} | what it is |"
     yield f"|---|{'---|' * len(RECIPES)}---|"
     for field in dataclasses.fields(Recipe):
-        values = (_shown(getattr(recipe, field.name)) for recipe in RECIPES.values())
+        values = (str(getattr(recipe, field.name)) for recipe in RECIPES.values())
         told = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
         yield f"| `{field.name}` | {' | '.join(values)} | {told} |"
-
-
-def _shown(value: object) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _modules() -> Iterator[tuple[str, Path]]:

@@ -59,7 +59,7 @@ def test_it_trains_evaluates_and_predicts(tmp_path):
     targets = judge.criterion.targets
     assert torch.equal(targets.updates, torch.full((COUNT,), 6, dtype=torch.int32))
     metrics = judge.evaluate()
-    assert metrics["eval_accuracy"] > 0.9
+    assert metrics["eval_accuracy"] > 0.8
     assert np.isfinite(metrics["eval_loss"])
     assert int(targets.updates.sum()) == 6 * COUNT, "evaluation must not count"
     predicted = judge.predict(sentences(10)).predictions
