@@ -230,6 +230,7 @@ def test_the_most_frequent_label_is_judged_and_of_equals_the_likeliest():
 
 
 def test_saved_state_goes_on_alike(tmp_path):
+    pytest.importorskip("safetensors")
     _, labels, probs = simulated(count=300)
     targets = learned(labels, probs, rounds=3)
     save(tmp_path / "targets.safetensors", targets)
@@ -244,6 +245,7 @@ def test_saved_state_goes_on_alike(tmp_path):
 
 
 def test_files_are_believed_only_as_many_annotators_as_they_hold(tmp_path):
+    pytest.importorskip("safetensors")
     path = tmp_path / "targets.safetensors"
     save(path, RefurbishedTargets(20, C, num_annotators=4))
     tensors, config = _tensor_file.read(path)
