@@ -1,10 +1,15 @@
 """Settings of every test and every docstring example."""
 
 import os
+import signal
 
 import hypothesis
 import pytest
 import torch
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and children inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
 hypothesis.settings.register_profile("ci", deadline=None, max_examples=50, derandomize=True)
