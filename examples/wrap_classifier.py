@@ -163,9 +163,11 @@ def main(
     primary = score(output.primary, output.logits.log_softmax(-1), labels)
     corrected = score(output.corrected, output.log_probs, labels)
     changes = count_changes(output, labels)
+    kept = ""
+    if settings.doubts_labels:
+        kept = f"; labels taken for right: {criterion.noise_matrix.diag().mean():.0%}"
     print(
-        f"trained {epochs} epochs in {seconds:.0f} s; labels taken for right: "
-        f"{criterion.noise_matrix.diag().mean():.0%}\n\n{format_table(primary, corrected)}\n\n"
+        f"trained {epochs} epochs in {seconds:.0f} s{kept}\n\n{format_table(primary, corrected)}\n\n"
         f"{changes.changed} of {len(labels)} predictions changed: {changes.helped} became right, "
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )

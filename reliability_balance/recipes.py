@@ -125,7 +125,7 @@ class Recipe:
 
     def held_for_of(self, epochs: float) -> int:
         """Updates of a sample for which its label is held back, in so many epochs."""
-        return min(self.warmup, max(1, round(self.held_for * epochs)))
+        return min(self.warmup, round(self.held_for * epochs))
 
 
 RECIPES: dict[RecipeName, Recipe] = {

@@ -23,8 +23,6 @@ from reliability_balance.targets import CODE_TOLERANCE, RefurbishedTargets
 
 # Of kappa, above which labels are doubted; a wrong doubt costs less than one that comes too late.
 STANDARD_ERRORS = 2.5
-# The argument by which each of these is planned; the others are of the recipe.
-PLANNED_BY = {"held_for_epochs": "epochs", "mix_from_epoch": "epochs", "dtype": "dtype"}
 
 
 class RobustLoss(nn.Module):
@@ -134,9 +132,6 @@ class RobustLoss(nn.Module):
         self.validate_args = validate_args
         num_classes = balancer.num_classes
         labels = _all_labels(labels, num_classes)
-        held_for = self.recipe.held_for_of(epochs)
-        # Labels that would never be given back are not held back.
-        can_hold = self.recipe.warmup > 1 and held_for < epochs
         targets = RefurbishedTargets(
             len(labels),
             num_classes,
@@ -146,8 +141,8 @@ class RobustLoss(nn.Module):
             prior_count=self.recipe.prior_count,
             warmup=self.recipe.warmup,
             memory=self.recipe.memory,
-            held_back=self.recipe.held_back if can_hold else 0.0,
-            held_for=held_for,
+            held_back=self.recipe.held_back if self.recipe.warmup > 1 else 0.0,
+            held_for=self.recipe.held_for_of(epochs),
             num_annotators=labels.shape[1] if _is_of_annotators(labels) else 0,
             annotator_prior=self.recipe.annotator_prior,
             dtype=dtype,
@@ -445,6 +440,7 @@ class RobustLoss(nn.Module):
         return {
             "targets": self.targets.state_dict(),
             "plan": self._plan(),
+            "schedule": (self.targets.held_for, self._mix_from),
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -452,19 +448,14 @@ class RobustLoss(nn.Module):
 
     def _plan(self) -> dict[str, Any]:
         """What a checkpoint and the training that goes on from it must have in common."""
-        schedule = {
-            "held_for_epochs": self.targets.held_for,
-            "mix_from_epoch": self._mix_from,
-            "dtype": str(self.targets.average.dtype),
-        }
-        return asdict(self.recipe) | schedule
+        return asdict(self.recipe) | {"dtype": str(self.targets.average.dtype)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Go on from a checkpoint.
+        """Go on from a checkpoint, by the schedule that it was planned with.
 
         Raises:
-            ValueError: if it is of other labels, or of another recipe, dtype or schedule; nothing
-                has changed then.
+            ValueError: if it is of other labels, or of another recipe or dtype; nothing has changed
+                then.
         """
         given, here = state["targets"]["given"], self.targets.given
         if len(given) != len(here):
@@ -478,13 +469,15 @@ class RobustLoss(nn.Module):
                 "`labels` must be those that the checkpoint was trained on; got "
                 f"{others} others of {len(here)}"
             )
-        saved, plan = state["plan"], self._plan()
-        for name, value in plan.items():
+        saved = state["plan"]
+        for name, value in self._plan().items():
             if saved.get(name) != value:
+                argument = "dtype" if name == "dtype" else "recipe"
                 raise ValueError(
-                    f"`{PLANNED_BY.get(name, 'recipe')}` must be as in the checkpoint; got "
-                    f"{name} = {value!r} for {saved.get(name)!r}"
+                    f"`{argument}` must be as in the checkpoint; got {name} = {value!r} for "
+                    f"{saved.get(name)!r}"
                 )
+        self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self._samples_taken = state["samples_taken"]
         self._remembers = int(self.targets.remembers) > 0
