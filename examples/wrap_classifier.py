@@ -167,7 +167,8 @@ def main(
     if settings.doubts_labels:
         kept = f"; labels taken for right: {criterion.noise_matrix.diag().mean():.0%}"
     print(
-        f"trained {epochs} epochs in {seconds:.0f} s{kept}\n\n{format_table(primary, corrected)}\n\n"
+        f"trained {epochs} epochs in {seconds:.0f} s{kept}\n\n"
+        f"{format_table(primary, corrected)}\n\n"
         f"{changes.changed} of {len(labels)} predictions changed: {changes.helped} became right, "
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )
