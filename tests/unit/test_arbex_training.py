@@ -69,7 +69,7 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path):
         data=WHOLE, optimization={"epochs": 1, "batch_size": 8}, recipe={"num_anchors": 2}
     )
     with pytest.warns(
-        UserWarning, match=r"no label will be doubted: .* seen 1.0 times, .* after 1 at"
+        UserWarning, match=r"no label will be doubted: .* seen 1.0 times, .* after 10 at"
     ):
         train_tiny(tmp_path, recipe)
 

@@ -78,11 +78,12 @@ def fit(
     transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
     dataset = FaceDataset(train, transform)
     sampler = epoch_sampler(recipe, train, rank=rank, world_size=world_size)
-    seen, held_for = module.criterion.epochs, module.criterion.targets.held_for
-    if recipe.method.doubts_labels and seen <= held_for:
+    seen, targets = module.criterion.epochs, module.criterion.targets
+    earliest = targets.held_for or targets.warmup
+    if recipe.method.doubts_labels and seen <= earliest:
         warnings.warn(
             f"no label will be doubted: a face is seen {seen:.1f} times, and its label doubted "
-            f"after {held_for} at the earliest; train for longer, or set `data.per_class` to null",
+            f"after {earliest} at the earliest; train for longer, or set `data.per_class` to null",
             stacklevel=2,
         )
     module.identity = run_identity(recipe, table)
