@@ -72,7 +72,7 @@ TITLES = {
     ("fashion-10k", "clean"): "Fashion-MNIST, clean labels",
 }
 RECIPES: dict[str, Recipe | None] = {OURS: ROBUST, **FIXED, CROSS_ENTROPY: None}
-BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, CROP = 128, 2e-3, 1e-3, 44
+CROP = 44  # pixels of 48
 
 
 class Run(NamedTuple):
@@ -106,6 +106,33 @@ def make(name: str, task: Task) -> Method:
     return Robust(task, recipe)
 
 
+class OfFaces(nn.Module):
+    """A small residual network behind random crops, by cross-entropy or by one of our recipes."""
+
+    def __init__(self, task: Task, recipe: Recipe | None, epochs: int) -> None:
+        super().__init__()
+        network = small_resnet(1, task.num_classes).to(memory_format=torch.channels_last)
+        self.model = network if recipe is None else wrap(network)
+        self.criterion = (
+            None
+            if recipe is None
+            else RobustLoss(self.model, task.labels, epochs=epochs, recipe=recipe)
+        )
+
+    def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        output = self.model(_augmented(inputs))
+        if self.criterion is None:
+            return F.cross_entropy(output, labels)
+        loss: Tensor = self.criterion(output, labels, index)
+        return loss
+
+    def log_probs(self, inputs: Tensor) -> Tensor:
+        margin = (inputs.shape[-1] - CROP) // 2
+        output = self.model(inputs[..., margin : margin + CROP, margin : margin + CROP])
+        log_probs: Tensor = output.log_softmax(1) if self.criterion is None else output.log_probs
+        return log_probs
+
+
 _load = cache(load_human_faces)
 
 
@@ -120,39 +147,25 @@ def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
     chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(run.seed))[
         :count
     ]
-    images, labels = _standardised(data.images[chosen]), data.labels[chosen]
-    torch.manual_seed(run.seed)
-    network = small_resnet(1, int(data.labels.max()) + 1).to(memory_format=torch.channels_last)
+    labels, truth = data.labels[chosen], data.test_votes.argmax(1)
+    num_classes = int(data.labels.max()) + 1
+    task = Task(
+        _standardised(data.images[chosen]),
+        labels,
+        F.one_hot(labels, num_classes).float(),
+        _standardised(data.test_images),
+        truth,
+        num_classes,
+    )
     recipe = RECIPES[run.method]
-    model = network if recipe is None else wrap(network)
-    criterion = (
-        None if recipe is None else RobustLoss(model, labels, epochs=run.epochs, recipe=recipe)
-    )
-    parameters = [each for each in model.parameters() if each.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
-    steps = len(labels) // BATCH_SIZE
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=run.epochs * steps
-    )
-    model.train()
-    for _ in range(run.epochs):
-        for index in torch.randperm(len(labels))[: steps * BATCH_SIZE].split(BATCH_SIZE):
-            output = model(_augmented(images[index]))
-            loss = (
-                F.cross_entropy(output, labels[index])
-                if criterion is None
-                else criterion(output, labels[index], index)
-            )
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-    scores = _predict(model, _standardised(data.test_images))
+    torch.manual_seed(run.seed)
+    method = OfFaces(task, recipe, run.epochs)
+    train(method, task, run.epochs)
+    scores = predict(method, task.test_inputs)
     prior = labels.bincount(minlength=scores.shape[1]).clamp_min(1).float().log()
     answers_for_even_classes = recipe is not None and recipe.even_classes
     even = scores if answers_for_even_classes else scores - prior
     as_frequent = scores + prior if answers_for_even_classes else scores
-    truth = data.test_votes.argmax(1)
     judged = prediction_measures(as_frequent.log_softmax(1), truth)
     judged_even = prediction_measures(even.log_softmax(1), truth)
     return {**judged, "mean_class_accuracy": judged_even["mean_class_accuracy"]}
@@ -169,17 +182,6 @@ def _augmented(images: Tensor) -> Tensor:
     images = images[..., top : top + CROP, left : left + CROP]
     mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
     return images.flip(-1).where(mirrored, images)
-
-
-@torch.no_grad()
-def _predict(model: nn.Module, images: Tensor) -> Tensor:
-    model.eval()
-    margin = (images.shape[-1] - CROP) // 2
-    images = images[..., margin : margin + CROP, margin : margin + CROP]
-    outputs = [model(part) for part in images.split(500)]
-    return torch.cat(
-        [each.log_softmax(1) if isinstance(each, Tensor) else each.log_probs for each in outputs]
-    )
 
 
 def write_report(lines: list[dict[str, Any]], results: Path) -> str:
