@@ -1,9 +1,10 @@
 """Train a balancer on stored embeddings: the frozen-feature mode."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reliability_balance import _checks
 from reliability_balance.losses import ReliabilityLoss
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 
 EPOCHS_TOLERANCE = 0.01
+WEIGHT_DECAY = 1e-4
 
 
 class FitOptions(TypedDict, total=False):
@@ -40,7 +42,7 @@ def fit_head(
     epochs: int = 20,
     batch_size: int = 256,
     learning_rate: float = 1e-3,
-    weight_decay: float = 1e-4,
+    weight_decay: float = WEIGHT_DECAY,
     initialize: bool = True,
 ) -> list[float]:
     """Train the balancer, and nothing else, on embeddings that are stored.
@@ -122,38 +124,75 @@ def fit_head(
         balancer.initialize_anchors(features[used], hard[used], token_mask=known)
 
     criterion = criterion.to(parameter.device)
-    optimizer = torch.optim.AdamW(
-        balancer.parameters(), lr=learning_rate, weight_decay=weight_decay
-    )
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-    history = []
+
+    def loss_of(batch: Tensor) -> Tensor:
+        embedding = features[batch].to(parameter.device, parameter.dtype)
+        logits = None
+        if primary_logits is not None:
+            logits = primary_logits[batch].detach().to(parameter.device)
+        wanted = labels[batch].to(parameter.device)
+        mask = None if token_mask is None else token_mask[batch].to(parameter.device)
+        output = balancer(embedding, logits, token_mask=mask)
+        loss: Tensor
+        if isinstance(criterion, RobustLoss):
+            loss = criterion(output, wanted, batch.to(parameter.device))
+        else:
+            loss = criterion(output, wanted).total
+        return loss
+
     was_training = criterion.training
     criterion.train()
     balancer.train()
     try:
-        for _ in range(epochs):
-            total = torch.zeros((), device=parameter.device)
-            for batch in _batches(len(features), batch_size):
-                embedding = features[batch].to(parameter.device, parameter.dtype)
-                logits = None
-                if primary_logits is not None:
-                    logits = primary_logits[batch].detach().to(parameter.device)
-                wanted = labels[batch].to(parameter.device)
-                mask = None if token_mask is None else token_mask[batch].to(parameter.device)
-                output = balancer(embedding, logits, token_mask=mask)
-                if isinstance(criterion, RobustLoss):
-                    loss = criterion(output, wanted, batch.to(parameter.device))
-                else:
-                    loss = criterion(output, wanted).total
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.detach() * len(batch)
-            scheduler.step()
-            history.append(float(total) / len(features))
+        return _descend(
+            balancer,
+            loss_of,
+            len(features),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+        )
     finally:
         balancer.eval()
         criterion.train(was_training)
+
+
+def _descend(
+    module: nn.Module,
+    loss_of: Callable[[Tensor], Tensor],
+    count: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    weight_decay: float = WEIGHT_DECAY,
+) -> list[float]:
+    """Train by AdamW with a cosine decay to zero; the mean loss of each epoch.
+
+    Args:
+        module: whose parameters are trained.
+        loss_of: takes the places (B,) of a batch's samples, on the CPU, and gives their loss.
+        count: samples.
+        epochs: passes over them.
+        batch_size: samples a step.
+        learning_rate: at the start.
+        weight_decay: of AdamW.
+    """
+    optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    device = next(module.parameters()).device
+    history = []
+    for _ in range(epochs):
+        total = torch.zeros((), device=device)
+        for batch in _batches(count, batch_size):
+            loss = loss_of(batch)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach() * len(batch)
+        scheduler.step()
+        history.append(float(total) / count)
     return history
 
 

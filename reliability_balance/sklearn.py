@@ -17,7 +17,7 @@ from typing_extensions import Self
 from reliability_balance import _checks
 from reliability_balance.balancer import ReliabilityBalancer
 from reliability_balance.class_prior import with_class_prior
-from reliability_balance.fitting import _batches
+from reliability_balance.fitting import _descend
 from reliability_balance.inspection import LabelRanking
 from reliability_balance.output import BalancerOutput
 from reliability_balance.robust_loss import RobustLoss
@@ -32,7 +32,6 @@ except ImportError as error:
         "reliability_balance.sklearn needs: pip install 'reliability-balance[sklearn]'"
     ) from error
 
-WEIGHT_DECAY = 1e-4
 PREDICTED_AT_ONCE = 4096
 DTYPES = (np.float64, np.float32)
 
@@ -49,8 +48,8 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             anchors.
         num_anchors: anchors of each class, >= 1. One suits some hundred rows, whose wrong labels
             more anchors learn by heart; with some thousand rows take the recipe's eight.
-        epochs: passes over the training set, >= 1. Labels are doubted after a third of them, or
-            after ten.
+        epochs: passes over the training set, >= 1. See :class:`RobustLoss` for when labels are
+            doubted.
         batch_size: samples a step, >= 2.
         learning_rate: of AdamW, > 0, with a cosine decay to zero.
         even_classes: whether predictions are for evenly frequent classes; False: for classes as
@@ -132,18 +131,20 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         network, criterion = self.model_, self.criterion_
         with torch.no_grad():
             network.balancer.initialize_anchors(network.encoder(features), labels)
-        optimizer = torch.optim.AdamW(
-            network.parameters(), lr=self.learning_rate, weight_decay=WEIGHT_DECAY
+
+        def loss_of(batch: Tensor) -> Tensor:
+            index = batch.to(features.device)
+            loss: Tensor = criterion(network(features[index]), labels[index], index)
+            return loss
+
+        _descend(
+            network,
+            loss_of,
+            len(features),
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=self.learning_rate,
         )
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        for _ in range(epochs):
-            for batch in _batches(len(features), batch_size):
-                index = batch.to(features.device)
-                loss = criterion(network(features[index]), labels[index], index)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            scheduler.step()
         network.eval()
 
     def predict_proba(self, X: npt.ArrayLike) -> npt.NDArray[np.floating]:  # noqa: N803
