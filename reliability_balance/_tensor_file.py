@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reliability_balance.files import write_atomically
+from reliability_balance.files import strict_json, write_atomically
 
 CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
 WITHOUT_DIGEST = 1  # the format version that had none
@@ -70,7 +70,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         )
     text = metadata[CONFIG_KEY]
     try:
-        config = json.loads(text, parse_constant=_refuse, object_pairs_hook=_distinct)
+        config = strict_json(text)
         has_digest = config["format_version"] != WITHOUT_DIGEST
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(
@@ -82,17 +82,6 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             f"digest differs: {path}"
         )
     return tensors, config
-
-
-def _refuse(constant: str) -> Any:
-    raise ValueError(f"{constant}, which is no number")
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name that occurs twice")
-    return content
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:

@@ -12,22 +12,25 @@ file stays as it is.
 - **Two writers at once**: the last to finish wins.
 - **Killed writers** leave a hidden ``.reliability-balance-*.tmp`` in the folder. The next writer in
   that folder deletes it, and knows it from a living writer's by a lock.
+
+:func:`strict_json` reads the descriptions that come with files of any origin.
 """
 
 import contextlib
 import functools
+import json
 import os
 import secrets
 import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["open_atomically", "write_atomically"]
+__all__ = ["open_atomically", "strict_json", "write_atomically"]
 
 PREFIX, SUFFIX = ".reliability-balance-", ".tmp"
 
@@ -183,3 +186,33 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
+
+
+def strict_json(text: str) -> Any:
+    """Read JSON in which no name occurs twice and each number is one.
+
+    Args:
+        text: that may be anyone's.
+
+    Raises:
+        ValueError: if it is no JSON, has NaN or infinity, or a name twice in one object.
+        RecursionError: on very many nested lists or objects.
+
+    Example:
+        >>> strict_json('{"a": 1, "a": 2}')
+        Traceback (most recent call last):
+        ...
+        ValueError: a name that occurs twice
+    """
+    return json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+
+
+def _refuse_constant(constant: str) -> Any:
+    raise ValueError(f"{constant}, which is no number")
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name that occurs twice")
+    return content

@@ -27,6 +27,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from reliability_balance import __version__
+from reliability_balance.files import strict_json
 
 FORMAT = 3
 KEYS = {"format", "class_names", "recipe", "versions", "sha256"}
@@ -192,20 +193,9 @@ def _read_json(text: str) -> dict[str, Any]:
     """Read one object, of which no key is there twice and each number is one."""
     if text.count("[") + text.count("{") > MOST_BRACKETS:
         raise ValueError(f"JSON of more than {MOST_BRACKETS} lists and objects")
-    content = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_distinct)
+    content = strict_json(text)
     if not isinstance(content, dict):
         raise TypeError(f"JSON that is no object: {shortly(content)}")
-    return content
-
-
-def _refuse_constant(constant: str) -> Any:
-    raise ValueError(f"{constant}, which is no number")
-
-
-def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name that occurs twice")
     return content
 
 
