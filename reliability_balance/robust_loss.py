@@ -19,7 +19,7 @@ from reliability_balance.mixing import mix
 from reliability_balance.output import BalancerOutput, check_output
 from reliability_balance.posterior import _as_probabilities
 from reliability_balance.recipes import Recipe, RecipeName, get_recipe
-from reliability_balance.targets import CODE_TOLERANCE, RefurbishedTargets
+from reliability_balance.targets import RefurbishedTargets, _differing
 
 # Of kappa, above which labels are doubted; a wrong doubt costs less than one that comes too late.
 STANDARD_ERRORS = 2.5
@@ -383,7 +383,7 @@ class RobustLoss(nn.Module):
             and (self.progress >= self._mix_from or self.doubts)
         ):
             soft = _as_probabilities(labels, output.log_probs)
-            output, labels = mix(self._model[0], output, soft, concentration=concentration)
+            output, labels = mix(self.balancer, output, soft, concentration=concentration)
         prior = self.class_prior if self.recipe.even_classes else None
         terms: LossTerms = self.loss(output, labels, class_prior=prior)
         self.terms = LossTerms(*(each.detach() for each in terms))
@@ -463,7 +463,7 @@ class RobustLoss(nn.Module):
                 "`labels` must be those that the checkpoint was trained on; got "
                 f"{len(here)} for {len(given)}"
             )
-        others = int(((given.to(here.device) - here).abs() > CODE_TOLERANCE).sum())
+        others = int(_differing(here, given.to(here.device)).sum())
         if others:
             raise ValueError(
                 "`labels` must be those that the checkpoint was trained on; got "

@@ -24,9 +24,14 @@ from reliability_balance.posterior import (
 from reliability_balance.recipes import get_recipe
 
 ROBUST = get_recipe("robust")
-# A label is told from another by its mean class, in these steps; soft ones may differ by rounding.
+# A label is told from another by its mean place, in these steps; soft ones may differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
+
+
+def _differing(before: Tensor, codes: Tensor) -> Tensor:
+    """Where (B,) codes of labels are of others than those before, if there were any."""
+    return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
 
 
 class RefurbishedTargets(nn.Module):
@@ -502,7 +507,7 @@ class RefurbishedTargets(nn.Module):
             self.given[index] = first
 
     def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
-        other = (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
+        other = _differing(before, codes)
         if bool(other.any()):
             raise ValueError(
                 "`labels` must be those that the samples of `index` have had before; got other "
