@@ -3,6 +3,7 @@
 import lightning
 import pytest
 import torch
+from equal_states import assert_equal_states
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
@@ -63,17 +64,6 @@ def fit(folder, *callbacks, resume=None):
     loader = DataLoader(dataset, 16, sampler=sampler)
     trainer.fit(module, loader, DataLoader(DATA, 32), ckpt_path=resume)
     return module, trainer
-
-
-def assert_equal_states(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, second[name]), name
-        elif isinstance(value, dict):
-            assert_equal_states(value, second[name])
-        else:
-            assert value == second[name], name
 
 
 def test_a_killed_training_resumes_bit_equal(tmp_path):

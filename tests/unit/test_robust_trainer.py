@@ -8,6 +8,7 @@ import torch
 
 pytest.importorskip("transformers")
 
+from equal_states import assert_equal_states
 from tiny_transformers import sentences, tiny_bert
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
@@ -36,17 +37,6 @@ def trainer(folder, *, callbacks=None, **options):
     return RobustTrainer(
         tiny_bert(), arguments(folder, **options), train_dataset=sentences(), callbacks=callbacks
     )
-
-
-def assert_equal_states(first, second):
-    assert first.keys() == second.keys()
-    for name, value in first.items():
-        if isinstance(value, torch.Tensor):
-            assert torch.equal(value, second[name]), name
-        elif isinstance(value, dict):
-            assert_equal_states(value, second[name])
-        else:
-            assert value == second[name], name
 
 
 def test_it_trains_evaluates_and_predicts(tmp_path):
