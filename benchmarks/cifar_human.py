@@ -92,15 +92,13 @@ def load_label_sets(path: Path) -> dict[str, Tensor]:
     Raises:
         ValueError: if it holds anything but arrays of numbers, or lacks a label set.
     """
-    kinds: list[Any] = [np.ndarray, np.dtype, np.dtypes.Int64DType, np.dtypes.UInt8DType]
-    kinds += [np._core.multiarray._reconstruct, np._core.multiarray.scalar]
-    # Files of numpy 1 name the same function by its old module.
-    renamed = [
-        (np._core.multiarray._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
-    ]
+    rebuild = np.empty(0).__reduce__()[0]
+    integers = [type(np.dtype(name)) for name in ("uint8", "int32", "int64")]
+    # numpy 1 and 2 name the function by different modules.
+    names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
+    known: list[Any] = [np.ndarray, np.dtype, *integers, *((rebuild, name) for name in names)]
     try:
-        with torch.serialization.safe_globals([*kinds, *renamed]):
+        with torch.serialization.safe_globals(known):
             content = torch.load(path, weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} must hold arrays of labels alone; got {error}") from error
