@@ -72,8 +72,9 @@ def judge(method: HumanMethod, task: HumanTask) -> dict[str, float]:
     if trust is None:
         log_probs = predict(method, task.data.inputs)
         trust = log_probs.gather(1, given.unsqueeze(1)).squeeze(1)
+    judged = task.is_known & trust.isfinite()
     wrong = given != task.data.truth.argmax(1)
-    return {**measures, **wrong_label_measures(trust[task.is_known], wrong[task.is_known])}
+    return {**measures, **wrong_label_measures(trust[judged], wrong[judged])}
 
 
 def main(

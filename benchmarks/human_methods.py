@@ -67,7 +67,7 @@ class HumanMethod(nn.Module):
         return log_probs
 
     def trust(self) -> Tensor | None:
-        """How far each label is trusted (N,), where the method judges it."""
+        """How far each label is trusted (N,), NaN where it was not trained on; None: not judged."""
         return None
 
 
@@ -335,7 +335,11 @@ class Ours(HumanMethod):
     def trust(self) -> Tensor | None:
         if not self.criterion.recipe.doubts_labels:
             return None
-        return self.criterion.targets.trust(torch.arange(len(self.given)), self.given)
+        targets = self.criterion.targets
+        seen = (targets.updates > 0).nonzero().squeeze(1)
+        trust = torch.full((len(self.given),), torch.nan)
+        trust[seen] = targets.trust(seen, self.given[seen])
+        return trust
 
 
 METHODS: dict[str, Callable[[HumanTask, int], HumanMethod]] = {

@@ -229,6 +229,15 @@ def test_each_method_takes_one_epoch_and_soft_labels(name):
     assert predict(method, data.test_inputs).isfinite().all()
 
 
+def test_labels_that_were_not_trained_on_are_not_judged():
+    torch.manual_seed(0)
+    task = small_human_task()  # two of its batches have 128 samples, and 44 are left out
+    method = METHODS["ours"](task, 1)
+    train(method, task.data, 1)
+    assert int(method.trust().isnan().sum()) == 44
+    assert 0 <= human_labels.judge(method, task)["wrong_label_auroc"] <= 1
+
+
 def test_the_noise_of_wrong_labels_is_learned():
     """A label that the network is sure is wrong gets u and v; a right one does not."""
     torch.manual_seed(0)
