@@ -1,13 +1,13 @@
-"""Labels that people gave, with networks that people use: ours beside the methods of others.
+"""Compare ours with methods of others on labels that people gave.
 
     python benchmarks/human_labels.py --fer-plus FOLDER --cifar FOLDER --epochs 20
     python benchmarks/human_labels.py --cifar FOLDER --cache FOLDER --network embeddings
 
-`human_faces.py` and `cifar_human.py` tell what the folders must hold. Embeddings of a pre-trained
-network are kept in the folder `--cache`; `image_embeddings.py` computes them. Without one of the
-folders its tasks are left out. Epochs are a budget of forward passes: a method that makes two
-passes a sample trains for half as many. The last epoch is judged; every run is one line of
-`results/human_labels.jsonl`, and what is there is not run again. Renders `results/human_labels.md`.
+`human_faces.py` and `cifar_human.py` describe what the folders must hold; tasks without a folder
+are skipped. Embeddings of a pre-trained network are kept in the folder `--cache` and computed by
+`image_embeddings.py` where they are missing. Epochs are a budget of forward passes: a method with
+two passes a sample trains for half as many. The last epoch is judged. Every run is one line of
+`results/human_labels.jsonl`, and finished runs are skipped. Renders `results/human_labels.md`.
 """
 
 import os

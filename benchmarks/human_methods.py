@@ -1,8 +1,8 @@
-"""Methods that learn from labels of people, for any network, with one view of a sample or two.
+"""Methods that learn from people's labels, for any network, with one or two views of a sample.
 
-All train under the same budget of forward passes: a method that makes two of them a sample and
-epoch trains for half the epochs. Those of others are written from their papers, with their
-authors' settings for CIFAR-10; what was simplified is told with each.
+All have the same budget of forward passes: a method with two passes a sample and epoch, with a
+gradient or without, trains for half the epochs. Those of others are written from their papers, with
+the authors' settings for CIFAR-10. Each docstring says what is simplified.
 """
 
 from collections.abc import Callable
@@ -41,6 +41,7 @@ class HumanMethod(nn.Module):
         epochs: how many fit into a budget of forward passes.
     """
 
+    labels: Tensor
     passes = 1
     for_even_classes = False
 
@@ -52,8 +53,6 @@ class HumanMethod(nn.Module):
         labels, num_classes = task.data.labels, task.data.num_classes
         soft = labels if labels.is_floating_point() else F.one_hot(labels, num_classes).float()
         self.register_buffer("labels", soft)
-
-    labels: Tensor
 
     def logits(self, inputs: Tensor, views: int = 1) -> list[Tensor]:
         """Logits of so many random views."""
@@ -105,11 +104,11 @@ class EarlyLearning(HumanMethod):
 
 
 class EarlyLearningPlus(EarlyLearning):
-    """ELR+: averages of what a network of averaged weights predicts, and mixup.
+    """ELR+: averages of the predictions of a weight-averaged network, and mixup.
 
-    Simplified: one network instead of two that judge for each other. The averaged one sees one
-    view, without a gradient; the other is trained on the other view. The averaged one predicts.
-    The decay of its weights grows to the paper's, as short trainings need.
+    Simplified: one network instead of two that give each other targets. The averaged network gets
+    one view, without a gradient; the network is trained on the other. The averaged one predicts.
+    The decay of the average starts small, for short trainings.
     """
 
     passes = 2
@@ -142,9 +141,10 @@ class EarlyLearningPlus(EarlyLearning):
 
 
 class OverParameterised(HumanMethod):
-    """SOP (Liu et al., ICML 2022): the noise of each label is learned beside the network.
+    """SOP (Liu et al., ICML 2022): learn the noise of each label beside the network.
 
-    u and v grow by rate times epochs, so the paper's rate for 120 epochs is scaled to ours.
+    The growth of u and v depends on learning rate times epochs. So the paper's rate, for 120
+    epochs, is scaled to shorter trainings.
     """
 
     rate, rated_for = 10.0, 120
@@ -173,9 +173,9 @@ class OverParameterised(HumanMethod):
 
 
 class OverParameterisedPlus(OverParameterised):
-    """SOP+: with consistency of two views, and predictions as frequent as the classes.
+    """SOP+: SOP with consistency of two views and class balance; the paper has 300 epochs.
 
-    The paper takes classes to be even; here they are as frequent as in the labels.
+    Differs from the paper: the prior of the classes is that of the labels, not uniform.
     """
 
     passes, rated_for = 2, 300
@@ -191,11 +191,12 @@ class OverParameterisedPlus(OverParameterised):
 
 
 class SemiSupervised(HumanMethod):
-    """Labels that are not trusted are replaced by guesses, and samples mixed, as by MixMatch.
+    """Replace labels that are not trusted by guesses, and train by MixMatch.
 
-    Simplified: one network refines its own labels; guesses are predictions of one view, without a
-    gradient, and the other view is trained on; how far a label is trusted is found in the passes
-    of the training, not in others. The classes' prior is that of the labels.
+    Simplified: one network refines its own labels. It guesses from one view, without a gradient,
+    and is trained on the other. Labels are judged by the guesses of the last epoch, not in a pass
+    of their own. The prior of the classes is that of the labels, not uniform. The warm-up is a
+    share of the epochs, and the weight of guesses grows until the last epoch.
     """
 
     passes = 2
@@ -244,10 +245,10 @@ class SemiSupervised(HumanMethod):
 
 
 class DivideMix(SemiSupervised):
-    """DivideMix (Li et al., ICLR 2020): a label is trusted by how small its loss is.
+    """DivideMix (Li et al., ICLR 2020): trust labels with a small loss.
 
-    A mixture of two normal distributions is fitted to the losses in each epoch; a label is trusted
-    as far as its loss is of the smaller one.
+    Each epoch fits a mixture of two Gaussians to the losses; the trust in a label is the posterior
+    of the Gaussian with the smaller mean.
     """
 
     def begin_epoch(self, epoch: int) -> None:
@@ -262,11 +263,11 @@ class DivideMix(SemiSupervised):
 
 
 class ProgressiveStopping(SemiSupervised):
-    """PES (Bai et al., NeurIPS 2021): later layers, which learn wrong labels sooner, stop sooner.
+    """PES (Bai et al., NeurIPS 2021): stop later layers earlier, since they memorize earlier.
 
-    After the warm-up the last two layers, or blocks, are learned anew for an epoch with the others
-    frozen, then the last one alone. After that a label is trusted where it is the class that is
-    predicted.
+    After the warm-up the last two layers (or blocks) are reset and trained for an epoch with the
+    others frozen, then the last one alone. From then on a label is trusted where the network
+    predicts it.
     """
 
     def __init__(self, task: HumanTask, budget: int) -> None:

@@ -1,4 +1,4 @@
-"""The networks that learn from people's labels, and the views of a sample that each is shown."""
+"""The networks that learn from people's labels, and the views of a sample that they get."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,10 +13,9 @@ WIDTH, EMBEDDING_DIM = 256, 128
 
 
 class Network(NamedTuple):
-    """How to make a network that ends in a linear layer, and what it sees of stored inputs.
+    """How to make a network that ends in a linear layer, and its views of stored inputs.
 
-    `views` gives as many random views of a batch as it is asked for, 1 or 2; `plain` is the view
-    that predictions are made of.
+    `views` gives one or two random views of a batch; `plain` the view to predict from.
     """
 
     make: Callable[[], nn.Sequential]

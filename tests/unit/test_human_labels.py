@@ -7,16 +7,15 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from face_trees import FER_HEADER, write_image, write_text
-from PIL import Image
-from typer.testing import CliRunner
 
-pytest.importorskip("cleanlab", reason="the benchmarks compare with cleanlab")
+pytest.importorskip("cleanlab", reason="the benchmarks need cleanlab")
+pytest.importorskip("crowdkit", reason="the benchmarks need crowd-kit")
 
 import human_labels
 import image_embeddings
 import typer
 from cifar_human import LABEL_SETS, load_human_cifar, load_label_sets
+from face_trees import FER_HEADER, write_image, write_text
 from human_faces import CLASSES, FOLDERS, load_human_faces
 from human_labels import Run, do_run
 from human_labels_report import write_report
@@ -24,9 +23,11 @@ from human_methods import METHODS, TWO_VIEWS
 from human_networks import perceptron, residual
 from human_tasks import Folders, HumanTask, drawn_annotators, make_task, shares_of_votes
 from measures import measures_by_frequency
+from PIL import Image
 from resumable import read_lines
 from robustness_runs import predict, train
 from small_task import make_task as make_small_task
+from typer.testing import CliRunner
 
 TRAINED, TESTED = 140, 12
 
