@@ -20,6 +20,38 @@ def prediction_measures(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
     }
 
 
+def measures_by_frequency(
+    log_probs: Tensor,
+    labels: Tensor,
+    class_counts: Tensor,
+    *,
+    for_even_classes: bool,
+    votes: Tensor | None = None,
+) -> dict[str, float]:
+    """Judge (N, C) predictions of a test set whose classes are not evenly frequent.
+
+    Mean class accuracy is judged with even class frequencies, all else with those of the training
+    labels. Predictions are converted to both; `for_even_classes` says what they are for. With
+    shares of votes (N, C) their KL divergence from the predictions is added.
+    """
+    log_prior = class_counts.clamp_min(1).to(log_probs).log()
+    even = log_probs if for_even_classes else log_probs - log_prior
+    as_frequent = (even + log_prior).log_softmax(1)
+    judged_even = prediction_measures(even.log_softmax(1), labels)
+    measures = {
+        **prediction_measures(as_frequent, labels),
+        "mean_class_accuracy": judged_even["mean_class_accuracy"],
+    }
+    if votes is not None:
+        measures["kl_to_votes"] = _kl(votes, as_frequent)
+    return measures
+
+
+def _kl(truth: Tensor, log_probs: Tensor) -> float:
+    """Mean KL divergence of the true distributions from the predictions."""
+    return float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
+
+
 def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
     """Mean error of the surest 1, 2, … N predictions."""
     surest, predicted = probs.max(1)
@@ -34,16 +66,20 @@ def label_measures(
 
     Without a judgement of its own, a method trusts a label as far as it predicts it.
     """
-    measures = {
-        "kl_to_truth": float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
+    if trust is None:
+        trust = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
+    kl = _kl(truth, log_probs)
+    return {"kl_to_truth": kl, **wrong_label_measures(trust, truth.argmax(1) != labels)}
+
+
+def wrong_label_measures(trust: Tensor, wrong: Tensor) -> dict[str, float]:
+    """Judge how far the wrong labels are trusted less; nothing where all or none are wrong."""
+    if not wrong.any() or wrong.all():
+        return {}
+    return {
+        "wrong_label_auroc": float(roc_auc_score(wrong.numpy(), -trust.numpy())),
+        "wrong_label_ap": float(average_precision_score(wrong.numpy(), -trust.numpy())),
     }
-    wrong = truth.argmax(1) != labels
-    if wrong.any() and not wrong.all():
-        if trust is None:
-            trust = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
-        measures["wrong_label_auroc"] = float(roc_auc_score(wrong.numpy(), -trust.numpy()))
-        measures["wrong_label_ap"] = float(average_precision_score(wrong.numpy(), -trust.numpy()))
-    return measures
 
 
 def accuracy_by_seed(lines: list[dict[str, Any]], wanted: Mapping[str, Any]) -> dict[int, float]:

@@ -70,8 +70,13 @@ def train(method: Method, task: Task, epochs: int) -> None:
             scheduler.step()
 
 
-@torch.no_grad()
 def predict(method: Method, inputs: Tensor) -> Tensor:
     """Log-probabilities in eval mode."""
     method.eval()
-    return torch.cat([method.log_probs(part) for part in inputs.split(1000)])
+    return in_parts(method.log_probs, inputs)
+
+
+@torch.no_grad()
+def in_parts(answer: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Answer a thousand inputs at a time."""
+    return torch.cat([answer(part) for part in inputs.split(1000)])

@@ -27,7 +27,7 @@ class Block(nn.Module):
 
 def small_resnet(
     channels: int, num_classes: int, widths: tuple[int, ...] = (24, 48, 96)
-) -> nn.Module:
+) -> nn.Sequential:
     """A stem of stride 2, one block a width, the mean over positions, a linear layer."""
     layers: list[nn.Module] = [
         nn.Conv2d(channels, widths[0], 3, 2, 1, bias=False),

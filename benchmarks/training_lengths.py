@@ -23,9 +23,15 @@ sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"
 
 import torch
 import typer
+from augmentation import cropped_at_center, cropped_at_random, standardised
 from human_faces import load_human_faces
 from matplotlib.figure import Figure
-from measures import mean_and_interval, prediction_measures, show_mean
+from measures import (
+    mean_and_interval,
+    measures_by_frequency,
+    prediction_measures,
+    show_mean,
+)
 from methods import Method, Robust
 from methods_of_others import Classifier
 from noisy_data import CORRUPTIONS, Task
@@ -120,15 +126,14 @@ class OfFaces(nn.Module):
         )
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        output = self.model(_augmented(inputs))
+        output = self.model(cropped_at_random(inputs, CROP))
         if self.criterion is None:
             return F.cross_entropy(output, labels)
         loss: Tensor = self.criterion(output, labels, index)
         return loss
 
     def log_probs(self, inputs: Tensor) -> Tensor:
-        margin = (inputs.shape[-1] - CROP) // 2
-        output = self.model(inputs[..., margin : margin + CROP, margin : margin + CROP])
+        output = self.model(cropped_at_center(inputs, CROP))
         log_probs: Tensor = output.log_softmax(1) if self.criterion is None else output.log_probs
         return log_probs
 
@@ -137,12 +142,7 @@ _load = cache(load_human_faces)
 
 
 def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
-    """Train a small residual network on `count` faces; the seed draws which, crops and weights.
-
-    Classes of the test faces are not evenly frequent. So accuracy and calibration are judged with
-    the class frequencies of the labels, and mean class accuracy with even ones; each method's
-    scores are converted to both.
-    """
+    """Train a small residual network on `count` faces; the seed draws which, crops and weights."""
     data = _load(folder)
     chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(run.seed))[
         :count
@@ -150,10 +150,10 @@ def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
     labels, truth = data.labels[chosen], data.test_votes.argmax(1)
     num_classes = int(data.labels.max()) + 1
     task = Task(
-        _standardised(data.images[chosen]),
+        standardised(data.images[chosen]),
         labels,
         F.one_hot(labels, num_classes).float(),
-        _standardised(data.test_images),
+        standardised(data.test_images),
         truth,
         num_classes,
     )
@@ -162,26 +162,12 @@ def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
     method = OfFaces(task, recipe, run.epochs)
     train(method, task, run.epochs)
     scores = predict(method, task.test_inputs)
-    prior = labels.bincount(minlength=scores.shape[1]).clamp_min(1).float().log()
-    answers_for_even_classes = recipe is not None and recipe.even_classes
-    even = scores if answers_for_even_classes else scores - prior
-    as_frequent = scores + prior if answers_for_even_classes else scores
-    judged = prediction_measures(as_frequent.log_softmax(1), truth)
-    judged_even = prediction_measures(even.log_softmax(1), truth)
-    return {**judged, "mean_class_accuracy": judged_even["mean_class_accuracy"]}
-
-
-def _standardised(images: Tensor) -> Tensor:
-    pixels = images.float() / 255
-    return ((pixels - 0.5) / 0.25).contiguous(memory_format=torch.channels_last)
-
-
-def _augmented(images: Tensor) -> Tensor:
-    """A random crop of the batch and mirrored faces."""
-    top, left = torch.randint(images.shape[-1] - CROP + 1, (2,)).tolist()
-    images = images[..., top : top + CROP, left : left + CROP]
-    mirrored = torch.rand(len(images), 1, 1, 1) < 0.5
-    return images.flip(-1).where(mirrored, images)
+    return measures_by_frequency(
+        scores,
+        truth,
+        labels.bincount(minlength=num_classes),
+        for_even_classes=recipe is not None and recipe.even_classes,
+    )
 
 
 def write_report(lines: list[dict[str, Any]], results: Path) -> str:

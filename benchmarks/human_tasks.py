@@ -1,0 +1,187 @@
+"""Tasks with labels that people gave, by name; the seed draws which samples are trained on."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from annotators import majority
+from cifar_human import LABEL_SETS, load_human_cifar
+from human_faces import HumanFaces, load_human_faces
+from human_networks import Network, linear_probe, perceptron, residual
+from image_embeddings import load_embeddings
+from noisy_data import Task
+from torch import Tensor
+from torch.nn import functional as F
+
+NUM_ANNOTATORS, LABELS_A_FACE = 10, 3
+FACE_CROP, CIFAR_CROP = 44, 32  # pixels of 48, and of 32 within a margin of 4
+
+
+class Folders(NamedTuple):
+    """Where the user keeps the data and the embeddings."""
+
+    fer_plus: Path | None = None
+    cifar: Path | None = None
+    cache: Path | None = None
+
+
+class HumanTask(NamedTuple):
+    """What is trained on and judged.
+
+    `data.labels` are (N,), or (N, C) shares of votes; `annotators` has the labels (N, A) that the
+    single ones are the majority of, -1 where an annotator gave none. `is_known` (N,) marks samples
+    whose true class is clear, and `test_votes` (M, C) are shares of votes on the test set.
+    """
+
+    data: Task
+    annotators: Tensor | None
+    is_known: Tensor
+    test_votes: Tensor | None
+    network: Network
+
+
+class Samples(NamedTuple):
+    """All images of a data set, and what those that may be trained on are labelled."""
+
+    images: Tensor
+    test_images: Tensor
+    chosen: Tensor
+    labels: Tensor
+    truth: Tensor
+    is_known: Tensor
+    test_labels: Tensor
+    annotators: Tensor | None = None
+    test_votes: Tensor | None = None
+
+
+class Given(NamedTuple):
+    """The faces (K,) that have labels, these, and what annotators gave."""
+
+    chosen: Tensor
+    labels: Tensor
+    annotators: Tensor | None = None
+
+
+def given_labels(faces: HumanFaces, seed: int) -> Given:
+    """FER2013's own labels."""
+    return Given(torch.arange(len(faces.labels)), faces.labels)
+
+
+def majority_of_votes(faces: HumanFaces, seed: int) -> Given:
+    """The class that a clear majority of FER+'s ten votes is for, where there is one."""
+    chosen = faces.wrong[1].nonzero().squeeze(1)
+    return Given(chosen, faces.votes[chosen].argmax(1))
+
+
+def shares_of_votes(faces: HumanFaces, seed: int) -> Given:
+    """FER+'s votes as probabilities, of faces with a vote for one of the seven classes."""
+    chosen = faces.votes.sum(1).nonzero().squeeze(1)
+    return Given(chosen, _shares(faces.votes[chosen]))
+
+
+def drawn_annotators(faces: HumanFaces, seed: int) -> Given:
+    """Three of a face's votes, each by one of ten annotators; their majority, drawn among equals.
+
+    FER+ does not tell who gave a vote, so all annotators are alike.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    chosen = (faces.votes.sum(1) >= LABELS_A_FACE).nonzero().squeeze(1)
+    votes = faces.votes[chosen]
+    is_vote = torch.arange(int(votes.sum(1).max())) < votes.sum(1, keepdim=True)
+    drawn = torch.multinomial(is_vote.float(), LABELS_A_FACE, generator=generator)
+    # Vote v of a face is for the first class up to which there are more than v votes.
+    classes = (drawn.unsqueeze(2) >= votes.cumsum(1).unsqueeze(1)).sum(2)
+    by = torch.rand(len(votes), NUM_ANNOTATORS, generator=generator).argsort(1)[:, :LABELS_A_FACE]
+    annotators = torch.full((len(votes), NUM_ANNOTATORS), -1).scatter(1, by, classes)
+    return Given(chosen, majority(annotators, votes.shape[1], generator), annotators)
+
+
+FACES: dict[str, Callable[[HumanFaces, int], Given]] = {
+    "fer2013": given_labels,
+    "fer-majority": majority_of_votes,
+    "fer-votes": shares_of_votes,
+    "fer-annotators": drawn_annotators,
+}
+CIFAR = {f"cifar-{name}": name for name in LABEL_SETS}
+TASKS = (*FACES, *CIFAR)
+NETWORKS = ("small-resnet", "embeddings", "linear-probe")
+_load_faces, _load_cifar = cache(load_human_faces), cache(load_human_cifar)
+
+
+def make_task(name: str, network: str, samples: int, seed: int, folders: Folders) -> HumanTask:
+    """Make one of TASKS for one of NETWORKS, with that many samples, or all where it is 0.
+
+    Raises:
+        ValueError: if a folder that it needs is None.
+    """
+    found = _faces(name, seed, folders) if name in FACES else _cifar(name, folders)
+    rows = torch.randperm(len(found.chosen), generator=torch.Generator().manual_seed(seed))
+    rows = rows[: samples or None]
+    chosen = found.chosen[rows]
+    inputs, test_inputs = found.images, found.test_images
+    num_classes = found.truth.shape[1]
+    if network == "small-resnet":
+        crops = {"crop": FACE_CROP} if name in FACES else {"crop": CIFAR_CROP, "margin": 4}
+        seen_by = residual(inputs.shape[1], num_classes, **crops)
+    else:
+        folder = _folder("cache", folders.cache, network)
+        data = "fer" if name in FACES else "cifar"
+        inputs, test_inputs = load_embeddings(folder, data, inputs, test_inputs)
+        make = perceptron if network == "embeddings" else linear_probe
+        seen_by = make(inputs.shape[-1], num_classes)
+    return HumanTask(
+        Task(
+            inputs[chosen],
+            found.labels[rows],
+            found.truth[rows],
+            test_inputs,
+            found.test_labels,
+            num_classes,
+        ),
+        None if found.annotators is None else found.annotators[rows],
+        found.is_known[rows],
+        found.test_votes,
+        seen_by,
+    )
+
+
+def _faces(name: str, seed: int, folders: Folders) -> Samples:
+    faces = _load_faces(_folder("fer_plus", folders.fer_plus, name))
+    given = FACES[name](faces, seed)
+    return Samples(
+        faces.images,
+        faces.test_images,
+        given.chosen,
+        given.labels,
+        _shares(faces.votes[given.chosen]),
+        faces.wrong[1][given.chosen],
+        faces.test_votes.argmax(1),
+        given.annotators,
+        _shares(faces.test_votes),
+    )
+
+
+def _cifar(name: str, folders: Folders) -> Samples:
+    data = _load_cifar(_folder("cifar", folders.cifar, name))
+    count = len(data.images)
+    return Samples(
+        data.images,
+        data.test_images,
+        torch.arange(count),
+        data.labels[CIFAR[name]],
+        F.one_hot(data.labels["clean"]).float(),
+        torch.ones(count, dtype=torch.bool),
+        data.test_labels,
+    )
+
+
+def _folder(argument: str, folder: Path | None, name: str) -> Path:
+    if folder is None:
+        raise ValueError(f"`{argument}` must be a folder for {name}; got None")
+    return folder
+
+
+def _shares(votes: Tensor) -> Tensor:
+    return votes / votes.sum(1, keepdim=True).clamp_min(1)
