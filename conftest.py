@@ -11,9 +11,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same inputs in each run, so that a verdict is one; `--hypothesis-profile search` draws others.
-hypothesis.settings.register_profile(
-    "repeatable", deadline=None, max_examples=50, derandomize=True
-)
+hypothesis.settings.register_profile("repeatable", deadline=None, max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("search", deadline=None, max_examples=500)
 hypothesis.settings.load_profile("repeatable")
 

@@ -17,7 +17,8 @@ def run_all(
 ) -> None:
     """Do the runs that the file does not hold yet, and append what each returns.
 
-    A run is named by its fields, which `do` must put into its result.
+    A run is named by its fields, which `do` must put into its result. Where one raises, those that
+    have begun are finished and kept, no other begins, and the error is raised at the end.
     """
     done = read_lines(path)
     missing = [run for run in runs if not any(_names(line, run) for line in done)]
@@ -28,9 +29,20 @@ def run_all(
         if is_torn:
             file.write("\n")
         futures = [pool.submit(do, run) for run in missing]
+        error: BaseException | None = None
         for future in tqdm(as_completed(futures), total=len(futures), unit="run"):
-            file.write(json.dumps(future.result()) + "\n")
-            file.flush()
+            if future.cancelled():
+                continue
+            failure = future.exception()
+            if failure is None:
+                file.write(json.dumps(future.result()) + "\n")
+                file.flush()
+            elif error is None:
+                error = failure
+                for each in futures:
+                    each.cancel()
+        if error is not None:
+            raise error
 
 
 def read_lines(path: Path, **wanted: Any) -> list[dict[str, Any]]:

@@ -102,6 +102,10 @@ def square(run):
     return {**run._asdict(), "squared": run.number**2}
 
 
+def invert(run):
+    return {"number": run.number, "inverse": 1 / run.number}
+
+
 def test_runs_resume_after_a_crash(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"number": 2, "squared": -1}\n{"number": 3, "squ')
@@ -109,6 +113,15 @@ def test_runs_resume_after_a_crash(tmp_path):
     assert [line["number"] for line in lines] == [2]
     run_all(square, [Square(2), Square(3)], path, workers=1)
     assert {line["number"]: line["squared"] for line in read_lines(path)} == {2: -1, 3: 9}
+
+
+def test_runs_that_end_are_kept_where_one_fails(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    with pytest.raises(ZeroDivisionError):
+        run_all(invert, [Square(4), Square(0), Square(2)], path, workers=1)
+    assert read_lines(path)[0]["number"] == 4
+    run_all(invert, [Square(4), Square(2)], path, workers=1)
+    assert [line["inverse"] for line in read_lines(path)] == [0.25, 0.5]
 
 
 def test_reports_render_what_there_is(tmp_path):
