@@ -23,6 +23,7 @@ class Measure(NamedTuple):
 MEASURES = {
     "accuracy": Measure("accuracy %", 1, True),
     "mean_class_accuracy": Measure("mean class accuracy %", 1, True),
+    "accuracy_at_test_frequencies": Measure("accuracy at test frequencies %", 1, True),
     "nll": Measure("NLL", 3, False),
     "ece": Measure("ECE %", 1, False),
     "aurc": Measure("AURC %", 2, False),
@@ -40,8 +41,9 @@ intervals by Student's t over seeds; differences are paired by seed, **bold** wh
 better and *italic* where significantly worse. All methods have the same network, augmentation,
 optimizer and number of forward passes; those of two views train for half the epochs. Accuracy, NLL,
 ECE, AURC and KL are judged with the class frequencies of the training labels, mean class accuracy
-with even ones. FER tasks are judged by the majority of FER+'s votes, without test faces that are in
-the training set; wrong labels are counted where more than five of ten votes agree."""
+with even ones, and accuracy at test frequencies with those of the test set. FER tasks are judged by
+the majority of FER+'s votes, without test faces that are in the training set; wrong labels are
+counted where more than five of ten votes agree."""
 
 Seeds = dict[int, dict[str, Any]]
 Methods = dict[str, Seeds]

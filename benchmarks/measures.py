@@ -30,17 +30,21 @@ def measures_by_frequency(
 ) -> dict[str, float]:
     """Judge (N, C) predictions of a test set whose classes are not evenly frequent.
 
-    Mean class accuracy is judged with even class frequencies, all else with those of the training
-    labels. Predictions are converted to both; `for_even_classes` says what they are for. With
-    shares of votes (N, C) their KL divergence from the predictions is added.
+    Mean class accuracy is judged with even class frequencies, accuracy at test frequencies with
+    those of the test set, all else with those of the training labels. Predictions are converted to
+    each; `for_even_classes` says what they are for. With shares of votes (N, C) their KL divergence
+    from the predictions is added.
     """
     log_prior = class_counts.clamp_min(1).to(log_probs).log()
     even = log_probs if for_even_classes else log_probs - log_prior
     as_frequent = (even + log_prior).log_softmax(1)
     judged_even = prediction_measures(even.log_softmax(1), labels)
+    tested = labels.bincount(minlength=log_probs.shape[1]).to(log_probs).log()
     measures = {
         **prediction_measures(as_frequent, labels),
         "mean_class_accuracy": judged_even["mean_class_accuracy"],
+        "accuracy_at_test_frequencies": 100
+        * float(((even + tested).argmax(1) == labels).float().mean()),
     }
     if votes is not None:
         measures["kl_to_votes"] = _kl(votes, as_frequent)

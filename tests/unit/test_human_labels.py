@@ -340,6 +340,9 @@ def test_predictions_are_judged_for_the_frequencies_that_they_are_for():
     assert judged[0] == pytest.approx(judged[1], rel=1e-5)
     right = (frequent.argmax(1) == labels).double().mean()
     assert judged[0]["accuracy"] == pytest.approx(100 * float(right))
+    tested = (even + torch.tensor([20.0]).log()).argmax(1)  # all three are as frequent
+    right = 100 * (tested == labels).double().mean()
+    assert judged[0]["accuracy_at_test_frequencies"] == pytest.approx(float(right))
     evenly = [(even.argmax(1) == labels)[labels == c].double().mean() for c in range(3)]
     assert judged[0]["mean_class_accuracy"] == pytest.approx(100 * float(sum(evenly) / 3))
     kl = (votes * (votes.log() - frequent)).sum(1).mean()
