@@ -594,10 +594,10 @@ def nearest_anchor_loss(
         soft = (candidates.square() / -softmin_temperature).logsumexp(dim)
         return (soft - math.log(num_anchors)) * -softmin_temperature
 
-    distances = widen(distances)
+    by_class = _classes_first(widen(distances))
     counted: Tensor | int
     if labels.is_floating_point():
-        per_class = nearest(_classes_first(distances), 1)
+        per_class = nearest(by_class, 1)
         losses = per_class * labels.to(per_class.dtype).movedim(-1, 0)
         if reduction == "none":
             return losses.sum(0)
@@ -605,8 +605,8 @@ def nearest_anchor_loss(
     else:
         # Of all (C, K) only the label's own K are needed.
         used = labels != ignore_index
-        own = labels.where(used, 0)[..., None, None]
-        losses = nearest(torch.take_along_dim(distances, own, -2).squeeze(-2), -1) * used
+        own = labels.where(used, 0)[None, None]
+        losses = nearest(by_class.take_along_dim(own, 0).squeeze(0), 0) * used
         if reduction == "none":
             return losses
         counted = used.sum().clamp_min(1)
