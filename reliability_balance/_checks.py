@@ -85,8 +85,8 @@ def finite(name: str, tensor: Tensor, token_mask: Tensor | None = None) -> None:
         tensor = tensor.where(token_mask.unsqueeze(-1), 0.0)
     if tensor.numel() == 0:
         return
-    low, high = tensor.aminmax()  # NaN if any value is
-    if not bool((low > -torch.inf) & (high < torch.inf)):
+    low, high = torch.stack(tensor.aminmax()).tolist()  # NaN if any value is
+    if not (low > -math.inf and high < math.inf):
         bad = int((~torch.isfinite(tensor)).sum())
         raise ValueError(
             f"`{name}` must be finite; got {bad} NaN or infinite values of {tensor.numel()}"
@@ -152,15 +152,11 @@ def indices(name: str, tensor: Tensor) -> None:
 
 def index_values(name: str, tensor: Tensor, size: int) -> None:
     """Require indices in [0, size)."""
-    if (
-        can_read_values()
-        and tensor.numel()
-        and (int(tensor.min()) < 0 or int(tensor.max()) >= size)
-    ):
-        raise ValueError(
-            f"`{name}` must lie in [0, {size}); "
-            f"got values from {int(tensor.min())} to {int(tensor.max())}"
-        )
+    if not can_read_values() or tensor.numel() == 0:
+        return
+    low, high = torch.stack(tensor.aminmax()).tolist()
+    if low < 0 or high >= size:
+        raise ValueError(f"`{name}` must lie in [0, {size}); got values from {low} to {high}")
 
 
 def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int) -> None:
@@ -187,10 +183,12 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = No
         return
     used = labels if ignore_index is None else labels[labels != ignore_index]
     ignored = "" if ignore_index is None else f" or equal ignore_index={ignore_index}"
-    if used.numel() and (int(used.min()) < 0 or int(used.max()) >= num_classes):
+    if used.numel() == 0:
+        return
+    low, high = torch.stack(used.aminmax()).tolist()
+    if low < 0 or high >= num_classes:
         raise ValueError(
-            f"`labels` must lie in [0, {num_classes}){ignored}; "
-            f"got values from {int(used.min())} to {int(used.max())}"
+            f"`labels` must lie in [0, {num_classes}){ignored}; got values from {low} to {high}"
         )
 
 
@@ -200,10 +198,12 @@ def probability_values(what: str, probs: Tensor) -> None:
         return
     sums = probs.sum(-1, dtype=torch.promote_types(probs.dtype, torch.float32))
     tolerance = max(1e-3, 2 * torch.finfo(probs.dtype).eps)
-    if not bool((probs >= 0).all()) or not bool(((sums - 1).abs() < tolerance).all()):
+    # NaN if any value is
+    least, low, high = torch.stack([probs.amin().to(sums.dtype), *sums.aminmax()]).tolist()
+    if not (least >= 0 and low > 1 - tolerance and high < 1 + tolerance):
         raise ValueError(
-            f"{what} must be non-negative and sum to 1; got values from {float(probs.min()):g} "
-            f"and sums from {float(sums.min()):g} to {float(sums.max()):g}"
+            f"{what} must be non-negative and sum to 1; got values from {least:g} and sums from "
+            f"{low:g} to {high:g}"
         )
 
 

@@ -40,8 +40,10 @@ class ClassShares(nn.Module):
 
     def update(self, average: Tensor, beliefs: Tensor, known: Tensor) -> None:
         """Take in the samples (B, C) that are known, which are (B, 1)."""
-        sums = [(RF.widen(each) * known).sum(0) for each in (average, beliefs, beliefs.square())]
-        news = torch.stack(sums).to(self.shares.dtype) / self.num_samples
+        rows = torch.cat([RF.widen(average), beliefs, beliefs.square()], -1)
+        with RF._without_autocast(rows):
+            sums = (known.to(rows.dtype).T @ rows).reshape(3, -1)
+        news = sums.to(self.shares.dtype) / self.num_samples
         step = news[0].sum().clamp_max(1.0)
         self.moments.mul_(1.0 - step).add_(news[1:])
         self.shares.mul_(1.0 - step).add_(news[:2])

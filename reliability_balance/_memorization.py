@@ -60,25 +60,29 @@ class Memorization(nn.Module):
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2, 3))
 
-    def free(self, index: Tensor, probs: Tensor) -> Tensor:
+    def free(self, residual: Tensor, probs: Tensor) -> Tensor:
         """Predictions (B, C) without the memory of these samples' own targets."""
-        probs = RF.widen(probs)
-        return (_log(probs) - self.strength * self.residual[index]).softmax(-1)
+        return RF._softmax(_log(RF.widen(probs)) - self.strength * residual)
 
-    def learn(self, index: Tensor, given: Tensor, freed: Tensor, new: Tensor) -> None:
-        """Move kappa by what the freed predictions (B, C) of the new samples (B, 1) know."""
-        residual = RF.widen(self.residual[index], freed)
+    def learn(
+        self, residual: Tensor, given: Tensor, freed: Tensor, shown: Tensor, held: Tensor
+    ) -> None:
+        """Move kappa by what freed predictions (B, C) know of labels that are shown, or held back.
+
+        Both (B, 1); a sample that is neither counts for nothing.
+        """
+        residual = RF.widen(residual, freed)
         known = (given * _log(freed)).sum(-1, keepdim=True)
         slope = ((given - freed) * residual).sum(-1, keepdim=True)
-        told = torch.cat([torch.ones_like(known), known + self.strength * slope, slope], -1) * new
-        control = self.control[index].unsqueeze(-1)
-        news = torch.stack([(told * ~control).sum(0), (told * control).sum(0)])
+        told = torch.cat([torch.ones_like(known), known + self.strength * slope, slope], -1)
+        with RF._without_autocast(told):
+            news = torch.cat([shown, held], -1).to(told.dtype).T @ told
         news = (news / len(self.control)).to(self.sums.dtype)
         self.sums.mul_(1.0 - news[:, 0].sum().clamp_max(1.0)).add_(news)
         counts = self.sums[:, :1]
-        (known_of_others, slope), (known_of_control, _) = self.sums[:, 1:] / counts.clamp_min(1e-9)
-        strength = (known_of_others - known_of_control) / (slope + SLOPE_PRIOR)
-        is_known = (counts > 0).all() & new.any()
+        of_others, of_control = self.sums[:, 1:] / counts.clamp_min(1e-9)
+        strength = (of_others[0] - of_control[0]) / (of_others[1] + SLOPE_PRIOR)
+        is_known = (counts > 0).all()
         self.strength.copy_(strength.clamp_min(0.0).where(is_known, self.strength))
 
     def advantage(self) -> Tensor:
@@ -91,10 +95,9 @@ class Memorization(nn.Module):
         is_known = (counts.sum() > KNOWN_FROM) & (counts[1] * len(self.control) >= SMALLEST_CONTROL)
         return (means[0] - means[1]).where(is_known, 0.0)
 
-    def record(self, index: Tensor, excess: Tensor) -> None:
+    def record(self, index: Tensor, residual: Tensor, excess: Tensor) -> None:
         """Note by how much the targets (B, C) went beyond the predictions."""
-        residual = RF.widen(self.residual[index], excess) + excess
-        self.residual[index] = residual.to(self.residual.dtype)
+        self.residual[index] = (RF.widen(residual, excess) + excess).to(self.residual.dtype)
 
 
 def _log(probs: Tensor) -> Tensor:

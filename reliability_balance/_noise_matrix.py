@@ -17,7 +17,9 @@ def first_joint(like: Tensor) -> Tensor:
 def as_noise_matrix(joint: Tensor, num_samples: int) -> Tensor:
     """Rows (C, C) that sum to one, of J (C, C), which is a share of the samples."""
     # One sample's worth of the start keeps the rows of classes that were never met.
-    joint = joint + first_joint(joint.diagonal()) / num_samples
+    share = 1.0 / (2.0 * len(joint) * num_samples)
+    joint = joint + share / len(joint)
+    joint.diagonal().add_(share)
     # No wrong label is more frequent than the right one: else two classes could change places.
     joint = joint.minimum(joint.diagonal().unsqueeze(-1))
     return joint / joint.sum(-1, keepdim=True)

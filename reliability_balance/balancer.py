@@ -182,10 +182,10 @@ class ReliabilityBalancer(nn.Module):
             distances = RF.anchor_distances(points, anchors, validate_args=False)
             anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
         if self.attention is not None:
-            attentive_log_probs = RF.widen(self.attention(embedding, token_mask)).log_softmax(-1)
+            attentive_log_probs = RF._log_softmax(RF.widen(self.attention(embedding, token_mask)))
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        log_probs = RF.widen(logits).log_softmax(-1)
+        log_probs = RF._log_softmax(RF.widen(logits))
         if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
                 log_probs, correction_log_probs, second_weight=self.correction_weight
@@ -280,7 +280,7 @@ class ReliabilityBalancer(nn.Module):
         """The embedding in the dtype of the weights; autocast chooses for itself."""
         if torch.is_autocast_enabled(embedding.device.type):
             return embedding
-        weight = next(self.parameters(), embedding)
+        weight = next(self.parameters(), embedding) if self.anchors is None else self.anchors
         return embedding.to(weight.dtype)
 
     def _check(

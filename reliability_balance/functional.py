@@ -13,7 +13,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from reliability_balance import _checks
 
@@ -41,7 +40,18 @@ def unit_length(vectors: Tensor) -> Tensor:
         # Below the floor the slope would be 1e6, beyond what float16 holds.
         short = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True) < SHORTEST
         vectors = torch.where(short, vectors.detach(), vectors)
-    return F.normalize(vectors, dim=-1, eps=SHORTEST)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    return vectors / length.clamp_min(SHORTEST)
+
+
+def _log_softmax(scores: Tensor) -> Tensor:
+    """Log-softmax of (..., C), classes first in memory: torch vectorizes no rows of few classes."""
+    return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax of (..., C), laid out like :func:`_log_softmax`."""
+    return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
@@ -79,9 +89,9 @@ def normalized_entropy(probs: Tensor) -> Tensor:
     return _normalized_entropy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
 
 
-def _normalized_entropy(probs: Tensor, log_probs: Tensor) -> Tensor:
-    """Eq. 11 of distributions and their finite logarithms."""
-    entropy = (probs * log_probs).sum(-1) / -math.log(probs.shape[-1])
+def _normalized_entropy(probs: Tensor, log_probs: Tensor, dim: int = -1) -> Tensor:
+    """Eq. 11 of distributions over `dim` and their finite logarithms."""
+    entropy = (probs * log_probs).sum(dim) / -math.log(probs.shape[dim])
     return entropy.clamp(0.0, 1.0)
 
 
@@ -148,31 +158,46 @@ def anchor_distances(
     scale = unit_length if metric == "cosine" else widen
     points = scale(widen(embedding, anchors))
     # A block of anchors stays in the processor's cache, where a copy of all of them would not.
-    blocks = widen(anchors, embedding).flatten(0, 1).split(ANCHOR_BLOCK)
+    blocks = _blocks(widen(anchors, embedding).flatten(0, 1), ANCHOR_BLOCK)
     # Distances do not change when both move together; small coordinates cancel less.
     center = scale(blocks[0]).detach().mean(0)
-    points = points - center
-    parts = (_distances(points, scale(block) - center) for block in blocks)
+    rows = (points - center).reshape(-1, points.shape[-1])
+    parts = (_distances(scale(block) - center, rows) for block in blocks)
     if len(blocks) == 1 or torch.is_grad_enabled():
-        distances = torch.cat(list(parts), -1)
+        distances = _joined(list(parts))
     else:  # each to its place at once: all of them together are as large as the result
-        distances = points.new_empty(*points.shape[:-1], anchors.shape[:2].numel())
-        for place, part in zip(distances.split(ANCHOR_BLOCK, -1), parts, strict=True):
+        distances = rows.new_empty(anchors.shape[:2].numel(), len(rows))
+        for place, part in zip(distances.split(ANCHOR_BLOCK), parts, strict=True):
             place.copy_(part)
-    return distances.reshape(*embedding.shape[:-1], *anchors.shape[:2])
+    # Classes stay first in memory, as :func:`_classes_first` wants them.
+    by_class = distances.reshape(*anchors.shape[:2], *embedding.shape[:-1])
+    return by_class.movedim((0, 1), (-2, -1))
 
 
-def _distances(points: Tensor, others: Tensor) -> Tensor:
-    """Distances of (..., D) to (M, D), shape (..., M), by |x|^2 + |y|^2 - 2 x.y."""
-    rows = points.reshape(-1, points.shape[-1])
-    norms = torch.linalg.vector_norm(others, dim=-1).square()
-    with _without_autocast(rows):
-        squared = torch.addmm(norms, rows, others.T, alpha=-2)
-    # In place: the (B, M) matrix is by far the largest, and each pass over it counts. The floor
+def _classes_first(distances: Tensor) -> Tensor:
+    """View (..., C, K) as (C, K, ...): sums over few classes or anchors are then vectorized."""
+    return distances.movedim((-2, -1), (0, 1))
+
+
+def _distances(anchors: Tensor, points: Tensor) -> Tensor:
+    """Distances of (M, D) to (B, D), shape (M, B), by |x|^2 + |y|^2 - 2 x.y."""
+    norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
+    with _without_autocast(points):
+        squared = torch.addmm(norms, anchors, points.T, alpha=-2)
+    # In place: the (M, B) matrix is by far the largest, and each pass over it counts. The floor
     # keeps the root's slope finite; below it the gradient is 0.
     floor = torch.finfo(squared.dtype).tiny ** 0.5
-    squared.add_(rows.square().sum(-1, keepdim=True)).clamp_min_(floor)
-    return squared.sqrt_().reshape(*points.shape[:-1], others.shape[0])
+    return squared.add_(points.square().sum(-1)).clamp_min_(floor).sqrt_()
+
+
+def _blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Split (M, ...) into blocks of this many rows; one block is the tensor itself."""
+    return (rows,) if len(rows) <= size else rows.split(size)
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Concatenate (M, ...) tensors; one alone is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
@@ -200,8 +225,9 @@ def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
     """
     _check_distances(distances)
     _checks.positive("delta", delta)
-    scaled = widen(distances) / -delta
-    return scaled.flatten(-2).softmax(-1).reshape(distances.shape)
+    scaled = _classes_first(widen(distances)) / -delta
+    shares = scaled.flatten(0, 1).softmax(0).reshape(scaled.shape)
+    return shares.movedim((0, 1), (-2, -1))
 
 
 def anchor_correction(similarities: Tensor) -> Tensor:
@@ -249,7 +275,8 @@ def anchor_log_correction(distances: Tensor, delta: float = 1.0) -> Tensor:
     """
     _check_distances(distances)
     _checks.positive("delta", delta)
-    return (widen(distances) / -delta).logsumexp(-1).log_softmax(-1)
+    scaled = _classes_first(widen(distances)) / -delta
+    return scaled.logsumexp(1).log_softmax(0).movedim(0, -1)
 
 
 def _check_distances(distances: Tensor, name: str = "distances") -> None:
@@ -286,7 +313,8 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
         >>> fusion_weight(one_hot, uniform)
         tensor(1.0000)
     """
-    return _fusion_weights(confidence(_stack_pair(first, second)), second_weight)[0]
+    both = _stack_pair(first, second)
+    return _log_shares(confidence(both.movedim(1, -1)), second_weight).softmax(0)[0]
 
 
 def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -311,7 +339,8 @@ def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor
         tensor([0.5000, 0.5000])
     """
     both = _stack_pair(first, second)
-    return (_fusion_weights(confidence(both), second_weight).unsqueeze(-1) * both).sum(0)
+    weights = _log_shares(confidence(both.movedim(1, -1)), second_weight).softmax(0)
+    return (weights.unsqueeze(1) * both).sum(0).movedim(0, -1)
 
 
 def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
@@ -336,21 +365,22 @@ def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Te
     """
     both = _stack_pair(first, second)
     finite = both.clamp_min(math.log(torch.finfo(both.dtype).tiny))
-    confidences = 1.0 - _normalized_entropy(both.exp(), finite)
-    log_weights = _fusion_weights(confidences, second_weight).log()
-    return (log_weights.unsqueeze(-1) + both).logsumexp(0)
+    confidences = 1.0 - _normalized_entropy(both.exp(), finite, 1)
+    log_weights = _log_shares(confidences, second_weight).log_softmax(0)
+    return (log_weights.unsqueeze(1) + both).logsumexp(0).movedim(0, -1)
 
 
-def _fusion_weights(confidences: Tensor, second_weight: float) -> Tensor:
-    """Weights (2, ...) of two distributions with these confidences (2, ...); they sum to one."""
+def _log_shares(confidences: Tensor, second_weight: float) -> Tensor:
+    """Scores (2, ...) of two distributions; their softmax over both are the weights of a fusion."""
     _checks.non_negative("second_weight", second_weight)
-    first, second = confidences
-    shares = torch.stack([first, second * second_weight]) + torch.finfo(first.dtype).eps
-    return shares / shares.sum(0)
+    if second_weight != 1.0:
+        first, second = confidences
+        confidences = torch.stack([first, second * second_weight])
+    return (confidences + torch.finfo(confidences.dtype).eps).log()
 
 
 def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
-    """Both distributions as one tensor (2, ..., C): small operations cost by their number."""
+    """Both distributions as one tensor (2, C, ...): small operations cost by their number."""
     _checks.distributions("first", first)
     _checks.distributions("second", second)
     if first.shape != second.shape:
@@ -358,7 +388,8 @@ def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
             f"`second` must have the shape of `first`, {tuple(first.shape)}; "
             f"got {tuple(second.shape)}"
         )
-    return torch.stack([widen(first, second), widen(second, first)])
+    pair = widen(first, second), widen(second, first)
+    return torch.stack([each.movedim(-1, 0) for each in pair])
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
@@ -389,7 +420,7 @@ def disagreement(first: Tensor, second: Tensor) -> Tensor:
     middle = both.logsumexp(0) - math.log(2.0)
     # At minus infinity a class has no share, and zero times infinity is NaN.
     ratio = (both - middle).where(both > -torch.inf, 0.0)
-    return (both.exp() * ratio).sum(-1).mean()
+    return (both.exp() * ratio).sum(1).mean()
 
 
 def anchor_loss(
@@ -434,34 +465,34 @@ def anchor_loss(
             raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
     num_classes, num_anchors, _ = anchors.shape
     pairs = (num_classes * num_anchors) ** 2
-    total, within_classes = _sums_of_squared_distances(widen(anchors))
     if not same_class:
         pairs -= num_classes * num_anchors**2
-        total = total - within_classes
+    total = _sum_of_squared_distances(widen(anchors), same_class)
     if margin is None:
-        return -total if reduction == "sum" else -total / pairs
+        return total * -2 if reduction == "sum" else total * (-2 / pairs)
     # An anchor's distance to itself is no distance that a margin could ask for.
     others = pairs - num_classes * num_anchors if same_class else pairs
-    return (margin**2 - total / others).clamp_min(0.0)
+    return (margin**2 - total * (2 / others)).clamp_min(0.0)
 
 
-def _sums_of_squared_distances(anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """Sums over all ordered pairs of (C, K, D), and over those of one class.
+def _sum_of_squared_distances(anchors: Tensor, same_class: bool) -> Tensor:
+    """Sum over all pairs of (C, K, D), each taken once, or over those of different classes.
 
-    For M points, that is 2M times the sum of their squares less twice the square of their sum.
+    For M points, that is M times the sum of their squares less the square of their sum.
     """
     num_classes, num_anchors, _ = anchors.shape
-    blocks = anchors.split(max(1, ANCHOR_BLOCK // num_anchors))
+    blocks = _blocks(anchors, max(1, ANCHOR_BLOCK // num_anchors))
     center = blocks[0].detach().mean((0, 1))  # small coordinates cancel less
     squares, sums = [], []
     for block in blocks:
         centered = block - center
-        squares.append(centered.square().sum())
+        squares.append(centered.square().sum((1, 2)))
         sums.append(centered.sum(1))
-    sum_of_squares, class_sums = torch.stack(squares).sum(), torch.cat(sums)
-    total = num_classes * num_anchors * sum_of_squares - class_sums.sum(0).square().sum()
-    within_classes = num_anchors * sum_of_squares - class_sums.square().sum()
-    return 2 * total, 2 * within_classes
+    sum_of_squares, class_sums = _joined(squares).sum(), _joined(sums)
+    total = sum_of_squares * (num_classes * num_anchors) - class_sums.sum(0).square().sum()
+    if same_class:
+        return total
+    return total - (sum_of_squares * num_anchors - class_sums.square().sum())
 
 
 def center_loss(
@@ -557,27 +588,27 @@ def nearest_anchor_loss(
     if validate_args:
         _checks.label_values(labels, num_classes, ignore_index)
 
-    def nearest(candidates: Tensor) -> Tensor:
-        squared = widen(candidates).square()
+    def nearest(candidates: Tensor, dim: int) -> Tensor:
         if softmin_temperature is None:
-            return squared.amin(-1)
-        soft = (squared / -softmin_temperature).logsumexp(-1) - math.log(num_anchors)
-        return soft * -softmin_temperature
+            return candidates.amin(dim).square()
+        soft = (candidates.square() / -softmin_temperature).logsumexp(dim)
+        return (soft - math.log(num_anchors)) * -softmin_temperature
 
+    by_class = _classes_first(widen(distances))
+    counted: Tensor | int
     if labels.is_floating_point():
-        per_class = nearest(distances)
-        per_sample = (per_class * labels.to(per_class.dtype)).sum(-1)
-        counted = torch.ones_like(per_sample)
+        per_class = nearest(by_class, 1)
+        losses = per_class * labels.to(per_class.dtype).movedim(-1, 0)
+        if reduction == "none":
+            return losses.sum(0)
+        counted = max(1, torch.Size(batch_shape).numel())
     else:
         # Of all (C, K) only the label's own K are needed.
         used = labels != ignore_index
-        own = labels.where(used, 0)[..., None, None]
-        per_sample = nearest(torch.take_along_dim(distances, own, -2).squeeze(-2))
-        counted = used.to(per_sample.dtype)
-        per_sample = per_sample * counted
-    if reduction == "none":
-        return per_sample
-    if reduction == "sum":
-        return per_sample.sum()
+        own = labels.where(used, 0)[None, None]
+        losses = nearest(by_class.take_along_dim(own, 0).squeeze(0), 0) * used
+        if reduction == "none":
+            return losses
+        counted = used.sum().clamp_min(1)
     # An empty or fully ignored batch gives 0, not 0/0.
-    return per_sample.sum() / counted.sum().clamp_min(1.0)
+    return losses.sum() if reduction == "sum" else losses.sum() / counted

@@ -224,13 +224,18 @@ class ReliabilityLoss(nn.Module):
     ) -> LossTerms:
         """Return the total of this batch and its terms."""
         self._check(output, labels, class_prior)
+        log_prior = None if class_prior is None else log_frequencies(class_prior)
+        return self._terms(output, labels, log_prior)
+
+    def _terms(self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None) -> LossTerms:
+        """Eq. 23 of a checked batch, with the logarithm of the class prior."""
         scores = [output.log_probs]
         if self.branch_weight > 0:
             own = (output.logits, output.anchor_log_probs, output.attentive_log_probs)
             scores += [each for each in own if each is not None]
-        classification, *branch_losses = self._negative_log_likelihoods(scores, labels, class_prior)
+        classification, *branch_losses = self._negative_log_likelihoods(scores, labels, log_prior)
         zero = torch.zeros_like(classification)
-        branches = sum(branch_losses, zero)
+        branches = sum(branch_losses[1:], branch_losses[0]) if branch_losses else zero
         anchor = center = zero
         if output.anchors is not None and output.distances is not None:
             anchor = self.anchor_loss(output.anchors)
@@ -241,45 +246,44 @@ class ReliabilityLoss(nn.Module):
                 ignore_index=self.ignore_index,
                 validate_args=False,
             )
-        total = (
-            self.classification_weight * classification
-            + self.anchor_weight * anchor
-            + self.center_weight * center
-            + self.branch_weight * branches
-        )
+        total = self.classification_weight * classification
+        total = total.add(anchor, alpha=self.anchor_weight)
+        total = total.add(center, alpha=self.center_weight)
+        total = total.add(branches, alpha=self.branch_weight)
         return LossTerms(total, classification, anchor, center, branches)
 
     def _negative_log_likelihoods(
-        self, scores: list[Tensor], labels: Tensor, class_prior: Tensor | None
+        self, scores: list[Tensor], labels: Tensor, log_prior: Tensor | None
     ) -> tuple[Tensor, ...]:
         """Eq. 20 of each of R logits or log-probabilities, to which a softmax does nothing more."""
-        # All at once: small operations cost by their number.
-        stacked = torch.stack([RF.widen(each) for each in scores])
-        if class_prior is not None:
-            stacked = stacked + log_frequencies(class_prior).to(stacked)
+        # All at once, (R, C, B): small operations cost by their number, and torch vectorizes no
+        # rows of few classes.
+        stacked = torch.stack([RF.widen(each).T for each in scores])
+        if log_prior is not None:
+            stacked = stacked + log_prior.to(stacked).unsqueeze(-1)
         # A class that minus infinity rules out counts for nothing where a soft label has a zero.
         stacked = stacked.clamp_min(torch.finfo(stacked.dtype).min)
         weights = None if self.class_weights is None else self.class_weights.to(stacked.dtype)
+        counted: Tensor | int
         if labels.is_floating_point():
-            labels = labels.to(stacked.dtype)
-            counted = stacked.new_full((), len(labels))
+            counted = max(1, len(labels))
+            labels = labels.to(stacked.dtype).T
         elif weights is None:
-            counted = (labels != self.ignore_index).sum()
+            counted = (labels != self.ignore_index).sum().clamp_min(1)
         else:
             used = labels != self.ignore_index
             counted = (weights[labels.where(used, 0)] * used).sum()
+            # torch's own mean is 0/0 where nothing counts; any weight above zero is kept as it is.
+            counted = counted.clamp_min(torch.finfo(counted.dtype).tiny)
         losses = F.cross_entropy(
-            stacked.flatten(0, 1),
-            labels.repeat(len(scores), *[1] * (labels.ndim - 1)),
+            stacked,
+            labels.expand(len(scores), *labels.shape),
             weight=weights,
             ignore_index=self.ignore_index,
             reduction="none",
             label_smoothing=self.label_smoothing,
         )
-        summed = losses.unflatten(0, (len(scores), -1)).sum(1)
-        # torch's own mean is 0/0 where nothing counts; any weight above zero is kept as it is.
-        means: Tensor = summed / counted.to(summed).clamp_min(torch.finfo(summed.dtype).tiny)
-        return tuple(means)
+        return (losses.sum(1) / counted).unbind()
 
     def _check(self, output: BalancerOutput, labels: Tensor, class_prior: Tensor | None) -> None:
         check_output("output", output)

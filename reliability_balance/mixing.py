@@ -87,7 +87,7 @@ def mix(
             each.reshape(-1, *[1] * (rows.ndim - 1)) for each in (share.to(rows.dtype), partner)
         )
         # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
-        return weight * rows + (1 - weight) * rows.take_along_dim(other, 0)
+        return rows.take_along_dim(other, 0).lerp(rows, weight)
 
     token_mask = output.token_mask
     if token_mask is not None:

@@ -167,11 +167,11 @@ class RobustLoss(nn.Module):
             else float("inf")
         )
         self._samples_taken = 0
-        self._remembers = False  # what the targets found, on the host
         self._epochs_judged = 0
         self._epochs_proven = -1
         self._has_warned = False
         self.caution = ""
+        self._log_prior = log_frequencies(prior) if self.recipe.even_classes else None
         balancer.class_prior.copy_(prior)
 
     @property
@@ -197,8 +197,7 @@ class RobustLoss(nn.Module):
     @property
     def doubts(self) -> bool:
         """Whether labels of samples that were seen often enough are doubted by now."""
-        begin = self.targets.held_for if self._remembers else self.targets.warmup
-        return self.recipe.doubts_labels and self.progress > begin
+        return self.recipe.doubts_labels and self.progress > self.targets._doubts_from
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -311,6 +310,7 @@ class RobustLoss(nn.Module):
         targets, labels, prior = self._kept
         if prior.device != device or targets.updates.device != device:
             self._kept = (targets.to(device), labels, prior.to(device))
+            self._log_prior = None if self._log_prior is None else self._log_prior.to(device)
 
     def _require_doubts(self) -> None:
         if not self.recipe.doubts_labels:
@@ -384,8 +384,7 @@ class RobustLoss(nn.Module):
         ):
             soft = _as_probabilities(labels, output.log_probs)
             output, labels = mix(self.balancer, output, soft, concentration=concentration)
-        prior = self.class_prior if self.recipe.even_classes else None
-        terms: LossTerms = self.loss(output, labels, class_prior=prior)
+        terms = self.loss._terms(output, labels, self._log_prior)
         self.terms = LossTerms(*(each.detach() for each in terms))
         return terms.total
 
@@ -405,10 +404,9 @@ class RobustLoss(nn.Module):
                 f"`index` must be of the {len(views[0].log_probs)} samples of `output`; got "
                 f"{len(index)}"
             )
-        log_probs = torch.stack([view.log_probs for view in views])
-        if self.recipe.even_classes:
-            log_probs = log_probs + log_frequencies(self.class_prior).to(log_probs)
-        wanted = targets(index, labels, log_probs.softmax(-1).mean(0), update=update)
+        beliefs = [self._beliefs(view) for view in views]
+        mean = beliefs[0] if len(beliefs) == 1 else torch.stack(beliefs).mean(0)
+        wanted = targets(index, labels, mean, update=update)
         if update:
             self._count(targets.samples_met(len(labels)))
         epochs_done = int(self.progress)
@@ -417,13 +415,20 @@ class RobustLoss(nn.Module):
             self._judge_beliefs(targets, all_labels)
         return _as_probabilities(labels, wanted) if self.caution else wanted
 
+    def _beliefs(self, view: BalancerOutput) -> Tensor:
+        """Probabilities (B, C) for classes as frequent as in the labels."""
+        log_probs = view.log_probs
+        if self._log_prior is not None:
+            log_probs = log_probs + self._log_prior.to(log_probs)
+        return RF._softmax(log_probs)
+
     def _count(self, samples: int) -> None:
         """Note progress; when held-back labels are given back, see what the network remembers."""
         end = self.targets.held_for * len(self._kept[1])
         is_end = self._samples_taken < end <= self._samples_taken + samples
         self._samples_taken += samples
         if is_end:
-            self._remembers = self.targets.judge_memory()
+            self.targets.judge_memory()
 
     def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
         """Let the labels stand while the model tells nothing of them, and say so once."""
@@ -480,7 +485,6 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self._samples_taken = state["samples_taken"]
-        self._remembers = int(self.targets.remembers) > 0
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
 

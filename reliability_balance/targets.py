@@ -1,7 +1,8 @@
 """Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
@@ -27,6 +28,16 @@ ROBUST = get_recipe("robust")
 # A label is told from another by its mean place, in these steps; soft ones may differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
+
+
+@cache
+def _places(num_classes: int, device: torch.device) -> Tensor:
+    """Where classes are in the code of a label (C,); made once.
+
+    In uneven steps, so that half of each of two classes is not the class between them.
+    """
+    classes = torch.arange(num_classes, device=device).float()
+    return CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())
 
 
 def _differing(before: Tensor, codes: Tensor) -> Tensor:
@@ -206,6 +217,7 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self._remembers: bool | None = None  # what `remembers` holds
         self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
@@ -251,7 +263,9 @@ class RefurbishedTargets(nn.Module):
         if not update:
             given = _as_probabilities(labels, RF.widen(probs))
             doubted, _ = self._posteriors(self._scores(index), labels, given)
-            return self._shown(index, doubted, given, probs)
+            updates = self.updates[index].unsqueeze(-1)
+            _, held = self._held_back(index, updates)
+            return self._shown(updates, held, doubted, given, probs)
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
@@ -263,22 +277,29 @@ class RefurbishedTargets(nn.Module):
         place = None if is_plain else torch.searchsorted(ordered, index)
         self._note_labels(index, ordered, place, labels)
         memorization = self.memorization
-        freed = probs if memorization is None else memorization.free(index, probs)
-        self._update_average(index, mean_of_repeated(place, freed))
-        scores = self._scores(index)
+        if memorization is None:
+            residual, freed = None, probs
+        else:
+            residual = memorization.residual[index]
+            freed = memorization.free(residual, probs)
+        updates = self.updates[index] + 1
+        self.updates[index] = updates
+        updates = updates.unsqueeze(-1)
+        average = self._update_average(index, updates, mean_of_repeated(place, freed))
+        scores = self._sharpened(average)
         doubted, counted = self._posteriors(scores, labels, given)
-        known = self._is_known(index)
-        self._update_joint(counted * known, given, is_soft=labels.is_floating_point())
+        known = updates > self.held_for
+        counted = counted * known
+        self._update_joint(counted, given, is_soft=labels.is_floating_point())
         if self.annotators is not None:
-            self.annotators.update(counted * known, labels, len(self.average))
-        self.classes.update(self.average[index], scores.softmax(-1), known)
-        targets = self._shown(index, doubted, given, probs)
-        if memorization is not None:
-            # On a processor it costs little to see that all labels were given back.
-            new = self._is_held_back(index)
-            if not (is_cheap and not bool(new.any())):
-                memorization.learn(index, given, freed, new)
-            memorization.record(index, mean_of_repeated(place, targets - probs))
+            self.annotators.update(counted, labels, len(self.average))
+        self.classes.update(average, RF._softmax(scores), known)
+        shown, held = self._held_back(index, updates)
+        targets = self._shown(updates, held, doubted, given, probs)
+        if memorization is not None and residual is not None:
+            if shown is not None and held is not None:
+                memorization.learn(residual, given, freed, shown, held)
+            memorization.record(index, residual, mean_of_repeated(place, targets - probs))
         return targets[own]
 
     @property
@@ -340,8 +361,10 @@ class RefurbishedTargets(nn.Module):
 
     def _scores(self, index: Tensor) -> Tensor:
         """Logarithms of the beliefs (B, C), but for a constant of each sample."""
-        average = RF.widen(self.average[index])
-        return sharpened_scores(average, self.temperature, self.classes.tilt)
+        return self._sharpened(self.average[index])
+
+    def _sharpened(self, average: Tensor) -> Tensor:
+        return sharpened_scores(RF.widen(average), self.temperature, self.classes.tilt)
 
     @torch.no_grad()
     def judge_memory(self) -> bool:
@@ -353,7 +376,22 @@ class RefurbishedTargets(nn.Module):
         self.remembers.zero_()
         if self.memorization is not None:
             self.remembers.copy_(self.memorization.advantage() > self.memory)
-        return int(self.remembers) > 0
+        self._read_memory()
+        return bool(self._remembers)
+
+    @property
+    def _doubts_from(self) -> int:
+        """After how many updates of a sample its label is doubted."""
+        return self.held_for if self._remembers else self.warmup
+
+    def _read_memory(self) -> None:
+        """Keep on the host what was found, which each step asks for."""
+        found = int(self.remembers)
+        self._remembers = None if found < 0 else found > 0
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._read_memory()
 
     def samples_met(self, own: int) -> int:
         """How many samples all processes gave in the last call, of which this one gave `own`."""
@@ -483,13 +521,11 @@ class RefurbishedTargets(nn.Module):
         """
         if self.annotators is not None:
             return _annotators.codes(labels)
-        classes = torch.arange(self.average.shape[1], device=labels.device).float()
-        # Uneven steps, so that half of each of two classes is not the class between them.
-        places = classes + 0.5 * (GOLDEN * classes).frac()
+        places = _places(self.average.shape[1], labels.device)
         if not labels.is_floating_point():
-            return (CODE_STEPS * places[labels]).round().int()
+            return places[labels].round().int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        return (CODE_STEPS * (wide * places.to(wide)).sum(-1)).round().int()
+        return (wide * places.to(wide)).sum(-1).round().int()
 
     def _note_labels(
         self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
@@ -507,6 +543,8 @@ class RefurbishedTargets(nn.Module):
             self.given[index] = first
 
     def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
+        if torch.equal(before, codes):
+            return
         other = _differing(before, codes)
         if bool(other.any()):
             raise ValueError(
@@ -517,19 +555,18 @@ class RefurbishedTargets(nn.Module):
                 "that were corrected need new targets"
             )
 
-    def _is_warm(self, index: Tensor) -> Tensor:
-        """Of which samples (B, 1) the labels are doubted by now."""
-        updates = self.updates[index]
-        is_early = (self.remembers > 0) & (updates > self.held_for)
-        return ((updates > self.warmup) | is_early).unsqueeze(-1)
+    def _held_back(
+        self, index: Tensor, updates: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Which samples (B, 1) are in the comparison of shown and of held-back labels.
 
-    def _is_known(self, index: Tensor) -> Tensor:
-        """Which samples (B, 1) were seen often enough for their beliefs to tell of the noise."""
-        return (self.updates[index] > self.held_for).unsqueeze(-1)
-
-    def _is_held_back(self, index: Tensor) -> Tensor:
-        """Of which samples (B, 1) labels are held back, if they are in the control group."""
-        return ~self._is_known(index) & (self.remembers < 0)
+        None once all labels were given back.
+        """
+        if self.memorization is None or self._remembers is not None:
+            return None, None
+        early = updates <= self.held_for
+        held = early & self.memorization.control[index].unsqueeze(-1)
+        return early ^ held, held
 
     def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
         """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
@@ -540,35 +577,36 @@ class RefurbishedTargets(nn.Module):
 
     def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         """Posteriors (B, C) as targets, and sharper ones to count noise from."""
-        evidence = self.classes.evidence(given, self.prior_count)
         both = torch.stack([scores, scores / self.noise_temperature])
         if labels.ndim == 1:  # label_posterior in the log domain: all of T is above zero
             likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
-            posteriors = (both + likelihood).softmax(-1)
+            posteriors = RF._softmax(both + likelihood)
         else:
             posterior_of = self._posterior_rule()
             posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
-        doubted, counted = evidence * posteriors + (1.0 - evidence) * given
+        given, posteriors = RF.widen(given, posteriors), RF.widen(posteriors, given)
+        evidence = self.classes.evidence(given, self.prior_count)
+        doubted, counted = given.lerp(posteriors, evidence)
         return doubted, counted
 
-    def _shown(self, index: Tensor, doubted: Tensor, given: Tensor, probs: Tensor) -> Tensor:
+    def _shown(
+        self, updates: Tensor, held: Tensor | None, doubted: Tensor, given: Tensor, probs: Tensor
+    ) -> Tensor:
         """Targets (B, C): in the warm-up labels, or predictions where these are held back."""
-        warm = self._is_warm(index)
-        targets = doubted.where(warm, given)
-        if self.memorization is None:
-            return targets
-        held = self._is_held_back(index) & self.memorization.control[index].unsqueeze(-1)
-        return probs.to(targets.dtype).where(held, targets)
+        targets = doubted.where(updates > self._doubts_from, given)
+        return targets if held is None else probs.to(targets.dtype).where(held, targets)
 
-    def _update_average(self, index: Tensor, probs: Tensor) -> None:
-        old = RF.widen(self.average[index])
-        before = self.updates[index].to(old.dtype).unsqueeze(-1)
-        momentum = (
-            before / (before + 1.0) if self.momentum is None else self.momentum * (before > 0)
+    def _update_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
+        """Take predictions into the averages, and return these as they are stored."""
+        old = RF.widen(self.average[index], probs)
+        share = (
+            updates.to(old.dtype).reciprocal()
+            if self.momentum is None
+            else 1.0 - self.momentum * (updates > 1).to(old.dtype)
         )
-        new = momentum * old + (1.0 - momentum) * probs
-        self.average[index] = new.to(self.average.dtype)
-        self.updates[index] += 1
+        average = old.lerp(RF.widen(probs, old), share).to(self.average.dtype)
+        self.average[index] = average
+        return average
 
     def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
         """Take these samples into J, as much as they are of an epoch; zeros count for nothing.
