@@ -27,6 +27,7 @@ from human_tasks import CIFAR, FACES, NETWORKS, TASKS, Folders, HumanTask, make_
 from measures import measures_by_frequency, wrong_label_measures
 from resumable import read_lines, run_all
 from robustness_runs import in_parts, predict, train
+from torch import Tensor
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -48,14 +49,18 @@ def do_run(run: Run, folders: Folders) -> dict[str, Any]:
     task = make_task(run.task, run.network, run.samples, run.seed, folders)
     torch.manual_seed(run.seed)
     method = METHODS[run.method](task, run.epochs)
-    start = time.perf_counter()
+    start = time.process_time()
     train(method, task.data, method.epochs)
-    seconds = round(time.perf_counter() - start, 1)
-    return {**run._asdict(), "seconds": seconds, **judge(method, task)}
+    trust = method.trust()
+    seconds = round(time.process_time() - start, 1)
+    return {**run._asdict(), "cpu_seconds": seconds, **judge(method, task, trust)}
 
 
-def judge(method: HumanMethod, task: HumanTask) -> dict[str, float]:
-    """All measures of a trained method; those of the primary branch alone are named `primary_…`."""
+def judge(method: HumanMethod, task: HumanTask, trust: Tensor | None) -> dict[str, float]:
+    """All measures of a trained method; those of the primary branch alone are named `primary_…`.
+
+    A method without a judgement of its own trusts a label as far as it predicts it.
+    """
     judge_scores = partial(
         measures_by_frequency,
         labels=task.data.test_labels,
@@ -68,7 +73,6 @@ def judge(method: HumanMethod, task: HumanTask) -> dict[str, float]:
         primary = judge_scores(in_parts(method.primary_log_probs, task.data.test_inputs))
         measures |= {f"primary_{name}": value for name, value in primary.items()}
     given = method.labels.argmax(1)
-    trust = method.trust()
     if trust is None:
         log_probs = predict(method, task.data.inputs)
         trust = log_probs.gather(1, given.unsqueeze(1)).squeeze(1)

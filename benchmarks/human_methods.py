@@ -9,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 
 import torch
+from cleanlab.rank import get_label_quality_scores
 from human_tasks import HumanTask
 from losses_of_others import (
     class_balance,
@@ -20,6 +21,7 @@ from losses_of_others import (
     view_consistency,
 )
 from methods_of_others import smoothed
+from robustness_runs import predict, train
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -79,6 +81,34 @@ class Plain(HumanMethod):
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         return self.logit_loss(self.logits(inputs)[0], labels)
+
+
+class CrossValidated(Plain):
+    """cleanlab's self-confidence: labels are judged by networks that were not trained on them.
+
+    Five more trainings by cross-entropy, each without a fifth of the samples.
+    """
+
+    folds = 5
+
+    def __init__(self, task: HumanTask, budget: int) -> None:
+        super().__init__(task, budget)
+        self.task, self.budget = task, budget
+
+    def trust(self) -> Tensor:
+        data = self.task.data
+        probs = torch.zeros(self.labels.shape, dtype=torch.float64)
+        for held_out in torch.randperm(len(probs)).chunk(self.folds):
+            kept = torch.ones(len(probs), dtype=torch.bool)
+            kept[held_out] = False
+            part = data._replace(
+                inputs=data.inputs[kept], labels=data.labels[kept], truth=data.truth[kept]
+            )
+            method = Plain(self.task._replace(data=part), self.budget)
+            train(method, part, method.epochs)
+            probs[held_out] = predict(method, data.inputs[held_out]).double().exp()
+        quality = get_label_quality_scores(self.labels.argmax(1).numpy(), probs.numpy())
+        return torch.from_numpy(quality)
 
 
 class EarlyLearning(HumanMethod):
@@ -345,6 +375,7 @@ class Ours(HumanMethod):
 
 METHODS: dict[str, Callable[[HumanTask, int], HumanMethod]] = {
     "cross-entropy": Plain,
+    "cleanlab": CrossValidated,
     "label smoothing": partial(Plain, loss=smoothed),
     "GCE": partial(Plain, loss=generalised_cross_entropy),
     "ELR": EarlyLearning,
