@@ -20,6 +20,7 @@ class Measure(NamedTuple):
     is_gain: bool
 
 
+TIME = "cpu_seconds"
 MEASURES = {
     "accuracy": Measure("accuracy %", 1, True),
     "mean_class_accuracy": Measure("mean class accuracy %", 1, True),
@@ -30,9 +31,9 @@ MEASURES = {
     "kl_to_votes": Measure("KL to votes", 3, False),
     "wrong_label_auroc": Measure("AUROC wrong labels", 3, True),
     "wrong_label_ap": Measure("AP wrong labels", 3, True),
-    "cpu_seconds": Measure("processor seconds", 0, False),
+    TIME: Measure("processor seconds", 0, False),
 }
-COMPARED = [name for name in MEASURES if name != "cpu_seconds"]
+COMPARED = [name for name in MEASURES if name != TIME]
 INTRODUCTION = """\
 # Labels that people gave
 
@@ -79,9 +80,14 @@ def _place(setting: tuple[str, str, int, int]) -> tuple[int, int, int, int]:
 
 
 def _shown(methods: Methods, names: list[str]) -> list[str]:
-    """The measures that some runs have."""
+    """The measures that all runs have, and the time, which some have."""
     lines = [line for seeds in methods.values() for line in seeds.values()]
-    return [name for name in names if any(name in line for line in lines)]
+    return [
+        name
+        for name in names
+        if all(name in line for line in lines)
+        or (name == TIME and any(name in line for line in lines))
+    ]
 
 
 def _heads(first: list[str], names: list[str]) -> list[str]:
