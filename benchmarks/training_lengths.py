@@ -174,8 +174,9 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `training_lengths.md` and return it."""
     text = "\n".join(_table(lines))
     save_text(results / "training_lengths.md", text + "\n")
-    if lines:
-        _draw(lines, results / "training_lengths.png")
+    panels = [panel for panel in TITLES if any(_is_of(line, panel) for line in lines)]
+    if panels:
+        _draw(lines, panels, results / "training_lengths.png")
     return text
 
 
@@ -183,9 +184,8 @@ def _is_of(line: dict[str, Any], panel: tuple[str, str]) -> bool:
     return (line["data"], line["labels"]) == panel
 
 
-def _draw(lines: list[dict[str, Any]], path: Path) -> None:
+def _draw(lines: list[dict[str, Any]], panels: list[tuple[str, str]], path: Path) -> None:
     """Accuracy against length, one panel for each data set and its labels."""
-    panels = [panel for panel in TITLES if any(_is_of(line, panel) for line in lines)]
     figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)
     for panel, axis in zip(panels, axes[0], strict=True):
