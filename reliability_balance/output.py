@@ -49,7 +49,7 @@ class BalancerOutput(NamedTuple):
     @property
     def corrected(self) -> Tensor:
         """The corrected distribution (Eq. 19)."""
-        return self.log_probs.exp()
+        return self.log_probs.exp().contiguous()
 
     @property
     def primary(self) -> Tensor:
@@ -108,7 +108,8 @@ class BalancerOutput(NamedTuple):
 
 
 def _exp(log_probs: Tensor | None) -> Tensor | None:
-    return None if log_probs is None else log_probs.exp()
+    """Probabilities in row-major order, as files and other libraries want them."""
+    return None if log_probs is None else log_probs.exp().contiguous()
 
 
 def _confidence(probs: Tensor | None) -> Tensor | None:

@@ -24,6 +24,12 @@ def test_the_output_names_every_branch():
     assert output.tokens is output.token_mask is None
 
 
+def test_probabilities_are_in_row_major_order():
+    output = ReliabilityBalancer(8, 3, attention="single")(torch.randn(5, 8))
+    for name in ("corrected", "primary", "anchor", "attentive", "correction"):
+        assert getattr(output, name).is_contiguous(), name
+
+
 def test_what_attention_saw_is_kept_for_mixing():
     tokens, mask = torch.randn(5, 4, 8), torch.ones(5, 4, dtype=torch.bool)
     output = ReliabilityBalancer(8, 3, attention="tokens")(tokens, token_mask=mask)
