@@ -29,7 +29,7 @@ from methods_of_others import Classifier
 from noisy_data import Task
 from result_files import save_text
 from resumable import read_lines, run_all
-from robustness_runs import predict, train
+from robustness_runs import cross_validated, predict, train
 from shared_encoder import EMBEDDING_DIM
 from tasks import DATA as LARGE_DATA
 from tasks import FIRST_SEED, fashion
@@ -42,7 +42,7 @@ DATA: dict[str, Callable[[int], Task]] = {
     "fashion-4k": lambda seed: fashion(4_000, seed),
 }
 NUM_ANNOTATORS, MOST_LABELS = 10, 4
-EPOCHS, FOLDS, WIDTH = 20, 5, 128
+EPOCHS, WIDTH = 20, 128
 OURS = "ours, annotators"
 METHODS = (
     "majority vote",
@@ -138,25 +138,19 @@ def cross_entropy(task: Task) -> Method:
     return Classifier(task, F.cross_entropy)
 
 
-def cross_validated(task: Task, labels: Tensor, seed: int) -> Tensor:
-    """Out-of-sample probabilities (N, C) of cross-entropy on these labels, by five trainings."""
-    probs = torch.zeros(len(labels), task.num_classes)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    for held_out in order.chunk(FOLDS):
-        kept = torch.ones(len(labels), dtype=torch.bool)
-        kept[held_out] = False
-        part = task._replace(inputs=task.inputs[kept])
-        method = trained(cross_entropy, part, labels[kept], seed)
-        probs[held_out] = predict(method, task.inputs[held_out]).exp()
-    return probs
-
-
 def cleanlab_consensus(task: Task, labels: Tensor, voted: Tensor, seed: int) -> Tensor:
     """cleanlab's consensus labels (N,), by votes and cross-validated predictions."""
-    probs = cross_validated(task, voted, seed).double().numpy()
+    order = torch.randperm(len(voted), generator=torch.Generator().manual_seed(seed))
+    probs = cross_validated(
+        lambda part: trained(cross_entropy, part, part.labels, seed),
+        task._replace(labels=voted),
+        order,
+    )
     given = labels.double().numpy()
     given[given < 0] = np.nan
-    found = get_label_quality_multiannotator(pd.DataFrame(given), probs, verbose=False)
+    found = get_label_quality_multiannotator(
+        pd.DataFrame(given), probs.double().numpy(), verbose=False
+    )
     return torch.from_numpy(found["label_quality"]["consensus_label"].to_numpy(copy=True)).long()
 
 

@@ -10,10 +10,10 @@ import torch
 from cleanlab.rank import get_label_quality_scores
 from encoders import SmallCNN
 from faces.face_table import TRAIN
-from methods import METHODS, Robust
+from methods import METHODS, Method, Robust
 from noisy_data import CORRUPTIONS, Task
 from rendering.rendered_faces import PRESETS, rendered_faces
-from robustness_runs import predict, train
+from robustness_runs import cross_validated, train
 from shared_encoder import make_encoder
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import DATA
@@ -27,7 +27,6 @@ Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
 FACES = "faces"
-FOLDS = 5
 OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
 # A face is ambiguous if people would give its likeliest class no larger share than this, and a
 # label is wrong if they would give it no larger one than that.
@@ -71,7 +70,7 @@ def _fashion(run: Run) -> dict[str, Any]:
     found: dict[str, dict[str, float]] = {}
     found["ours"] = {"epochs": OUR_EPOCHS, **scores, **_rounded(seconds)}
     for epochs in (FULL_EPOCHS, OUR_EPOCHS):
-        probs, training = timed(cross_validated, task, epochs, run.seed)
+        probs, training = timed(out_of_sample, task, epochs, run.seed)
         for method in ("self_confidence", "normalized_margin"):
             quality, judging = timed(_quality, task.labels, probs, method)
             seconds = Seconds(training.cpu + judging.cpu, training.wall + judging.wall)
@@ -99,20 +98,16 @@ def inspect(
     return method.targets, rank_labels(method.targets, task.labels)
 
 
-def cross_validated(task: Task, epochs: int, seed: int) -> Tensor:
+def out_of_sample(task: Task, epochs: int, seed: int) -> Tensor:
     """Out-of-sample probabilities (N, C) of the same network with cross-entropy, by 5 trainings."""
-    torch.manual_seed(seed)
-    probs = torch.zeros(len(task.labels), task.num_classes)
-    for held_out in torch.randperm(len(task.labels)).chunk(FOLDS):
-        kept = torch.ones(len(task.labels), dtype=torch.bool)
-        kept[held_out] = False
-        part = task._replace(
-            inputs=task.inputs[kept], labels=task.labels[kept], truth=task.truth[kept]
-        )
+
+    def fit(part: Task) -> Method:
         method = METHODS["cross-entropy"](part)
         train(method, part, epochs)
-        probs[held_out] = predict(method, task.inputs[held_out]).exp()
-    return probs
+        return method
+
+    torch.manual_seed(seed)
+    return cross_validated(fit, task, torch.randperm(len(task.labels)))
 
 
 def doubt_by_sample(ranking: LabelRanking) -> np.ndarray[Any, Any]:

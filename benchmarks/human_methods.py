@@ -21,7 +21,8 @@ from losses_of_others import (
     view_consistency,
 )
 from methods_of_others import smoothed
-from robustness_runs import predict, train
+from noisy_data import Task
+from robustness_runs import cross_validated, train
 from sklearn.mixture import GaussianMixture
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -89,26 +90,20 @@ class CrossValidated(Plain):
     Five more trainings by cross-entropy, each without a fifth of the samples.
     """
 
-    folds = 5
-
     def __init__(self, task: HumanTask, budget: int) -> None:
         super().__init__(task, budget)
         self.task, self.budget = task, budget
 
     def trust(self) -> Tensor:
         data = self.task.data
-        probs = torch.zeros(self.labels.shape, dtype=torch.float64)
-        for held_out in torch.randperm(len(probs)).chunk(self.folds):
-            kept = torch.ones(len(probs), dtype=torch.bool)
-            kept[held_out] = False
-            part = data._replace(
-                inputs=data.inputs[kept], labels=data.labels[kept], truth=data.truth[kept]
-            )
-            method = Plain(self.task._replace(data=part), self.budget)
-            train(method, part, method.epochs)
-            probs[held_out] = predict(method, data.inputs[held_out]).double().exp()
-        quality = get_label_quality_scores(self.labels.argmax(1).numpy(), probs.numpy())
+        probs = cross_validated(self._fit, data, torch.randperm(len(data.labels)))
+        quality = get_label_quality_scores(self.labels.argmax(1).numpy(), probs.double().numpy())
         return torch.from_numpy(quality)
+
+    def _fit(self, part: Task) -> Plain:
+        method = Plain(self.task._replace(data=part), self.budget)
+        train(method, part, method.epochs)
+        return method
 
 
 class EarlyLearning(HumanMethod):

@@ -12,6 +12,7 @@ from tasks import DATA
 from torch import Tensor
 
 BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 128, 2e-3, 1e-3
+FOLDS = 5
 
 
 class Run(NamedTuple):
@@ -80,3 +81,16 @@ def predict(method: Method, inputs: Tensor) -> Tensor:
 def in_parts(answer: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
     """Answer a thousand inputs at a time."""
     return torch.cat([answer(part) for part in inputs.split(1000)])
+
+
+def cross_validated(fit: Callable[[Task], Method], task: Task, order: Tensor) -> Tensor:
+    """Probabilities (N, C) of each fifth of the samples, in this order, by what the others fit."""
+    probs = torch.zeros(len(order), task.num_classes)
+    for held_out in order.chunk(FOLDS):
+        kept = torch.ones(len(order), dtype=torch.bool)
+        kept[held_out] = False
+        part = task._replace(
+            inputs=task.inputs[kept], labels=task.labels[kept], truth=task.truth[kept]
+        )
+        probs[held_out] = predict(fit(part), task.inputs[held_out]).exp()
+    return probs
