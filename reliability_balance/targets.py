@@ -1,7 +1,7 @@
 """Training targets that weigh each label by how labels turned out to be wrong in this data set."""
 
 from collections.abc import Callable
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,14 +30,13 @@ CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
 
 
-@cache
-def _places(num_classes: int, device: torch.device) -> Tensor:
-    """Where classes are in the code of a label (C,); made once.
+def _places(num_classes: int) -> Tensor:
+    """Where classes are in the code of a label (C,), int32, which casts of a module leave alone.
 
     In uneven steps, so that half of each of two classes is not the class between them.
     """
-    classes = torch.arange(num_classes, device=device).float()
-    return CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())
+    classes = torch.arange(num_classes).float()
+    return (CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())).round().int()
 
 
 def _differing(before: Tensor, codes: Tensor) -> Tensor:
@@ -159,6 +158,7 @@ class RefurbishedTargets(nn.Module):
     given: Tensor
     joint: Tensor
     remembers: Tensor
+    places: Tensor
 
     def __init__(
         self,
@@ -217,6 +217,7 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self.register_buffer("places", _places(num_classes), persistent=False)
         self._remembers: bool | None = None  # what `remembers` holds
         self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
@@ -521,11 +522,10 @@ class RefurbishedTargets(nn.Module):
         """
         if self.annotators is not None:
             return _annotators.codes(labels)
-        places = _places(self.average.shape[1], labels.device)
         if not labels.is_floating_point():
-            return places[labels].round().int()
+            return self.places[labels]
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        return (wide * places.to(wide)).sum(-1).round().int()
+        return (wide * self.places.to(wide)).sum(-1).round().int()
 
     def _note_labels(
         self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
