@@ -30,13 +30,13 @@ CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
 
 
-def _places(num_classes: int) -> Tensor:
-    """Where classes are in the code of a label (C,), int32, which casts of a module leave alone.
+def _places(classes: Tensor) -> Tensor:
+    """Where classes, of any shape, are in the code of a label.
 
     In uneven steps, so that half of each of two classes is not the class between them.
     """
-    classes = torch.arange(num_classes).float()
-    return (CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())).round().int()
+    classes = classes.float()
+    return CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())
 
 
 def _differing(before: Tensor, codes: Tensor) -> Tensor:
@@ -158,7 +158,6 @@ class RefurbishedTargets(nn.Module):
     given: Tensor
     joint: Tensor
     remembers: Tensor
-    places: Tensor
 
     def __init__(
         self,
@@ -217,7 +216,6 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
-        self.register_buffer("places", _places(num_classes), persistent=False)
         self._remembers: bool | None = None  # what `remembers` holds
         self._expects = False  # whether all labels are known beforehand
         self._calls = RepeatedCalls()
@@ -523,9 +521,10 @@ class RefurbishedTargets(nn.Module):
         if self.annotators is not None:
             return _annotators.codes(labels)
         if not labels.is_floating_point():
-            return self.places[labels]
+            return _places(labels).round().int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        return (wide * self.places.to(wide)).sum(-1).round().int()
+        classes = torch.arange(labels.shape[-1], device=labels.device)
+        return (wide * _places(classes)).sum(-1).round().int()
 
     def _note_labels(
         self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
