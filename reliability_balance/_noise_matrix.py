@@ -1,18 +1,18 @@
-"""The noise matrix T from J, which counts how samples of each class were labelled."""
+"""The noise matrix T from J, the joint distribution of true class and given label."""
 
 from torch import Tensor
 
 
 def first_joint(like: Tensor) -> Tensor:
-    """Before anything is known: classes are as frequent, a label is right one time in two.
+    """Return the initial J (C, C): uniform classes, half of the labels correct.
 
-    (C, C), beside a tensor (C,): made on the host it would wait for the device at each step.
+    `like` (C,) sets device and dtype: a matrix created on the host would synchronize each step.
     """
     return _with_first(like.new_zeros(len(like), len(like)), 1.0)
 
 
 def _with_first(joint: Tensor, weight: float) -> Tensor:
-    """J (C, C) and :func:`first_joint` times a weight, without a matrix of the latter."""
+    """Add :func:`first_joint` times a weight to J (C, C), without creating that matrix."""
     share = weight / (2.0 * len(joint))
     joint = joint + share / len(joint)
     joint.diagonal().add_(share)
@@ -20,9 +20,9 @@ def _with_first(joint: Tensor, weight: float) -> Tensor:
 
 
 def as_noise_matrix(joint: Tensor, num_samples: int) -> Tensor:
-    """Rows (C, C) that sum to one, of J (C, C), which is a share of the samples."""
-    # One sample's worth of the start keeps the rows of classes that were never met.
+    """Normalise the rows of J (C, C), which is in shares of the samples, to T."""
+    # The initial J with the weight of one sample defines rows of classes without samples.
     joint = _with_first(joint, 1.0 / num_samples)
-    # No wrong label is more frequent than the right one: else two classes could change places.
+    # No wrong label is more frequent than the correct one: otherwise two classes could be swapped.
     joint = joint.minimum(joint.diagonal().unsqueeze(-1))
     return joint / joint.sum(-1, keepdim=True)

@@ -1,27 +1,27 @@
-"""Steps that hand in the same samples more than once, which would count as so many epochs."""
+"""Detect training steps that pass the same samples more than once, which would count as epochs."""
 
 import torch
 from torch import Tensor
 
 
 class RepeatedCalls:
-    """Notice where each of three batches in a row comes more than once in a row.
+    """Detector of three successive batches that each come more than once in a row.
 
-    The same batch again is an epoch where it holds all samples. Three batches that differ, each of
-    them repeated, cannot be epochs: the last batch of an epoch may come first in the next one, but
-    with the batches of two epochs this happens only where two batches make an epoch, and alternate.
+    One repeated batch can be an epoch: the batch may hold all samples. Three different batches,
+    each repeated, cannot: the last batch of an epoch may be the first of the next one, but twice in
+    succession only if an epoch has two batches, which then alternate.
     """
 
     def __init__(self) -> None:
-        self._last: list[Tensor] = []  # up to three different batches, the newest first
-        self._repeated = 0  # of those before the newest, how many in a row were repeated
-        self._repeats = 0  # of the newest
+        self._last: list[Tensor] = []  # up to three different batches, newest first
+        self._repeated = 0  # how many batches in a row before the newest were repeated
+        self._repeats = 0  # repetitions of the newest batch
 
     def check(self, samples: Tensor) -> None:
-        """Take in the samples (B,) of one call, sorted.
+        """Record the sorted sample indices (B,) of one call.
 
         Raises:
-            ValueError: if they are the third batch of this kind.
+            ValueError: if this is the third repeated batch in a row.
         """
         if self._last and _same(samples, self._last[0]):
             self._repeats += 1

@@ -725,7 +725,7 @@ class TestMixedUp:
     def test_missing_labels_are_refused_with_advice(self):
         labels = LABELS.clone()
         labels[3] = -100
-        with pytest.raises(ValueError, match="got 1 below 0 of 120: leave samples without a label"):
+        with pytest.raises(ValueError, match="got 1 below 0 of 120: leave out samples without a"):
             RobustLoss(make_model(), labels, epochs=9)
 
     def test_random_numbers_of_a_small_seed_do_not_meet_the_control_group(self):
