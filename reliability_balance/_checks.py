@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def can_read_values() -> bool:
-    """Whether values may be read: not under ``torch.compile``, ``export`` or ``vmap``."""
+    """Return whether values may be read: not under ``torch.compile``, ``export`` or ``vmap``."""
     # torch has no public function that tells whether vmap is active.
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 

@@ -96,7 +96,7 @@ class Ranks:
 
 
 def is_distributed() -> bool:
-    """Whether there is a process group, which may have one process only."""
+    """Return whether there is a process group, which may have one process only."""
     return distributed.is_available() and distributed.is_initialized()
 
 

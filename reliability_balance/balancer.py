@@ -57,16 +57,17 @@ class ReliabilityBalancer(nn.Module):
         embedding_dim: D, the width of the embedding.
         num_classes: C, at least 2.
         num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
-        recipe: source of the head and of arguments that are None: "robust" (our best), or "paper"
-            (the paper to the letter); see :class:`recipes.Recipe`.
-        head: primary head: "mlp" (paper: two hidden layers of 64), "linear", or a module from
-            (B, D) to (B, C). None: no head; each call must then give `primary_logits`.
+        recipe: recipe for arguments that are None: "robust" (our best) or "paper" (the paper to the
+            letter); see :class:`recipes.Recipe`.
+        head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
+            "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
+            `primary_logits`.
         metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
         delta: softmax temperature of Eq. 13, > 0; 1 in the paper.
         attention: "tokens", "single" (paper), "batch" or "off", see
             :class:`attention.AttentiveCorrection`. None: the recipe's mode for embeddings without
             tokens, which is "off" in the robust one. Use "tokens" for embeddings with tokens;
-            :func:`wrap` does so by itself.
+            :func:`wrap` does so if its example input has tokens.
         num_heads: number of attention heads.
         head_dim: width of each head.
         correction_weight: factor on the confidence of the correction in Eq. 19, >= 0; 1 in the

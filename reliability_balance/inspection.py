@@ -317,12 +317,12 @@ def inspect_embeddings(
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
     refurbished = given
     for _ in range(ROUNDS):
-        predicted = _level(beliefs.predict(refurbished), given)
+        predicted = _lift_singletons(beliefs.predict(refurbished), given)
         refurbished = take_in(targets, predicted, labels)
     return targets
 
 
-def _level(predicted: Tensor, given: Tensor) -> Tensor:
+def _lift_singletons(predicted: Tensor, given: Tensor) -> Tensor:
     """Give a label that no other sample shares the probability of the likeliest class."""
     total = given.sum(0)
     rare = total < 1.0 + 1e-6

@@ -137,6 +137,10 @@ class ReliabilityLoss(nn.Module):
     L_c the centre loss and L_b the sum of the negative log-likelihoods of the single branches.
     Arguments that are None default to the recipe's value.
 
+    With `class_prior`, every branch is trained with logit adjustment (Menon et al., 2021,
+    https://arxiv.org/abs/2007.07314): the loss is that of :func:`class_prior.with_class_prior`, so
+    that the output itself learns to assume a uniform class prior.
+
     Args:
         recipe: "robust", "paper", or a :class:`recipes.Recipe`; should be that of the balancer.
         classification_weight: weight of L_cls, >= 0.
@@ -156,10 +160,6 @@ class ReliabilityLoss(nn.Module):
         - output: a :class:`BalancerOutput`; labels: (B,) int64 in [0, C), or (B, C) probabilities;
           class_prior: (C,), class frequencies in training, or None: no logit adjustment; returns
           :class:`LossTerms`.
-
-    With `class_prior`, every branch is trained with logit adjustment (Menon et al., 2021,
-    https://arxiv.org/abs/2007.07314): the loss is that of :func:`class_prior.with_class_prior`, so
-    that the output itself learns to assume a uniform class prior.
 
     State:
         ``class_weights`` (C,), a constant buffer.

@@ -21,7 +21,8 @@ from reliability_balance.posterior import _as_probabilities
 from reliability_balance.recipes import Recipe, RecipeName, get_recipe
 from reliability_balance.targets import RefurbishedTargets, _differing
 
-# Kappa above which labels are refurbished. Refurbishing wrongly costs less than doing it too late.
+# Labels are refurbished if kappa exceeds this many standard errors. Starting without reason costs
+# less than starting too late.
 STANDARD_ERRORS = 2.5
 
 
@@ -538,7 +539,7 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _is_of_annotators(labels: Tensor) -> bool:
-    """Whether these are labels of several annotators: int64, with a column for each of them."""
+    """Return whether these are labels of several annotators, int64 with a column for each."""
     return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 2
 
 
