@@ -437,7 +437,7 @@ class TestCaution:
         return cautions, kept, criterion
 
     def test_labels_stand_where_the_model_tells_nothing_of_them(self):
-        with pytest.warns(UserWarning, match="labels are trained on as given: predictions") as caught:
+        with pytest.warns(UserWarning, match="trained on as given: predictions") as caught:
             cautions, kept, criterion = self.run([False] * 7)
         assert len(caught) == 1
         assert caught[0].filename == __file__
