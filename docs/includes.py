@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reliability_balance.recipes import RECIPES, Recipe
+from reliability_balance.core import RECIPES, Recipe
 
 PartT = TypeVar("PartT")
 

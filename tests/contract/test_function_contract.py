@@ -11,8 +11,8 @@ from torch import nn
 
 import reliability_balance
 from reliability_balance import functional as RF
-from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.posterior import label_posterior
+from reliability_balance.data import pair_noise, symmetric_noise
+from reliability_balance.labels import label_posterior
 
 SIZE, NUM_CLASSES, NUM_ANCHORS, WIDTH = 5, 3, 2, 4
 

@@ -5,10 +5,14 @@ import torch
 from torch.nn import functional as F
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
-from reliability_balance.output import BalancerOutput
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance.calibration import (
+    BranchTemperatures,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+    fit_with_noise,
+)
+from reliability_balance.core import BalancerOutput
 
 MEANS = 2.0 * torch.eye(3)
 FREQUENCIES = torch.tensor([0.8, 0.15, 0.05])

@@ -6,9 +6,7 @@ import pytest
 import torch
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, _checks
-from reliability_balance.fitting import fit_head
-from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.labels import RefurbishedTargets, fit_head, mix
 
 
 @pytest.mark.parametrize(

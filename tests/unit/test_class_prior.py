@@ -9,8 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
-from reliability_balance.class_prior import with_class_prior
-from reliability_balance.recipes import get_recipe
+from reliability_balance.core import get_recipe, with_class_prior
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 PRIOR = torch.tensor([0.7, 0.2, 0.1])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import reliability_balance
-from reliability_balance.recipes import RECIPES
+from reliability_balance.core import RECIPES
 
 ROOT = Path(__file__).resolve().parents[2]
 spec = importlib.util.spec_from_file_location("includes", ROOT / "docs" / "includes.py")

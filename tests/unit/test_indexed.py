@@ -13,7 +13,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from reliability_balance.indexed import IndexedDataset, _is_indexed
+from reliability_balance.data import IndexedDataset
+from reliability_balance.data.indexed import _is_indexed
 
 FEATURES, LABELS = torch.randn(10, 3), torch.arange(10) % 2
 PAIRS = TensorDataset(FEATURES, LABELS)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, wrap
-from reliability_balance.mixing import mix
+from reliability_balance.labels import mix
 
 IMAGES = torch.randn(4, 1, 4, 4, generator=torch.Generator().manual_seed(2))
 VECTORS = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))

@@ -15,7 +15,7 @@ from faces.image_sources import ImageArray
 from torch import Tensor
 
 from reliability_balance import _checks
-from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.data import pair_noise, symmetric_noise
 from rendering.face_drawing import draw_faces
 from rendering.face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
 from rendering.face_parameters import Faces, draw_parameters
