@@ -16,6 +16,24 @@ from torch import Tensor
 
 from reliability_balance import _checks
 
+__all__ = [
+    "anchor_correction",
+    "anchor_distances",
+    "anchor_log_correction",
+    "anchor_loss",
+    "anchor_similarities",
+    "center_loss",
+    "confidence",
+    "disagreement",
+    "fuse",
+    "fusion_weight",
+    "log_fuse",
+    "nearest_anchor_loss",
+    "normalized_entropy",
+    "unit_length",
+    "widen",
+]
+
 Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 

@@ -6,12 +6,11 @@ from reliability_balance.core.class_prior import log_frequencies, with_class_pri
 from reliability_balance.core.heads import MLPHead
 from reliability_balance.core.losses import AnchorLoss, CenterLoss, LossTerms, ReliabilityLoss
 from reliability_balance.core.output import BalancerOutput, join_outputs, on_cpu
-from reliability_balance.core.recipes import RECIPES, AttentionMode, Recipe, RecipeName, get_recipe
+from reliability_balance.core.recipes import RECIPES, Recipe, RecipeName, get_recipe
 
 __all__ = [
     "RECIPES",
     "AnchorLoss",
-    "AttentionMode",
     "AttentiveCorrection",
     "BalancerOptions",
     "BalancerOutput",

@@ -11,6 +11,8 @@ from reliability_balance import _checks
 from reliability_balance.functional import METRICS, Metric
 
 RecipeName = Literal["robust", "paper"]
+"""The name of a recipe."""
+
 AttentionMode = Literal["tokens", "single", "batch", "off"]
 HeadName = Literal["mlp", "linear"]
 
@@ -71,6 +73,13 @@ class Recipe:
         mix_from: share of the warm-up before mixing begins, >= 0; a training that is planned to end
             within the warm-up is mixed from when labels are doubted.
         consistency: factor of :func:`functional.disagreement`, where there is a second view, >= 0.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> sharper = replace(get_recipe("robust"), temperature=0.5)
+        >>> ReliabilityBalancer(8, 3, recipe=sharper).num_classes
+        3
     """
 
     num_anchors: int = 8
@@ -146,6 +155,7 @@ RECIPES: dict[RecipeName, Recipe] = {
         mixing=None,
     ),
 }
+"""The recipes that have a name."""
 
 
 def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:

@@ -16,7 +16,7 @@ Indices = npt.NDArray[np.int64]
 
 
 def limit_per_key(
-    keys: npt.NDArray[np.integer], limit: int, generator: np.random.Generator
+    keys: npt.NDArray[np.integer], limit: int, generator: "np.random.Generator"
 ) -> Indices:
     """Choose at most `limit` rows of each key, at random and without replacement.
 
@@ -48,7 +48,7 @@ def refine(
     per_group: int,
     per_class: int,
     short_classes: ShortClasses,
-    generator: np.random.Generator,
+    generator: "np.random.Generator",
 ) -> Indices:
     """Choose one epoch's rows: a pool from all groups, then the classes from the pool (4.2.2).
 

@@ -29,8 +29,10 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "reliability_balance.sklearn needs: pip install 'reliability-balance[sklearn]'"
+        "reliability_balance.integrations.sklearn needs: pip install 'reliability-balance[sklearn]'"
     ) from error
+
+__all__ = ["RobustClassifier"]
 
 PREDICTED_AT_ONCE = 4096
 DTYPES = (np.float64, np.float32)

@@ -23,8 +23,11 @@ try:
     from transformers import Trainer, TrainerCallback, TrainingArguments
 except ImportError as error:
     raise ImportError(
-        "reliability_balance.transformers needs: pip install 'reliability-balance[huggingface]'"
+        "reliability_balance.integrations.transformers needs: "
+        "pip install 'reliability-balance[huggingface]'"
     ) from error
+
+__all__ = ["RobustTrainer"]
 
 FILE_NAME = "robust_loss.pt"
 LABEL_COLUMNS = ("labels", "label")

@@ -37,6 +37,7 @@ class Verdict(IntEnum):
 
 SHOWN = 10
 KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
+"""The verdicts of labels whose class the beliefs know enough of."""
 DOUBTED_FROM = 0.5
 # Label and likeliest other class are competing where the weaker has this share of the two.
 AMBIGUOUS_FROM = 0.2
