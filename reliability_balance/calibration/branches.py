@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.calibration.scaling import common_temperature, held_out, warn_of_one_class
 from reliability_balance.core.output import BalancerOutput, check_output
@@ -71,7 +71,7 @@ class BranchTemperatures(nn.Module):
 
     def __init__(self, *, correction_weight: float = 1.0) -> None:
         super().__init__()
-        _checks.non_negative("correction_weight", correction_weight)
+        checks.non_negative("correction_weight", correction_weight)
         self.correction_weight = correction_weight
         self.register_buffer("temperatures", torch.ones(4))
 

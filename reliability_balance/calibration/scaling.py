@@ -35,7 +35,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.labels.posterior import _as_probabilities, label_posterior
@@ -111,7 +111,7 @@ class TemperatureScaling(nn.Module):
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
-        _checks.distributions("log_probs", log_probs)
+        checks.distributions("log_probs", log_probs)
         return tempered(log_probs, self.temperature)
 
     @torch.no_grad()
@@ -188,13 +188,13 @@ class VectorScaling(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        _checks.at_least("num_classes", num_classes, 2)
+        checks.at_least("num_classes", num_classes, 2)
         self.register_buffer("weight", torch.ones(num_classes))
         self.register_buffer("bias", torch.zeros(num_classes))
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
-        _checks.distributions("log_probs", log_probs)
+        checks.distributions("log_probs", log_probs)
         wide = RF.widen(log_probs)
         return (wide * self.weight.to(wide.dtype) + self.bias.to(wide.dtype)).log_softmax(-1)
 
@@ -219,7 +219,7 @@ class VectorScaling(nn.Module):
         Warns:
             UserWarning: if a class has fewer than 5 samples.
         """
-        _checks.width("log_probs", log_probs, len(self.weight))
+        checks.width("log_probs", log_probs, len(self.weight))
         scores, targets = held_out(log_probs, labels, class_prior=class_prior)
         counts = _as_probabilities(labels, scores).sum(0)
         _warn_of_scarce_classes(counts)
@@ -301,14 +301,14 @@ def fit_with_noise(
     """
     scores = log_probs.log_probs if isinstance(log_probs, BalancerOutput) else log_probs
     wide, targets = held_out(scores, labels, class_prior=class_prior)
-    _checks.floating("noise_matrix", noise_matrix)
-    _checks.probability_values("rows of `noise_matrix`", noise_matrix)
+    checks.floating("noise_matrix", noise_matrix)
+    checks.probability_values("rows of `noise_matrix`", noise_matrix)
     fit: Callable[[Tensor], Any]
     if isinstance(calibration, VectorScaling):
         vector = calibration
         if isinstance(log_probs, BalancerOutput):
             raise TypeError("`log_probs` must be a torch.Tensor; got BalancerOutput")
-        _checks.width("log_probs", wide, len(vector.weight))
+        checks.width("log_probs", wide, len(vector.weight))
         counts = _counts_beyond_noise(_as_probabilities(labels, wide), noise_matrix.to(wide))
         _warn_of_scarce_classes(counts)
 
@@ -359,9 +359,9 @@ def held_out(
     The targets' rows sum to the samples' weights, which are 1 on average: 1 each, or with a
     `class_prior` the inverse frequency of their classes.
     """
-    _checks.distributions(name, log_probs)
-    _checks.rank(name, log_probs, "(N, C)", 2)
-    _checks.finite(name, log_probs)
+    checks.distributions(name, log_probs)
+    checks.rank(name, log_probs, "(N, C)", 2)
+    checks.finite(name, log_probs)
     if len(log_probs) == 0:
         raise ValueError(f"`{name}` must hold at least 1 sample; got 0")
     sums = log_probs.sum(-1)
@@ -371,13 +371,13 @@ def held_out(
             "sum to 1, which are probabilities: take their logarithm"
         )
     num_classes = log_probs.shape[-1]
-    _checks.labels(labels, log_probs.shape[:1], num_classes)
-    _checks.label_values(labels, num_classes)
+    checks.labels(labels, log_probs.shape[:1], num_classes)
+    checks.label_values(labels, num_classes)
     scores = log_probs.detach().to(torch.float64)
     targets = _as_probabilities(labels, scores).to(scores)
     if class_prior is not None:
-        _checks.class_prior(class_prior, num_classes)
-        _checks.class_prior_values(class_prior)
+        checks.class_prior(class_prior, num_classes)
+        checks.class_prior_values(class_prior)
         targets = targets / class_prior.to(targets)
         targets = targets * (len(targets) / targets.sum())
     return scores, targets

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 
 HALVINGS = 60
@@ -77,12 +77,12 @@ class PredictionSets(nn.Module):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values.
         """
-        _checks.distributions("log_probs", log_probs)
-        _checks.rank("log_probs", log_probs, "(N, C)", 2)
-        _checks.scores("log_probs", log_probs)
-        _checks.indices("labels", labels)
-        _checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
-        _checks.label_values(labels, log_probs.shape[-1])
+        checks.distributions("log_probs", log_probs)
+        checks.rank("log_probs", log_probs, "(N, C)", 2)
+        checks.scores("log_probs", log_probs)
+        checks.indices("labels", labels)
+        checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
+        checks.label_values(labels, log_probs.shape[-1])
         surprise = -RF.widen(log_probs).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
         rank = math.ceil((len(labels) + 1) * self.coverage)
         if rank > len(labels):
@@ -175,9 +175,9 @@ class Abstention(nn.Module):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or non-finite scores.
         """
-        _checks.floating("confidence", confidence)
-        _checks.rank("confidence", confidence, "(N,)", 1)
-        _checks.finite("confidence", confidence)
+        checks.floating("confidence", confidence)
+        checks.rank("confidence", confidence, "(N,)", 1)
+        checks.finite("confidence", confidence)
         if not isinstance(right, Tensor) or right.dtype != torch.bool:
             got = right.dtype if isinstance(right, Tensor) else type(right).__name__
             raise TypeError(f"`right` must be a bool tensor; got {got}")
@@ -224,8 +224,8 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
         >>> round(error_rate_bound(0, 100, 0.05), 4)  # 1 - 0.05 ** (1 / 100)
         0.0295
     """
-    _checks.at_least("errors", errors, 0)
-    _checks.at_least("count", count, errors)
+    checks.at_least("errors", errors, 0)
+    checks.at_least("count", count, errors)
     _open_share("delta", delta)
     if errors == count:
         return 1.0

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.calibration.scaling import held_out, warn_of_one_class
 from reliability_balance.labels.scaling import prior_weight, settle
@@ -61,7 +61,7 @@ class TopLabelScaling(nn.Module):
 
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
-        _checks.distributions("log_probs", log_probs)
+        checks.distributions("log_probs", log_probs)
         normalised, top, log_top, log_rest = _split(RF.widen(log_probs))
         score = _score(log_top, log_rest, self.coefficients.to(normalised.dtype))
         others = normalised - log_rest + F.logsigmoid(-score)

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.core.recipes import ATTENTION_MODES, AttentionMode
 
 MAX_PARTS = 8
@@ -55,11 +55,11 @@ class AttentiveCorrection(nn.Module):
         head_dim: int = 32,
     ) -> None:
         super().__init__()
-        _checks.at_least("embedding_dim", embedding_dim, 1)
-        _checks.at_least("num_classes", num_classes, 2)
-        _checks.at_least("num_heads", num_heads, 1)
-        _checks.at_least("head_dim", head_dim, 1)
-        _checks.one_of("mode", mode, tuple(m for m in ATTENTION_MODES if m != "off"))
+        checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("num_classes", num_classes, 2)
+        checks.at_least("num_heads", num_heads, 1)
+        checks.at_least("head_dim", head_dim, 1)
+        checks.one_of("mode", mode, tuple(m for m in ATTENTION_MODES if m != "off"))
         self.mode = mode
         self.num_heads = num_heads
         self.num_parts = _largest_divisor(embedding_dim, MAX_PARTS)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self, Unpack
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core import clustering
 from reliability_balance.core.attention import AttentiveCorrection, pool_tokens
@@ -126,18 +126,18 @@ class ReliabilityBalancer(nn.Module):
         validate_args: bool = True,
     ) -> None:
         super().__init__()
-        _checks.at_least("embedding_dim", embedding_dim, 1)
-        _checks.at_least("num_classes", num_classes, 2)
-        _checks.non_negative("correction_weight", correction_weight)
+        checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("num_classes", num_classes, 2)
+        checks.non_negative("correction_weight", correction_weight)
         defaults = get_recipe(recipe)
         num_anchors = defaults.num_anchors if num_anchors is None else num_anchors
-        _checks.at_least("num_anchors", num_anchors, 0)
+        checks.at_least("num_anchors", num_anchors, 0)
         attention = defaults.attention if attention is None else attention
-        _checks.one_of("attention", attention, ATTENTION_MODES)
+        checks.one_of("attention", attention, ATTENTION_MODES)
         self.metric: RF.Metric = defaults.metric if metric is None else metric
-        _checks.one_of("metric", self.metric, RF.METRICS)
+        checks.one_of("metric", self.metric, RF.METRICS)
         self.delta = defaults.delta if delta is None else delta
-        _checks.positive("delta", self.delta)
+        checks.positive("delta", self.delta)
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.num_anchors = num_anchors
@@ -233,9 +233,9 @@ class ReliabilityBalancer(nn.Module):
         if self.anchors is None:
             raise ValueError("`initialize_anchors` needs num_anchors > 0; got num_anchors=0")
         self._check(embedding, None, token_mask)
-        _checks.indices("labels", labels)
-        _checks.labels(labels, embedding.shape[:1], self.num_classes)
-        _checks.label_values(labels, self.num_classes)
+        checks.indices("labels", labels)
+        checks.labels(labels, embedding.shape[:1], self.num_classes)
+        checks.label_values(labels, self.num_classes)
         points = RF.widen(pool_tokens(embedding, token_mask))
         if self.metric == "cosine":
             points = RF.unit_length(points)
@@ -287,17 +287,17 @@ class ReliabilityBalancer(nn.Module):
     def _check(
         self, embedding: Tensor, primary_logits: Tensor | None, token_mask: Tensor | None
     ) -> None:
-        _checks.floating("embedding", embedding)
-        _checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
-        _checks.width("embedding", embedding, self.embedding_dim)
+        checks.floating("embedding", embedding)
+        checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
+        checks.width("embedding", embedding, self.embedding_dim)
         if token_mask is not None:
-            _checks.token_mask(token_mask, embedding)
+            checks.token_mask(token_mask, embedding)
         if self.validate_args:
-            _checks.finite("embedding", embedding, token_mask)
+            checks.finite("embedding", embedding, token_mask)
         if primary_logits is not None:
-            _checks.primary_logits(primary_logits, embedding.shape[0], self.num_classes, "B")
+            checks.primary_logits(primary_logits, embedding.shape[0], self.num_classes, "B")
             if self.validate_args:
-                _checks.scores("primary_logits", primary_logits)
+                checks.scores("primary_logits", primary_logits)
         if self.attention is not None and self.attention.mode == "batch" and not self.training:
             warnings.warn(
                 "attention='batch' makes each prediction depend on the rest of its batch; "
@@ -309,7 +309,7 @@ class ReliabilityBalancer(nn.Module):
 def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:
     if head is None or isinstance(head, nn.Module):
         return head
-    _checks.one_of("head", head, HEAD_NAMES)
+    checks.one_of("head", head, HEAD_NAMES)
     if head == "linear":
         return nn.Linear(embedding_dim, num_classes)
     return MLPHead(embedding_dim, num_classes)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.output import BalancerOutput
 
@@ -41,9 +41,9 @@ def with_class_prior(
         >>> bool(uneven.corrected[0, 0] > even.corrected[0, 0])
         True
     """
-    _checks.class_prior(class_prior, output.log_probs.shape[-1])
+    checks.class_prior(class_prior, output.log_probs.shape[-1])
     if validate_args:
-        _checks.class_prior_values(class_prior)
+        checks.class_prior_values(class_prior)
     log_prior = log_frequencies(class_prior).to(RF.widen(output.logits))
 
     def weigh(log_probs: Tensor) -> Tensor:

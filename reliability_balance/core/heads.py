@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 
 class MLPHead(nn.Module):
@@ -35,8 +35,8 @@ class MLPHead(nn.Module):
         dropout: float = 0.5,
     ) -> None:
         super().__init__()
-        _checks.at_least("embedding_dim", embedding_dim, 1)
-        _checks.at_least("num_classes", num_classes, 2)
+        checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("num_classes", num_classes, 2)
         layers: list[nn.Module] = []
         width = embedding_dim
         for hidden_dim in hidden_dims:

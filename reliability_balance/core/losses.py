@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
@@ -44,8 +44,8 @@ class AnchorLoss(nn.Module):
     ) -> None:
         super().__init__()
         if margin is not None:
-            _checks.positive("margin", margin)
-        _checks.one_of("reduction", reduction, ("mean", "sum"))
+            checks.positive("margin", margin)
+        checks.one_of("reduction", reduction, ("mean", "sum"))
         self.margin = margin
         self.same_class = same_class
         self.reduction = reduction
@@ -93,10 +93,10 @@ class CenterLoss(nn.Module):
         validate_args: bool = True,
     ) -> None:
         super().__init__()
-        _checks.one_of("metric", metric, RF.METRICS)
+        checks.one_of("metric", metric, RF.METRICS)
         if softmin_temperature is not None:
-            _checks.positive("softmin_temperature", softmin_temperature)
-        _checks.one_of("reduction", reduction, ("mean", "sum", "none"))
+            checks.positive("softmin_temperature", softmin_temperature)
+        checks.one_of("reduction", reduction, ("mean", "sum", "none"))
         self.metric = metric
         self.softmin_temperature = softmin_temperature
         self.ignore_index = ignore_index
@@ -201,18 +201,18 @@ class ReliabilityLoss(nn.Module):
         self.center_weight = defaults.center_weight if center_weight is None else center_weight
         self.branch_weight = defaults.branch_weight if branch_weight is None else branch_weight
         for name in ("classification_weight", "anchor_weight", "center_weight", "branch_weight"):
-            _checks.non_negative(name, getattr(self, name))
+            checks.non_negative(name, getattr(self, name))
         self.label_smoothing = (
             defaults.label_smoothing if label_smoothing is None else label_smoothing
         )
-        _checks.fraction("label_smoothing", self.label_smoothing)
+        checks.fraction("label_smoothing", self.label_smoothing)
         if softmin_temperature is not None:
-            _checks.positive("softmin_temperature", softmin_temperature)
+            checks.positive("softmin_temperature", softmin_temperature)
         if class_weights is not None:
-            _checks.floating("class_weights", class_weights)
-            _checks.rank("class_weights", class_weights, "(C,)", 1)
-            _checks.finite("class_weights", class_weights)
-            _checks.non_negative("class_weights", float(class_weights.min()))
+            checks.floating("class_weights", class_weights)
+            checks.rank("class_weights", class_weights, "(C,)", 1)
+            checks.finite("class_weights", class_weights)
+            checks.non_negative("class_weights", float(class_weights.min()))
         self.register_buffer("class_weights", class_weights)
         self.ignore_index = ignore_index
         self.anchor_loss = AnchorLoss(margin=anchor_margin)
@@ -288,18 +288,18 @@ class ReliabilityLoss(nn.Module):
     def _check(self, output: BalancerOutput, labels: Tensor, class_prior: Tensor | None) -> None:
         check_output("output", output)
         batch_size, num_classes = output.log_probs.shape
-        _checks.labels(labels, torch.Size([batch_size]), num_classes)
+        checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.class_weights is not None and len(self.class_weights) != num_classes:
             raise ValueError(
                 f"`class_weights` must have shape ({num_classes},); "
                 f"got {tuple(self.class_weights.shape)}"
             )
         if class_prior is not None:
-            _checks.class_prior(class_prior, num_classes)
+            checks.class_prior(class_prior, num_classes)
         if self.validate_args:
-            _checks.label_values(labels, num_classes, self.ignore_index)
+            checks.label_values(labels, num_classes, self.ignore_index)
             if class_prior is not None:
-                _checks.class_prior_values(class_prior)
+                checks.class_prior_values(class_prior)
 
     def extra_repr(self) -> str:
         """Name the weights of Eq. 23."""

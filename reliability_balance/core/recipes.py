@@ -7,7 +7,7 @@ that is given wins over the recipe. Copies with other values are made by ``datac
 from dataclasses import dataclass
 from typing import Literal
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.functional import METRICS, Metric
 
 RecipeName = Literal["robust", "paper"]
@@ -30,7 +30,7 @@ SMALLEST_CONCENTRATION = 0.01  # draws for smaller ones underflow, to halves
 
 def check_concentration(name: str, value: float) -> None:
     """Require a concentration of mixing from which shares can be drawn."""
-    _checks.positive(name, value)
+    checks.positive(name, value)
     if value < SMALLEST_CONCENTRATION:
         raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
 
@@ -108,20 +108,20 @@ class Recipe:
     consistency: float = 1.0
 
     def __post_init__(self) -> None:
-        _checks.at_least("num_anchors", self.num_anchors, 0)
-        _checks.at_least("warmup", self.warmup, 0)
-        _checks.one_of("head", self.head, HEAD_NAMES)
-        _checks.one_of("metric", self.metric, METRICS)
+        checks.at_least("num_anchors", self.num_anchors, 0)
+        checks.at_least("warmup", self.warmup, 0)
+        checks.one_of("head", self.head, HEAD_NAMES)
+        checks.one_of("metric", self.metric, METRICS)
         for name in ("attention", "token_attention"):
-            _checks.one_of(name, getattr(self, name), ATTENTION_MODES)
+            checks.one_of(name, getattr(self, name), ATTENTION_MODES)
         for name in POSITIVE:
-            _checks.positive(name, getattr(self, name))
+            checks.positive(name, getattr(self, name))
         for name in NON_NEGATIVE:
-            _checks.non_negative(name, getattr(self, name))
+            checks.non_negative(name, getattr(self, name))
         for name in ("label_smoothing", "held_back"):
-            _checks.fraction(name, getattr(self, name))
+            checks.fraction(name, getattr(self, name))
         if self.momentum is not None:
-            _checks.fraction("momentum", self.momentum)
+            checks.fraction("momentum", self.momentum)
         if self.mixing is not None:
             check_concentration("mixing", self.mixing)
         for name in ("doubts_labels", "even_classes"):
@@ -166,5 +166,5 @@ def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:
     """
     if isinstance(recipe, Recipe):
         return recipe
-    _checks.one_of("recipe", recipe, tuple(RECIPES))
+    checks.one_of("recipe", recipe, tuple(RECIPES))
     return RECIPES[recipe]

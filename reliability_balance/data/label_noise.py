@@ -8,7 +8,7 @@ sample its own class again, so the realised rate is the wanted one to within hal
 import torch
 from torch import Tensor
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 
 def symmetric_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int) -> Tensor:
@@ -65,9 +65,9 @@ def pair_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int) -> T
 
 
 def _check(labels: Tensor, rate: float, num_classes: int) -> None:
-    _checks.at_least("num_classes", num_classes, 2)
-    _checks.indices("labels", labels)
-    _checks.label_values(labels, num_classes)
+    checks.at_least("num_classes", num_classes, 2)
+    checks.indices("labels", labels)
+    checks.label_values(labels, num_classes)
     if not 0.0 <= rate <= 1.0:
         raise ValueError(f"`rate` must lie in [0, 1]; got {rate}")
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.utils.data import DistributedSampler
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 ShortClasses = Literal["replace", "keep"]
 Indices = npt.NDArray[np.int64]
@@ -147,8 +147,8 @@ class DataRefinementSampler(DistributedSampler[int]):
         seed: int = 0,
     ) -> None:
         groups = torch.arange(len(labels)) if groups is None else groups
-        _checks.indices("labels", labels)
-        _checks.indices("groups", groups)
+        checks.indices("labels", labels)
+        checks.indices("groups", groups)
         if len(labels) == 0 or len(groups) != len(labels):
             raise ValueError(
                 "`labels` and `groups` must have the same length, at least 1; "
@@ -156,17 +156,17 @@ class DataRefinementSampler(DistributedSampler[int]):
             )
         if int(labels.min()) < 0:
             raise ValueError(f"`labels` must be at least 0; got {int(labels.min())}")
-        _checks.at_least("per_group", per_group, 1)
-        _checks.at_least("per_class", per_class, 1)
-        _checks.at_least("seed", seed, 0)
-        _checks.one_of("short_classes", short_classes, ("replace", "keep"))
+        checks.at_least("per_group", per_group, 1)
+        checks.at_least("per_class", per_class, 1)
+        checks.at_least("seed", seed, 0)
+        checks.one_of("short_classes", short_classes, ("replace", "keep"))
         started = distributed.is_available() and distributed.is_initialized()
         if num_replicas is None:
             num_replicas = distributed.get_world_size() if started else 1
         if rank is None:
             rank = distributed.get_rank() if started else 0
-        _checks.at_least("num_replicas", num_replicas, 1)
-        _checks.at_least("rank", rank, 0)
+        checks.at_least("num_replicas", num_replicas, 1)
+        checks.at_least("rank", rank, 0)
         if rank >= num_replicas:
             raise ValueError(f"`rank` must be less than {num_replicas}; got {rank}")
         # Narrow keys sort faster, and take less memory.
@@ -185,7 +185,7 @@ class DataRefinementSampler(DistributedSampler[int]):
 
     def set_epoch(self, epoch: int) -> None:
         """Turn to another epoch; all ranks must name the same."""
-        _checks.at_least("epoch", epoch, 0)
+        checks.at_least("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._position = epoch, 0, 0
 
@@ -217,11 +217,11 @@ class DataRefinementSampler(DistributedSampler[int]):
             got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
             raise ValueError(f"`state` must hold seed, epoch and position; got {got}")
         seed, epoch, position = state["seed"], state["epoch"], state["position"]
-        _checks.at_least("seed", seed, 0)
+        checks.at_least("seed", seed, 0)
         if seed != self.seed:
             raise ValueError(f"`state` must have seed {self.seed}; got {seed}")
-        _checks.at_least("epoch", epoch, 0)
-        _checks.at_least("position", position, 0)
+        checks.at_least("epoch", epoch, 0)
+        checks.at_least("position", position, 0)
         length = len(self._indices(epoch))
         if position > length:
             raise ValueError(

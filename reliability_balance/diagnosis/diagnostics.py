@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import with_class_prior
@@ -181,10 +181,10 @@ def _run(model: nn.Module, loader: Iterable[Any]) -> tuple[BalancerOutput, Tenso
             output = _call(model, inputs, device)
             if not isinstance(output, BalancerOutput):
                 raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
-            _checks.indices("labels", batch_labels)
+            checks.indices("labels", batch_labels)
             num_samples, num_classes = output.corrected.shape
-            _checks.labels(batch_labels, torch.Size([num_samples]), num_classes)
-            _checks.label_values(batch_labels, num_classes)
+            checks.labels(batch_labels, torch.Size([num_samples]), num_classes)
+            checks.label_values(batch_labels, num_classes)
             outputs.append(on_cpu(output))
             labels.append(batch_labels.cpu())
     finally:

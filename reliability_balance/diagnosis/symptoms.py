@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.losses import LossTerms
 from reliability_balance.core.output import BalancerOutput
@@ -58,11 +58,11 @@ def anchor_use(distances: Tensor, labels: Tensor) -> Tensor:
         tensor([[1., 0.],
                 [0., 1.]])
     """
-    _checks.floating("distances", distances)
-    _checks.rank("distances", distances, "(N, C, K)", 3)
-    _checks.indices("labels", labels)
-    _checks.labels(labels, distances.shape[:1], distances.shape[1])
-    _checks.label_values(labels, distances.shape[1])
+    checks.floating("distances", distances)
+    checks.rank("distances", distances, "(N, C, K)", 3)
+    checks.indices("labels", labels)
+    checks.labels(labels, distances.shape[:1], distances.shape[1])
+    checks.label_values(labels, distances.shape[1])
     own = distances[torch.arange(len(labels), device=labels.device), labels]
     counts = torch.zeros(distances.shape[1:], device=labels.device)
     counts.index_put_((labels, own.argmin(-1)), torch.ones(()).to(counts), accumulate=True)
@@ -88,7 +88,7 @@ def anchor_spacing(anchors: Tensor) -> Tensor:
         tensor([[0., 0.],
                 [0., 0.]])
     """
-    _checks.anchor_set(anchors)
+    checks.anchor_set(anchors)
     points = anchors.detach().double().flatten(0, 1)
     rows = torch.arange(len(points), device=points.device)
     blocks = rows.split(max(1, DISTANCES_AT_ONCE // len(points)))
@@ -141,8 +141,8 @@ def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
         TypeError: on a wrong dtype.
         ValueError: on a wrong shape.
     """
-    _checks.indices("labels", labels)
-    _checks.labels(labels, output.changed.shape, output.corrected.shape[-1])
+    checks.indices("labels", labels)
+    checks.labels(labels, output.changed.shape, output.corrected.shape[-1])
     return _compare(output.primary.argmax(-1), output.corrected.argmax(-1), labels, output.changed)
 
 

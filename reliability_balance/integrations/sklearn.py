@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import with_class_prior
 from reliability_balance.core.output import BalancerOutput
@@ -110,7 +110,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs = _integer("epochs", self.epochs, 1)
         num_anchors = _integer("num_anchors", self.num_anchors, 1)
         batch_size = _integer("batch_size", self.batch_size, 2)
-        _checks.positive("learning_rate", self.learning_rate)
+        checks.positive("learning_rate", self.learning_rate)
         hidden_dims = _widths(self.hidden_dims)
         rows, given = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(given)
@@ -255,7 +255,7 @@ def _integer(name: str, value: Any, minimum: int) -> int:
     """
     if isinstance(value, np.integer):
         value = int(value)
-    _checks.at_least(name, value, minimum)
+    checks.at_least(name, value, minimum)
     found: int = value
     return found
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 
 # The largest prime below 2^27: hashes of labels, in steps of 16, fit into int32.
@@ -80,7 +80,7 @@ def check_values(labels: Tensor, num_classes: int) -> None:
     Raises:
         ValueError: on other values.
     """
-    if not _checks.can_read_values() or labels.numel() == 0:
+    if not checks.can_read_values() or labels.numel() == 0:
         return
     if int(labels.min()) < NO_LABEL or int(labels.max()) >= num_classes:
         raise ValueError(
@@ -102,7 +102,7 @@ def check_labelled(labels: Tensor, num_classes: int) -> None:
         ValueError: on other values, or on samples without a label.
     """
     check_values(labels, num_classes)
-    if not _checks.can_read_values():
+    if not checks.can_read_values():
         return
     empty = (labels < 0).all(-1)
     if bool(empty.any()):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TypedDict
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.core.losses import ReliabilityLoss
 from reliability_balance.labels.robust_loss import RobustLoss
 
@@ -91,24 +91,24 @@ def fit_head(
         >>> bool((balancer(features).corrected.argmax(-1) == labels).float().mean() > 0.8)
         True
     """
-    _checks.floating("features", features)
-    _checks.rank("features", features, "(N, D) or (N, T, D)", 2, 3)
-    _checks.width("features", features, balancer.embedding_dim)
+    checks.floating("features", features)
+    checks.rank("features", features, "(N, D) or (N, T, D)", 2, 3)
+    checks.width("features", features, balancer.embedding_dim)
     if token_mask is not None:
-        _checks.token_mask(token_mask, features)
-    _checks.finite("features", features, token_mask)
-    _checks.labels(labels, features.shape[:1], balancer.num_classes)
-    _checks.at_least("epochs", epochs, 1)
-    _checks.at_least("batch_size", batch_size, 2)
-    _checks.positive("learning_rate", learning_rate)
-    _checks.non_negative("weight_decay", weight_decay)
+        checks.token_mask(token_mask, features)
+    checks.finite("features", features, token_mask)
+    checks.labels(labels, features.shape[:1], balancer.num_classes)
+    checks.at_least("epochs", epochs, 1)
+    checks.at_least("batch_size", batch_size, 2)
+    checks.positive("learning_rate", learning_rate)
+    checks.non_negative("weight_decay", weight_decay)
     parameter = next(balancer.parameters(), None)
     if parameter is None:
         raise ValueError("`balancer` must have something to train; got no parameters")
     if len(features) < 2:
         raise ValueError(f"`features` must hold at least 2 samples; got {len(features)}")
     ignored = criterion.ignore_index if isinstance(criterion, ReliabilityLoss) else None
-    _checks.label_values(labels, balancer.num_classes, ignored)
+    checks.label_values(labels, balancer.num_classes, ignored)
     if isinstance(criterion, RobustLoss):
         _check_criterion(criterion, balancer, labels, epochs)
     _check_logits(balancer, primary_logits, len(features))
@@ -235,8 +235,8 @@ def _check_logits(
             f"got {'None' if primary_logits is None else 'logits'}"
         )
     if primary_logits is not None:
-        _checks.primary_logits(primary_logits, count, balancer.num_classes, "N")
-        _checks.scores("primary_logits", primary_logits)
+        checks.primary_logits(primary_logits, count, balancer.num_classes, "N")
+        checks.scores("primary_logits", primary_logits)
 
 
 def _batches(count: int, batch_size: int) -> list[Tensor]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.files import write_atomically
 from reliability_balance.labels import png
 from reliability_balance.labels.inspection import (
@@ -165,7 +165,7 @@ def save_gallery(
         TypeError: if a picture is not an array of bytes, or names are no sequence.
         ValueError: on a picture of another shape, too few names, or count < 1.
     """
-    _checks.at_least("count", count, 1)
+    checks.at_least("count", count, 1)
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     shown = list(ranking.first(count))
     cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]

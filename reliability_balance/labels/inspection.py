@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
@@ -132,7 +132,7 @@ class LabelRanking:
 
     def first(self, count: int) -> Self:
         """The `count` most doubtful labels, or all that there are."""
-        _checks.at_least("count", count, 0)
+        checks.at_least("count", count, 0)
         return self._rows(slice(count))
 
     def only(self, verdict: Verdict) -> Self:
@@ -303,12 +303,12 @@ def inspect_embeddings(
         >>> int(rank_labels(targets, labels).sample[0])
         7
     """
-    _checks.floating("embeddings", embeddings)
-    _checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
-    _checks.finite("embeddings", embeddings)
-    _checks.at_least("num_classes", num_classes, 2)
-    _checks.labels(labels, embeddings.shape[:1], num_classes)
-    _checks.label_values(labels, num_classes)
+    checks.floating("embeddings", embeddings)
+    checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    checks.finite("embeddings", embeddings)
+    checks.at_least("num_classes", num_classes, 2)
+    checks.labels(labels, embeddings.shape[:1], num_classes)
+    checks.label_values(labels, num_classes)
     if len(embeddings) < 2:
         raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
     points = RF.widen(pool_tokens(embeddings))

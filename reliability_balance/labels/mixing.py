@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Dirichlet
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import check_concentration
@@ -72,7 +72,7 @@ def mix(
     """
     check_concentration("concentration", concentration)
     check_output("output", output)
-    _checks.floating("targets", targets)
+    checks.floating("targets", targets)
     embedding = output.embedding if output.tokens is None else output.tokens
     if targets.shape != (len(embedding), balancer.num_classes):
         raise ValueError(

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.knowledge import caution
 from reliability_balance.labels.posterior import _annotator_posterior, _as_probabilities
@@ -150,12 +150,12 @@ def noise_from_beliefs(
         >>> bool(noise.rate.low < 0.05 < noise.rate.high)
         True
     """
-    _checks.distributions("beliefs", beliefs)
-    _checks.rank("beliefs", beliefs, "(N, C)", 2)
+    checks.distributions("beliefs", beliefs)
+    checks.rank("beliefs", beliefs, "(N, C)", 2)
     count, num_classes = beliefs.shape
-    _checks.labels(labels, beliefs.shape[:1], num_classes)
-    _checks.label_values(labels, num_classes)
-    _checks.floating("start", start)
+    checks.labels(labels, beliefs.shape[:1], num_classes)
+    checks.label_values(labels, num_classes)
+    checks.floating("start", start)
     if start.shape != (num_classes, num_classes):
         raise ValueError(
             f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
@@ -175,7 +175,7 @@ def _noise_from_beliefs(
     seed: int,
 ) -> NoiseEstimate:
     """Estimate the noise of M labels; `sample` (M,) tells which of N samples each is of."""
-    _checks.at_least("num_resamples", num_resamples, 2)
+    checks.at_least("num_resamples", num_resamples, 2)
     if not 0.0 < level < 1.0:
         raise ValueError(f"`level` must lie in (0, 1); got {level}")
     beliefs, start = RF.widen(beliefs), RF.widen(start)

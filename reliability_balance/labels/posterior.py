@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.annotators import as_votes, check_labels, check_values
 
@@ -40,9 +40,9 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         >>> label_posterior(torch.tensor([[0.5, 0.5]]), torch.tensor([0]), noise_matrix)
         tensor([[0.6429, 0.3571]])
     """
-    _checks.distributions("beliefs", beliefs)
-    _checks.labels(labels, beliefs.shape[:-1], beliefs.shape[-1])
-    _checks.floating("noise_matrix", noise_matrix)
+    checks.distributions("beliefs", beliefs)
+    checks.labels(labels, beliefs.shape[:-1], beliefs.shape[-1])
+    checks.floating("noise_matrix", noise_matrix)
     if noise_matrix.shape != (beliefs.shape[-1],) * 2:
         raise ValueError(
             f"`noise_matrix` must have shape {(beliefs.shape[-1],) * 2}; "
@@ -99,11 +99,11 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
                 [0.4000, 0.6000],
                 [0.5000, 0.5000]])
     """
-    _checks.distributions("beliefs", beliefs)
-    _checks.rank("beliefs", beliefs, "(B, C)", 2)
-    _checks.floating("noise_matrices", noise_matrices)
+    checks.distributions("beliefs", beliefs)
+    checks.rank("beliefs", beliefs, "(B, C)", 2)
+    checks.floating("noise_matrices", noise_matrices)
     num_classes = beliefs.shape[-1]
-    _checks.rank("noise_matrices", noise_matrices, "(A, C, C)", 3)
+    checks.rank("noise_matrices", noise_matrices, "(A, C, C)", 3)
     if noise_matrices.shape[1:] != (num_classes, num_classes):
         raise ValueError(
             f"`noise_matrices` must have shape (A, {num_classes}, {num_classes}); "

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
@@ -126,7 +126,7 @@ class RobustLoss(nn.Module):
         group: "torch.distributed.ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
-        _checks.positive("epochs", epochs)
+        checks.positive("epochs", epochs)
         balancer = balancer_of(model)
         self.recipe = get_recipe(balancer.recipe if recipe is None else recipe)
         self.epochs = epochs
@@ -339,7 +339,7 @@ class RobustLoss(nn.Module):
                 f"`second` must be of the same {len(views[0].log_probs)} samples; got "
                 f"{len(views[1].log_probs)}"
             )
-        if not (self.training and self.validate_args and _checks.can_read_values()):
+        if not (self.training and self.validate_args and checks.can_read_values()):
             return
         if int(self.progress) == self._epochs_proven:
             return
@@ -360,9 +360,9 @@ class RobustLoss(nn.Module):
     def _as_given(self, labels: Tensor, output: BalancerOutput, index: Tensor | None) -> Tensor:
         """Labels that are trained on as they are; of several annotators the shares of the votes."""
         if index is not None:
-            _checks.indices("index", index)
+            checks.indices("index", index)
             if self.validate_args:
-                _checks.index_values("index", index, len(self._kept[1]))
+                checks.index_values("index", index, len(self._kept[1]))
                 self.targets.check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
         if self.targets.num_annotators and _is_of_annotators(labels):
@@ -370,9 +370,9 @@ class RobustLoss(nn.Module):
             if self.validate_args:
                 annotators.check_labelled(labels, num_classes)
             return _as_probabilities(labels, output.log_probs)
-        _checks.labels(labels, torch.Size([batch_size]), num_classes)
+        checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.validate_args:
-            _checks.label_values(labels, num_classes)
+            checks.label_values(labels, num_classes)
         return labels
 
     def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
@@ -531,8 +531,8 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
     if _is_of_annotators(labels):
         annotators.check_all(labels, num_classes)
     else:
-        _checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
-        _checks.label_values(labels, num_classes)
+        checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
+        checks.label_values(labels, num_classes)
     if len(labels) < 2:
         raise ValueError(f"`labels` must be those of all samples, at least 2; got {len(labels)}")
     return labels.detach().cpu().clone()

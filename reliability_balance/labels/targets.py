@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.recipes import get_recipe
 from reliability_balance.labels import annotators
@@ -180,26 +180,26 @@ class RefurbishedTargets(nn.Module):
         group: "distributed.ProcessGroup | None" = None,
     ) -> None:
         super().__init__()
-        _checks.at_least("num_samples", num_samples, 1)
-        _checks.at_least("num_classes", num_classes, 2)
-        _checks.at_least("warmup", warmup, 0)
-        _checks.positive("temperature", temperature)
-        _checks.positive("noise_temperature", noise_temperature)
-        _checks.non_negative("prior_count", prior_count)
-        _checks.at_least("num_annotators", num_annotators, 0)
-        _checks.non_negative("annotator_prior", annotator_prior)
+        checks.at_least("num_samples", num_samples, 1)
+        checks.at_least("num_classes", num_classes, 2)
+        checks.at_least("warmup", warmup, 0)
+        checks.positive("temperature", temperature)
+        checks.positive("noise_temperature", noise_temperature)
+        checks.non_negative("prior_count", prior_count)
+        checks.at_least("num_annotators", num_annotators, 0)
+        checks.non_negative("annotator_prior", annotator_prior)
         if momentum is not None:
-            _checks.fraction("momentum", momentum)
+            checks.fraction("momentum", momentum)
         if held_back is None:
             held_back = ROBUST.held_back if warmup > 1 else 0.0
-        _checks.fraction("held_back", held_back)
+        checks.fraction("held_back", held_back)
         if held_back and warmup < 2:
             raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
         held_for = warmup if held_for is None else held_for
-        _checks.at_least("held_for", held_for, 0)
+        checks.at_least("held_for", held_for, 0)
         if held_for > warmup:
             raise ValueError(f"`held_for` must be at most `warmup`, {warmup}; got {held_for}")
-        _checks.positive("memory", memory)
+        checks.positive("memory", memory)
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
         self.momentum = momentum
@@ -272,7 +272,7 @@ class RefurbishedTargets(nn.Module):
         given = _as_probabilities(labels, RF.widen(probs))
         ordered = index.sort().values
         # On a processor it costs little to know; elsewhere it would wait for the device.
-        is_cheap = index.is_cpu and _checks.can_read_values()
+        is_cheap = index.is_cpu and checks.can_read_values()
         is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
         place = None if is_plain else torch.searchsorted(ordered, index)
         self._note_labels(index, ordered, place, labels)
@@ -333,7 +333,7 @@ class RefurbishedTargets(nn.Module):
         Raises:
             ValueError: if a sample has never been seen, or none often enough.
         """
-        if self.validate_args and _checks.can_read_values():
+        if self.validate_args and checks.can_read_values():
             unseen = int((self.updates[index] == 0).sum())
             if unseen:
                 raise ValueError(
@@ -432,7 +432,7 @@ class RefurbishedTargets(nn.Module):
         num_samples, num_classes = self.average.shape
         self._check_labels(labels, num_samples)
         if self.annotators is None:
-            _checks.label_values(labels, num_classes)
+            checks.label_values(labels, num_classes)
         else:
             annotators.check_all(labels, num_classes)
         self.given.copy_(self._codes(labels))
@@ -460,7 +460,7 @@ class RefurbishedTargets(nn.Module):
             ...
             ValueError: `labels` must be those ...; got other labels for 1 of 1 samples, ...
         """
-        _checks.indices("index", index)
+        checks.indices("index", index)
         self._check_labels(labels, len(index))
         self._refuse_other_labels(index, self.given[index], self._codes(labels))
 
@@ -534,7 +534,7 @@ class RefurbishedTargets(nn.Module):
         codes = first = self._codes(labels)
         if place is not None:
             first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
-        if self.validate_args and _checks.can_read_values():
+        if self.validate_args and checks.can_read_values():
             if place is not None:
                 self._refuse_other_labels(index, first, codes)
             self._refuse_other_labels(index, self.given[index], codes)
@@ -626,8 +626,8 @@ class RefurbishedTargets(nn.Module):
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
         num_samples, num_classes = self.average.shape
-        _checks.indices("index", index)
-        _checks.floating("probs", probs)
+        checks.indices("index", index)
+        checks.floating("probs", probs)
         if probs.shape != (len(index), num_classes):
             raise ValueError(
                 f"`probs` must have shape (B, C) = ({len(index)}, {num_classes}); "
@@ -635,22 +635,22 @@ class RefurbishedTargets(nn.Module):
             )
         self._check_labels(labels, len(index))
         if self.validate_args:
-            _checks.index_values("index", index, num_samples)
+            checks.index_values("index", index, num_samples)
             self._check_label_values(labels)
-            _checks.not_labels(index, labels, num_samples, num_classes)
-            _checks.probability_values("`probs`", probs)
+            checks.not_labels(index, labels, num_samples, num_classes)
+            checks.probability_values("`probs`", probs)
 
     def _check_labels(self, labels: Tensor, count: int) -> None:
         """Require labels of so many samples by dtype and shape."""
         if self.annotators is None:
-            _checks.labels(labels, torch.Size([count]), self.average.shape[1])
+            checks.labels(labels, torch.Size([count]), self.average.shape[1])
         else:
             annotators.check_labels(labels, count, self.num_annotators)
 
     def _check_label_values(self, labels: Tensor) -> None:
         """Require values that labels may have, and of annotators a label for each sample."""
         if self.annotators is None:
-            _checks.label_values(labels, self.average.shape[1])
+            checks.label_values(labels, self.average.shape[1])
         else:
             annotators.check_labelled(labels, self.average.shape[1])
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Unpack
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.core.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.core.output import BalancerOutput
@@ -125,7 +125,7 @@ def wrap(
             f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
         )
     if layout is not None:
-        _checks.one_of("layout", layout, LAYOUTS)
+        checks.one_of("layout", layout, LAYOUTS)
         if embedding is None or example_input is None:
             raise ValueError(
                 "`layout` must be None but for a named `embedding` with an `example_input`; "
@@ -186,7 +186,7 @@ def attach(
     """
     if old is None:
         refuse_unwrappable(model)
-    _checks.one_of("side", side, ("input", "output"))
+    checks.one_of("side", side, ("input", "output"))
     balancer = _beside(model, layer_named(model, layer), balancer)
     source = EmbeddingSource(
         model, layer, side=side, channels=channels, output=output, token_mask=token_mask
@@ -383,7 +383,7 @@ class WrappedClassifier(nn.Module):
             ValueError: if some tokens are padding; :meth:`embed_tokens` tells which.
         """
         embedding, mask = self.embed_tokens(*args, **kwargs)
-        if mask is not None and _checks.can_read_values() and not bool(mask.all()):
+        if mask is not None and checks.can_read_values() and not bool(mask.all()):
             raise ValueError(
                 "`embed` must get calls without padding, since its tokens would count; got "
                 f"{int((~mask).sum())} padded tokens: take `embed_tokens`"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.wrapping.reading import Reading, find_readings, fits, pool
 from reliability_balance.wrapping.tap import Passage, Side, Tap, find_answer
 
@@ -94,7 +94,7 @@ class EmbeddingSource:
         """
         passages, given = self.tap.run(model, args, kwargs)
         passage = self._only(model, passages, is_training)
-        validate = validate and _checks.can_read_values()
+        validate = validate and checks.can_read_values()
         if self.side == "output":
             return self._read_output(passage, given, args, kwargs, wants_logits, validate)
         answer = find_answer(given, self.output)
