@@ -6,7 +6,6 @@ distribution from the :class:`BalancerOutput`. The equations are in
 :mod:`reliability_balance.backbones`.
 """
 
-from reliability_balance._version import __version__
 from reliability_balance.calibration import TemperatureScaling
 from reliability_balance.checkpoint import load, save
 from reliability_balance.core import (
@@ -21,6 +20,7 @@ from reliability_balance.core import (
 from reliability_balance.data import IndexedDataset
 from reliability_balance.diagnosis import diagnose
 from reliability_balance.labels import RobustLoss, fit_head, inspect_embeddings
+from reliability_balance.version import __version__
 from reliability_balance.wrapping import wrap
 
 __all__ = [

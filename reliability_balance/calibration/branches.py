@@ -9,9 +9,15 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration.scaling import common_temperature, held_out, warn_of_one_class
+from reliability_balance.calibration.fitting import (
+    common_temperature,
+    held_out,
+    prior_weight,
+    settle,
+    tempered,
+    warn_of_one_class,
+)
 from reliability_balance.core.output import BalancerOutput, check_output
-from reliability_balance.labels.scaling import prior_weight, settle, tempered
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
 LARGEST = math.log(1e2)  # of the logarithms of temperatures

@@ -25,7 +25,6 @@ the prior and with the weights, is not above that of the predictions as they wer
 Each fit is compared with that as it will be stored, and is not kept where it is not better.
 """
 
-import math
 import warnings
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -37,22 +36,21 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.core.output import BalancerOutput
-from reliability_balance.labels.posterior import _as_probabilities, label_posterior
-from reliability_balance.labels.scaling import (
+from reliability_balance.calibration.fitting import (
+    FEWEST,
+    common_temperature,
     effective_count,
-    prior_weight,
+    held_out,
     rarer_answers,
     settle,
     tempered,
+    warn_of_one_class,
+    warn_of_scarce_classes,
 )
+from reliability_balance.core.output import BalancerOutput
+from reliability_balance.labels.posterior import as_probabilities, label_posterior
 
-# Inverse temperatures that are looked at, and the halvings that find one to double precision.
-SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
 EM_STEPS = 50
-# Samples that a class needs for parameters of its own: from fewer its frequency is known to no
-# better than half (a standard error of 1 / sqrt(5)).
-FEWEST = 5
 
 
 class Calibration(Protocol):
@@ -221,8 +219,8 @@ class VectorScaling(nn.Module):
         """
         checks.width("log_probs", log_probs, len(self.weight))
         scores, targets = held_out(log_probs, labels, class_prior=class_prior)
-        counts = _as_probabilities(labels, scores).sum(0)
-        _warn_of_scarce_classes(counts)
+        counts = as_probabilities(labels, scores).sum(0)
+        warn_of_scarce_classes(counts)
         self._fit(scores, targets, counts)
         return self
 
@@ -309,8 +307,8 @@ def fit_with_noise(
         if isinstance(log_probs, BalancerOutput):
             raise TypeError("`log_probs` must be a torch.Tensor; got BalancerOutput")
         checks.width("log_probs", wide, len(vector.weight))
-        counts = _counts_beyond_noise(_as_probabilities(labels, wide), noise_matrix.to(wide))
-        _warn_of_scarce_classes(counts)
+        counts = _counts_beyond_noise(as_probabilities(labels, wide), noise_matrix.to(wide))
+        warn_of_scarce_classes(counts)
 
         def fit(posterior: Tensor) -> None:
             vector._fit(*held_out(scores, posterior, class_prior=class_prior), counts)
@@ -345,95 +343,3 @@ def _counts_beyond_noise(labels: Tensor, noise_matrix: Tensor) -> Tensor:
     others = (given - counts.unsqueeze(-1) * noise_matrix).clamp_min(0.0)
     errors = (others * inverse.T.square()).sum(-1).sqrt()
     return (counts - 3.0 * errors).clamp_min(0.0)
-
-
-def held_out(
-    log_probs: Tensor,
-    labels: Tensor,
-    name: str = "log_probs",
-    *,
-    class_prior: Tensor | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Check what a calibration is fitted on; scores and (N, C) targets in float64.
-
-    The targets' rows sum to the samples' weights, which are 1 on average: 1 each, or with a
-    `class_prior` the inverse frequency of their classes.
-    """
-    checks.distributions(name, log_probs)
-    checks.rank(name, log_probs, "(N, C)", 2)
-    checks.finite(name, log_probs)
-    if len(log_probs) == 0:
-        raise ValueError(f"`{name}` must hold at least 1 sample; got 0")
-    sums = log_probs.sum(-1)
-    if bool((log_probs >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):
-        raise ValueError(
-            f"`{name}` must be logits or log-probabilities; got rows that are non-negative and "
-            "sum to 1, which are probabilities: take their logarithm"
-        )
-    num_classes = log_probs.shape[-1]
-    checks.labels(labels, log_probs.shape[:1], num_classes)
-    checks.label_values(labels, num_classes)
-    scores = log_probs.detach().to(torch.float64)
-    targets = _as_probabilities(labels, scores).to(scores)
-    if class_prior is not None:
-        checks.class_prior(class_prior, num_classes)
-        checks.class_prior_values(class_prior)
-        targets = targets / class_prior.to(targets)
-        targets = targets * (len(targets) / targets.sum())
-    return scores, targets
-
-
-def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Temperature () that :class:`TemperatureScaling` stores, of what `held_out` gave."""
-    weight = prior_weight(scores, targets)
-    weights = targets.sum(-1, keepdim=True)
-
-    def slope(inverse: float) -> float:
-        """Derivative of negative log-likelihood and prior by log(1/T)."""
-        expected = ((scores * inverse).softmax(-1) * weights - targets) * scores * inverse
-        return float(expected.sum(-1).mean()) + weight * math.log(inverse)
-
-    unchanged = torch.ones((), dtype=dtype, device=scores.device)
-    temperature = unchanged * (1.0 / _rising_root(slope, FLATTEST, SHARPEST))
-    # Judged as it is stored.
-    found = F.cross_entropy(tempered(scores, temperature), targets)
-    return temperature if bool(found < F.cross_entropy(scores, targets)) else unchanged
-
-
-def warn_of_one_class(targets: Tensor) -> None:
-    """Warn the caller of `fit` where the held-out data say nothing of all classes but one."""
-    there = (targets.sum(0) > 0).nonzero().flatten().tolist()
-    if len(there) == 1:
-        warnings.warn(
-            f"`labels` must hold several classes to calibrate all of them; got class {there[0]} "
-            "alone: answers for other classes may be far less, or more, sure than they should be",
-            stacklevel=4,
-        )
-
-
-def _warn_of_scarce_classes(counts: Tensor) -> None:
-    scarce = (counts < FEWEST).nonzero().flatten().tolist()
-    if not scarce:
-        return
-    told = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
-    more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
-    warnings.warn(
-        f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
-        f"{told}{more}: these classes keep the common temperature and a bias of 0",
-        stacklevel=4,
-    )
-
-
-def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function crosses 0, halved on a log scale; an end where it does not."""
-    if function(high) <= 0:
-        return high
-    if function(low) >= 0:
-        return low
-    for _ in range(HALVINGS):
-        middle = math.sqrt(low * high)
-        if function(middle) > 0:
-            high = middle
-        else:
-            low = middle
-    return math.sqrt(low * high)

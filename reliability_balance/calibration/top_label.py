@@ -9,8 +9,12 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration.scaling import held_out, warn_of_one_class
-from reliability_balance.labels.scaling import prior_weight, settle
+from reliability_balance.calibration.fitting import (
+    held_out,
+    prior_weight,
+    settle,
+    warn_of_one_class,
+)
 
 
 class TopLabelScaling(nn.Module):

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reliability_balance._version import __version__
 from reliability_balance.checkpoint import rebuilding, schema, tensor_file
 from reliability_balance.checkpoint.formats import FORMAT_VERSION, migrate
+from reliability_balance.version import __version__
 
 MODEL = "model"
 

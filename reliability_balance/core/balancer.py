@@ -1,11 +1,11 @@
 """The reliability balancer: from an embedding to a corrected label distribution."""
 
 import warnings
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self, Unpack
+from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
@@ -21,9 +21,6 @@ from reliability_balance.core.recipes import (
     RecipeName,
     get_recipe,
 )
-
-if TYPE_CHECKING:
-    from reliability_balance.labels.fitting import FitOptions
 
 Head = HeadName | Literal["recipe"] | nn.Module | None
 
@@ -245,14 +242,6 @@ class ReliabilityBalancer(nn.Module):
                 members = members.to(self.anchors.device)
                 self.anchors[index] = clustering.k_means(members, self.num_anchors)
         return self
-
-    def fit_head(
-        self, features: Tensor, labels: Tensor, **options: "Unpack[FitOptions]"
-    ) -> list[float]:
-        """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`."""
-        from reliability_balance.labels.fitting import fit_head
-
-        return fit_head(self, features, labels, **options)
 
     def extra_repr(self) -> str:
         """Name what the submodules do not show."""

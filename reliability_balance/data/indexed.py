@@ -48,7 +48,7 @@ class IndexedDataset(Dataset[Any]):
                 f"{type(dataset).__name__}. Index the data set before it goes into a DataLoader; "
                 "an iterable-style one must yield each sample's place in the labels itself"
             )
-        if _is_indexed(dataset):
+        if is_indexed(dataset):
             raise ValueError(
                 f"`dataset` must not be indexed already; got {_described(dataset)}: index the "
                 "outermost data set, once"
@@ -85,7 +85,7 @@ class IndexedDataset(Dataset[Any]):
         return place % count
 
 
-def _is_indexed(dataset: Any) -> bool:
+def is_indexed(dataset: Any) -> bool:
     """Whether a data set, or one within its ``dataset`` or ``datasets``, is an IndexedDataset."""
     found, waiting = set(), [dataset]
     while waiting:

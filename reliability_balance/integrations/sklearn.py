@@ -18,7 +18,7 @@ from reliability_balance import checks
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import with_class_prior
 from reliability_balance.core.output import BalancerOutput
-from reliability_balance.labels.fitting import _descend
+from reliability_balance.labels.fitting import descend
 from reliability_balance.labels.inspection import LabelRanking
 from reliability_balance.labels.robust_loss import RobustLoss
 
@@ -139,7 +139,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             loss: Tensor = criterion(network(features[index]), labels[index], index)
             return loss
 
-        _descend(
+        descend(
             network,
             loss_of,
             len(features),

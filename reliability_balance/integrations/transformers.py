@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance.data.indexed import KEY, IndexedDataset, _is_indexed
+from reliability_balance.data.indexed import KEY, IndexedDataset, is_indexed
 from reliability_balance.files import open_atomically
-from reliability_balance.labels.fitting import _check_epochs, _check_is_new
+from reliability_balance.labels.fitting import check_epochs, check_is_new
 from reliability_balance.labels.robust_loss import RobustLoss, balancer_of
 from reliability_balance.wrapping.classifier import WrappedClassifier
 
@@ -117,7 +117,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         _check_arguments(args)
         _check_checkpointing(args, model)
         if train_dataset is not None and not isinstance(train_dataset, IndexedDataset):
-            if _is_indexed(train_dataset):
+            if is_indexed(train_dataset):
                 raise ValueError(
                     "`train_dataset` must not hold an IndexedDataset within another; got a "
                     f"{type(train_dataset).__name__} of one: give it without IndexedDataset, which "
@@ -165,7 +165,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         self._resumes = resume_from_checkpoint not in (None, False)
         self._starts = 0
         if not self._resumes:
-            _check_is_new(self.criterion)
+            check_is_new(self.criterion)
         with _checkpointing_within(self.model):
             return super().train(resume_from_checkpoint, *args, **options)
 
@@ -192,7 +192,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             if self.criterion.epochs != epochs:
                 self._remake(epochs)
         else:
-            _check_epochs(self.criterion, epochs)
+            check_epochs(self.criterion, epochs)
 
     def _remake(self, epochs: float) -> None:
         """Take a new criterion in place of the one that was made here."""

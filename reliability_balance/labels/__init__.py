@@ -1,6 +1,6 @@
 """Training on noisy labels, and what it learns of them: targets, mixing, rankings, estimates."""
 
-from reliability_balance.labels.fitting import FitOptions, fit_head
+from reliability_balance.labels.fitting import fit_head
 from reliability_balance.labels.gallery import save_csv, save_gallery, spreadsheet_text
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
@@ -25,7 +25,6 @@ from reliability_balance.labels.targets import RefurbishedTargets
 __all__ = [
     "KNOWN_VERDICTS",
     "DoubtfulLabel",
-    "FitOptions",
     "Interval",
     "LabelRanking",
     "Mixed",

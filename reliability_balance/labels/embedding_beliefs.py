@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reliability_balance.labels.noise_matrix import as_noise_matrix
-from reliability_balance.labels.posterior import label_posterior
-from reliability_balance.labels.scaling import sharpen
+from reliability_balance.labels.posterior import label_posterior, sharpen
 from reliability_balance.labels.targets import RefurbishedTargets
 
 # Votes of so many nearest neighbours each.

@@ -1,38 +1,21 @@
 """Train a balancer on stored embeddings: the frozen-feature mode."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from reliability_balance import checks
+from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.losses import ReliabilityLoss
 from reliability_balance.labels.robust_loss import RobustLoss
-
-if TYPE_CHECKING:
-    from reliability_balance.core.balancer import ReliabilityBalancer
-
 
 EPOCHS_TOLERANCE = 0.01
 WEIGHT_DECAY = 1e-4
 
 
-class FitOptions(TypedDict, total=False):
-    """The keyword arguments of :func:`fit_head`, for methods that pass them on."""
-
-    primary_logits: Tensor | None
-    token_mask: Tensor | None
-    criterion: ReliabilityLoss | RobustLoss | None
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    initialize: bool
-
-
 def fit_head(
-    balancer: "ReliabilityBalancer",
+    balancer: ReliabilityBalancer,
     features: Tensor,
     labels: Tensor,
     *,
@@ -144,7 +127,7 @@ def fit_head(
     criterion.train()
     balancer.train()
     try:
-        return _descend(
+        return descend(
             balancer,
             loss_of,
             len(features),
@@ -158,7 +141,7 @@ def fit_head(
         criterion.train(was_training)
 
 
-def _descend(
+def descend(
     module: nn.Module,
     loss_of: Callable[[Tensor], Tensor],
     count: int,
@@ -197,18 +180,18 @@ def _descend(
 
 
 def _check_criterion(
-    criterion: RobustLoss, balancer: "ReliabilityBalancer", labels: Tensor, epochs: int
+    criterion: RobustLoss, balancer: ReliabilityBalancer, labels: Tensor, epochs: int
 ) -> None:
     if criterion.balancer is not balancer:
         raise ValueError(
             "`criterion` must be made with the balancer that is trained; got that of another one"
         )
     criterion.check_labels(labels)
-    _check_is_new(criterion)
-    _check_epochs(criterion, epochs)
+    check_is_new(criterion)
+    check_epochs(criterion, epochs)
 
 
-def _check_is_new(criterion: RobustLoss) -> None:
+def check_is_new(criterion: RobustLoss) -> None:
     """Require a criterion that has not run yet."""
     if criterion.progress > 0:
         raise ValueError(
@@ -217,7 +200,7 @@ def _check_is_new(criterion: RobustLoss) -> None:
         )
 
 
-def _check_epochs(criterion: RobustLoss, epochs: float) -> None:
+def check_epochs(criterion: RobustLoss, epochs: float) -> None:
     """Require a criterion that was planned for as many epochs as are trained, within 1 %."""
     if abs(criterion.epochs - epochs) > EPOCHS_TOLERANCE * epochs:
         raise ValueError(
@@ -226,9 +209,7 @@ def _check_epochs(criterion: RobustLoss, epochs: float) -> None:
         )
 
 
-def _check_logits(
-    balancer: "ReliabilityBalancer", primary_logits: Tensor | None, count: int
-) -> None:
+def _check_logits(balancer: ReliabilityBalancer, primary_logits: Tensor | None, count: int) -> None:
     if (balancer.head is None) != (primary_logits is not None):
         raise ValueError(
             "`primary_logits` must be given if the balancer has no head, and only then; "

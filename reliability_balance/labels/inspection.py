@@ -22,7 +22,7 @@ from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
 from reliability_balance.labels.knowledge import caution
 from reliability_balance.labels.noise_estimate import seen_samples
-from reliability_balance.labels.posterior import _as_probabilities, _one_label_each
+from reliability_balance.labels.posterior import _one_label_each, as_probabilities
 from reliability_balance.labels.targets import RefurbishedTargets
 
 
@@ -213,7 +213,7 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     posterior = targets._posterior_rule()(targets.beliefs(seen), used)
     judged = _one_label_each(used, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
-    doubt = 1.0 - posterior.minimum(_as_probabilities(judged, posterior)).sum(-1)
+    doubt = 1.0 - posterior.minimum(as_probabilities(judged, posterior)).sum(-1)
     average = RF.widen(targets.average[seen])
     own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
     other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
@@ -313,7 +313,7 @@ def inspect_embeddings(
         raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
     points = RF.widen(pool_tokens(embeddings))
     labels = labels.to(points.device)
-    given = _as_probabilities(labels, points.new_empty(len(points), num_classes))
+    given = as_probabilities(labels, points.new_empty(len(points), num_classes))
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
     refurbished = given

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
-from reliability_balance.labels.posterior import _as_probabilities
+from reliability_balance.labels.posterior import as_probabilities
 from reliability_balance.labels.targets import RefurbishedTargets
 
 # Cohen's kappa of beliefs and labels. Networks that saw noise for images, and remembered some of
@@ -57,7 +57,7 @@ def ignorance(
         if int(control.sum()) >= SMALLEST_CONTROL:
             seen, labels, what = seen[control], labels[control], "held-back labels"
     beliefs = targets.beliefs(seen)
-    kappa, error = chance_corrected(beliefs, _as_probabilities(labels, beliefs))
+    kappa, error = chance_corrected(beliefs, as_probabilities(labels, beliefs))
     if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (

@@ -1,7 +1,7 @@
 """Train between the samples: blend embeddings and their targets."""
 
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,11 +9,9 @@ from torch.distributions import Dirichlet
 
 from reliability_balance import checks
 from reliability_balance.core.attention import pool_tokens
+from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import check_concentration
-
-if TYPE_CHECKING:
-    from reliability_balance.core.balancer import ReliabilityBalancer
 
 
 class Mixed(NamedTuple):
@@ -30,7 +28,7 @@ def _pairs(concentration: float, device: torch.device) -> Dirichlet:
 
 
 def mix(
-    balancer: "ReliabilityBalancer",
+    balancer: ReliabilityBalancer,
     output: BalancerOutput,
     targets: Tensor,
     *,

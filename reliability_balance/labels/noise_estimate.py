@@ -9,7 +9,7 @@ from torch import Tensor
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.knowledge import caution
-from reliability_balance.labels.posterior import _annotator_posterior, _as_probabilities
+from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
 from reliability_balance.labels.targets import RefurbishedTargets
 
 MAX_STEPS, TOLERANCE = 500, 1e-5
@@ -180,7 +180,7 @@ def _noise_from_beliefs(
         raise ValueError(f"`level` must lie in (0, 1); got {level}")
     beliefs, start = RF.widen(beliefs), RF.widen(start)
     count = int(sample.max()) + 1
-    given = _as_probabilities(labels, beliefs)
+    given = as_probabilities(labels, beliefs)
     joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
     generator = torch.Generator().manual_seed(seed)
     resampled = []

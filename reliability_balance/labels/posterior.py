@@ -146,7 +146,7 @@ def _one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
     return (as_votes(labels, posterior).sum(1) + posterior / 2.0).argmax(-1)
 
 
-def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
+def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     """Labels as (B, C) probabilities in the dtype of `like`, also (B, C).
 
     Annotators' labels (B, A) int64 become shares of the votes.
@@ -157,3 +157,14 @@ def _as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
         counts = as_votes(labels, like).sum(1)
         return counts / counts.sum(-1, keepdim=True).clamp_min(1.0)
     return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
+
+
+def sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
+    """Softmax of :func:`sharpened_scores`."""
+    return sharpened_scores(probs, temperature, tilt).softmax(-1)
+
+
+def sharpened_scores(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
+    """Log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
+    tiny = torch.finfo(probs.dtype).tiny
+    return probs.clamp_min(tiny).log() / temperature + tilt

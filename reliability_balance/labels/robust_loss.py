@@ -18,7 +18,7 @@ from reliability_balance.labels import annotators, noise_estimate
 from reliability_balance.labels.inspection import LabelRanking, rank_labels
 from reliability_balance.labels.knowledge import ignorance
 from reliability_balance.labels.mixing import mix
-from reliability_balance.labels.posterior import _as_probabilities
+from reliability_balance.labels.posterior import as_probabilities
 from reliability_balance.labels.ranks import world_size
 from reliability_balance.labels.targets import RefurbishedTargets, _differing
 
@@ -369,7 +369,7 @@ class RobustLoss(nn.Module):
             annotators.check_labels(labels, batch_size, self.targets.num_annotators)
             if self.validate_args:
                 annotators.check_labelled(labels, num_classes)
-            return _as_probabilities(labels, output.log_probs)
+            return as_probabilities(labels, output.log_probs)
         checks.labels(labels, torch.Size([batch_size]), num_classes)
         if self.validate_args:
             checks.label_values(labels, num_classes)
@@ -383,7 +383,7 @@ class RobustLoss(nn.Module):
             and concentration is not None
             and (self.progress >= self._mix_from or self.doubts)
         ):
-            soft = _as_probabilities(labels, output.log_probs)
+            soft = as_probabilities(labels, output.log_probs)
             output, labels = mix(self.balancer, output, soft, concentration=concentration)
         terms = self.loss._terms(output, labels, self._log_prior)
         self.terms = LossTerms(*(each.detach() for each in terms))
@@ -414,7 +414,7 @@ class RobustLoss(nn.Module):
         if self.doubts and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
             self._judge_beliefs(targets, all_labels)
-        return _as_probabilities(labels, wanted) if self.caution else wanted
+        return as_probabilities(labels, wanted) if self.caution else wanted
 
     def _beliefs(self, view: BalancerOutput) -> Tensor:
         """Probabilities (B, C) for classes as frequent as in the labels."""
@@ -547,7 +547,7 @@ def _frequencies(labels: Tensor, num_classes: int) -> Tensor:
     """Shares of the classes (C,), and one label more of each, since a rare one may be missing."""
     if labels.is_floating_point() or labels.ndim == 2:
         like = torch.empty(0, num_classes)
-        counts = RF.widen(_as_probabilities(labels, like)).sum(0)
+        counts = RF.widen(as_probabilities(labels, like)).sum(0)
     else:
         counts = labels.bincount(minlength=num_classes).float()
     return (counts + 1.0) / (counts + 1.0).sum()

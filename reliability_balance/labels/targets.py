@@ -17,13 +17,13 @@ from reliability_balance.labels.memorization import Memorization
 from reliability_balance.labels.noise_matrix import as_noise_matrix, first_joint
 from reliability_balance.labels.posterior import (
     _annotator_posterior,
-    _as_probabilities,
     _one_label_each,
+    as_probabilities,
     label_posterior,
+    sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
 from reliability_balance.labels.repeated_calls import RepeatedCalls
-from reliability_balance.labels.scaling import sharpened_scores
 
 ROBUST = get_recipe("robust")
 # A label is told from another by its mean place, in these steps; soft ones may differ by rounding.
@@ -261,7 +261,7 @@ class RefurbishedTargets(nn.Module):
         if not gathers:
             self._check(index, labels, probs)
         if not update:
-            given = _as_probabilities(labels, RF.widen(probs))
+            given = as_probabilities(labels, RF.widen(probs))
             doubted, _ = self._posteriors(self._scores(index), labels, given)
             updates = self.updates[index].unsqueeze(-1)
             _, held = self._held_back(index, updates)
@@ -269,7 +269,7 @@ class RefurbishedTargets(nn.Module):
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
-        given = _as_probabilities(labels, RF.widen(probs))
+        given = as_probabilities(labels, RF.widen(probs))
         ordered = index.sort().values
         # On a processor it costs little to know; elsewhere it would wait for the device.
         is_cheap = index.is_cpu and checks.can_read_values()
@@ -344,7 +344,7 @@ class RefurbishedTargets(nn.Module):
         if self.validate_args:
             self._check_label_values(labels)
         posterior = self._posterior_rule()(self.beliefs(index), labels)
-        judged = _as_probabilities(_one_label_each(labels, posterior), posterior)
+        judged = as_probabilities(_one_label_each(labels, posterior), posterior)
         return posterior.minimum(judged).sum(-1)
 
     def beliefs(self, index: Tensor) -> Tensor:

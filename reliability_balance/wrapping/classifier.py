@@ -13,7 +13,6 @@ from reliability_balance.core.attention import pool_tokens
 from reliability_balance.core.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.core.recipes import get_recipe
-from reliability_balance.labels.fitting import FitOptions
 from reliability_balance.wrapping.example import (
     LAYOUTS,
     ExampleInput,
@@ -377,7 +376,7 @@ class WrappedClassifier(nn.Module):
         return output
 
     def embed(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the embedding alone, (B, D) or (B, T, D): what :meth:`fit_head` takes.
+        """Return the embedding alone, (B, D) or (B, T, D): what :func:`labels.fit_head` takes.
 
         Raises:
             ValueError: if some tokens are padding; :meth:`embed_tokens` tells which.
@@ -407,28 +406,19 @@ class WrappedClassifier(nn.Module):
             validate=self.balancer.validate_args,
         )
 
-    def fit_head(
-        self, features: Tensor, labels: Tensor, **options: Unpack[FitOptions]
-    ) -> list[float]:
-        """Train the balancer alone on stored embeddings; see :func:`fitting.fit_head`.
+    def primary_logits(self, features: Tensor, token_mask: Tensor | None = None) -> Tensor:
+        """Return the kept head's logits (N, C) for embeddings that :meth:`embed` gave.
 
-        With ``keep_head=True`` the kept last layer answers for the stored embeddings; where the
-        embedding is a named layer, give the model's logits as `primary_logits`.
+        With ``keep_head=True`` they are the `primary_logits` of :func:`labels.fit_head`.
 
         Raises:
-            ValueError: if those logits are missing, and as :func:`fitting.fit_head` does.
+            ValueError: if the embedding is the output of a named layer: keep the model's logits.
         """
-        if self.keep_head and options.get("primary_logits") is None:
-            if self.source.side == "output":
-                raise ValueError(
-                    "`primary_logits` must be given, since with keep_head=True nothing tells what "
-                    f"the model answers for the {self.source!r}; got None"
-                )
-            options["primary_logits"] = self._answers(features, options.get("token_mask"))
-        return self.balancer.fit_head(features, labels, **options)
-
-    def _answers(self, features: Tensor, token_mask: Tensor | None) -> Tensor:
-        """What the kept head gives for stored embeddings, some at a time."""
+        if self.source.side == "output":
+            raise ValueError(
+                "`primary_logits` needs the input of the last layer as embedding, since nothing "
+                f"tells what the model answers for the {self.source!r}: keep the model's logits"
+            )
         weight = next(self.source.layer.parameters(), next(self.model.parameters()))
         pooled = pool_tokens(features, token_mask)
         # A head may have dropout, as adapters do.

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, fit_head
 from reliability_balance import functional as RF
 from reliability_balance.calibration import BranchTemperatures, TemperatureScaling, branches
 from reliability_balance.core import join_outputs, on_cpu, with_class_prior
@@ -21,8 +21,8 @@ def held_out(count=400, seed=0, **options):
     options = {"attention": "tokens", **options}
     balancer = ReliabilityBalancer(16, 4, num_anchors=2, **options)
     criterion = ReliabilityLoss()
-    balancer.fit_head(
-        features[:count], labels[:count], criterion=criterion, epochs=3, batch_size=64
+    fit_head(
+        balancer, features[:count], labels[:count], criterion=criterion, epochs=3, batch_size=64
     )
     with torch.no_grad():
         return balancer(features[count:]), labels[count:]

@@ -11,7 +11,7 @@ from reliability_balance.calibration import (
     TopLabelScaling,
     VectorScaling,
     fit_with_noise,
-    scaling,
+    fitting,
     top_label,
 )
 
@@ -131,7 +131,7 @@ def test_errors_that_the_scores_tell_apart_do_not_ruin_new_answers(make):
 def test_a_set_of_thousands_is_fitted_as_without_the_prior(make, monkeypatch):
     logits, labels = sampled(2000, 2.5)
     fitted = make().fit(logits, labels)(logits).exp()
-    for module in (scaling, top_label):
+    for module in (fitting, top_label):
         monkeypatch.setattr(module, "prior_weight", lambda scores, targets: 0.0)
     moved = (fitted - make().fit(logits, labels)(logits).exp()).abs()
     assert float(moved.mean()) < 1e-5

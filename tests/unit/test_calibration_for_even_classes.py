@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, fit_head
 from reliability_balance.calibration import (
     BranchTemperatures,
     TemperatureScaling,
@@ -140,7 +140,7 @@ def test_noisy_labels_of_a_balancers_output():
     torch.manual_seed(0)
     balancer = ReliabilityBalancer(16, 4, num_anchors=2, attention="tokens")
     criterion = ReliabilityLoss()
-    balancer.fit_head(features[:1000], labels[:1000], criterion=criterion, epochs=3, batch_size=64)
+    fit_head(balancer, features[:1000], labels[:1000], criterion=criterion, epochs=3, batch_size=64)
     with torch.no_grad():
         output = balancer(features[1000:])
     assert isinstance(output, BalancerOutput)

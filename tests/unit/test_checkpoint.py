@@ -16,7 +16,7 @@ import torch
 from short_targets import short_targets
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, wrap
+from reliability_balance import ReliabilityBalancer, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
@@ -223,7 +223,7 @@ class TestRoundTrip:
         save(path, ReliabilityBalancer(8, 3))
         found = load(path).model
         os.remove(path)
-        found.fit_head(torch.randn(20, 8), torch.arange(20) % 3, epochs=1)
+        fit_head(found, torch.randn(20, 8), torch.arange(20) % 3, epochs=1)
         assert all(parameter.requires_grad for parameter in found.parameters())
 
     @pytest.mark.parametrize("keep_head", [False, True])
