@@ -31,8 +31,7 @@ from torch.optim.swa_utils import AveragedModel
 from typing_extensions import Unpack
 
 from reliability_balance import BalancerOutput, RobustLoss, wrap
-from reliability_balance.balancer import BalancerOptions
-from reliability_balance.recipes import get_recipe
+from reliability_balance.core import BalancerOptions, get_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 

@@ -27,9 +27,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss, RobustLoss
-from reliability_balance.balancer import BalancerOptions
-from reliability_balance.recipes import Recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import BalancerOptions, Recipe
+from reliability_balance.labels import RefurbishedTargets
 
 
 class Method(Protocol):
