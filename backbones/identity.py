@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 
 class Identity(nn.Module):
@@ -26,14 +26,14 @@ class Identity(nn.Module):
 
     def __init__(self, embedding_dim: int) -> None:
         super().__init__()
-        _checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("embedding_dim", embedding_dim, 1)
         self.embedding_dim = embedding_dim
 
     def forward(self, embedding: Tensor) -> Tensor:
         """Return the embedding, after a look at its shape."""
-        _checks.floating("embedding", embedding)
-        _checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
-        _checks.width("embedding", embedding, self.embedding_dim)
+        checks.floating("embedding", embedding)
+        checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
+        checks.width("embedding", embedding, self.embedding_dim)
         return embedding
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 
 class MLP(nn.Module):
@@ -32,9 +32,9 @@ class MLP(nn.Module):
         self, input_dim: int, *, embedding_dim: int = 64, depth: int = 2, dropout: float = 0.1
     ) -> None:
         super().__init__()
-        _checks.at_least("input_dim", input_dim, 1)
-        _checks.at_least("embedding_dim", embedding_dim, 1)
-        _checks.at_least("depth", depth, 1)
+        checks.at_least("input_dim", input_dim, 1)
+        checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("depth", depth, 1)
         if not 0 <= dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1); got {dropout}")
         self.input_dim = input_dim
@@ -51,8 +51,8 @@ class MLP(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the embedding."""
-        _checks.floating("features", features)
-        _checks.rank("features", features, f"(B, {self.input_dim}) or (B, T, F)", 2, 3)
-        _checks.width("features", features, self.input_dim)
+        checks.floating("features", features)
+        checks.rank("features", features, f"(B, {self.input_dim}) or (B, T, F)", 2, 3)
+        checks.width("features", features, self.input_dim)
         embedding: Tensor = self.layers(features)
         return embedding

@@ -11,11 +11,15 @@ from tasks import DATA
 from torch import Tensor
 
 from reliability_balance import BalancerOutput
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
-from reliability_balance.output import join_outputs
-from reliability_balance.selective import PredictionSets
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance.calibration import (
+    BranchTemperatures,
+    PredictionSets,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+    fit_with_noise,
+)
+from reliability_balance.core import join_outputs
 
 HELD_OUT_SHARE = 0.2
 COVERAGE = 0.9

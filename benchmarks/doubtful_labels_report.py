@@ -7,7 +7,7 @@ import torch
 from measures import mean_and_interval, show_mean
 from result_files import save_text
 
-from reliability_balance.inspection import KNOWN_VERDICTS
+from reliability_balance.labels import KNOWN_VERDICTS
 
 OURS = "ours"
 

@@ -19,9 +19,13 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import DATA
 from torch import Tensor, nn
 
-from reliability_balance.inspection import KNOWN_VERDICTS, LabelRanking, rank_labels
-from reliability_balance.noise_estimate import estimate_noise
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.labels import (
+    KNOWN_VERDICTS,
+    LabelRanking,
+    RefurbishedTargets,
+    estimate_noise,
+    rank_labels,
+)
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")

@@ -32,8 +32,8 @@ from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from reliability_balance.inspection import inspect_embeddings, rank_labels
-from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.data import pair_noise, symmetric_noise
+from reliability_balance.labels import inspect_embeddings, rank_labels
 
 RESULTS = Path(__file__).parent / "results"
 NOISES = {

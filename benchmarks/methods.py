@@ -1,7 +1,7 @@
 """All methods that are compared, in one shape: a module with a training loss and predictions.
 
 Each has the same encoder, and its authors' settings, but for learning rates, which all share. None
-was tuned on the seeds of the tables, but for ours as far as README.md tells.
+was tuned on the seeds of the tables, but for ours as far as docs/research_log.md tells.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,9 +27,8 @@ from torch.nn import functional as F
 from typing_extensions import Unpack
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss, RobustLoss
-from reliability_balance.balancer import BalancerOptions
-from reliability_balance.recipes import Recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import BalancerOptions, Recipe
+from reliability_balance.labels import RefurbishedTargets
 
 
 class Method(Protocol):

@@ -18,7 +18,7 @@ from shared_encoder import EMBEDDING_DIM, make_encoder
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance.heads import MLPHead
+from reliability_balance.core import MLPHead
 
 MakeHead = Callable[[int, int], nn.Module]
 

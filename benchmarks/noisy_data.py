@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.data import pair_noise, symmetric_noise
 
 
 class Task(NamedTuple):

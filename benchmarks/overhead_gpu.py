@@ -27,10 +27,8 @@ from torch.nn import functional as F
 from torchvision.models import resnet18
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.class_prior import log_frequencies
-from reliability_balance.mixing import mix
-from reliability_balance.recipes import get_recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import get_recipe, log_frequencies
+from reliability_balance.labels import RefurbishedTargets, mix
 
 Wrapping = Callable[[nn.Module], Any]
 as_graphs: Wrapping = partial(torch.compile, mode="reduce-overhead", fullgraph=True)

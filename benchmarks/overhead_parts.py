@@ -31,8 +31,8 @@ from torchvision.models import resnet18
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance import functional as RF
-from reliability_balance.recipes import get_recipe
-from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.core import get_recipe
+from reliability_balance.data import DataRefinementSampler
 
 BASE = Size(64, 512, 7, 8)
 GRID = [

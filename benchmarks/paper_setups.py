@@ -12,7 +12,7 @@ from tasks import DATA
 from torch import Tensor, nn
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.recipes import get_recipe
+from reliability_balance.core import get_recipe
 
 PAPER = get_recipe("paper")
 

@@ -44,7 +44,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.recipes import Recipe, get_recipe
+from reliability_balance.core import Recipe, get_recipe
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES, NOISES, FACES = ["fashion-10k"], ["symmetric-40", "clean"], "FER2013"

@@ -9,7 +9,7 @@ refreshes what stands between ``<!-- include ... -->`` and ``<!-- end -->`` in `
 - ``docs/pieces.svg``: a picture; the site has it inline, in the colours of its theme;
 - ``benchmarks/results/*.md``: a list of these files; the site has them whole;
 - ``recipes``: every field of a recipe, with its values in the named ones;
-- ``modules``: an index of the public modules; the site has their documentation.
+- ``modules``: an index of the public names; the site has their documentation.
 
 As a hook of mkdocs it puts in what the site has.
 """
@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from reliability_balance.recipes import RECIPES, Recipe
+from reliability_balance.core import RECIPES, Recipe
 
 PartT = TypeVar("PartT")
 
@@ -31,8 +31,6 @@ PAGES = ROOT / "docs"
 REGION = re.compile(
     r"^(<!-- include (\S+?)(?: # (.+?))? -->)\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL
 )
-# Links of the included files, as they read from a page.
-MOVED = {"docs/": "", "benchmarks/README.md": "benchmarks.md"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -70,9 +68,7 @@ def include(path: str, title: str | None, *, for_site: bool = False) -> str:
         code = ast.get_source_segment(text, node) or ""
         return f"```python\n{re.sub(r'  # type: ignore.*', '', code)}\n```"
     section = _part(_sections(text), path, title)
-    for old, new in MOVED.items():
-        section = section.replace(f"]({old}", f"]({new}")
-    return section.strip()
+    return section.replace("](docs/", "](").strip()  # links, as they read from a page
 
 
 def _part(parts: Mapping[str, PartT], path: str, title: str) -> PartT:
@@ -122,47 +118,60 @@ def _recipes() -> Iterator[str]:
         yield f"| `{field.name}` | {' | '.join(values)} | {told} |"
 
 
-def _modules() -> Iterator[tuple[str, Path]]:
-    """Name and file of every module of the library whose name does not begin with an underscore."""
-    for file in sorted((ROOT / "reliability_balance").glob("[!_]*.py")):
-        yield f"reliability_balance.{file.stem}", file
-    # By the real folder, to which the package has a link.
-    for file in sorted((ROOT / "backbones").rglob("*.py")):
-        *packages, module = file.relative_to(ROOT).with_suffix("").parts
-        name = ".".join(("reliability_balance", *packages))
-        if module == "__init__":
-            yield name, file
-        elif not module.startswith("_"):
-            yield f"{name}.{module}", file
+def _public_modules() -> Iterator[tuple[str, Path, list[str]]]:
+    """Each module that has an ``__all__``: its name, its file, and the names that it lists."""
+    # Backbones by their real folder, to which the package has a link.
+    for folder, parent in (("reliability_balance", ""), ("backbones", "reliability_balance.")):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            module = ".".join(file.relative_to(ROOT).with_suffix("").parts)
+            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                    listed = ast.literal_eval(node.value)
+                    yield (parent + module).removesuffix(".__init__"), file, listed
 
 
 def _documentation() -> Iterator[str]:
-    """Ask mkdocstrings for each module."""
-    for name, file in _modules():
-        if file.stem == "__init__":  # what it merely imports is documented where it is defined
-            own = ", ".join(_definitions(file.read_text(encoding="utf-8")))
-            yield f"::: {name}\n    options:\n      members: [{own}]"
-        else:
-            yield f"::: {name}"
+    """Ask mkdocstrings for each name, where its own module lists it; the root's are an index."""
+    (_, file, listed), *others = _public_modules()
+    yield _table(file, listed)
+    for name, _, listed in others:
+        yield f"::: {name}\n    options:\n      members: [{', '.join(listed)}]"
 
 
 def _index() -> Iterator[str]:
     """Each module with its public names, and the first line of each docstring."""
-    for name, file in _modules():
-        text = file.read_text(encoding="utf-8")
+    for name, file, listed in _public_modules():
         yield f"### [{name}](../{file.relative_to(ROOT).as_posix()})"
-        yield _first_line(ast.parse(text))
-        rows = [
-            f"| `{each}` | {_first_line(node)} |"
-            for each, node in _definitions(text).items()
-            if not each.startswith("_")
-        ]
-        if rows:
-            yield "\n".join(["| name | |", "|---|---|", *rows])
+        yield _first_line(ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))))
+        yield _table(file, listed)
 
 
-def _first_line(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> str:
-    line = (ast.get_docstring(node) or "").partition("\n")[0]
+def _table(file: Path, listed: list[str]) -> str:
+    rows = [f"| `{name}` | {_first_line(_docstring(file, name))} |" for name in listed]
+    return "\n".join(["| name | |", "|---|---|", *rows])
+
+
+def _docstring(file: Path, name: str) -> str | None:
+    """The docstring of a name that a module has, also where it is imported from another one."""
+    nodes = ast.parse(file.read_text(encoding="utf-8")).body
+    for node, after in zip(nodes, [*nodes[1:], None], strict=True):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+            return ast.get_docstring(node)
+        if isinstance(node, ast.ImportFrom) and name in (alias.name for alias in node.names):
+            source = ROOT / (node.module or "").replace(".", "/")
+            return _docstring(
+                source / "__init__.py" if source.is_dir() else Path(f"{source}.py"), name
+            )
+        if (
+            isinstance(node, ast.Assign | ast.AnnAssign)
+            and ast.unparse(node).split()[0].rstrip(":") == name
+        ):
+            return ast.literal_eval(after.value) if isinstance(after, ast.Expr) else None
+    raise KeyError(f"{file} must have `{name}`, which an __all__ lists")
+
+
+def _first_line(docstring: str | None) -> str:
+    line = (docstring or "").partition("\n")[0]
     line = re.sub(r":(?:class|func|meth|mod):`~?([\w.]+)`", r"`\1`", line)
     return line.replace("``", "`").replace("|", r"\|")
 

@@ -30,7 +30,7 @@ from transformers import (
 )
 
 from reliability_balance import wrap
-from reliability_balance.transformers import RobustTrainer
+from reliability_balance.integrations.transformers import RobustTrainer
 
 
 def as_samples(data: TensorDataset) -> list[dict[str, Any]]:

@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 from wrap_classifier import small_cnn
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.indexed import IndexedDataset
+from reliability_balance.data import IndexedDataset
 
 
 class RobustModule(lightning.LightningModule):

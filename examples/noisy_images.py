@@ -11,7 +11,7 @@ from torch.utils.data import TensorDataset
 from wrap_classifier import scale
 
 from reliability_balance import RobustLoss
-from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.data import symmetric_noise
 from reliability_balance.wrapping import WrappedClassifier
 
 DataOption = Annotated[

@@ -17,8 +17,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from reliability_balance.label_noise import symmetric_noise
-from reliability_balance.sklearn import RobustClassifier
+from reliability_balance.data import symmetric_noise
+from reliability_balance.integrations.sklearn import RobustClassifier
 
 TABLES = {"breast-cancer": load_breast_cancer, "wine": load_wine}
 

@@ -26,8 +26,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
 from reliability_balance import RobustLoss, wrap  # new
-from reliability_balance.indexed import IndexedDataset  # new
-from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.data import (
+    IndexedDataset,  # new
+    symmetric_noise,
+)
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):

@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from wrap_classifier import small_cnn
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.indexed import IndexedDataset
+from reliability_balance.data import IndexedDataset
 from reliability_balance.wrapping import WrappedClassifier
 
 

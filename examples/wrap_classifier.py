@@ -21,11 +21,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
 from reliability_balance import BalancerOutput, RobustLoss, __version__, wrap
-from reliability_balance.indexed import IndexedDataset
-from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.output import join_outputs, on_cpu
-from reliability_balance.recipes import RecipeName, get_recipe
-from reliability_balance.symptoms import count_changes
+from reliability_balance.core import RecipeName, get_recipe, join_outputs, on_cpu
+from reliability_balance.data import IndexedDataset, pair_noise, symmetric_noise
+from reliability_balance.diagnosis import count_changes
 from reliability_balance.wrapping import WrappedClassifier
 
 Noise = Literal["none", "symmetric", "pair"]

@@ -6,12 +6,21 @@ distribution from the :class:`BalancerOutput`. The equations are in
 :mod:`reliability_balance.backbones`.
 """
 
-from reliability_balance._version import __version__
-from reliability_balance.balancer import ReliabilityBalancer
-from reliability_balance.indexed import IndexedDataset
-from reliability_balance.losses import AnchorLoss, CenterLoss, ReliabilityLoss
-from reliability_balance.output import BalancerOutput
-from reliability_balance.robust_loss import RobustLoss
+from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.checkpoint import load, save
+from reliability_balance.core import (
+    AnchorLoss,
+    BalancerOutput,
+    CenterLoss,
+    Recipe,
+    ReliabilityBalancer,
+    ReliabilityLoss,
+    with_class_prior,
+)
+from reliability_balance.data import IndexedDataset
+from reliability_balance.diagnosis import diagnose
+from reliability_balance.labels import RobustLoss, fit_head, inspect_embeddings
+from reliability_balance.version import __version__
 from reliability_balance.wrapping import wrap
 
 __all__ = [
@@ -19,9 +28,17 @@ __all__ = [
     "BalancerOutput",
     "CenterLoss",
     "IndexedDataset",
+    "Recipe",
     "ReliabilityBalancer",
     "ReliabilityLoss",
     "RobustLoss",
+    "TemperatureScaling",
     "__version__",
+    "diagnose",
+    "fit_head",
+    "inspect_embeddings",
+    "load",
+    "save",
+    "with_class_prior",
     "wrap",
 ]

@@ -14,7 +14,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from reliability_balance import _checks
+from reliability_balance import checks
+
+__all__ = [
+    "anchor_correction",
+    "anchor_distances",
+    "anchor_log_correction",
+    "anchor_loss",
+    "anchor_similarities",
+    "center_loss",
+    "confidence",
+    "disagreement",
+    "fuse",
+    "fusion_weight",
+    "log_fuse",
+    "nearest_anchor_loss",
+    "normalized_entropy",
+    "unit_length",
+    "widen",
+]
 
 Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
@@ -87,7 +105,7 @@ def normalized_entropy(probs: Tensor) -> Tensor:
         >>> normalized_entropy(torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
         tensor([1.0000, 0.8113])
     """
-    _checks.distributions("probs", probs)
+    checks.distributions("probs", probs)
     probs = widen(probs)
     return _normalized_entropy(probs, probs.clamp_min(torch.finfo(probs.dtype).tiny).log())
 
@@ -151,12 +169,12 @@ def anchor_distances(
         >>> anchor_distances(torch.tensor([[0.0, 8.0]]), anchors).flatten()
         tensor([8., 5.])
     """
-    _checks.floating("embedding", embedding)
-    _checks.anchor_set(anchors)
-    _checks.width("embedding", embedding, anchors.shape[-1])
-    _checks.one_of("metric", metric, METRICS)
+    checks.floating("embedding", embedding)
+    checks.anchor_set(anchors)
+    checks.width("embedding", embedding, anchors.shape[-1])
+    checks.one_of("metric", metric, METRICS)
     if validate_args:
-        _checks.finite("embedding", embedding)
+        checks.finite("embedding", embedding)
     scale = unit_length if metric == "cosine" else widen
     points = scale(widen(embedding, anchors))
     # A block of anchors fits in the CPU cache, a copy of all of them does not.
@@ -226,7 +244,7 @@ def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
                  [0.2500, 0.2500]]])
     """
     _check_distances(distances)
-    _checks.positive("delta", delta)
+    checks.positive("delta", delta)
     scaled = _classes_first(widen(distances)) / -delta
     shares = scaled.flatten(0, 1).softmax(0).reshape(scaled.shape)
     return shares.movedim((0, 1), (-2, -1))
@@ -276,13 +294,13 @@ def anchor_log_correction(distances: Tensor, delta: float = 1.0) -> Tensor:
         tensor([[0.5000, 0.5000]])
     """
     _check_distances(distances)
-    _checks.positive("delta", delta)
+    checks.positive("delta", delta)
     scaled = _classes_first(widen(distances)) / -delta
     return scaled.logsumexp(1).log_softmax(0).movedim(0, -1)
 
 
 def _check_distances(distances: Tensor, name: str = "distances") -> None:
-    _checks.floating(name, distances)
+    checks.floating(name, distances)
     if distances.ndim < 2:
         raise ValueError(f"`{name}` must have shape (..., C, K); got {tuple(distances.shape)}")
 
@@ -374,7 +392,7 @@ def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Te
 
 def _log_shares(confidences: Tensor, second_weight: float) -> Tensor:
     """Return the logits (2, ...) of the two fusion weights."""
-    _checks.non_negative("second_weight", second_weight)
+    checks.non_negative("second_weight", second_weight)
     if second_weight != 1.0:
         first, second = confidences
         confidences = torch.stack([first, second * second_weight])
@@ -383,8 +401,8 @@ def _log_shares(confidences: Tensor, second_weight: float) -> Tensor:
 
 def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
     """Stack both distributions to (2, C, ...), which halves the number of small operations."""
-    _checks.distributions("first", first)
-    _checks.distributions("second", second)
+    checks.distributions("first", first)
+    checks.distributions("second", second)
     if first.shape != second.shape:
         raise ValueError(
             f"`second` must have the shape of `first`, {tuple(first.shape)}; "
@@ -459,10 +477,10 @@ def anchor_loss(
         >>> anchor_loss(torch.tensor([[[0.0]], [[3.0]]]), reduction="sum")
         tensor(-18.)
     """
-    _checks.anchor_set(anchors)
-    _checks.one_of("reduction", reduction, ("mean", "sum"))
+    checks.anchor_set(anchors)
+    checks.one_of("reduction", reduction, ("mean", "sum"))
     if margin is not None:
-        _checks.positive("margin", margin)
+        checks.positive("margin", margin)
         if reduction != "mean":
             raise ValueError(f"`margin` needs reduction='mean'; got reduction={reduction!r}")
     num_classes, num_anchors, _ = anchors.shape
@@ -582,13 +600,13 @@ def nearest_anchor_loss(
         tensor(4.)
     """
     _check_distances(distances)
-    _checks.one_of("reduction", reduction, ("mean", "sum", "none"))
+    checks.one_of("reduction", reduction, ("mean", "sum", "none"))
     if softmin_temperature is not None:
-        _checks.positive("softmin_temperature", softmin_temperature)
+        checks.positive("softmin_temperature", softmin_temperature)
     *batch_shape, num_classes, num_anchors = distances.shape
-    _checks.labels(labels, torch.Size(batch_shape), num_classes)
+    checks.labels(labels, torch.Size(batch_shape), num_classes)
     if validate_args:
-        _checks.label_values(labels, num_classes, ignore_index)
+        checks.label_values(labels, num_classes, ignore_index)
 
     def nearest(candidates: Tensor, dim: int) -> Tensor:
         if softmin_temperature is None:

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from reliability_balance import RobustLoss
-from reliability_balance.indexed import IndexedDataset
-from reliability_balance.recipes import get_recipe
+from reliability_balance.core import get_recipe
+from reliability_balance.data import IndexedDataset
 
 
 def main(folder: Path) -> None:

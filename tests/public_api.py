@@ -1,4 +1,4 @@
-"""What the library promises: the names and signatures of all public modules.
+"""What the library promises: the names that an ``__all__`` lists, and their signatures.
 
     python tests/public_api.py
 
@@ -10,48 +10,55 @@ import inspect
 import json
 import pkgutil
 import sys
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import is_typeddict
 
 SNAPSHOT = Path(__file__).parent / "fixtures" / "public_api.json"
-NEED_AN_EXTRA = {"reliability_balance.sklearn", "reliability_balance.transformers"}
+NEED_AN_EXTRA = {
+    "reliability_balance.integrations.sklearn",
+    "reliability_balance.integrations.transformers",
+}
 
 
-def public_api() -> dict[str, dict[str, object]]:
-    """Each public module's classes and functions; a package's exported names as well."""
-    package = importlib.import_module("reliability_balance")
-    found = pkgutil.walk_packages(package.__path__, "reliability_balance.")
-    names = ["reliability_balance", *(info.name for info in found)]
+def public_modules() -> Iterator[ModuleType]:
+    """Each module with an ``__all__``, the root first; without those whose extra is missing."""
+    root = importlib.import_module("reliability_balance")
+    yield root
+    for info in pkgutil.walk_packages(root.__path__, "reliability_balance."):
+        try:
+            module = importlib.import_module(info.name)
+        except ImportError:
+            if info.name not in NEED_AN_EXTRA:
+                raise
+        else:
+            if hasattr(module, "__all__"):
+                yield module
+
+
+def public_objects() -> dict[str, object]:
+    """Each public thing by the name under which it is documented; the root lists none anew."""
+    _, *modules = public_modules()
     return {
-        name: _module_api(name)
-        for name in sorted(names)
-        if not any(part.startswith("_") for part in name.split(".")) and _is_there(name)
+        f"{module.__name__}.{name}": getattr(module, name)
+        for module in modules
+        for name in module.__all__
     }
 
 
-def _is_there(name: str) -> bool:
-    """Whether a module can be imported, which one that needs an extra need not be."""
-    try:
-        importlib.import_module(name)
-    except ImportError:
-        if name in NEED_AN_EXTRA:
-            return False
-        raise
-    return True
+def public_api() -> dict[str, object]:
+    """What the root lists, and the signature of each public thing."""
+    root = next(public_modules())
+    told = {name: _told_thing(thing) for name, thing in sorted(public_objects().items())}
+    return {root.__name__: sorted(root.__all__), **told}
 
 
-def _module_api(name: str) -> dict[str, object]:
-    module = importlib.import_module(name)
-    api: dict[str, object] = {
-        key: _class_api(value) if inspect.isclass(value) else _signature(value)
-        for key, value in sorted(vars(module).items())
-        if not key.startswith("_")
-        and (inspect.isclass(value) or inspect.isfunction(value))
-        and value.__module__ == name
-    }
-    exported = getattr(module, "__all__", None)
-    return api if exported is None else {"__all__": sorted(exported), **api}
+def _told_thing(thing: object) -> object:
+    if inspect.isclass(thing):
+        return _class_api(thing)
+    return _signature(thing) if inspect.isfunction(thing) else "constant"
 
 
 def _class_api(cls: type) -> dict[str, str]:

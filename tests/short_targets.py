@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.labels import RefurbishedTargets
 
 SHORT = {
     "momentum": 0.9,

@@ -12,7 +12,7 @@ from huggingface_trainer import tiny_transformer
 from transformers import TrainingArguments
 
 from reliability_balance import wrap
-from reliability_balance.transformers import RobustTrainer
+from reliability_balance.integrations.transformers import RobustTrainer
 
 
 def main(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from reliability_balance import _checks
+from reliability_balance import checks
 
 NUM_SCALES = 3
 
@@ -65,21 +65,21 @@ class PosterV2Config:
     def __post_init__(self) -> None:
         """Refuse sizes that do not fit each other."""
         for name in ("image_size", "image_channels", "windows_per_side", "landmark_width"):
-            _checks.at_least(name, getattr(self, name), 1)
+            checks.at_least(name, getattr(self, name), 1)
         for name in ("token_width", "depth", "token_heads"):
-            _checks.at_least(name, getattr(self, name), 1)
+            checks.at_least(name, getattr(self, name), 1)
         for name in ("widths", "heads", "image_units", "landmark_units"):
             values = getattr(self, name)
             if len(values) != NUM_SCALES:
                 raise ValueError(f"`{name}` must have {NUM_SCALES} entries; got {values}")
             for value in values:
-                _checks.at_least(name, value, 1)
+                checks.at_least(name, value, 1)
         if self.reduction_dim is not None:
-            _checks.at_least("reduction_dim", self.reduction_dim, 1)
+            checks.at_least("reduction_dim", self.reduction_dim, 1)
         if self.input_stride not in (1, 2):
             raise ValueError(f"`input_stride` must be 1 or 2; got {self.input_stride}")
-        _checks.positive("mlp_ratio", self.mlp_ratio)
-        _checks.positive("layer_scale", self.layer_scale)
+        checks.positive("mlp_ratio", self.mlp_ratio)
+        checks.positive("layer_scale", self.layer_scale)
         if not 0 <= self.drop_path < 1:
             raise ValueError(f"`drop_path` must lie in [0, 1); got {self.drop_path}")
         tile = 16 * self.windows_per_side

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.backbones.poster_v2.attention import WindowCrossAttention
 from reliability_balance.backbones.poster_v2.config import PosterV2Config
 from reliability_balance.backbones.poster_v2.fusion import FusionMLP, cross_fuse
@@ -206,7 +206,7 @@ class PosterV2(nn.Module):
 
     def _prepare(self, images: Tensor) -> Tensor:
         channels, size = self.config.image_channels, self.config.image_size
-        _checks.floating("images", images)
+        checks.floating("images", images)
         if images.ndim != 4 or images.shape[1] != channels or images.shape[2] != images.shape[3]:
             raise ValueError(
                 f"`images` must have shape (B, {channels}, H, H), square; got {tuple(images.shape)}"

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from typing_extensions import Unpack
 
-from reliability_balance import _checks
+from reliability_balance import checks
 from reliability_balance.backbones.poster_v2.config import PosterV2Config
 from reliability_balance.backbones.poster_v2.encoder import EncoderOptions, PosterV2
 from reliability_balance.backbones.poster_v2.published import add_published_rest
@@ -73,7 +73,7 @@ def poster_v2_base(
         >>> embedding.shape, backbone.VIT.head(embedding).shape
         (torch.Size([1, 768]), torch.Size([1, 7]))
     """
-    _checks.at_least("num_classes", num_classes, 2)
+    checks.at_least("num_classes", num_classes, 2)
     config = replace(BASE, image_size=image_size, reduction_dim=reduction_dim)
     encoder = PosterV2(config, **options)
     add_published_rest(encoder, num_classes)

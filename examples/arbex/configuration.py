@@ -38,8 +38,8 @@ from rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
 from strict_yaml import read_yaml, write_yaml
 from typing_extensions import Self
 
-from reliability_balance.recipes import Recipe as Method
-from reliability_balance.recipes import RecipeName
+from reliability_balance.core import Recipe as Method
+from reliability_balance.core import RecipeName
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MUST = {  # what pydantic says in words of its own

@@ -22,8 +22,8 @@ from torch.utils.data import DataLoader
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from reliability_balance import BalancerOutput
-from reliability_balance.output import join_outputs, on_cpu
-from reliability_balance.symptoms import Changes, count_changes
+from reliability_balance.core import join_outputs, on_cpu
+from reliability_balance.diagnosis import Changes, count_changes
 
 SCORE_LABELS = {
     "accuracy": "accuracy (%)",

@@ -14,7 +14,7 @@ import torch
 from option_types import option_types
 
 from reliability_balance import ReliabilityBalancer
-from reliability_balance.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.core import Recipe, RecipeName, get_recipe
 
 NOT_A_KEY = "attention"
 SMALLEST_DELTA = 1e-6  # smaller ones overflow in 32 bits

@@ -24,7 +24,7 @@ from typing_extensions import Self
 
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
-from reliability_balance.gallery import spreadsheet_text
+from reliability_balance.labels import spreadsheet_text
 
 Branch = Literal["primary", "anchor", "attentive", "all"]
 

@@ -15,12 +15,15 @@ from reliability_balance import (
     ReliabilityLoss,
     wrap,
 )
-from reliability_balance.attention import AttentiveCorrection
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
-from reliability_balance.heads import MLPHead
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance.calibration import (
+    Abstention,
+    BranchTemperatures,
+    PredictionSets,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+)
+from reliability_balance.core import AttentiveCorrection, MLPHead
 
 LABELS = torch.tensor([0, 1, 2, 1])
 

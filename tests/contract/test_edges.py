@@ -5,7 +5,7 @@ import torch
 from short_targets import short_targets
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.mixing import mix
+from reliability_balance.labels import mix
 
 SHAPES = [(2, 0), (2, 1), (3, 2), (3, 20)]  # classes and anchors
 

@@ -2,17 +2,16 @@
 
 import inspect
 import math
-import pkgutil
 
 import pytest
 import torch
 from contract.cases import CASES
+from public_api import public_objects
 from torch import nn
 
-import reliability_balance
 from reliability_balance import functional as RF
-from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.posterior import label_posterior
+from reliability_balance.data import pair_noise, symmetric_noise
+from reliability_balance.labels import label_posterior
 
 SIZE, NUM_CLASSES, NUM_ANCHORS, WIDTH = 5, 3, 2, 4
 
@@ -126,12 +125,7 @@ def test_vmap_of_the_posterior_over_noise_matrices():
 
 
 def test_no_function_is_left_out():
-    public = {
-        name
-        for name, function in inspect.getmembers(RF, inspect.isfunction)
-        if function.__module__ == RF.__name__ and not name.startswith("_")
-    }
-    assert public - FUNCTIONS.keys() == {"anchor_loss", "center_loss", "disagreement"}
+    assert set(RF.__all__) - FUNCTIONS.keys() == {"anchor_loss", "center_loss", "disagreement"}
 
 
 def test_no_module_is_left_out():
@@ -139,15 +133,8 @@ def test_no_module_is_left_out():
     tried = {type(part) for case in CASES.values() for part in case.make().modules()}
     public = {
         part
-        for info in pkgutil.iter_modules(reliability_balance.__path__)
-        if not info.name.startswith("_") and info.name != "backbones"
-        for _, part in inspect.getmembers(
-            __import__(f"reliability_balance.{info.name}", fromlist=["_"]), inspect.isclass
-        )
-        if issubclass(part, nn.Module)
-        and part.__module__.startswith("reliability_balance.")
-        and "._" not in part.__module__
-        and not part.__name__.startswith("_")
+        for name, part in public_objects().items()
+        if inspect.isclass(part) and issubclass(part, nn.Module) and "backbones" not in name
     }
     assert {part.__name__ for part in public - tried} == {"RefurbishedTargets", "RobustLoss"}
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from short_targets import short_targets
 
-from reliability_balance.sampling import DataRefinementSampler, limit_per_key, refine
+from reliability_balance.data import DataRefinementSampler, limit_per_key, refine
 
 COPIES = [copy.deepcopy, lambda each: pickle.loads(pickle.dumps(each))]
 

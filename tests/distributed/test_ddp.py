@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
-from reliability_balance.mixing import mix
+from reliability_balance.labels import mix
 
 # The last batch leaves ranks without a sample, and no size divides by 4.
 BATCH_SIZES = (13, 13, 10, 13, 9, 13, 13, 2)

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.recipes import Recipe
+from reliability_balance.core import Recipe
 
 NUM_SAMPLES, NUM_CLASSES, EPOCHS = 24, 3, 6
 # Most are odd, so that the ranks' parts differ, and the last leaves one rank without a sample.

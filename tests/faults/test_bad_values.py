@@ -7,9 +7,13 @@ from torch import nn
 
 from reliability_balance import CenterLoss, ReliabilityBalancer, ReliabilityLoss, wrap
 from reliability_balance import functional as RF
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.calibration import (
+    Abstention,
+    PredictionSets,
+    TemperatureScaling,
+    VectorScaling,
+)
+from reliability_balance.labels import RefurbishedTargets
 
 BAD = (torch.nan, torch.inf)
 LABELS = torch.tensor([0, 1, 2, 1])

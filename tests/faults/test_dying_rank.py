@@ -9,7 +9,7 @@ from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from reliability_balance import ReliabilityLoss, wrap
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.labels import RefurbishedTargets
 
 LAST_STEP = 3
 SECONDS = 120  # in which the survivor must have ended; on an idle machine it takes one

@@ -32,15 +32,14 @@ from tiny_training import tiny_recipe
 from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
 
 from reliability_balance import ReliabilityBalancer, wrap
-from reliability_balance._tensor_file import CONFIG_KEY, DIGEST_KEY
-from reliability_balance._tensor_file import _digest as digest_of_checkpoint
 from reliability_balance.backbones.weights import read_weights
-from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.calibration import Abstention, PredictionSets, TemperatureScaling
 from reliability_balance.checkpoint import describe
 from reliability_balance.checkpoint import load as load_library_checkpoint
 from reliability_balance.checkpoint import save as save_checkpoint
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.checkpoint.tensor_file import CONFIG_KEY, DIGEST_KEY
+from reliability_balance.checkpoint.tensor_file import _digest as digest_of_checkpoint
+from reliability_balance.labels import RefurbishedTargets
 
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 

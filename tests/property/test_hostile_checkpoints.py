@@ -16,13 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from reliability_balance import ReliabilityBalancer, _tensor_file, wrap
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
-from reliability_balance.checkpoint import Checkpoint, describe, load, save
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.targets import RefurbishedTargets
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance import ReliabilityBalancer, wrap
+from reliability_balance.calibration import (
+    Abstention,
+    BranchTemperatures,
+    PredictionSets,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+)
+from reliability_balance.checkpoint import Checkpoint, describe, load, save, tensor_file
+from reliability_balance.labels import RefurbishedTargets
 
 # A tenth of a second on a quiet machine; much beside other work, which slows a processor down.
 SECONDS, KIBIBYTES = 5.0, 200 * 1024
@@ -32,7 +36,7 @@ NO_RESET = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 
 def forge(path: Path, tensors: dict[str, Tensor], text: str) -> None:
     """Write what :func:`save` would not, with the digest that it would have."""
-    metadata = {"reliability_balance": text, "sha256": _tensor_file._digest(text, tensors)}
+    metadata = {"reliability_balance": text, "sha256": tensor_file._digest(text, tensors)}
     path.write_bytes(safetensors.torch.save(tensors, metadata))
 
 
@@ -57,7 +61,7 @@ def whole(path: Path) -> Content:
         preprocessing={"mean": [0.5]},
         companions=companions,
     )
-    return _tensor_file.read(path)
+    return tensor_file.read(path)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +249,7 @@ def refuse(path: Path, **options: Any) -> None:
 def test_hostile_checkpoints_are_refused(
     content: Path, tmp_path: Path, data: st.DataObject
 ) -> None:
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     mutation = data.draw(st.sampled_from(MUTATIONS))
     mutation(data.draw, tensors, config)
     path = tmp_path / "model.safetensors"
@@ -265,7 +269,7 @@ JUNK = st.recursive(
 def test_anything_anywhere_is_refused_or_a_model(
     content: Path, tmp_path: Path, data: st.DataObject, junk: Any
 ) -> None:
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     put(config, data.draw(st.sampled_from(list(places(config)))), junk)
     path = tmp_path / "model.safetensors"
     forge(path, tensors, json.dumps(config))
@@ -281,7 +285,7 @@ def test_anything_anywhere_is_refused_or_a_model(
 
 
 def test_a_billion_samples_are_not_drawn(content, tmp_path):
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     config["modules"]["targets"]["parts"][""]["num_samples"] = 10**9
     forge(tmp_path / "model.safetensors", tensors, json.dumps(config))
     refuse(tmp_path / "model.safetensors")
@@ -289,7 +293,7 @@ def test_a_billion_samples_are_not_drawn(content, tmp_path):
 
 def test_a_billion_classes_of_an_older_version_are_not_filled(content, tmp_path):
     """Before version 4 balancers might have no class frequencies; they get even ones."""
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     del tensors["model.class_prior"]
     config["format_version"] = 3
     for size in (10**9, 10**12, 0, -1, 4, True, 3.0, "3", None):
@@ -300,20 +304,20 @@ def test_a_billion_classes_of_an_older_version_are_not_filled(content, tmp_path)
 
 @pytest.mark.parametrize("text", ['{"a": NaN}', '{"a": 1, "a": 2}', "[" * 10**5, "null", "3"])
 def test_texts_that_are_no_configuration(content, tmp_path, text):
-    tensors, _ = _tensor_file.read(content)
+    tensors, _ = tensor_file.read(content)
     forge(tmp_path / "model.safetensors", tensors, text)
     refuse(tmp_path / "model.safetensors")
 
 
 def test_a_setting_that_occurs_twice(content, tmp_path):
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     text = json.dumps(config).replace('"delta": 0.1', '"delta": 0.1, "delta": 5', 1)
     forge(tmp_path / "model.safetensors", tensors, text)
     refuse(tmp_path / "model.safetensors")
 
 
 def test_deep_settings_are_shown_or_refused(content, tmp_path):
-    tensors, config = _tensor_file.read(content)
+    tensors, config = tensor_file.read(content)
     path = tmp_path / "model.safetensors"
     for depth in (100, 400, 900, 2000):
         config["preprocessing"] = {"a": "DEEP"}
@@ -331,7 +335,7 @@ def test_weights_of_the_users_own_model(tmp_path):
 
     path, model = tmp_path / "model.safetensors", build()
     save(path, model)
-    tensors, config = _tensor_file.read(path)
+    tensors, config = tensor_file.read(path)
     before = path.read_bytes()
     for value in (math.nan, math.inf):
         with torch.no_grad():

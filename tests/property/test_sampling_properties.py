@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles.refinement import check_epoch
 
-from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.data import DataRefinementSampler
 
 
 @st.composite

@@ -7,13 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reliability_balance import ReliabilityBalancer, RobustLoss, _tensor_file
-from reliability_balance.checkpoint import load, save
-from reliability_balance.inspection import rank_labels
-from reliability_balance.noise_estimate import estimate_noise
-from reliability_balance.posterior import annotator_posterior, label_posterior
-from reliability_balance.recipes import get_recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance import ReliabilityBalancer, RobustLoss
+from reliability_balance.checkpoint import load, save, tensor_file
+from reliability_balance.core import get_recipe
+from reliability_balance.labels import (
+    RefurbishedTargets,
+    annotator_posterior,
+    estimate_noise,
+    label_posterior,
+    rank_labels,
+)
 
 N, C = 1500, 3
 RIGHT = torch.tensor([0.95, 0.8, 0.6, 0.5])
@@ -248,17 +251,17 @@ def test_files_are_believed_only_as_many_annotators_as_they_hold(tmp_path):
     pytest.importorskip("safetensors")
     path = tmp_path / "targets.safetensors"
     save(path, RefurbishedTargets(20, C, num_annotators=4))
-    tensors, config = _tensor_file.read(path)
+    tensors, config = tensor_file.read(path)
     settings = config["modules"]["model"]["parts"][""]
     settings["num_annotators"] = 10**9
-    _tensor_file.write(path, tensors, config)
+    tensor_file.write(path, tensors, config)
     with pytest.raises(ValueError, match=r"annotators.joint of the shape \(4, 3, 3\)"):
         load(path)
     save(path, RefurbishedTargets(20, C))
-    tensors, config = _tensor_file.read(path)
+    tensors, config = tensor_file.read(path)
     for name in ("num_annotators", "annotator_prior"):  # from before there were annotators
         del config["modules"]["model"]["parts"][""][name]
-    _tensor_file.write(path, tensors, config)
+    tensor_file.write(path, tensors, config)
     assert load(path).model.annotator_matrices is None
 
 

@@ -5,7 +5,7 @@ from faces.face_dataset import FaceDataset
 from synthetic_faces import synthetic_table
 from training.epoch_batches import EpochBatches, Position, derive_seed
 
-from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.data import DataRefinementSampler
 
 
 def batches_from(position, *, workers=0, num_replicas=1, rank=0, seed=5):

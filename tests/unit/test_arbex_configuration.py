@@ -14,7 +14,7 @@ from configuration import (
 )
 from strict_yaml import read_yaml
 
-from reliability_balance.recipes import RECIPES, Recipe, get_recipe
+from reliability_balance.core import RECIPES, Recipe, get_recipe
 
 
 @pytest.mark.parametrize("name", ["paper", "robust", "quick"])

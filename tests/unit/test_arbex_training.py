@@ -10,9 +10,8 @@ from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
 from training.fitting import build_training, times_seen
 
-from reliability_balance import robust_loss
-from reliability_balance.mixing import mix
-from reliability_balance.recipes import RECIPES
+from reliability_balance.core import RECIPES
+from reliability_balance.labels import mix, robust_loss
 
 WHOLE = {"image_size": 16}  # epochs of all faces
 

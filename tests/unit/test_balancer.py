@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer
-from reliability_balance.clustering import k_means
+from reliability_balance.core.clustering import k_means
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
 

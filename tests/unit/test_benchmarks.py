@@ -28,7 +28,7 @@ from tuning_report import pick
 from tuning_report import write_report as write_tuning_report
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
-from reliability_balance.recipes import RECIPES
+from reliability_balance.core import RECIPES
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, branch_calibration
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, fit_head
 from reliability_balance import functional as RF
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling
-from reliability_balance.class_prior import with_class_prior
-from reliability_balance.output import join_outputs, on_cpu
+from reliability_balance.calibration import BranchTemperatures, TemperatureScaling, branches
+from reliability_balance.core import join_outputs, on_cpu, with_class_prior
 
 
 def held_out(count=400, seed=0, **options):
@@ -23,8 +21,8 @@ def held_out(count=400, seed=0, **options):
     options = {"attention": "tokens", **options}
     balancer = ReliabilityBalancer(16, 4, num_anchors=2, **options)
     criterion = ReliabilityLoss()
-    balancer.fit_head(
-        features[:count], labels[:count], criterion=criterion, epochs=3, batch_size=64
+    fit_head(
+        balancer, features[:count], labels[:count], criterion=criterion, epochs=3, batch_size=64
     )
     with torch.no_grad():
         return balancer(features[count:]), labels[count:]
@@ -49,7 +47,7 @@ def test_by_the_equation_written_out():
     calibration = BranchTemperatures().fit(OUTPUT, LABELS)
     temperatures = calibration.temperatures.tolist()
     for index in range(5):
-        branches = [
+        parts = [
             (scores[index].double() / temperature).softmax(-1)
             for scores, temperature in zip(
                 (OUTPUT.logits, OUTPUT.anchor_log_probs, OUTPUT.attentive_log_probs),
@@ -57,7 +55,7 @@ def test_by_the_equation_written_out():
                 strict=True,
             )
         ]
-        fused = RF.fuse(branches[0], RF.fuse(branches[1], branches[2]))
+        fused = RF.fuse(parts[0], RF.fuse(parts[1], parts[2]))
         expected = fused ** (1 / temperatures[3])
         torch.testing.assert_close(
             calibration(OUTPUT)[index].exp().double(),
@@ -195,7 +193,7 @@ def test_answers_that_were_all_right_make_no_certainty(count):
 
 def test_a_set_with_errors_is_fitted_as_without_the_prior(monkeypatch):
     fitted = BranchTemperatures().fit(OUTPUT, LABELS)(OUTPUT)
-    monkeypatch.setattr(branch_calibration, "prior_weight", lambda scores, targets: 0.0)
+    monkeypatch.setattr(branches, "prior_weight", lambda scores, targets: 0.0)
     free = BranchTemperatures().fit(OUTPUT, LABELS)(OUTPUT)
     assert float(F.nll_loss(fitted, LABELS)) == pytest.approx(
         float(F.nll_loss(free, LABELS)), abs=1e-5
@@ -209,8 +207,8 @@ def test_an_overconfident_branch_is_put_right():
     )
     loud = loud._replace(log_probs=BranchTemperatures()(loud))
     single = TemperatureScaling().fit(loud.log_probs, LABELS)(loud.log_probs)
-    branches = BranchTemperatures().fit(loud, LABELS)(loud)
-    assert float(F.nll_loss(branches, LABELS)) < float(F.nll_loss(single, LABELS)) - 0.01
+    fitted = BranchTemperatures().fit(loud, LABELS)(loud)
+    assert float(F.nll_loss(fitted, LABELS)) < float(F.nll_loss(single, LABELS)) - 0.01
 
 
 def test_a_second_fit_forgets_the_first():

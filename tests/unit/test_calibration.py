@@ -6,9 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from reliability_balance import calibration, top_label_calibration
-from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance.calibration import (
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+    fit_with_noise,
+    fitting,
+    top_label,
+)
 
 SCALINGS = [TemperatureScaling, lambda: VectorScaling(4), TopLabelScaling]
 
@@ -126,7 +131,7 @@ def test_errors_that_the_scores_tell_apart_do_not_ruin_new_answers(make):
 def test_a_set_of_thousands_is_fitted_as_without_the_prior(make, monkeypatch):
     logits, labels = sampled(2000, 2.5)
     fitted = make().fit(logits, labels)(logits).exp()
-    for module in (calibration, top_label_calibration):
+    for module in (fitting, top_label):
         monkeypatch.setattr(module, "prior_weight", lambda scores, targets: 0.0)
     moved = (fitted - make().fit(logits, labels)(logits).exp()).abs()
     assert float(moved.mean()) < 1e-5

@@ -4,11 +4,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
-from reliability_balance.output import BalancerOutput
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, fit_head
+from reliability_balance.calibration import (
+    BranchTemperatures,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+    fit_with_noise,
+)
+from reliability_balance.core import BalancerOutput
 
 MEANS = 2.0 * torch.eye(3)
 FREQUENCIES = torch.tensor([0.8, 0.15, 0.05])
@@ -136,7 +140,7 @@ def test_noisy_labels_of_a_balancers_output():
     torch.manual_seed(0)
     balancer = ReliabilityBalancer(16, 4, num_anchors=2, attention="tokens")
     criterion = ReliabilityLoss()
-    balancer.fit_head(features[:1000], labels[:1000], criterion=criterion, epochs=3, batch_size=64)
+    fit_head(balancer, features[:1000], labels[:1000], criterion=criterion, epochs=3, batch_size=64)
     with torch.no_grad():
         output = balancer(features[1000:])
     assert isinstance(output, BalancerOutput)

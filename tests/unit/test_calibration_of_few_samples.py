@@ -9,10 +9,15 @@ import torch
 from torch.nn import functional as F
 
 from reliability_balance import ReliabilityBalancer
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling, fit_with_noise
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance.calibration import (
+    Abstention,
+    BranchTemperatures,
+    PredictionSets,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+    fit_with_noise,
+)
 
 CLASSES = 4
 

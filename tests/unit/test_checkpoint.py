@@ -16,15 +16,19 @@ import torch
 from short_targets import short_targets
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, _rebuilding, _tensor_file, wrap
-from reliability_balance._formats import migrate
-from reliability_balance.branch_calibration import BranchTemperatures
-from reliability_balance.calibration import TemperatureScaling, VectorScaling
-from reliability_balance.checkpoint import describe, load, save
-from reliability_balance.heads import MLPHead
-from reliability_balance.selective import Abstention, PredictionSets
-from reliability_balance.targets import RefurbishedTargets
-from reliability_balance.top_label_calibration import TopLabelScaling
+from reliability_balance import ReliabilityBalancer, fit_head, wrap
+from reliability_balance.calibration import (
+    Abstention,
+    BranchTemperatures,
+    PredictionSets,
+    TemperatureScaling,
+    TopLabelScaling,
+    VectorScaling,
+)
+from reliability_balance.checkpoint import describe, load, rebuilding, save, tensor_file
+from reliability_balance.checkpoint.formats import migrate
+from reliability_balance.core import MLPHead
+from reliability_balance.labels import RefurbishedTargets
 
 ROOT = Path(__file__).parents[2]
 FORMAT_1 = ROOT / "tests" / "fixtures" / "checkpoint_format_1.safetensors"
@@ -124,7 +128,7 @@ OF_EACH_RUN = {"validate_args", "group"}
 
 
 class TestSettings:
-    @pytest.mark.parametrize("kind", _rebuilding.BUILDABLE.values())
+    @pytest.mark.parametrize("kind", rebuilding.BUILDABLE.values())
     def test_no_setting_is_forgotten(self, path, kind):
         settings = SETTINGS[kind]
         parameters = inspect.signature(kind).parameters
@@ -134,7 +138,7 @@ class TestSettings:
         module = kind(**settings)
         save(path, small(), companions={"it": module})
         found = load(path).companions["it"]
-        told = _rebuilding.parts_of(found)[""]
+        told = rebuilding.parts_of(found)[""]
         assert {name: told[name] for name in settings} == settings
         assert str(found) == str(module)
         assert_same_state(found, module)
@@ -155,14 +159,14 @@ class TestSettings:
         holder = nn.Module()
         holder.targets = short_targets(20, 2, warmup=2)
         save(path, holder, companions={"targets": holder.targets})
-        tensors, config = _tensor_file.read(path)
+        tensors, config = tensor_file.read(path)
         config["format_version"] = 3
         newer = ("noise_temperature", "prior_count", "held_back", "memory", "held_for")
         del tensors["model.targets.remembers"], tensors["targets.remembers"]
         for role, part in (("model", "targets"), ("targets", "")):
             for name in newer:
                 del config["modules"][role]["parts"][part][name]
-        _tensor_file.write(path, tensors, config)
+        tensor_file.write(path, tensors, config)
         found = load(path, holder).companions["targets"]
         assert str(found) == str(short_targets(20, 2, warmup=2))
         holder.targets.prior_count = 30.0
@@ -219,7 +223,7 @@ class TestRoundTrip:
         save(path, ReliabilityBalancer(8, 3))
         found = load(path).model
         os.remove(path)
-        found.fit_head(torch.randn(20, 8), torch.arange(20) % 3, epochs=1)
+        fit_head(found, torch.randn(20, 8), torch.arange(20) % 3, epochs=1)
         assert all(parameter.requires_grad for parameter in found.parameters())
 
     @pytest.mark.parametrize("keep_head", [False, True])
@@ -565,14 +569,14 @@ class TestFormats:
         holder.balancer = small()
         saved = holder if part else holder.balancer
         save(path, saved)
-        tensors, config = _tensor_file.read(path)
+        tensors, config = tensor_file.read(path)
         name = f"model.{part}.class_prior" if part else "model.class_prior"
         if prior is None:
             del tensors[name]
         else:
             tensors[name] = prior
             config["modules"]["model"]["parts"][part]["has_class_prior"] = True
-        _tensor_file.write(path, tensors, {**config, "format_version": 3})
+        tensor_file.write(path, tensors, {**config, "format_version": 3})
         other = nn.Module()
         other.balancer = small()
         other.balancer.class_prior.copy_(torch.tensor([0.1, 0.9]))
@@ -583,7 +587,7 @@ class TestFormats:
 
     @pytest.mark.parametrize("version", [5, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
-        monkeypatch.setattr("reliability_balance.checkpoint.FORMAT_VERSION", version)
+        monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)
         save(path, small())
         with pytest.raises(ValueError, match=f"from 1 to 4; got {version!r} .* pip install -U"):
             load(path)

@@ -5,18 +5,16 @@ import math
 import pytest
 import torch
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, _checks
-from reliability_balance.fitting import fit_head
-from reliability_balance.mixing import mix
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, checks
+from reliability_balance.labels import RefurbishedTargets, fit_head, mix
 
 
 @pytest.mark.parametrize(
     ("check", "good", "bad"),
     [
-        (_checks.positive, (1e-300, 0.5, 3, 1e300), (0, -1, -0.0, math.nan, math.inf, -math.inf)),
-        (_checks.non_negative, (0, 0.0, 2, 1e300), (-1e-300, math.nan, math.inf, -math.inf)),
-        (_checks.fraction, (0, 0.5, 1 - 1e-16), (1, 1.0, -1e-300, math.nan, math.inf, -math.inf)),
+        (checks.positive, (1e-300, 0.5, 3, 1e300), (0, -1, -0.0, math.nan, math.inf, -math.inf)),
+        (checks.non_negative, (0, 0.0, 2, 1e300), (-1e-300, math.nan, math.inf, -math.inf)),
+        (checks.fraction, (0, 0.5, 1 - 1e-16), (1, 1.0, -1e-300, math.nan, math.inf, -math.inf)),
     ],
 )
 def test_infinity_and_nan_are_refused(check, good, bad):

@@ -8,9 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
-from reliability_balance.class_prior import with_class_prior
-from reliability_balance.recipes import get_recipe
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, fit_head, wrap
+from reliability_balance.core import get_recipe, with_class_prior
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
 PRIOR = torch.tensor([0.7, 0.2, 0.1])
@@ -131,7 +130,7 @@ def test_rare_classes_are_found():
         balancer = ReliabilityBalancer(4, 2)
         recipe = replace(get_recipe("robust"), doubts_labels=False, even_classes=even)
         criterion = RobustLoss(balancer, labels, epochs=8, recipe=recipe)
-        balancer.fit_head(features, labels, criterion=criterion, epochs=8, learning_rate=1e-2)
+        fit_head(balancer, features, labels, criterion=criterion, epochs=8, learning_rate=1e-2)
         output = balancer(features)
         for name, each in (
             ("own", output),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from short_targets import short_targets
 
-from reliability_balance._class_shares import ClassShares
+from reliability_balance.labels.class_shares import ClassShares
 
 NUM_SAMPLES, NUM_CLASSES = 12, 3
 ALL = torch.ones(NUM_SAMPLES, 1)

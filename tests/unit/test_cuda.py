@@ -11,10 +11,8 @@ from torch import distributed, nn
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance import functional as RF
 from reliability_balance.backbones import poster_v2_tiny
-from reliability_balance.fitting import fit_head
-from reliability_balance.mixing import mix
-from reliability_balance.recipes import Recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import Recipe
+from reliability_balance.labels import RefurbishedTargets, fit_head, mix
 
 pytestmark = [
     pytest.mark.cuda,

@@ -10,28 +10,22 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reliability_balance import (
-    ReliabilityBalancer,
-    ReliabilityLoss,
-    RobustLoss,
-    _findings,
-    symptoms,
-    wrap,
-)
-from reliability_balance.diagnostics import diagnose
-from reliability_balance.label_noise import symmetric_noise
-from reliability_balance.losses import LossTerms
-from reliability_balance.recipes import get_recipe
-from reliability_balance.selective import PredictionSets
-from reliability_balance.symptoms import (
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, fit_head, wrap
+from reliability_balance.calibration import PredictionSets
+from reliability_balance.core import LossTerms, get_recipe
+from reliability_balance.data import symmetric_noise
+from reliability_balance.diagnosis import (
     Changes,
     anchor_spacing,
     anchor_use,
     branch_agreement,
     class_shares,
     count_changes,
+    diagnose,
     non_finite_parameters,
     non_finite_terms,
+    rules,
+    symptoms,
 )
 
 CLASSES = 4
@@ -68,7 +62,7 @@ def blobs(count=600, seed=0):
 def trained():
     torch.manual_seed(0)
     balancer = ReliabilityBalancer(16, CLASSES, num_anchors=2, attention="tokens")
-    balancer.fit_head(*blobs(), **FITTING)
+    fit_head(balancer, *blobs(), **FITTING)
     return balancer.state_dict()
 
 
@@ -103,7 +97,7 @@ class TestWhole:
     def test_nor_does_one_with_branches_switched_off(self):
         for options in ({"num_anchors": 0, "attention": "tokens"}, {"attention": "off"}):
             balancer = ReliabilityBalancer(16, CLASSES, **options)
-            balancer.fit_head(*blobs(), **FITTING)
+            fit_head(balancer, *blobs(), **FITTING)
             diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
             assert diagnosis.findings == ()
 
@@ -225,12 +219,12 @@ class TestWhole:
         assert what.startswith(f"the predictions are {side}confident: probability")
 
     def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
-        advice = _findings.untrue_confidence(0.9, 0.5).advice
-        names = [each.__name__ for each in _findings.RECOMMENDED]
+        advice = rules.untrue_confidence(0.9, 0.5).advice
+        names = [each.__name__ for each in rules.RECOMMENDED]
         assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
         assert min(advice.find(name) for name in names) > 0
         page = (Path(__file__).parents[2] / "docs/your_data.md").read_text(encoding="utf-8")
-        section = page.split("## Probabilities to rely on")[1].split("\n## ")[0]
+        section = page.split("## Calibration, prediction sets and abstention")[1].split("\n## ")[0]
         assert re.findall(r"(\w+)\(\)\.fit\(", section)[:2] == names
 
     def test_a_class_that_is_never_predicted(self):
@@ -253,8 +247,8 @@ class TestWhole:
         model = ReliabilityBalancer(8, 3, num_anchors=2)
         recipe = replace(get_recipe("robust"), doubts_labels=False, mixing=None, even_classes=even)
         criterion = RobustLoss(model, labels[:4000], epochs=8, recipe=recipe)
-        model.fit_head(
-            points[:4000], labels[:4000], criterion=criterion, epochs=8, learning_rate=1e-2
+        fit_head(
+            model, points[:4000], labels[:4000], criterion=criterion, epochs=8, learning_rate=1e-2
         )
         predicted = model(points[4000:]).corrected.argmax(-1)
         assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even

@@ -1,14 +1,13 @@
 """README, docstrings and package lists say what is so."""
 
-import importlib
 import inspect
-import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from public_api import public_objects
 
 import reliability_balance
 from reliability_balance import functional
@@ -25,22 +24,6 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-
-
-def modules():
-    for info in pkgutil.walk_packages(reliability_balance.__path__, "reliability_balance."):
-        yield importlib.import_module(info.name)
-
-
-def public_objects():
-    """Each public class and function of each public module, once."""
-    for module in [reliability_balance, *modules()]:
-        if module.__name__.rpartition(".")[2].startswith("_"):
-            continue
-        for name, thing in vars(module).items():
-            is_code = inspect.isclass(thing) or inspect.isfunction(thing)
-            if is_code and thing.__module__ == module.__name__ and not name.startswith("_"):
-                yield pytest.param(thing, id=f"{module.__name__}.{name}")
 
 
 def test_the_readmes_python_runs_in_its_order():
@@ -70,7 +53,14 @@ def test_tables_of_results_are_the_benchmarks(page):
     assert re.findall(r"\d+", shown) == re.findall(r"\d+", told)
 
 
-@pytest.mark.parametrize("thing", list(public_objects()))
+@pytest.mark.parametrize(
+    "thing",
+    [
+        pytest.param(thing, id=name)
+        for name, thing in public_objects().items()
+        if inspect.isclass(thing) or inspect.isfunction(thing)
+    ],
+)
 def test_public_docstrings_name_every_argument(thing):
     text = inspect.getdoc(thing)
     assert text, "no docstring"

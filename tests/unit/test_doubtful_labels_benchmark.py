@@ -13,7 +13,7 @@ from doubtful_labels_report import write_report
 from doubtful_labels_runs import Run, do_run, judge_kinds
 from small_task import make_task
 
-from reliability_balance.inspection import LabelRanking
+from reliability_balance.labels import LabelRanking
 
 
 def test_truth_of_faces_by_hand():

@@ -22,8 +22,7 @@ from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 from web_page.face_cards import face_cards
 
-from reliability_balance.gallery import save_gallery
-from reliability_balance.inspection import LabelRanking
+from reliability_balance.labels import LabelRanking, save_gallery
 
 HARMFUL = (
     "<script>window.hit = 1</script>",

@@ -16,8 +16,7 @@ from result_files import open_result, save_json, save_tensors, save_text
 from reliability_balance import ReliabilityBalancer, files
 from reliability_balance.checkpoint import save
 from reliability_balance.files import open_atomically, write_atomically
-from reliability_balance.gallery import save_csv
-from reliability_balance.inspection import LabelRanking
+from reliability_balance.labels import LabelRanking, save_csv
 
 WRITERS = {
     "write_atomically": lambda path: write_atomically(path, b"new"),

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
-from reliability_balance.fitting import fit_head
-from reliability_balance.recipes import Recipe
+from reliability_balance.core import Recipe
+from reliability_balance.labels import fit_head
 
 FEATURES = torch.randn(120, 8, generator=torch.Generator().manual_seed(3))
 LABELS = (FEATURES[:, 0] > 0).long() + 2 * (FEATURES[:, 1] > 0).long()
@@ -27,7 +27,7 @@ def test_the_seed_repeats_a_run():
     def run():
         torch.manual_seed(5)
         balancer = ReliabilityBalancer(8, 4)
-        return balancer.fit_head(FEATURES, LABELS, epochs=2), balancer.state_dict()
+        return fit_head(balancer, FEATURES, LABELS, epochs=2), balancer.state_dict()
 
     (first, first_state), (second, second_state) = run(), run()
     assert first == second

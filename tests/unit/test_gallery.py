@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from reliability_balance import _png
-from reliability_balance.gallery import COLUMNS, save_csv, save_gallery
-from reliability_balance.inspection import LabelRanking, Verdict
+from reliability_balance.labels import LabelRanking, Verdict, png, save_csv, save_gallery
+from reliability_balance.labels.gallery import COLUMNS
 
 CLASS_NAMES = ["cat", 'dog, "old"', "<b>&owl</b>"]
 SAMPLE_NAMES = ["a.png", "b.png", "<script>alert(1)</script>", 'd" onerror="x', "ü\n=1"]
@@ -152,16 +151,16 @@ def test_page_shows_the_pictures_of_the_worst(tmp_path):
 def test_png_comes_back_as_it_was(shape):
     image_module = pytest.importorskip("PIL.Image", reason="decodes the pictures")
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    decoded = image_module.open(io.BytesIO(_png.encode(pixels)))
+    decoded = image_module.open(io.BytesIO(png.encode(pixels)))
     decoded.verify()
-    reopened = image_module.open(io.BytesIO(_png.encode(pixels)))
+    reopened = image_module.open(io.BytesIO(png.encode(pixels)))
     np.testing.assert_array_equal(np.asarray(reopened), pixels)
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)])
 def test_pictures_of_another_shape_are_refused(pixels):
     with pytest.raises(ValueError, match=r"`pixels` must have shape \(H, W\)"):
-        _png.encode(pixels)
+        png.encode(pixels)
 
 
 def test_wrong_input_is_named(tmp_path):

@@ -13,7 +13,8 @@ from torch.utils.data import (
     TensorDataset,
 )
 
-from reliability_balance.indexed import IndexedDataset, _is_indexed
+from reliability_balance.data import IndexedDataset
+from reliability_balance.data.indexed import is_indexed
 
 FEATURES, LABELS = torch.randn(10, 3), torch.arange(10) % 2
 PAIRS = TensorDataset(FEATURES, LABELS)
@@ -126,7 +127,7 @@ def test_an_indexed_data_set_within_another_is_refused():
             IndexedDataset(dataset)
     circular = Augmented(PAIRS)
     circular.dataset = circular
-    assert not _is_indexed(circular)
+    assert not is_indexed(circular)
 
 
 @pytest.mark.parametrize(

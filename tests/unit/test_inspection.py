@@ -7,21 +7,21 @@ import pytest
 import torch
 from short_targets import short_targets
 
-from reliability_balance import _embedding_beliefs, wrap
-from reliability_balance._knowledge import chance_corrected
-from reliability_balance.inspection import (
-    AMBIGUOUS_FROM,
-    DOUBTED_FROM,
+from reliability_balance import wrap
+from reliability_balance.core import ReliabilityLoss
+from reliability_balance.data import pair_noise, symmetric_noise
+from reliability_balance.labels import (
     LabelRanking,
+    RefurbishedTargets,
     Verdict,
+    embedding_beliefs,
+    estimate_noise,
     inspect_embeddings,
     pred_probs,
     rank_labels,
 )
-from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.losses import ReliabilityLoss
-from reliability_balance.noise_estimate import estimate_noise
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.labels.inspection import AMBIGUOUS_FROM, DOUBTED_FROM
+from reliability_balance.labels.knowledge import chance_corrected
 
 NUM_CLASSES = 3
 
@@ -395,9 +395,9 @@ def test_embeddings_of_any_floating_dtype(dtype):
 
 
 def test_more_samples_than_may_vote(monkeypatch):
-    monkeypatch.setattr(_embedding_beliefs, "VOTING", 200)
-    monkeypatch.setattr(_embedding_beliefs, "BLOCK", 1000)
-    monkeypatch.setattr(_embedding_beliefs, "PRODUCT_BLOCK", 3000)
+    monkeypatch.setattr(embedding_beliefs, "VOTING", 200)
+    monkeypatch.setattr(embedding_beliefs, "BLOCK", 1000)
+    monkeypatch.setattr(embedding_beliefs, "PRODUCT_BLOCK", 3000)
     embeddings, classes = clusters(5, 100)
     labels = symmetric_noise(classes, 0.2, 5, seed=0)
     assert area(doubt_by_sample(embeddings, labels, 5), labels != classes) > 0.99
@@ -407,7 +407,7 @@ def test_predictions_do_not_know_the_sample_s_own_label():
     """The first round's prediction of a sample is the same whatever its own label is."""
     embeddings, classes = clusters(3, 20, spread=0.5)
     given = torch.nn.functional.one_hot(classes, 3).double()
-    beliefs = _embedding_beliefs.EmbeddingBeliefs(
+    beliefs = embedding_beliefs.EmbeddingBeliefs(
         embeddings.double(), given, torch.Generator().manual_seed(0)
     )
     rows = torch.arange(60)
@@ -421,7 +421,7 @@ def test_predictions_do_not_know_the_sample_s_own_label():
             weight = torch.cat([1 / beliefs.linear.shrink - 1, torch.zeros(1).double()])
             left = space[kept].T @ space[kept] + weight.diag()
             wanted = space[sample] @ torch.linalg.solve(left, space[kept].T @ labels[kept])
-            prior = _embedding_beliefs._shares(labels)
+            prior = embedding_beliefs._shares(labels)
             solution = beliefs.linear.solve(labels)
             found = beliefs.linear.predict(rows, labels, prior, solution)[sample] + prior
             torch.testing.assert_close(found, wanted, atol=1e-2, rtol=0)

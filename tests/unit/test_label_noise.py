@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance.data import pair_noise, symmetric_noise
 
 
 @given(

@@ -4,7 +4,7 @@ import pytest
 import torch
 from short_targets import short_targets
 
-from reliability_balance.label_noise import symmetric_noise
+from reliability_balance.data import symmetric_noise
 
 NUM_SAMPLES, NUM_CLASSES = 3000, 4
 TRUE = torch.arange(NUM_SAMPLES) % NUM_CLASSES

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
-from reliability_balance.mixing import mix
+from reliability_balance.labels import mix
 
 
 def make_balancer(head="linear", attention="tokens"):

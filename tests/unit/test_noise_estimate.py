@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from reliability_balance.label_noise import pair_noise
-from reliability_balance.noise_estimate import Interval, noise_from_beliefs
+from reliability_balance.data import pair_noise
+from reliability_balance.labels import Interval, noise_from_beliefs
 
 MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
 START = 0.5 * torch.eye(3) + 0.5 / 3

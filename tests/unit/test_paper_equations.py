@@ -10,7 +10,7 @@ from torch import nn
 
 from reliability_balance import AnchorLoss, CenterLoss, ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
-from reliability_balance.losses import LossTerms
+from reliability_balance.core import LossTerms
 
 TOLERANCE = {"rtol": 0, "atol": 1e-6}
 

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, TensorDataset
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.indexed import IndexedDataset
+from reliability_balance.data import IndexedDataset
 
 COUNT, EPOCHS = 96, 4
 LABELS = torch.arange(COUNT) % 3

@@ -7,8 +7,8 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from reliability_balance.label_noise import symmetric_noise
-from reliability_balance.sklearn import RobustClassifier
+from reliability_balance.data import symmetric_noise
+from reliability_balance.integrations.sklearn import RobustClassifier
 
 FEATURES, CLASSES = load_wine(return_X_y=True)
 NOISY = symmetric_noise(torch.from_numpy(CLASSES), 0.3, 3, seed=0).numpy()

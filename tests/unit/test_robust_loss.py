@@ -9,14 +9,17 @@ import pytest
 import torch
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, robust_loss, wrap
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
 from reliability_balance import functional as RF
-from reliability_balance.class_prior import log_frequencies, with_class_prior
-from reliability_balance.label_noise import symmetric_noise
-from reliability_balance.losses import LossTerms
-from reliability_balance.mixing import mix
-from reliability_balance.recipes import Recipe, get_recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import (
+    LossTerms,
+    Recipe,
+    get_recipe,
+    log_frequencies,
+    with_class_prior,
+)
+from reliability_balance.data import symmetric_noise
+from reliability_balance.labels import RefurbishedTargets, mix, robust_loss
 
 NUM_SAMPLES, NUM_CLASSES, WIDTH, EPOCHS = 120, 3, 8, 9
 ROBUST = get_recipe("robust")

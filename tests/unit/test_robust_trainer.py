@@ -13,9 +13,9 @@ from tiny_transformers import sentences, tiny_bert
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from reliability_balance import RobustLoss, wrap
-from reliability_balance.indexed import IndexedDataset
-from reliability_balance.recipes import get_recipe
-from reliability_balance.transformers import FILE_NAME, RobustTrainer
+from reliability_balance.core import get_recipe
+from reliability_balance.data import IndexedDataset
+from reliability_balance.integrations.transformers import FILE_NAME, RobustTrainer
 
 COUNT = 96
 
@@ -259,7 +259,7 @@ def test_a_saved_model_is_loaded_as_its_docstring_says(tmp_path):
 
 def test_labels_of_a_table():
     datasets = pytest.importorskip("datasets")
-    from reliability_balance.transformers import _proven_labels
+    from reliability_balance.integrations.transformers import _proven_labels
 
     rows = datasets.table.InMemoryTable.from_pydict({"x": [1.0, 2.0], "label": [1, 0]})
     table = datasets.Dataset(rows, fingerprint="test")

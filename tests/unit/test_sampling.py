@@ -8,7 +8,7 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader, TensorDataset
 
-from reliability_balance.sampling import DataRefinementSampler, limit_per_key
+from reliability_balance.data import DataRefinementSampler, limit_per_key
 
 LABELS = torch.tensor([0] * 70 + [1] * 20 + [2] * 10)
 GROUPS = torch.arange(100) % 7

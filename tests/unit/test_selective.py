@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reliability_balance.selective import Abstention, PredictionSets, error_rate_bound
+from reliability_balance.calibration import Abstention, PredictionSets, error_rate_bound
 
 
 def draw(count, generator):

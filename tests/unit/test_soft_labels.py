@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from reliability_balance import ReliabilityBalancer
-from reliability_balance.fitting import fit_head
+from reliability_balance.labels import fit_head
 
 NUM_CLASSES = 10
 

@@ -8,10 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from short_targets import short_targets
 
-from reliability_balance.label_noise import pair_noise, symmetric_noise
-from reliability_balance.posterior import label_posterior
-from reliability_balance.recipes import get_recipe
-from reliability_balance.targets import RefurbishedTargets
+from reliability_balance.core import get_recipe
+from reliability_balance.data import pair_noise, symmetric_noise
+from reliability_balance.labels import RefurbishedTargets, label_posterior
 
 NUM_CLASSES = 4
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reliability_balance import ReliabilityLoss, wrap
+from reliability_balance import ReliabilityLoss, fit_head, wrap
 
 
 class ConvNet(nn.Module):
@@ -190,22 +190,25 @@ def test_fit_head_on_stored_embeddings_learns():
     frozen = copy.deepcopy(classifier.state_dict())
     features = model.eval().embed(images).detach()
     criterion = ReliabilityLoss()
-    history = model.fit_head(features, labels, criterion=criterion, epochs=20, learning_rate=1e-2)
+    history = fit_head(
+        model.balancer, features, labels, criterion=criterion, epochs=20, learning_rate=1e-2
+    )
     assert history[-1] < 0.8 * history[0]
     assert not model.balancer.training
     assert all(torch.equal(value, frozen[name]) for name, value in classifier.state_dict().items())
 
 
-def test_fit_head_with_a_kept_head_uses_its_logits():
-    model = wrap(mlp(), keep_head=True)
-    labels = torch.tensor([0, 1, 2, 0])
+def test_a_kept_head_gives_the_logits_of_stored_embeddings():
+    classifier = mlp()
+    model = wrap(classifier, keep_head=True)
     features = model.eval().embed(IMAGES).detach()
-    assert len(model.fit_head(features, labels, epochs=2)) == 2
+    logits = model.primary_logits(features)
+    torch.testing.assert_close(logits, model.unwrap()(IMAGES))
+    labels = torch.tensor([0, 1, 2, 0])
+    assert len(fit_head(model.balancer, features, labels, primary_logits=logits, epochs=2)) == 2
     named = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)
-    with pytest.raises(ValueError, match="`primary_logits` must be given"):
-        named.fit_head(torch.randn(4, 8), labels)
-    logits = torch.randn(4, 3)
-    assert len(named.fit_head(torch.randn(4, 8), labels, primary_logits=logits, epochs=1)) == 1
+    with pytest.raises(ValueError, match="`primary_logits` needs the input of the last layer"):
+        named.primary_logits(torch.randn(4, 8))
 
 
 @pytest.mark.parametrize(

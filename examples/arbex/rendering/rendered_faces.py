@@ -14,8 +14,8 @@ from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
 from faces.image_sources import ImageArray
 from torch import Tensor
 
-from reliability_balance import _checks
-from reliability_balance.label_noise import pair_noise, symmetric_noise
+from reliability_balance import checks
+from reliability_balance.data import pair_noise, symmetric_noise
 from rendering.face_drawing import draw_faces
 from rendering.face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
 from rendering.face_parameters import Faces, draw_parameters
@@ -72,10 +72,10 @@ class RenderedFacesSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _checks.at_least("num_faces", self.num_faces, 1)
-        _checks.at_least("image_size", self.image_size, 16)
-        _checks.at_least("num_identities", self.num_identities, 3)
-        _checks.one_of("noise_kind", self.noise_kind, ("symmetric", "pair"))
+        checks.at_least("num_faces", self.num_faces, 1)
+        checks.at_least("image_size", self.image_size, 16)
+        checks.at_least("num_identities", self.num_identities, 3)
+        checks.one_of("noise_kind", self.noise_kind, ("symmetric", "pair"))
         if not self.imbalance >= 1.0:
             raise ValueError(f"`imbalance` must be at least 1; got {self.imbalance}")
         for each in fields(self):

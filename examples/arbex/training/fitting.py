@@ -23,7 +23,7 @@ from model_bundle import save_bundle
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from reliability_balance import RobustLoss
-from reliability_balance.sampling import DataRefinementSampler
+from reliability_balance.data import DataRefinementSampler
 from training.balanced_training import BalancedTraining
 from training.epoch_batches import EpochBatches, EpochSampler
 from training.run_folder import RunFolder, begin_run

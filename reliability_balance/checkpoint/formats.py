@@ -1,0 +1,117 @@
+"""The versions of the checkpoint's format, and the way from each to the next."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reliability_balance.checkpoint import schema
+
+FORMAT_VERSION = 4
+# What targets were by default while files might leave a setting out.
+TARGETS_BEFORE_4 = {
+    "momentum": 0.9,
+    "temperature": 0.5,
+    "noise_temperature": 1.0,
+    "prior_count": 0.0,
+    "warmup": 3,
+    "held_back": 0.0,
+}
+
+Content = tuple[dict[str, Tensor], dict[str, Any]]
+
+
+def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Bring what a file holds to the present format.
+
+    Raises:
+        ValueError: if its format is not known, or it holds anything but what `save` writes.
+    """
+    version = config["format_version"]
+    if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+        raise ValueError(
+            f"`path` must have a format version from 1 to {FORMAT_VERSION}; got {version!r} in "
+            f"{path}. A newer one needs a newer reliability-balance: pip install -U"
+        )
+    for step in STEPS[version - 1 :]:
+        tensors, config = step(tensors, config)
+    schema.check(path, tensors, config)
+    return tensors, config
+
+
+def _is_complete(config: dict[str, Any]) -> bool:
+    """Whether all is there that a step to the next version reads."""
+    modules = config.get("modules")
+    names = {"class_names", "preprocessing", "versions"}
+    return (
+        names <= config.keys()
+        and isinstance(modules, dict)
+        and "model" in modules
+        and all(
+            isinstance(module, dict)
+            and isinstance(module.get("class"), str)
+            and isinstance(module.get("parts"), dict)
+            and all(isinstance(settings, dict) for settings in module["parts"].values())
+            for module in modules.values()
+        )
+    )
+
+
+def _from_1_to_2(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 1 held a model alone, under its own names, and no digest."""
+    rest = {name: value for name, value in config.items() if name not in ("class", "parts")}
+    modules = {"model": {"class": config.get("class"), "parts": config.get("parts")}}
+    return (
+        {f"model.{name}": tensor for name, tensor in tensors.items()},
+        {**rest, "format_version": 2, "modules": modules},
+    )
+
+
+def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 2 told of a wrapped model its layer and side alone; maps were channels first."""
+    modules = config["modules"].values() if _is_complete(config) else ()
+    for module in modules:
+        for settings in module["parts"].values():
+            if "tap" in settings:
+                side = settings.pop("tap")
+                settings |= {"side": side, "channels": -1 if side == "input" else 1}
+    return tensors, {**config, "format_version": 3}
+
+
+def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Version 3 told which balancers had class frequencies, and did not know of early doubts."""
+    room = sum(tensor.numel() for tensor in tensors.values())
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            if settings.get("class") == "RefurbishedTargets":
+                settings = {**TARGETS_BEFORE_4, **settings}
+                module["parts"][part] = {**settings, "held_for": settings["warmup"]}
+                tensors[_name(role, part, "remembers")] = torch.full((), -1, dtype=torch.int8)
+                given = _name(role, part, "given")
+                if given in tensors:  # told by another code
+                    tensors[given] = torch.full_like(tensors[given], -1)
+            if settings.get("class") == "ReliabilityBalancer":
+                prior, size = _name(role, part, "class_prior"), settings.get("num_classes")
+                # A file that contradicts itself keeps the setting, and is refused for it.
+                if settings.get("has_class_prior", False) is (prior in tensors):
+                    settings.pop("has_class_prior", None)
+                else:
+                    settings["has_class_prior"] = None
+                if prior not in tensors and type(size) is int and 0 < size <= room:
+                    tensors[prior] = torch.full((size,), 1.0 / size)
+    return tensors, {**config, "format_version": 4}
+
+
+def _name(*parts: str) -> str:
+    return ".".join(part for part in parts if part)
+
+
+STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
+    _from_1_to_2,
+    _from_2_to_3,
+    _from_3_to_4,
+)

@@ -1,0 +1,260 @@
+"""A trained model in one file: weights, settings, class names, preprocessing, calibration.
+
+The file is safetensors with JSON in its header; nothing in it is ever executed. It needs the extra
+``checkpoint``.
+
+A digest tells a file that was damaged. It is no signature: whoever makes a file makes its digest.
+So all that a file holds is checked before anything is built of it: names and types of all settings,
+sizes by the tensors, finite weights, names of the classes. What passes is a model, but maybe
+another one than was sent to you: where that matters, compare a checksum that came another way.
+"""
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reliability_balance.checkpoint import rebuilding, schema, tensor_file
+from reliability_balance.checkpoint.formats import FORMAT_VERSION, migrate
+from reliability_balance.version import __version__
+
+MODEL = "model"
+
+
+class Checkpoint(NamedTuple):
+    """What :func:`load` found: the model, and all that was saved beside it."""
+
+    model: nn.Module
+    class_names: tuple[str, ...] | None
+    preprocessing: dict[str, Any] | None
+    companions: dict[str, nn.Module]
+    versions: dict[str, str]
+
+
+def save(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    class_names: Sequence[str] | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    companions: Mapping[str, nn.Module] | None = None,
+) -> None:
+    """Write a model and what belongs to it to one file, whole or not at all.
+
+    An old file of that name stays whole until the new one is on the disk, also if the process is
+    killed. Permissions, links and several writers: :mod:`reliability_balance.files`.
+
+    Args:
+        path: the file, whose folder must exist.
+        model: a balancer, a wrapped classifier, or any module; of one that was compiled or made
+            parallel the module within.
+        class_names: C names, in the order of the classes.
+        preprocessing: what inputs need, in your own words, as far as JSON has them; tuples come
+            back as lists.
+        companions: modules of this package that go with the model, by any names: scalings,
+            :class:`PredictionSets`, :class:`Abstention`, :class:`RefurbishedTargets`, balancers.
+
+    Raises:
+        FileNotFoundError: if the folder does not exist.
+        ImportError: without the package safetensors.
+        OSError: if the file cannot be written, as on a full disk; the old one stays.
+        TypeError: if `model` is no module, its state holds more than dense tensors, or settings
+            or `preprocessing` hold more than JSON does.
+        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
+            what was fitted are not finite, or `path` is no regular file, such as a folder.
+
+    Example:
+        >>> import tempfile
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> from reliability_balance.calibration import TemperatureScaling
+        >>> balancer = ReliabilityBalancer(16, num_classes=2).eval()
+        >>> output = balancer(torch.randn(50, 16))
+        >>> scaling = TemperatureScaling().fit(output.log_probs, torch.arange(50) % 2)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = f"{folder}/model.safetensors"
+        ...     save(path, balancer, class_names=["cat", "dog"], companions={"scaling": scaling})
+        ...     found = load(path)
+        >>> found.class_names, found.companions["scaling"].temperature == scaling.temperature
+        (('cat', 'dog'), tensor(True))
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    model = _without_shell(model)
+    modules = {MODEL: model, **_check_companions(companions or {})}
+    parts = {role: rebuilding.parts_of(module) for role, module in modules.items()}
+    for role, settings in parts.items():
+        _check_json(f"the settings of `{role}`", settings)
+    tensors = {
+        f"{role}.{name}": tensor
+        for role, module in modules.items()
+        for name, tensor in _state(role, module).items()
+    }
+    config = {
+        "format_version": FORMAT_VERSION,
+        "modules": {
+            role: {"class": type(module).__name__, "parts": parts[role]}
+            for role, module in modules.items()
+        },
+        "class_names": _check_names(class_names, parts[MODEL]),
+        "preprocessing": _check_json("`preprocessing`", preprocessing),
+        "versions": {
+            "reliability_balance": __version__,
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    for role, module in modules.items():
+        rebuilding.check_weights(role, module, _state(role, module))
+    problem = schema.problem_of(tensors, config)
+    if problem is not None:
+        raise ValueError(f"`model` and `companions` must be what `load` takes; got {problem}")
+    tensor_file.write(Path(path), tensors, config)
+
+
+def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
+    """Read what :func:`save` wrote.
+
+    Args:
+        path: the file.
+        model: what to fill, on any device; it is not touched unless all fits. Of a wrapped
+            classifier the network alone will do: it is wrapped as the saved one was. None builds a
+            :class:`ReliabilityBalancer` anew, if all of its layers are those of its settings.
+
+    Returns:
+        The model that was given, or a wrapper of it, or a new one on the CPU; all in eval mode. A
+        wrapper that was given stays if it is like the saved one, and else is unwrapped for a new
+        one. New parts have ``validate_args=True``, which is no part of a model but a choice of
+        each run: set the attribute to change it.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if the file is of another kind, damaged or of a newer format, or if its sizes,
+            dtypes or settings are not the model's; the message names them.
+
+    Example:
+        >>> import tempfile
+        >>> from reliability_balance import wrap
+        >>> def build():
+        ...     return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(f"{folder}/model.safetensors", wrap(build(), attention="off"))
+        ...     model = load(f"{folder}/model.safetensors", build()).model
+        >>> type(model).__name__, model.balancer.attention, model.training
+        ('WrappedClassifier', None, False)
+    """
+    tensors, config = migrate(path, *tensor_file.read(Path(path)))
+    states = {role: rebuilding.state_within(tensors, role) for role in config["modules"]}
+    built: dict[str, nn.Module] = {}
+    for role, described in config["modules"].items():
+        given = model if role == MODEL else None
+        try:
+            module = rebuilding.build(described["parts"]) if given is None else given
+        except ValueError as error:
+            raise ValueError(f"`path` must hold settings that fit; got {path}: {error}") from error
+        is_new_model = role == MODEL and given is None
+        if module is None or (is_new_model and not rebuilding.fits(module, states[role])):
+            raise ValueError(
+                f"`model` must be given, since {path} holds a {described['class']}, of which only "
+                "you can build another; got None"
+            )
+        built[role] = module
+    if model is not None:
+        parts = config["modules"][MODEL]["parts"]
+        built[MODEL] = rebuilding.wrapped_as(parts, model, states[MODEL])
+    for role, module in built.items():
+        rebuilding.check_fit(role, module, config["modules"][role]["parts"], states[role])
+    for role, module in built.items():
+        is_new = any(tensor.is_meta for tensor in module.state_dict().values())
+        module.load_state_dict(states[role], assign=is_new)
+        module.eval()
+    names = config["class_names"]
+    return Checkpoint(
+        built.pop(MODEL),
+        None if names is None else tuple(names),
+        config["preprocessing"],
+        built,
+        config["versions"],
+    )
+
+
+def describe(path: str | Path) -> str:
+    """Return a checkpoint's configuration as indented JSON, to read.
+
+    Args:
+        path: the file.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: without the package safetensors.
+        ValueError: if it is no checkpoint, or damaged.
+    """
+    _, config = migrate(path, *tensor_file.read(Path(path)))
+    return json.dumps(config, indent=2)
+
+
+def _without_shell(model: nn.Module) -> nn.Module:
+    """The module that ``torch.compile`` or data parallelism was put around."""
+    while True:
+        is_parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
+        within = model.module if is_parallel else getattr(model, "_orig_mod", None)
+        if not isinstance(within, nn.Module):
+            return model
+        model = within
+
+
+def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
+    """The module's state, which must be dense tensors with values."""
+    state: dict[str, Any] = module.state_dict()
+    for name, value in state.items():
+        if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            raise TypeError(
+                f"`{role}` must have a state of dense tensors; got {name}: {type(value).__name__}"
+            )
+    return state
+
+
+def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    for role, module in companions.items():
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"`companions` must be modules; got {role}: {type(module).__name__}")
+        if role == MODEL or not role.isidentifier():
+            raise ValueError(
+                f"`companions` must have identifiers but {MODEL!r} for names; got {role!r}"
+            )
+        built = rebuilding.build(rebuilding.parts_of(module))
+        if built is None or not rebuilding.fits(built, _state(role, module)):
+            raise ValueError(
+                "`companions` must be modules of this package without layers of your own; "
+                f"got {role}: {type(module).__name__}"
+            )
+    return companions
+
+
+def _check_names(
+    class_names: Sequence[str] | None, parts: Mapping[str, Mapping[str, Any]]
+) -> list[str] | None:
+    """Require distinct names, as many as the model's parts have classes."""
+    if class_names is None:
+        return None
+    names = list(class_names)
+    if isinstance(class_names, str) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"`class_names` must be a sequence of strings; got {class_names!r}")
+    schema.check_names(names, parts)
+    return names
+
+
+def _check_json(name: str, content: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    if content is None:
+        return None
+    try:
+        json.dumps(dict(content), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be a mapping that JSON can hold; got {error}") from error
+    return dict(content)

@@ -1,0 +1,206 @@
+"""What a checkpoint may hold, looked at before anything is built of it.
+
+A file can be made by anyone: its digest tells damage, but is no signature.
+"""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reliability_balance.checkpoint.rebuilding import KINDS, OWN_HEAD
+
+KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
+# By the name of a setting, since no two kinds of modules mean different things by one.
+TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(
+        ("embedding_dim", "num_classes", "num_anchors", "num_heads", "head_dim"), (int,)
+    ),
+    **dict.fromkeys(("num_samples", "warmup", "held_for", "channels", "num_annotators"), (int,)),
+    **dict.fromkeys(
+        ("delta", "correction_weight", "temperature", "noise_temperature"), (int, float)
+    ),
+    **dict.fromkeys(("prior_count", "memory", "held_back", "annotator_prior"), (int, float)),
+    **dict.fromkeys(("coverage", "max_risk"), (int, float)),
+    "momentum": (int, float, type(None)),
+    **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
+    **dict.fromkeys(("head", "token_mask"), (str, type(None))),
+    "output": (str, int, type(None)),
+    "keep_head": (bool,),
+}
+OF_WRAPPING = {"keep_head", "layer", "side", "channels", "output", "token_mask"}
+# Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
+SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
+    "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
+    "RefurbishedTargets": {
+        "average": ("num_samples", "num_classes"),
+        "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
+    },
+    "VectorScaling": {"weight": ("num_classes",)},
+}
+ABSENT_IF_MISSING = {"num_annotators": 0}  # in files from before there was such a setting
+LARGEST = 2.0**63
+FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+POSITIVE = {"temperature", "temperatures", "class_prior"}
+MAY_BE_INFINITE = {"threshold"}  # no answer, or all classes
+
+
+def check(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Require a configuration as `save` writes it, and tensors that go with it.
+
+    Raises:
+        ValueError: if there is anything else; the message names it.
+    """
+    problem = problem_of(tensors, config)
+    if problem is not None:
+        raise ValueError(
+            f"`path` must have the configuration that `save` writes; got {path}: {problem}"
+        )
+
+
+def problem_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str | None:
+    """What is wrong with a checkpoint's content first, or None."""
+    return next(_problems(tensors, config), None)
+
+
+def check_names(names: list[str], parts: Mapping[str, Mapping[str, Any]]) -> None:
+    """Require distinct names, as many as the model's parts have classes.
+
+    Raises:
+        ValueError: if they are not.
+    """
+    if len(set(names)) != len(names):
+        raise ValueError(f"`class_names` must differ from each other; got {names!r:.200}")
+    for part in parts.values():
+        if part.get("num_classes", len(names)) != len(names):
+            raise ValueError(
+                f"`class_names` must be the {part['num_classes']} of the model; "
+                f"got {len(names)}: {names!r:.200}"
+            )
+
+
+def _problems(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[str]:
+    """Everything that is wrong, in an order in which each step relies on those before it."""
+    yield from _of_names(config, KEYS, KEYS, "it")
+    versions, preprocessing = config["versions"], config["preprocessing"]
+    if not _is_mapping_to(versions, str):
+        yield f"versions {versions!r:.100}, which are no texts"
+    if not (preprocessing is None or isinstance(preprocessing, dict)):
+        yield f"preprocessing {preprocessing!r:.100}, which is no mapping"
+    modules = config["modules"]
+    if not _is_mapping_to(modules, dict) or "model" not in modules:
+        yield f"modules {modules!r:.100}, not one for each part"
+    for role, module in modules.items():
+        if not role.isidentifier():
+            yield f"a module named {role!r:.100}, which is no identifier"
+        yield from _of_module(role, module, tensors)
+    for name in tensors:
+        role, dot, _ = name.partition(".")
+        if not dot or role not in modules:
+            yield f"a tensor {name!r:.100} of no module"
+    names = config["class_names"]
+    if names is not None:
+        yield from _of_class_names(names, modules["model"]["parts"])
+
+
+def _of_module(
+    role: str, module: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Iterator[str]:
+    yield from _of_names(module, {"class", "parts"}, {"class", "parts"}, role)
+    parts = module["parts"]
+    if not isinstance(module["class"], str) or not _is_mapping_to(parts, dict):
+        yield f"{role} of {module!r:.100}, not a class and its parts"
+    for part, settings in parts.items():
+        where = f"{role}.{part}".rstrip(".")
+        kind = settings.get("class")
+        if not isinstance(kind, str) or kind not in KINDS:
+            yield f"{where} of the class {kind!r:.100}, which is none of this package"
+        if part == "" and kind != module["class"]:
+            yield f"{where} of the classes {module['class']!r:.100} and {kind!r}"
+        yield from _of_settings(where, settings)
+        start = f"{where}."
+        own = {
+            name.removeprefix(start): tensor
+            for name, tensor in tensors.items()
+            if name.startswith(start)
+        }
+        yield from _of_sizes(where, settings, own)
+        if kind != "WrappedClassifier":
+            yield from _of_values(where, settings, own)
+
+
+def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Names that the kind knows, with values of their types; its constructor knows the ranges."""
+    kind = settings["class"]
+    known, needed = _settings_of(kind)
+    yield from _of_names(settings, known | {"class"}, needed, where)
+    for name, value in settings.items():
+        if name == "class":
+            continue
+        types = TYPES[name]
+        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+            told = " or ".join(each.__name__ for each in types)
+            yield f"{where}.{name} = {value!r:.100}, which is no {told}"
+        elif isinstance(value, int | float) and not abs(value) < LARGEST:
+            yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
+
+
+def _settings_of(kind: str) -> tuple[set[str], set[str]]:
+    """Names of all settings of a kind of module, and of those without a default."""
+    if kind == "WrappedClassifier":
+        return OF_WRAPPING, {"keep_head", "layer", "side"}
+    parameters = inspect.signature(KINDS[kind]).parameters
+    known = TYPES.keys() & parameters.keys()
+    needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
+    return known, needed
+
+
+def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
+    for name, sizes in SHAPES.get(settings["class"], {}).items():
+        wanted = tuple(settings.get(size, ABSENT_IF_MISSING.get(size)) for size in sizes)
+        got = tuple(own[name].shape) if name in own else None
+        if got != wanted and 0 not in wanted:  # no anchors, no annotators
+            yield f"{where}.{name} of the shape {got}, and settings for {wanted}"
+
+
+def _of_values(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
+    """No weight or buffer of this package is NaN, and but for thresholds none is infinite."""
+    for name, tensor in own.items():
+        is_own_head = settings.get("head") == OWN_HEAD and name.startswith("head.")
+        if is_own_head or not tensor.is_floating_point():
+            continue
+        if tensor.dtype not in FLOATING:
+            yield f"{where}.{name} of {tensor.dtype}, in which nothing is computed"
+        upper = tensor < torch.inf
+        good = upper | (tensor == torch.inf) if name in MAY_BE_INFINITE else upper
+        if not bool((good & (tensor > -torch.inf)).all()):
+            yield f"{where}.{name} with NaN or infinite values"
+        if name in POSITIVE and not bool((tensor > 0).all()):
+            yield f"{where}.{name} with values that are not above 0"
+        if name == "coefficients" and not bool((tensor.flatten()[:2] > 0).all()):
+            yield f"{where}.{name} whose slopes are not above 0"
+
+
+def _of_class_names(names: Any, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        yield f"class names {names!r:.100}, which are no texts"
+    try:
+        check_names(names, parts)
+    except ValueError as error:
+        yield str(error)
+
+
+def _of_names(
+    content: Mapping[str, Any], known: set[str], needed: set[str], where: str
+) -> Iterator[str]:
+    if unknown := content.keys() - known:
+        yield f"{where} with the unknown {min(unknown)!r:.100}"
+    if missing := needed - content.keys():
+        yield f"{where} without {min(missing)}"
+
+
+def _is_mapping_to(value: Any, kind: type) -> bool:
+    return isinstance(value, dict) and all(isinstance(each, kind) for each in value.values())

@@ -1,0 +1,311 @@
+"""The reliability balancer, from an embedding to a corrected label distribution."""
+
+import warnings
+from typing import Literal, TypedDict
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.core import clustering
+from reliability_balance.core.attention import AttentiveCorrection, pool_tokens
+from reliability_balance.core.heads import MLPHead
+from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.recipes import (
+    ATTENTION_MODES,
+    HEAD_NAMES,
+    AttentionMode,
+    HeadName,
+    RecipeName,
+    get_recipe,
+)
+
+Head = HeadName | Literal["recipe"] | nn.Module | None
+
+
+class BalancerOptions(TypedDict, total=False):
+    """Keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
+
+    num_anchors: int | None
+    recipe: RecipeName
+    head: Head
+    metric: RF.Metric | None
+    delta: float | None
+    attention: AttentionMode | None
+    num_heads: int
+    head_dim: int
+    correction_weight: float
+    validate_args: bool
+
+
+class ReliabilityBalancer(nn.Module):
+    r"""Correction of a classifier's label distribution by anchors and attention (Eq. 9-19).
+
+    .. code-block:: text
+
+        embedding --+-- head ------------ primary l (9) ---------------------+
+                    +-- anchors --------- anchor t_g (12-14) ----+           +-- corrected (19)
+                    +-- self-attention -- attentive t_a (15-17) -+- t (18) --+
+
+    Both fusions are means weighted by confidence (Eq. 10-11), so uncertain branches count less.
+
+    Args:
+        embedding_dim: D, the width of the embedding.
+        num_classes: C, at least 2.
+        num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
+        recipe: recipe for arguments that are None: "robust" (our best) or "paper" (the paper to the
+            letter); see :class:`recipes.Recipe`.
+        head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
+            "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
+            `primary_logits`.
+        metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
+        delta: softmax temperature of Eq. 13, > 0; 1 in the paper.
+        attention: "tokens", "single" (paper), "batch" or "off", see
+            :class:`attention.AttentiveCorrection`. None: the recipe's mode for embeddings without
+            tokens, which is "off" in the robust one. Use "tokens" for embeddings with tokens;
+            :func:`wrap` does so if its example input has tokens.
+        num_heads: number of attention heads.
+        head_dim: width of each head.
+        correction_weight: factor on the confidence of the correction in Eq. 19, >= 0; 1 in the
+            paper. 0 leaves the primary distribution unchanged, bit for bit.
+        validate_args: check for non-finite embeddings and logits, which synchronizes with the
+            device.
+
+    Shape:
+        - embedding: (B, D) or tokens (B, T, D) floating, cast to the dtype of the weights;
+          primary_logits: (B, C) floating or None; token_mask: (B, T) bool, False for padding, or
+          None; returns a :class:`BalancerOutput`.
+
+    State:
+        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention are
+        parameters, so distributed training synchronizes them by their gradients. The buffer
+        ``class_prior`` (C,), which sums to 1, records the class frequencies that training adjusted
+        the logits for; no output depends on it. Uniform: none, so predictions assume the class
+        frequencies of training. Otherwise, as set by :class:`RobustLoss`: predictions assume a
+        uniform prior, and :func:`class_prior.with_class_prior` adapts them to these frequencies.
+        There are no other buffers, except for batch norm in the head.
+
+    Raises:
+        TypeError: if an argument has a wrong type, or an input is not floating.
+        ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits, a
+            sample with padding only, missing logits without a head, or a batch of one in training
+            with batch norm.
+
+    Differs from paper: only where ``recipe="robust"`` does, and in the numerics documented at each
+    function. The paper does not say how to initialize anchors; ours are random, of norm about 1.
+
+    Example:
+        >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
+        >>> output = balancer(torch.randn(4, 16))
+        >>> output.corrected.shape, output.changed.dtype
+        (torch.Size([4, 3]), torch.bool)
+    """
+
+    anchors: nn.Parameter | None
+    class_prior: Tensor
+
+    def __init__(
+        self,
+        embedding_dim: int,
+        num_classes: int,
+        *,
+        num_anchors: int | None = None,
+        recipe: RecipeName = "robust",
+        head: Head = "recipe",
+        metric: RF.Metric | None = None,
+        delta: float | None = None,
+        attention: AttentionMode | None = None,
+        num_heads: int = 4,
+        head_dim: int = 32,
+        correction_weight: float = 1.0,
+        validate_args: bool = True,
+    ) -> None:
+        super().__init__()
+        checks.at_least("embedding_dim", embedding_dim, 1)
+        checks.at_least("num_classes", num_classes, 2)
+        checks.non_negative("correction_weight", correction_weight)
+        defaults = get_recipe(recipe)
+        num_anchors = defaults.num_anchors if num_anchors is None else num_anchors
+        checks.at_least("num_anchors", num_anchors, 0)
+        attention = defaults.attention if attention is None else attention
+        checks.one_of("attention", attention, ATTENTION_MODES)
+        self.metric: RF.Metric = defaults.metric if metric is None else metric
+        checks.one_of("metric", self.metric, RF.METRICS)
+        self.delta = defaults.delta if delta is None else delta
+        checks.positive("delta", self.delta)
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
+        self.num_anchors = num_anchors
+        self.recipe: RecipeName = recipe
+        self.correction_weight = correction_weight
+        self.validate_args = validate_args
+
+        head = defaults.head if isinstance(head, str) and head == "recipe" else head
+        self.head = _make_head(head, embedding_dim, num_classes)
+        self.attention = (
+            None
+            if attention == "off"
+            else AttentiveCorrection(
+                embedding_dim, num_classes, mode=attention, num_heads=num_heads, head_dim=head_dim
+            )
+        )
+        if num_anchors == 0:
+            self.register_parameter("anchors", None)
+        else:
+            self.anchors = nn.Parameter(
+                torch.randn(num_classes, num_anchors, embedding_dim) * embedding_dim**-0.5
+            )
+
+        self.register_buffer("class_prior", torch.full((num_classes,), 1.0 / num_classes))
+
+    def forward(
+        self,
+        embedding: Tensor,
+        primary_logits: Tensor | None = None,
+        *,
+        token_mask: Tensor | None = None,
+    ) -> BalancerOutput:
+        """Return the corrected distribution and all branches for one batch."""
+        self._check(embedding, primary_logits, token_mask)
+        embedding = self._in_own_dtype(embedding)
+        pooled = pool_tokens(embedding, token_mask)
+        logits = self._logits(pooled) if primary_logits is None else primary_logits
+
+        anchors = self._anchor_points()
+        distances = anchor_log_probs = attentive_log_probs = None
+        if anchors is not None:
+            points = RF.unit_length(pooled) if self.metric == "cosine" else pooled
+            distances = RF.anchor_distances(points, anchors, validate_args=False)
+            anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
+        if self.attention is not None:
+            attentive_log_probs = RF._log_softmax(RF.widen(self.attention(embedding, token_mask)))
+        correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
+
+        log_probs = RF._log_softmax(RF.widen(logits))
+        if correction_log_probs is not None and self.correction_weight > 0:
+            log_probs = RF.log_fuse(
+                log_probs, correction_log_probs, second_weight=self.correction_weight
+            )
+        sees_tokens = embedding.ndim == 3 and self.attention is not None
+        return BalancerOutput(
+            log_probs=log_probs,
+            logits=logits,
+            embedding=pooled,
+            anchor_log_probs=anchor_log_probs,
+            attentive_log_probs=attentive_log_probs,
+            correction_log_probs=correction_log_probs,
+            distances=distances,
+            anchors=anchors,
+            tokens=embedding if sees_tokens else None,
+            token_mask=token_mask if sees_tokens else None,
+        )
+
+    @torch.no_grad()
+    def initialize_anchors(
+        self, embedding: Tensor, labels: Tensor, *, token_mask: Tensor | None = None
+    ) -> Self:
+        """Initialize the anchors of each class by k-means on its embeddings (the mean for K = 1).
+
+        Args:
+            embedding: embeddings of a part of the training set.
+            labels: their classes. Anchors of a class that does not occur are kept.
+            token_mask: False for padding; None: no padding.
+
+        Shape:
+            - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C); token_mask:
+              (N, T) bool.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values, or if the balancer has no anchors.
+
+        Example:
+            >>> balancer = ReliabilityBalancer(2, 2, num_anchors=1, metric="euclidean")
+            >>> points = torch.tensor([[1.0, 1.0], [3.0, 3.0], [9.0, 9.0]])
+            >>> balancer.initialize_anchors(points, torch.tensor([0, 0, 1])).anchors.flatten()
+            tensor([2., 2., 9., 9.], grad_fn=<...>)
+        """
+        if self.anchors is None:
+            raise ValueError("`initialize_anchors` needs num_anchors > 0; got num_anchors=0")
+        self._check(embedding, None, token_mask)
+        checks.indices("labels", labels)
+        checks.labels(labels, embedding.shape[:1], self.num_classes)
+        checks.label_values(labels, self.num_classes)
+        points = RF.widen(pool_tokens(embedding, token_mask))
+        if self.metric == "cosine":
+            points = RF.unit_length(points)
+        for index in range(self.num_classes):
+            members = points[labels.to(points.device) == index]
+            if len(members):
+                members = members.to(self.anchors.device)
+                self.anchors[index] = clustering.k_means(members, self.num_anchors)
+        return self
+
+    def extra_repr(self) -> str:
+        """Show the settings that the submodules do not."""
+        return (
+            f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, "
+            f"num_anchors={self.num_anchors}, recipe={self.recipe!r}, metric={self.metric!r}, "
+            f"delta={self.delta}, correction_weight={self.correction_weight}"
+        )
+
+    def _anchor_points(self) -> Tensor | None:
+        """Return the anchors as used in Eq. 12: of unit length for the cosine metric."""
+        if self.anchors is None or self.metric == "euclidean":
+            return self.anchors
+        return RF.unit_length(self.anchors)
+
+    def _logits(self, pooled: Tensor) -> Tensor:
+        if self.head is None:
+            raise ValueError(
+                "`primary_logits` must be given, since the balancer was built with head=None; "
+                "got None"
+            )
+        logits: Tensor = self.head(pooled)
+        return logits
+
+    def _in_own_dtype(self, embedding: Tensor) -> Tensor:
+        """Cast the embedding to the dtype of the weights, except under autocast."""
+        if torch.is_autocast_enabled(embedding.device.type):
+            return embedding
+        weight = next(self.parameters(), embedding) if self.anchors is None else self.anchors
+        return embedding.to(weight.dtype)
+
+    def _check(
+        self, embedding: Tensor, primary_logits: Tensor | None, token_mask: Tensor | None
+    ) -> None:
+        checks.floating("embedding", embedding)
+        checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
+        checks.width("embedding", embedding, self.embedding_dim)
+        if token_mask is not None:
+            checks.token_mask(token_mask, embedding)
+        if self.validate_args:
+            checks.finite("embedding", embedding, token_mask)
+        if primary_logits is not None:
+            checks.primary_logits(primary_logits, embedding.shape[0], self.num_classes, "B")
+            if self.validate_args:
+                checks.scores("primary_logits", primary_logits)
+        if self.attention is not None and self.attention.mode == "batch" and not self.training:
+            warnings.warn(
+                "attention='batch' makes each prediction depend on the rest of its batch; "
+                "use 'tokens' or 'single' for inference",
+                stacklevel=3,
+            )
+
+
+def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:
+    if head is None or isinstance(head, nn.Module):
+        return head
+    checks.one_of("head", head, HEAD_NAMES)
+    if head == "linear":
+        return nn.Linear(embedding_dim, num_classes)
+    return MLPHead(embedding_dim, num_classes)
+
+
+def _combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Fuse the given branches by Eq. 18; a single branch is returned unchanged."""
+    if first is None or second is None:
+        return second if first is None else first
+    return RF.log_fuse(first, second)

@@ -1,0 +1,172 @@
+"""Recipes: the defaults of balancer, loss, targets and mixing.
+
+Each field of a :class:`Recipe` is also an argument of the class or function that it configures; an
+explicit argument overrides the recipe. Change fields with ``dataclasses.replace``.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from reliability_balance import checks
+from reliability_balance.functional import METRICS, Metric
+
+RecipeName = Literal["robust", "paper"]
+"""The name of a recipe."""
+
+AttentionMode = Literal["tokens", "single", "batch", "off"]
+HeadName = Literal["mlp", "linear"]
+
+HEAD_NAMES: tuple[HeadName, ...] = ("mlp", "linear")
+ATTENTION_MODES: tuple[AttentionMode, ...] = ("tokens", "single", "batch", "off")
+
+POSITIVE = ("delta", "temperature", "noise_temperature", "memory", "held_for")
+NON_NEGATIVE = (
+    *("anchor_weight", "center_weight", "branch_weight", "prior_count", "annotator_prior"),
+    *("mix_from", "consistency"),
+)
+
+SMALLEST_CONCENTRATION = 0.01  # draws at smaller ones underflow
+
+
+def check_concentration(name: str, value: float) -> None:
+    """Require a concentration that mixing weights can be drawn with."""
+    checks.positive(name, value)
+    if value < SMALLEST_CONCENTRATION:
+        raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
+
+    The field defaults are those of the "robust" recipe, found by the searches in
+    ``docs/research_log.md``. A value out of range raises a ValueError that names the field.
+
+    Args:
+        num_anchors: anchors per class, >= 0.
+        head: primary head.
+        metric: distance metric between embeddings and anchors.
+        delta: softmax temperature of Eq. 13, > 0.
+        attention: attention mode for embeddings without tokens.
+        token_attention: attention mode for embeddings with tokens.
+        anchor_weight: weight of the anchor loss in Eq. 23, >= 0.
+        center_weight: weight of the centre loss in Eq. 23, >= 0.
+        branch_weight: weight of the branches' own negative log-likelihoods, >= 0.
+        label_smoothing: label smoothing, in [0, 1).
+        doubts_labels: train on :class:`targets.RefurbishedTargets`; False: on the labels as given.
+        even_classes: train with logit adjustment by the class frequencies of the labels, so that
+            predictions assume a uniform class prior.
+        momentum: momentum of each sample's running average of predictions; None: plain mean.
+        temperature: temperature that sharpens the averaged predictions, > 0.
+        noise_temperature: further temperature, > 0, that sharpens them to estimate the noise
+            matrix.
+        prior_count: number of learned samples of a class at which the posterior has weight 1/2
+            against the given label, >= 0.
+        held_back: share of the samples whose labels are held back at first, in [0, 1).
+        annotator_prior: number of labels of a class at which an annotator's noise matrix is half
+            their own and half the common one, >= 0.
+        held_for: share of the planned epochs for which labels are held back, in (0, 1]; at most the
+            warm-up.
+        warmup: epochs before labels are refurbished, >= 0.
+        memory: threshold of memorization, in nats, > 0. If the log-likelihood of shown labels
+            exceeds that of held-back ones by more when these are released, labels are refurbished
+            from then on.
+        mixing: concentration of :func:`mixing.mix`, >= 0.01; None: no mixing.
+        mix_from: share of the warm-up after which mixing starts, >= 0. If training is planned to
+            end within the warm-up, mixing starts when labels are refurbished.
+        consistency: weight of :func:`functional.disagreement` between two views, >= 0.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from reliability_balance import ReliabilityBalancer
+        >>> sharper = replace(get_recipe("robust"), temperature=0.5)
+        >>> ReliabilityBalancer(8, 3, recipe=sharper).num_classes
+        3
+    """
+
+    num_anchors: int = 8
+    head: HeadName = "linear"
+    metric: Metric = "cosine"
+    delta: float = 0.1
+    attention: AttentionMode = "off"
+    token_attention: AttentionMode = "tokens"
+    anchor_weight: float = 0.01
+    center_weight: float = 0.3
+    branch_weight: float = 1.0
+    label_smoothing: float = 0.0
+    doubts_labels: bool = True
+    even_classes: bool = True
+    momentum: float | None = None
+    temperature: float = 0.6
+    noise_temperature: float = 0.25
+    prior_count: float = 3.0
+    held_back: float = 0.1
+    annotator_prior: float = 30.0
+    held_for: float = 0.5
+    warmup: int = 10
+    memory: float = 0.3
+    mixing: float | None = 0.3
+    mix_from: float = 0.7
+    consistency: float = 1.0
+
+    def __post_init__(self) -> None:
+        checks.at_least("num_anchors", self.num_anchors, 0)
+        checks.at_least("warmup", self.warmup, 0)
+        checks.one_of("head", self.head, HEAD_NAMES)
+        checks.one_of("metric", self.metric, METRICS)
+        for name in ("attention", "token_attention"):
+            checks.one_of(name, getattr(self, name), ATTENTION_MODES)
+        for name in POSITIVE:
+            checks.positive(name, getattr(self, name))
+        for name in NON_NEGATIVE:
+            checks.non_negative(name, getattr(self, name))
+        for name in ("label_smoothing", "held_back"):
+            checks.fraction(name, getattr(self, name))
+        if self.momentum is not None:
+            checks.fraction("momentum", self.momentum)
+        if self.mixing is not None:
+            check_concentration("mixing", self.mixing)
+        for name in ("doubts_labels", "even_classes"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"`{name}` must be a bool; got {getattr(self, name)!r}")
+        if not self.held_for <= 1.0:
+            raise ValueError(
+                f"`held_for` must be a share of the epochs, up to 1; got {self.held_for}"
+            )
+
+    def held_for_of(self, epochs: float) -> int:
+        """Return for how many updates of a sample its label is held back."""
+        return min(self.warmup, round(self.held_for * epochs))
+
+
+RECIPES: dict[RecipeName, Recipe] = {
+    "robust": Recipe(),
+    # Section 3.3-3.5; label smoothing 0.11 as in Table 3. The paper does not give the weights of
+    # Eq. 23: these bring the three terms to a similar scale for embeddings of unit norm.
+    "paper": Recipe(
+        head="mlp",
+        metric="euclidean",
+        delta=1.0,
+        attention="single",
+        token_attention="single",
+        center_weight=0.01,
+        branch_weight=0.0,
+        label_smoothing=0.11,
+        doubts_labels=False,
+        even_classes=False,
+        mixing=None,
+    ),
+}
+"""The recipes that have a name."""
+
+
+def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:
+    """Return the recipe with that name; a Recipe is returned unchanged.
+
+    Raises:
+        ValueError: on an unknown name; the message lists the names.
+    """
+    if isinstance(recipe, Recipe):
+        return recipe
+    checks.one_of("recipe", recipe, tuple(RECIPES))
+    return RECIPES[recipe]

@@ -1,0 +1,47 @@
+"""Training on noisy labels, and what it learns of them: targets, mixing, rankings, estimates."""
+
+from reliability_balance.labels.fitting import fit_head
+from reliability_balance.labels.gallery import save_csv, save_gallery, spreadsheet_text
+from reliability_balance.labels.inspection import (
+    KNOWN_VERDICTS,
+    DoubtfulLabel,
+    LabelRanking,
+    Verdict,
+    inspect_embeddings,
+    pred_probs,
+    rank_labels,
+)
+from reliability_balance.labels.mixing import Mixed, mix
+from reliability_balance.labels.noise_estimate import (
+    Interval,
+    NoiseEstimate,
+    estimate_noise,
+    noise_from_beliefs,
+)
+from reliability_balance.labels.posterior import annotator_posterior, label_posterior
+from reliability_balance.labels.robust_loss import RobustLoss
+from reliability_balance.labels.targets import RefurbishedTargets
+
+__all__ = [
+    "KNOWN_VERDICTS",
+    "DoubtfulLabel",
+    "Interval",
+    "LabelRanking",
+    "Mixed",
+    "NoiseEstimate",
+    "RefurbishedTargets",
+    "RobustLoss",
+    "Verdict",
+    "annotator_posterior",
+    "estimate_noise",
+    "fit_head",
+    "inspect_embeddings",
+    "label_posterior",
+    "mix",
+    "noise_from_beliefs",
+    "pred_probs",
+    "rank_labels",
+    "save_csv",
+    "save_gallery",
+    "spreadsheet_text",
+]

@@ -1,0 +1,231 @@
+"""Save the most doubtful labels for review: as a CSV file, or as an HTML page with images."""
+
+import base64
+import csv
+import io
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from reliability_balance import checks
+from reliability_balance.files import write_atomically
+from reliability_balance.labels import png
+from reliability_balance.labels.inspection import (
+    KNOWN_VERDICTS,
+    DoubtfulLabel,
+    LabelRanking,
+    Verdict,
+)
+
+Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
+COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
+FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
+CARD_WIDTH = 168  # pixels; smaller images are enlarged without smoothing
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1f2937; --muted: #5b6472; --line: #e2e6ea;
+  --page: #fff; --card: #f8fafb; --wrong: #b3372f; --unsure: #8a5a00; --right: #1f6f8b; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e9ee; --muted: #a3acb9; --line: #323a45;
+  --page: #14181d; --card: #1d232b; --wrong: #ff8f86; --unsure: #f0b85a; --right: #74c3dd; } }
+* { box-sizing: border-box; }
+body { margin: 0; color: var(--ink); background: var(--page);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 75rem; margin: 0 auto; padding: 2rem 1rem 3rem; }
+h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .4rem; overflow-wrap: anywhere; }
+p { margin: .3rem 0; max-width: 46rem; color: var(--muted); }
+ol { list-style: none; margin: 1.5rem 0 0; padding: 0; display: grid; gap: .8rem;
+  grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr)); }
+li { background: var(--card); border: 1px solid var(--line); border-radius: 10px;
+  overflow: hidden; font-size: .82rem; }
+img { display: block; width: 100%; aspect-ratio: 1; object-fit: contain; background: #8883; }
+.small { image-rendering: pixelated; }
+dl { display: grid; grid-template-columns: auto 1fr; gap: .1rem .5rem; margin: 0;
+  padding: .6rem .75rem .7rem; }
+dt { color: var(--muted); } dd { margin: 0; overflow-wrap: anywhere; }
+.verdict, .name { grid-column: 1 / -1; overflow-wrap: anywhere; }
+.verdict { font-weight: 650; } .name { display: block; color: var(--muted); font-weight: 400; }
+.mislabelled { color: var(--wrong); } .ambiguous { color: var(--unsure); }
+.undoubted { color: var(--right); }
+@media (max-width: 30rem) { ol { grid-template-columns: 1fr 1fr; gap: .6rem; }
+  dl { padding: .5rem .6rem .6rem; } }
+"""
+
+HEAD = (
+    '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    "<title>{title}</title><style>" + STYLE.replace("{", "{{").replace("}", "}}") + "</style>"
+    "</head>\n<body><main>\n<h1>{title}</h1>\n<p>{summary}</p>\n"
+    "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the predicted "
+    "probability of the label, divided by the sum of those of the label and of the likeliest other "
+    "class: near 0 the sample clearly looks like the other class, near 50 % it is ambiguous.</p>\n"
+    "<ol>\n"
+)
+CARD = (
+    '<li><img class="{kind}" src="{source}" alt="{alt}">'
+    '<dl><dt class="verdict {verdict}">{verdict} <span class="name">{name}</span></dt>'
+    "<dt>given</dt><dd>{given}</dd><dt>suggested</dt><dd>{suggested}</dd>"
+    "<dt>doubt</dt><dd>{doubt}</dd><dt>plausibility</dt><dd>{plausibility}</dd></dl></li>"
+)
+
+
+def spreadsheet_text(text: str) -> str:
+    """Prefix text with ' if a spreadsheet would run it as a formula, or if it begins with '.
+
+    Names of files and classes may begin with = + - @ or a control character. A leading ' in the
+    result was always added here, so removing it restores the text.
+
+    Example:
+        >>> [spreadsheet_text(name) for name in ("=cmd|' /C calc'!A0", "'s.png", "a.png")]
+        ["'=cmd|' /C calc'!A0", "''s.png", 'a.png']
+    """
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text
+
+
+def save_csv(
+    ranking: LabelRanking,
+    path: Path,
+    *,
+    class_names: Names | None = None,
+    sample_names: Names | None = None,
+) -> None:
+    """Write the ranking to a CSV file, the most doubtful label first.
+
+    The file is written atomically. Names are passed through :func:`spreadsheet_text`; characters
+    that UTF-8 cannot encode are escaped by a backslash.
+
+    Args:
+        ranking: ranking to write.
+        path: path of the file.
+        class_names: C names, looked up by position; None: class indices.
+        sample_names: N names by sample index, such as file names, looked up by position whatever
+            the index of a pandas column is; None: sample indices.
+
+    Raises:
+        TypeError: if names are not a sequence, for example a dict.
+        ValueError: if there are too few names.
+
+    Example:
+        >>> import tempfile, torch
+        >>> from reliability_balance.labels import rank_labels
+        >>> from reliability_balance.labels import RefurbishedTargets
+        >>> targets, labels = RefurbishedTargets(40, 2, warmup=0), torch.arange(40) % 2
+        >>> probs = 0.8 * torch.nn.functional.one_hot(labels, 2) + 0.1
+        >>> labels[2] = 1
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(40), labels, probs)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "doubtful.csv")
+        ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
+        ...     print(path.read_text().split()[1])
+        2,dog,cat,mislabelled,0.654...,0.100...
+    """
+    name_class, name_sample = _namers(ranking, class_names, sample_names)
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)  # quotes both kinds of line ends within names
+    writer.writerow(COLUMNS)
+    for row in ranking:
+        writer.writerow(
+            [
+                spreadsheet_text(name_sample(row.sample)),
+                spreadsheet_text(name_class(row.given)),
+                spreadsheet_text(name_class(row.suggested)),
+                row.verdict.name.lower(),
+                f"{row.doubt:.6f}",
+                f"{row.plausibility:.6f}",
+            ]
+        )
+    write_atomically(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def save_gallery(
+    ranking: LabelRanking,
+    path: Path,
+    image_of: Callable[[int], npt.NDArray[np.uint8]],
+    *,
+    title: str = "Doubtful labels",
+    count: int = 60,
+    class_names: Names | None = None,
+    sample_names: Names | None = None,
+) -> None:
+    """Write a self-contained HTML page of the most doubtful labels.
+
+    Args:
+        ranking: ranking to show; select a part of it with :meth:`LabelRanking.only`.
+        path: path of the file, which is written atomically.
+        image_of: returns the image of a sample index, (H, W) or (H, W, 3) uint8.
+        title: title of the page.
+        count: maximum number of labels, >= 1.
+        class_names: C names, looked up by position; None: class indices.
+        sample_names: N names by sample index, looked up by position; None: sample indices.
+
+    Raises:
+        TypeError: if an image is not a uint8 array, or names are not a sequence.
+        ValueError: on an image of another shape, too few names, or count < 1.
+    """
+    checks.at_least("count", count, 1)
+    name_class, name_sample = _namers(ranking, class_names, sample_names)
+    shown = list(ranking.first(count))
+    cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
+    kinds = (Verdict.UNKNOWN,) if ranking.caution else KNOWN_VERDICTS[::-1]
+    counts = ", ".join(f"{len(ranking.only(each))} {each.name.lower()}" for each in kinds)
+    summary = f"Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful."
+    caution = f" No verdicts: {ranking.caution}." if ranking.caution else ""
+    head = _fill(HEAD, title=title, summary=summary + caution)
+    page = head + "\n".join(cards) + "\n</ol>\n</main></body></html>\n"
+    write_atomically(path, page.encode("utf-8", "backslashreplace"))
+
+
+Namer = Callable[[int], str]
+
+
+def _fill(template: str, **values: str) -> str:
+    """Fill an HTML template with escaped values."""
+    return template.format(**{name: escape(value) for name, value in values.items()})
+
+
+def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_class: Namer) -> str:
+    given, suggested = name_class(row.given), name_class(row.suggested)
+    verdict = row.verdict.name.lower()
+    return _fill(
+        CARD,
+        kind="small" if pixels.shape[1] < CARD_WIDTH else "",
+        source=f"data:image/png;base64,{base64.b64encode(png.encode(pixels)).decode()}",
+        alt=f"{name}: labelled {given}, {verdict}, suggested {suggested}",
+        verdict=verdict,
+        name=name,
+        given=given,
+        suggested=suggested,
+        doubt=f"{row.doubt:.1%}",
+        plausibility=f"{row.plausibility:.1%}",
+    )
+
+
+def _namers(
+    ranking: LabelRanking, class_names: Names | None, sample_names: Names | None
+) -> tuple[Namer, Namer]:
+    """Return functions that name a class and a sample; check that there are enough names."""
+    largest_class = largest_sample = -1
+    if len(ranking):
+        largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
+        largest_sample = int(ranking.sample.max())
+    return (
+        _namer("class_names", class_names, largest_class),
+        _namer("sample_names", sample_names, largest_sample),
+    )
+
+
+def _namer(name: str, names: Names | None, largest: int) -> Namer:
+    """Return a lookup of names by position, whatever the index of a pandas column is."""
+    if names is None:
+        return str
+    is_bad = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
+    if is_bad or getattr(names, "ndim", 1) != 1:  # iterating over a table yields its columns
+        raise TypeError(f"`{name}` must be a sequence of names; got {type(names).__name__}")
+    by_position = [str(each) for each in names]
+    if len(by_position) <= largest:
+        raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
+    return by_position.__getitem__

@@ -1,0 +1,333 @@
+"""Rank labels by how likely they are wrong, from one training, without cross-validation.
+
+The input is :class:`targets.RefurbishedTargets` after training of a wrapped model, or those that
+:func:`inspect_embeddings` computes from stored embeddings.
+"""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from typing_extensions import Self
+
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.core.attention import pool_tokens
+from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
+from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.noise_estimate import seen_samples
+from reliability_balance.labels.posterior import _one_label_each, as_probabilities
+from reliability_balance.labels.targets import RefurbishedTargets
+
+
+class Verdict(IntEnum):
+    """Verdict on a label; UNKNOWN if the model has learned too little."""
+
+    UNKNOWN = -1
+    UNDOUBTED = 0
+    AMBIGUOUS = 1
+    MISLABELLED = 2
+
+
+SHOWN = 10
+KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
+"""The verdicts of labels whose class the beliefs know enough of."""
+DOUBTED_FROM = 0.5
+# A label is ambiguous if the weaker of label and likeliest other class has this share of the two.
+AMBIGUOUS_FROM = 0.2
+# Added to the seed, so that label noise drawn by a user with it is independent of the draws here.
+OWN_STREAM = 7_919_317
+
+
+class DoubtfulLabel(NamedTuple):
+    """One row of a :class:`LabelRanking`."""
+
+    sample: int
+    given: int
+    suggested: int
+    doubt: float
+    plausibility: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, eq=False)
+class LabelRanking:
+    """Ranking of M labels, the most doubtful first; ties in the order of the samples.
+
+    Args:
+        sample: index in the training set.
+        given: given label; for a soft label its likeliest class.
+        suggested: class with the highest posterior.
+        doubt: estimated probability that the label is wrong, in [0, 1].
+        plausibility: predicted probability of the label, divided by the sum of those of the label
+            and of the likeliest other class, in [0, 1]; near 0: clearly another class.
+        verdict: values of :class:`Verdict`.
+        caution: reason why all verdicts are UNKNOWN; empty if they are not.
+        class_names: C names for ``str()``, which shows the first 10 rows; empty: class indices.
+
+    Shape:
+        - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
+          int64; on the CPU.
+
+    Example:
+        >>> ranking = LabelRanking(
+        ...     sample=torch.tensor([41, 7]), given=torch.tensor([0, 1]),
+        ...     suggested=torch.tensor([1, 1]), doubt=torch.tensor([0.97, 0.2]),
+        ...     plausibility=torch.tensor([0.03, 0.9]), verdict=torch.tensor([2, 0]),
+        ...     class_names=("cat", "dog"),
+        ... )
+        >>> print(ranking)
+        sample  given  suggested  doubt  plausibility  verdict
+            41  cat    dog         0.97          0.03  MISLABELLED
+             7  dog    dog         0.20          0.90  UNDOUBTED
+    """
+
+    sample: Tensor
+    given: Tensor
+    suggested: Tensor
+    doubt: Tensor
+    plausibility: Tensor
+    verdict: Tensor
+    caution: str = ""
+    class_names: Sequence[Any] = ()
+
+    def __len__(self) -> int:
+        return len(self.sample)
+
+    def __str__(self) -> str:
+        def name(label: int) -> str:
+            return str(self.class_names[label] if len(self.class_names) else label)
+
+        rows = [
+            (
+                str(row.sample),
+                name(row.given),
+                name(row.suggested),
+                f"{row.doubt:.2f}",
+                f"{row.plausibility:.2f}",
+                row.verdict.name,
+            )
+            for row in self.first(SHOWN)
+        ]
+        is_text = (False, True, True, False, False, True)
+        if not len(self.class_names):
+            is_text = (False, False, False, False, False, True)
+        lines = _aligned([DoubtfulLabel._fields, *rows], is_text)
+        if len(self) > SHOWN:
+            lines.append(f"… and {len(self) - SHOWN} more")
+        if self.caution:
+            lines.append(f"no verdicts: {self.caution}")
+        return "\n".join(lines)
+
+    def __iter__(self) -> Iterator[DoubtfulLabel]:
+        columns = [column.tolist() for column in self._columns().values()]
+        for sample, given, suggested, doubt, plausibility, verdict in zip(*columns, strict=True):
+            yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
+
+    def first(self, count: int) -> Self:
+        """Return the `count` most doubtful labels, or all if there are fewer."""
+        checks.at_least("count", count, 0)
+        return self._rows(slice(count))
+
+    def only(self, verdict: Verdict) -> Self:
+        """Return the labels with this verdict."""
+        return self._rows(self.verdict == verdict)
+
+    def _rows(self, rows: Tensor | slice) -> Self:
+        return replace(self, **{name: column[rows] for name, column in self._columns().items()})
+
+    def _columns(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in DoubtfulLabel._fields}
+
+
+def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
+    """Return the lines of a table, with text aligned left and numbers aligned right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if text else cell.rjust(width)
+            for cell, width, text in zip(row, widths, is_text, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+@torch.no_grad()
+def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
+    r"""Rank labels by the probability that they are wrong; separate wrong from ambiguous ones.
+
+    .. math:: \mathrm{doubt} = 1 - q_y, \quad
+        \mathrm{plausibility} = \bar p_y / (\bar p_y + \max_{c \ne y} \bar p_c)
+
+    with q the :func:`posterior.label_posterior` and p the average of the corrected distribution
+    over the epochs, which is flat if epochs or branches disagree. A label is ambiguous if its
+    plausibility is between 0.2 and 0.8, and otherwise mislabelled if its doubt is above 0.5. Few
+    labels are called ambiguous, because training makes the model confident: most ambiguous samples
+    are not doubted. To rank by ambiguity, use the plausibility.
+
+    A model that has learned nothing doubts labels at random. So all verdicts are UNKNOWN, with a
+    warning, if samples were not seen often enough, or if predictions agree with the labels hardly
+    better than class frequencies do: Cohen's kappa below 0.05 or below three standard errors. Kappa
+    is computed on held-back labels if there are at least 30, and otherwise on all. A network that
+    memorized its labels passes the latter, but then doubts few labels.
+
+    Args:
+        targets: targets after training. Samples that were never seen are left out.
+        labels: all N labels, as trained on.
+
+    Shape:
+        - labels: (N,) int64, or (N, C) floating: the doubt of a soft label is one minus its
+          overlap with q, and `given` is its likeliest class. Of several annotators' labels, (N, A)
+          int64, the most frequent one is judged, by the posterior given all of them; ties are
+          broken by the posterior.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, on other labels than those trained on, or if no
+            sample was seen.
+
+    Warns:
+        UserWarning: if the model has learned too little for verdicts.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=40, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).repeat(20, 1)
+        >>> labels = probs.argmax(-1)
+        >>> labels[2] = 1
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(40), labels, probs)
+        >>> ranking = rank_labels(targets, labels)
+        >>> worst = next(iter(ranking))
+        >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
+        (2, 1, 0, 'MISLABELLED')
+    """
+    seen = seen_samples(targets, labels)
+    used = labels.to(seen.device)[seen]
+    posterior = targets._posterior_rule()(targets.beliefs(seen), used)
+    judged = _one_label_each(used, posterior)
+    given = judged.argmax(-1) if judged.is_floating_point() else judged
+    doubt = 1.0 - posterior.minimum(as_probabilities(judged, posterior)).sum(-1)
+    average = RF.widen(targets.average[seen])
+    own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
+    other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
+    plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
+    competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
+    verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
+    verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
+    reason = caution(targets, seen, used)
+    if reason:
+        warnings.warn(f"no verdicts: {reason}", UserWarning, stacklevel=3)
+        verdict = torch.full_like(verdict, Verdict.UNKNOWN)
+    order = doubt.argsort(descending=True, stable=True)
+    return LabelRanking(
+        sample=seen[order].cpu(),
+        given=given[order].cpu(),
+        suggested=posterior.argmax(-1)[order].cpu(),
+        doubt=doubt[order].cpu(),
+        plausibility=plausibility[order].cpu(),
+        verdict=verdict[order].cpu(),
+        caution=reason,
+    )
+
+
+@torch.no_grad()
+def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
+    """Return the class probabilities of all samples as an array, as cleanlab and others expect.
+
+    Args:
+        targets: targets after training.
+
+    Returns:
+        (N, C) float64, whose rows sum to 1: :meth:`targets.RefurbishedTargets.beliefs`. They are
+        not out-of-sample predictions; instead, training gave doubtful labels less weight.
+
+    Raises:
+        ValueError: if a sample was never seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=1, num_classes=2)
+        >>> _ = targets(torch.tensor([0]), torch.tensor([0]), torch.tensor([[0.5, 0.5]]))
+        >>> pred_probs(targets)
+        array([[0.5, 0.5]])
+    """
+    unseen = int((targets.updates == 0).sum())
+    if unseen:
+        raise ValueError(f"`targets` must have seen all samples; got {unseen} unseen")
+    beliefs = targets.beliefs(torch.arange(len(targets.updates))).double().cpu()
+    wide: npt.NDArray[np.float64] = (beliefs / beliefs.sum(-1, keepdim=True)).numpy()
+    return wide
+
+
+@torch.no_grad()
+def inspect_embeddings(
+    embeddings: Tensor, labels: Tensor, num_classes: int, *, seed: int = 0
+) -> RefurbishedTargets:
+    """Predict each label from the labels of similar embeddings, and return targets to rank them.
+
+    There is no gradient training. Each label is predicted from the others by nearest-neighbour
+    votes and by ridge regression, both in closed form. Their weights and the space of the distances
+    are those that predict the labels best. In a second round the labels vote as refurbished after
+    the first.
+
+    Pass the result to :func:`rank_labels`, :func:`pred_probs` and
+    :func:`noise_estimate.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
+
+    Args:
+        embeddings: embeddings of any origin and scale; tokens are averaged.
+        labels: class indices or class probabilities. The only label of a class cannot be predicted
+            from others: it gets the probability of the likeliest class, so :func:`rank_labels`
+            calls it ambiguous.
+        num_classes: C.
+        seed: seed of the up to 500 samples that weights and space are chosen on, and of the 50,000
+            neighbours if there are more samples; torch's global generator is not used.
+
+    Shape:
+        - embeddings: (N, D) or (N, T, D) floating, N >= 2; labels: (N,) int64 or (N, C) floating.
+
+    Raises:
+        TypeError: on wrong dtypes.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> classes = torch.arange(600) % 2
+        >>> embeddings = torch.randn(600, 4) + 4 * classes.unsqueeze(-1)
+        >>> labels = classes.clone()
+        >>> labels[7] = 0  # of the second class
+        >>> targets = inspect_embeddings(embeddings, labels, num_classes=2)
+        >>> int(rank_labels(targets, labels).sample[0])
+        7
+    """
+    checks.floating("embeddings", embeddings)
+    checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    checks.finite("embeddings", embeddings)
+    checks.at_least("num_classes", num_classes, 2)
+    checks.labels(labels, embeddings.shape[:1], num_classes)
+    checks.label_values(labels, num_classes)
+    if len(embeddings) < 2:
+        raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
+    points = RF.widen(pool_tokens(embeddings))
+    labels = labels.to(points.device)
+    given = as_probabilities(labels, points.new_empty(len(points), num_classes))
+    targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
+    beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
+    refurbished = given
+    for _ in range(ROUNDS):
+        predicted = _lift_singletons(beliefs.predict(refurbished), given)
+        refurbished = take_in(targets, predicted, labels)
+    return targets
+
+
+def _lift_singletons(predicted: Tensor, given: Tensor) -> Tensor:
+    """Give a label that no other sample shares the probability of the likeliest class."""
+    total = given.sum(0)
+    rare = total < 1.0 + 1e-6
+    alone = given[:, rare] * (total[rare] - given[:, rare] < 1e-6)
+    best = predicted.amax(-1, keepdim=True)
+    predicted[:, rare] = predicted[:, rare].maximum(alone * best)
+    return predicted / predicted.sum(-1, keepdim=True)

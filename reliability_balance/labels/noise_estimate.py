@@ -1,0 +1,276 @@
+"""Estimate the noise rate and the noise matrix, with confidence intervals."""
+
+import warnings
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
+from reliability_balance.labels.targets import RefurbishedTargets
+
+MAX_STEPS, TOLERANCE = 500, 1e-5
+
+
+class Interval(NamedTuple):
+    """An estimate and the limits of its confidence interval.
+
+    Shape:
+        - value, low, high: () or (C, C), probabilities. ``str()`` shows a scalar in percent.
+
+    Example:
+        >>> print(Interval(torch.tensor(0.36), torch.tensor(0.33), torch.tensor(0.38)))
+        36 % [33, 38]
+    """
+
+    value: Tensor
+    low: Tensor
+    high: Tensor
+
+    def __str__(self) -> str:
+        if self.value.ndim:
+            return repr(self)
+        shares = [100 * float(each) for each in self]
+        # Rates of a few percent need a decimal.
+        digits = 0 if shares[0] >= 10 else 1
+        value, low, high = (f"{each:.{digits}f}" for each in shares)
+        return f"{value} % [{low}, {high}]"
+
+
+class NoiseEstimate(NamedTuple):
+    """The share of wrong labels, and the noise matrix T_ck: how often class c is labelled k."""
+
+    rate: Interval
+    matrix: Interval
+
+
+def estimate_noise(
+    targets: RefurbishedTargets,
+    labels: Tensor,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> NoiseEstimate:
+    """Estimate label noise from targets after training; see :func:`noise_from_beliefs`.
+
+    For several annotators, the rate is the share of wrong ones among all single labels. Each label
+    is compared with the posterior given the other labels of its sample; the bootstrap resamples
+    samples, not labels.
+
+    Args:
+        targets: targets after training. Samples that were never seen are left out.
+        labels: all N labels, as trained on.
+        level: confidence level of the intervals, in (0, 1).
+        num_resamples: number of bootstrap resamples, >= 2.
+        seed: seed of the bootstrap.
+
+    Shape:
+        - labels: (N,) int64, (N, C) floating, or (N, A) int64 of several annotators.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, on other labels than those trained on, or if no
+            sample was seen often enough.
+
+    Warns:
+        UserWarning: if predictions agree with the labels hardly better than class frequencies do;
+            see :func:`inspection.rank_labels`.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.99, 0.01], [0.02, 0.98]]).repeat(10, 1)
+        >>> labels = probs.argmax(-1)
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(20), labels, probs)
+        >>> round(float(estimate_noise(targets, labels).rate.value), 2)
+        0.0
+    """
+    seen = seen_samples(targets, labels)
+    targets.check_known()
+    reason = caution(targets, seen, labels.to(seen.device)[seen])
+    if reason:
+        warnings.warn(f"the noise estimate is unreliable: {reason}", UserWarning, stacklevel=2)
+    beliefs, used = targets.beliefs(seen), labels.to(seen.device)[seen]
+    sample = torch.arange(len(seen), device=seen.device)
+    if (matrices := targets.annotator_matrices) is not None:
+        beliefs, used, sample = _single_labels(beliefs, used, matrices)
+    return _noise_from_beliefs(
+        beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
+    )
+
+
+@torch.no_grad()
+def noise_from_beliefs(
+    beliefs: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    *,
+    level: float = 0.95,
+    num_resamples: int = 200,
+    seed: int = 0,
+) -> NoiseEstimate:
+    r"""Estimate the noise matrix by maximum likelihood, with a bootstrap interval.
+
+    .. math:: J_{ck} \gets \mathrm{mean}_i \,
+        \frac{p_{ic} T_{ck} y_{ik}}{\sum_{c'k'} p_{ic'} T_{c'k'} y_{ik'}},
+        \quad T_{ck} \gets J_{ck} / \sum_k J_{ck}, \quad \mathrm{rate} = 1 - \sum_c J_{cc}
+
+    is repeated until convergence (expectation maximisation, with fixed beliefs p). Intervals are
+    percentiles of the bootstrap over samples. They cover sampling error only: in simulations with
+    calibrated beliefs and 300 samples, 95 % intervals had 93 % coverage (0 % for matrix entries
+    that are exactly 0, which are only approached). They do not cover errors of the model: confused
+    classes make their labels look wrong, and memorized wrong labels look correct.
+
+    Args:
+        beliefs: class probabilities before the label is considered.
+        labels: class indices or class probabilities.
+        start: initial noise matrix.
+        level: confidence level of the intervals, in (0, 1).
+        num_resamples: number of bootstrap resamples, >= 2.
+        seed: seed of the bootstrap.
+
+    Shape:
+        - beliefs: (N, C) floating; labels: (N,) int64 or (N, C) floating; start: (C, C) floating.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> classes = torch.tensor([0, 1]).repeat(500)
+        >>> beliefs = 0.998 * torch.nn.functional.one_hot(classes, 2) + 0.001
+        >>> labels = classes.clone()
+        >>> labels[:100] = 0  # 50 of the second class
+        >>> noise = noise_from_beliefs(beliefs, labels, torch.full((2, 2), 0.5))
+        >>> bool(noise.rate.low < 0.05 < noise.rate.high)
+        True
+    """
+    checks.distributions("beliefs", beliefs)
+    checks.rank("beliefs", beliefs, "(N, C)", 2)
+    count, num_classes = beliefs.shape
+    checks.labels(labels, beliefs.shape[:1], num_classes)
+    checks.label_values(labels, num_classes)
+    checks.floating("start", start)
+    if start.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
+        )
+    sample = torch.arange(count, device=beliefs.device)
+    return _noise_from_beliefs(beliefs, labels, start, sample, level, num_resamples, seed)
+
+
+@torch.no_grad()
+def _noise_from_beliefs(
+    beliefs: Tensor,
+    labels: Tensor,
+    start: Tensor,
+    sample: Tensor,
+    level: float,
+    num_resamples: int,
+    seed: int,
+) -> NoiseEstimate:
+    """Estimate the noise of M labels; `sample` (M,) is the index of each label's sample."""
+    checks.at_least("num_resamples", num_resamples, 2)
+    if not 0.0 < level < 1.0:
+        raise ValueError(f"`level` must lie in (0, 1); got {level}")
+    beliefs, start = RF.widen(beliefs), RF.widen(start)
+    count = int(sample.max()) + 1
+    given = as_probabilities(labels, beliefs)
+    joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
+    generator = torch.Generator().manual_seed(seed)
+    resampled = []
+    for _ in range(num_resamples):
+        drawn = torch.randint(count, (count,), generator=generator, device="cpu").bincount(
+            minlength=count
+        )
+        weights = drawn.to(beliefs)[sample].unsqueeze(-1)
+        resampled.append(_fit(beliefs, given, weights, _matrix(joint)))
+    joints = torch.stack(resampled)
+    return NoiseEstimate(
+        _interval(_rate(joint), _rate(joints), level),
+        _interval(_matrix(joint), _matrix(joints), level),
+    )
+
+
+def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
+    """Return the indices of the samples that were trained on, and check the labels.
+
+    Args:
+        targets: targets after training.
+        labels: all N labels.
+
+    Shape:
+        - labels: (N,) int64, (N, C) floating or (N, A) int64; returns (M,) int64, M <= N.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, on other labels than those trained on, or if no
+            sample was seen.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=3, num_classes=2)
+        >>> _ = targets(torch.tensor([1]), torch.tensor([0]), torch.tensor([[0.5, 0.5]]))
+        >>> seen_samples(targets, torch.tensor([0, 0, 1]))
+        tensor([1])
+    """
+    targets._check_labels(labels, len(targets.average))
+    targets._check_label_values(labels)
+    seen = targets.updates.nonzero().squeeze(-1)
+    if len(seen) == 0:
+        raise ValueError("`targets` must have been trained with; got none of its samples seen")
+    targets.check_given(seen, labels.to(seen.device)[seen])
+    return seen
+
+
+def _single_labels(
+    beliefs: Tensor, labels: Tensor, matrices: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return for each single label the beliefs (M, C) given the other labels of its sample.
+
+    Also returns these labels and the indices of their samples, both (M,). Inputs are beliefs
+    (N, C), labels (N, A) and matrices (A, C, C).
+    """
+    sample, annotator = (labels >= 0).nonzero(as_tuple=True)
+    single = labels[sample, annotator]
+    matrices = matrices.double()
+    posterior = _annotator_posterior(beliefs.double(), labels, matrices)
+    own = matrices[annotator, :, single]  # positive, because of shrinkage
+    others = posterior[sample] / own
+    others = others / others.sum(-1, keepdim=True)
+    return others.to(beliefs.dtype), single, sample
+
+
+def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:
+    """Fit J (C, C) by expectation maximisation to labels (N, C) with weights (N, 1)."""
+    tiny = torch.finfo(beliefs.dtype).tiny
+    joint, matrix = start, start
+    for _ in range(MAX_STEPS):
+        likelihood = (given * (beliefs @ matrix)).sum(-1, keepdim=True)
+        ratio = given * (weights / likelihood.clamp_min(tiny))
+        updated = matrix * (beliefs.T @ ratio) / weights.sum()
+        converged = float((updated - joint).abs().max()) < TOLERANCE
+        joint, matrix = updated, _matrix(updated)
+        if converged:
+            break
+    return joint
+
+
+def _matrix(joint: Tensor) -> Tensor:
+    """Normalise the rows of J to T; the row of a class without samples is uniform."""
+    shares = joint.sum(-1, keepdim=True)
+    uniform = torch.full_like(joint, 1.0 / joint.shape[-1])
+    return (joint / shares).where(shares > 0, uniform)
+
+
+def _rate(joint: Tensor) -> Tensor:
+    return (1.0 - joint.diagonal(dim1=-2, dim2=-1).sum(-1)).clamp(0.0, 1.0)
+
+
+def _interval(value: Tensor, resampled: Tensor, level: float) -> Interval:
+    tail = (1.0 - level) / 2.0
+    low, high = torch.quantile(resampled, torch.tensor([tail, 1.0 - tail]).to(resampled), dim=0)
+    return Interval(value, low, high)

@@ -1,0 +1,671 @@
+"""Refurbished training targets, by a noise matrix that is estimated during training."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.core.recipes import get_recipe
+from reliability_balance.labels import annotators
+from reliability_balance.labels.annotators import AnnotatorCounts
+from reliability_balance.labels.class_shares import ClassShares
+from reliability_balance.labels.memorization import Memorization
+from reliability_balance.labels.noise_matrix import as_noise_matrix, first_joint
+from reliability_balance.labels.posterior import (
+    _annotator_posterior,
+    _one_label_each,
+    as_probabilities,
+    label_posterior,
+    sharpened_scores,
+)
+from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
+from reliability_balance.labels.repeated_calls import RepeatedCalls
+
+ROBUST = get_recipe("robust")
+# Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
+CODE_STEPS, CODE_TOLERANCE = 1024, 8
+GOLDEN = 0.6180339887
+
+
+def _places(classes: Tensor) -> Tensor:
+    """Return the codes of classes, of any shape.
+
+    Steps are uneven, so that half of each of two classes is not the class between them.
+    """
+    classes = classes.float()
+    return CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())
+
+
+def _differing(before: Tensor, codes: Tensor) -> Tensor:
+    """Return where (B,) label codes differ from earlier ones; -1 stands for no earlier label."""
+    return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
+
+
+class RefurbishedTargets(nn.Module):
+    r"""Soft training targets from each sample's label and the model's past predictions.
+
+    Each call updates the running averages of the samples' predictions and returns the targets of
+    the batch: the given labels during the warm-up, afterwards the
+    :func:`posterior.label_posterior` of the sharpened average p (label refurbishment). The noise
+    matrix T is estimated in training by expectation maximisation, from these posteriors and the
+    labels; the noise rate need not be known:
+
+    .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
+        J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
+        T_{ck} = J_{ck} / \sum_k J_{ck}
+
+    For soft labels, labels k count in proportion to T_ck y_k. J_ck is capped at J_cc, because two
+    classes could be swapped otherwise. q' is the posterior of p sharpened once more,
+    softmax(log p / tau'): where wrong labels fall on similar classes, the model is undecided, and
+    only sharper predictions separate wrong from correct labels. As targets they would be
+    overconfident.
+
+    Sharpening (tau < 1) is needed: a model trained on noisy labels is underconfident, which T alone
+    cannot distinguish from clean but ambiguous labels. Sharpening shrinks the hardest classes, so
+    the class bias b is updated until each class has the same share in p as in the averages.
+
+    With clean labels T approaches the identity and the targets stay the labels. Where one class is
+    often labelled as another, only such labels are changed.
+
+    **Memorization.** In a long training, a network memorizes wrong labels, and its predictions are
+    no longer independent of them. With `held_back`, the labels of that share of the samples are
+    held back at first; their targets are the model's own predictions. The gap in log-likelihood
+    between shown and held-back labels measures memorization, which is removed from each prediction
+    before it is averaged:
+
+    .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
+
+    Before memorization sets in, refurbishing labels only reinforces the model's mistakes. So labels
+    are refurbished after `warmup`, and earlier only if memorization exceeds `memory` when the
+    held-back labels are released.
+
+    **Classes not yet learned.** A model that has not learned a class would reject all its labels
+    and never learn it. So the weight w of the posterior against the label y, in targets and in J,
+    grows with the number m_k of samples of the class that the model has learned to distinguish:
+
+    .. math:: q \gets w q + (1 - w) y, \quad w = \sum_k y_k \frac{m_k}{m_k + a}, \quad
+        m_k = \frac{N \, \mathrm{Var}(p_k)}{1 - \mathrm{mean}(p_k)}
+
+    **Several annotators.** With `num_annotators`, each annotator a has a noise matrix T^a. It is
+    estimated in the same way and shrunk to the common T where they gave few labels. The posterior
+    is :func:`posterior.annotator_posterior` given all labels of a sample. Elsewhere, and in the
+    estimate of T, the vote shares replace the label y.
+
+    :class:`RobustLoss` creates and calls these targets. The defaults are those it uses for 20
+    epochs or more.
+
+    Args:
+        num_samples: N, the size of the training set; samples are identified by their index in it.
+        num_classes: C.
+        momentum: momentum of the averages, in [0, 1); None: plain mean of all predictions.
+        temperature: tau, > 0; below 1 sharpens.
+        noise_temperature: tau', > 0; 1: no further sharpening to estimate T.
+        prior_count: a, the number of learned samples of a class at which the posterior has weight
+            1/2 against the label, >= 0; 0: weight 1 for all classes.
+        warmup: updates of a sample before its label is refurbished, >= 0.
+        memory: threshold of memorization, in nats, > 0. If the log-likelihood of shown labels
+            exceeds that of held-back ones by more when these are released, labels are refurbished
+            from then on.
+        held_back: share of the samples whose labels are held back, in [0, 1); 0: no correction for
+            memorization. Needs a warm-up of 2 or more. None: that of the robust recipe if the
+            warm-up allows it, else 0.
+        held_for: updates of a sample for which its label is held back, and before it counts for T,
+            in [0, warmup]; None: the whole warm-up.
+        num_annotators: A, the number of annotators; 0: one label for each sample.
+        annotator_prior: number of labels of a class at which an annotator's matrix is half their
+            own and half the common one, >= 0.
+        dtype: dtype of the C numbers stored for each sample (2 C with `held_back`);
+            ``torch.float16`` halves the memory.
+        validate_args: check values, which synchronizes with the device.
+        group: process group that trains together; None: all processes. With a group, targets cannot
+            be copied or pickled.
+
+    Shape:
+        - index: (B,) int64 in [0, N); labels: (B,) int64 or (B, C) floating, with `num_annotators`
+          (B, A) int64, -1 where an annotator gave none; probs: (B, C) floating probabilities,
+          without gradient; returns (B, C) float32 or wider.
+
+    State:
+        ``average`` (N, C); ``updates`` (N,) int32; ``given`` (N,) int32, codes that detect changed
+        labels; ``remembers`` () int8, whether memorization was measured, -1 if not known yet;
+        ``joint`` (C, C), J above; ``classes``, whose ``tilt`` is b; ``memorization``, whose
+        ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is J of each annotator.
+        Save the module with the model.
+
+        In distributed training the batches of all ranks are gathered, so that every rank holds the
+        same state. All ranks must have the same settings and make equally many calls, with batches
+        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
+        sample that occurs several times in a call counts as one update, by its mean. Keep the
+        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong sizes, shapes or values.
+
+    Differs from paper: not in it. Averages of the model's own predictions are used as targets by
+    Liu et al., NeurIPS 2020 (https://arxiv.org/abs/2007.00151).
+
+    Example:
+        >>> targets = RefurbishedTargets(100, num_classes=2, warmup=1, prior_count=0.0)
+        >>> index, labels = torch.tensor([7, 9]), torch.tensor([0, 1])
+        >>> probs = torch.tensor([[0.9, 0.1], [0.8, 0.2]])
+        >>> targets(index, labels, probs)  # still the labels
+        tensor([[1., 0.],
+                [0., 1.]])
+        >>> targets(index, labels, probs)
+        tensor([[0.9915, 0.0085],
+                [0.7706, 0.2294]])
+    """
+
+    average: Tensor
+    updates: Tensor
+    given: Tensor
+    joint: Tensor
+    remembers: Tensor
+
+    def __init__(
+        self,
+        num_samples: int,
+        num_classes: int,
+        *,
+        momentum: float | None = ROBUST.momentum,
+        temperature: float = ROBUST.temperature,
+        noise_temperature: float = ROBUST.noise_temperature,
+        prior_count: float = ROBUST.prior_count,
+        warmup: int = ROBUST.warmup,
+        memory: float = ROBUST.memory,
+        held_back: float | None = None,
+        held_for: int | None = None,
+        num_annotators: int = 0,
+        annotator_prior: float = ROBUST.annotator_prior,
+        dtype: torch.dtype = torch.float32,
+        validate_args: bool = True,
+        group: "distributed.ProcessGroup | None" = None,
+    ) -> None:
+        super().__init__()
+        checks.at_least("num_samples", num_samples, 1)
+        checks.at_least("num_classes", num_classes, 2)
+        checks.at_least("warmup", warmup, 0)
+        checks.positive("temperature", temperature)
+        checks.positive("noise_temperature", noise_temperature)
+        checks.non_negative("prior_count", prior_count)
+        checks.at_least("num_annotators", num_annotators, 0)
+        checks.non_negative("annotator_prior", annotator_prior)
+        if momentum is not None:
+            checks.fraction("momentum", momentum)
+        if held_back is None:
+            held_back = ROBUST.held_back if warmup > 1 else 0.0
+        checks.fraction("held_back", held_back)
+        if held_back and warmup < 2:
+            raise ValueError(f"`held_back` needs a `warmup` of at least 2; got {warmup}")
+        held_for = warmup if held_for is None else held_for
+        checks.at_least("held_for", held_for, 0)
+        if held_for > warmup:
+            raise ValueError(f"`held_for` must be at most `warmup`, {warmup}; got {held_for}")
+        checks.positive("memory", memory)
+        if not dtype.is_floating_point:
+            raise TypeError(f"`dtype` must be floating; got {dtype}")
+        self.momentum = momentum
+        self.temperature = temperature
+        self.noise_temperature = noise_temperature
+        self.prior_count = prior_count
+        self.warmup = warmup
+        self.memory = memory
+        self.held_back = held_back
+        self.held_for = held_for
+        self.num_annotators = num_annotators
+        self.annotator_prior = annotator_prior
+        self.validate_args = validate_args
+        self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
+        self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
+        self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
+        self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self._remembers: bool | None = None  # host copy of `remembers`
+        self._expects = False  # whether all labels are known in advance
+        self._calls = RepeatedCalls()
+        self._ranks = Ranks(group)
+        # Further values that must be equal in all processes, by name.
+        self.plan: dict[str, object] = {}
+        self.classes = ClassShares(num_samples, num_classes)
+        self.register_buffer("joint", first_joint(self.classes.tilt))
+        self.memorization = (
+            Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
+        )
+        self.annotators = (
+            AnnotatorCounts(num_annotators, num_classes, annotator_prior)
+            if num_annotators
+            else None
+        )
+
+    @torch.no_grad()
+    def forward(
+        self, index: Tensor, labels: Tensor, probs: Tensor, *, update: bool = True
+    ) -> Tensor:
+        """Update the state with the predictions of one batch and return its targets.
+
+        Args:
+            index: index of each sample in the training set.
+            labels: labels of the samples, the same in every epoch.
+            probs: predictions of the model.
+            update: False for a second forward pass on the same samples in one step, as by SAM:
+                the targets follow from the current state, which is not changed, and processes do
+                not communicate.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values, if `index` holds the labels, if a label differs
+                from an earlier one, and if each of several batches comes more than once in a row.
+            RuntimeError: if another process rejected its batch, has other settings or another
+                state, is at another call, or has ended.
+        """
+        gathers = update and is_distributed()
+        counts = self._synchronize(index, labels, probs) if gathers else []
+        if not gathers:
+            self._check(index, labels, probs)
+        if not update:
+            given = as_probabilities(labels, RF.widen(probs))
+            refurbished, _ = self._posteriors(self._scores(index), labels, given)
+            updates = self.updates[index].unsqueeze(-1)
+            _, held = self._memorization_groups(index, updates)
+            return self._select_targets(updates, held, refurbished, given, probs)
+        own = slice(len(index))
+        if gathers:
+            (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
+        given = as_probabilities(labels, RF.widen(probs))
+        ordered = index.sort().values
+        # Cheap on a CPU; elsewhere it would synchronize with the device.
+        is_cheap = index.is_cpu and checks.can_read_values()
+        is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
+        place = None if is_plain else torch.searchsorted(ordered, index)
+        self._record_labels(index, ordered, place, labels)
+        memorization = self.memorization
+        if memorization is None:
+            residual, debiased = None, probs
+        else:
+            residual = memorization.residual[index]
+            debiased = memorization.debias(residual, probs)
+        updates = self.updates[index] + 1
+        self.updates[index] = updates
+        updates = updates.unsqueeze(-1)
+        average = self._update_average(index, updates, mean_of_repeated(place, debiased))
+        scores = self._sharpened(average)
+        refurbished, counted = self._posteriors(scores, labels, given)
+        known = updates > self.held_for
+        counted = counted * known
+        self._update_joint(counted, given, is_soft=labels.is_floating_point())
+        if self.annotators is not None:
+            self.annotators.update(counted, labels, len(self.average))
+        self.classes.update(average, RF._softmax(scores), known)
+        shown, held = self._memorization_groups(index, updates)
+        targets = self._select_targets(updates, held, refurbished, given, probs)
+        if memorization is not None and residual is not None:
+            if shown is not None and held is not None:
+                memorization.update_strength(residual, given, debiased, shown, held)
+            memorization.add_residual(index, residual, mean_of_repeated(place, targets - probs))
+        return targets[own]
+
+    @property
+    def noise_matrix(self) -> Tensor:
+        """Current estimate of T (C, C): row c is the label distribution of class c."""
+        return as_noise_matrix(self.joint, len(self.average))
+
+    @property
+    def annotator_matrices(self) -> Tensor | None:
+        """Current estimates of T^a (A, C, C), one for each annotator; None without annotators."""
+        if self.annotators is None:
+            return None
+        return self.annotators.matrices(self.noise_matrix, len(self.average))
+
+    def trust(self, index: Tensor, labels: Tensor) -> Tensor:
+        """Return the posterior probability that each label is correct; low values are doubtful.
+
+        Includes classes that the model has barely learned, whose targets are not changed. Of
+        several annotators' labels the most frequent one is judged, by the posterior given all of
+        them; ties are broken by the posterior.
+
+        Args:
+            index: indices of the samples.
+            labels: their labels.
+
+        Shape:
+            - index: (B,) int64; labels: (B,) int64, (B, C) floating or (B, A) int64; returns (B,)
+              in [0, 1]; for a soft label the overlap with the posterior.
+
+        Raises:
+            ValueError: if a sample was never seen, or none often enough.
+        """
+        if self.validate_args and checks.can_read_values():
+            unseen = int((self.updates[index] == 0).sum())
+            if unseen:
+                raise ValueError(
+                    f"`index` must name samples that were trained on; got {unseen} unseen"
+                )
+            self.check_known()
+        self._check_labels(labels, len(index))
+        if self.validate_args:
+            self._check_label_values(labels)
+        posterior = self._posterior_rule()(self.beliefs(index), labels)
+        judged = as_probabilities(_one_label_each(labels, posterior), posterior)
+        return posterior.minimum(judged).sum(-1)
+
+    def beliefs(self, index: Tensor) -> Tensor:
+        """Return the class probabilities p of samples before their labels are considered.
+
+        Args:
+            index: indices of the samples.
+
+        Shape:
+            - index: (B,) int64; returns (B, C) float32 or wider, probabilities; for a sample that
+              was never seen, softmax(b).
+        """
+        return self._scores(index).softmax(-1)
+
+    def _scores(self, index: Tensor) -> Tensor:
+        """Return the logarithms of the beliefs (B, C), up to a constant for each sample."""
+        return self._sharpened(self.average[index])
+
+    def _sharpened(self, average: Tensor) -> Tensor:
+        return sharpened_scores(RF.widen(average), self.temperature, self.classes.tilt)
+
+    @torch.no_grad()
+    def judge_memory(self) -> bool:
+        """Decide whether the network memorizes labels, and release the held-back ones.
+
+        If it does, labels are refurbished from now on instead of after the warm-up. Call it once,
+        when samples were seen `held_for` times on average; it synchronizes with the device.
+        """
+        self.remembers.zero_()
+        if self.memorization is not None:
+            self.remembers.copy_(self.memorization.log_likelihood_gap() > self.memory)
+        self._read_memory()
+        return bool(self._remembers)
+
+    @property
+    def _effective_warmup(self) -> int:
+        """Number of updates of a sample after which its label is refurbished."""
+        return self.held_for if self._remembers else self.warmup
+
+    def _read_memory(self) -> None:
+        """Copy `remembers` to the host, because each step reads it."""
+        found = int(self.remembers)
+        self._remembers = None if found < 0 else found > 0
+
+    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*args, **options)
+        self._read_memory()
+
+    def samples_met(self, own: int) -> int:
+        """Return how many samples all processes gave in the last call; `own`: this process's."""
+        return self._ranks.samples if is_distributed() else own
+
+    def check_known(self) -> None:
+        """Require that a sample was seen often enough to estimate the noise matrix.
+
+        Raises:
+            ValueError: if none was.
+
+        Example:
+            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_known()
+            Traceback (most recent call last):
+            ...
+            ValueError: `targets` must have seen samples more than 10 times; got at most 0: ...
+        """
+        most = int(self.updates.max())
+        if most <= self.held_for:
+            raise ValueError(
+                f"`targets` must have seen samples more than {self.held_for} times; got at most "
+                f"{most}: train for longer, or plan for fewer epochs"
+            )
+
+    def expect(self, labels: Tensor) -> None:
+        """Declare the labels of all samples, so that the first call already rejects other ones.
+
+        Args:
+            labels: all N labels, as trained on.
+
+        Shape:
+            - labels: (N,) int64 or (N, C) floating, with `num_annotators` (N, A) int64.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on a wrong shape or values.
+        """
+        num_samples, num_classes = self.average.shape
+        self._check_labels(labels, num_samples)
+        if self.annotators is None:
+            checks.label_values(labels, num_classes)
+        else:
+            annotators.check_all(labels, num_classes)
+        self.given.copy_(self._codes(labels))
+        self._expects = True
+
+    def check_given(self, index: Tensor, labels: Tensor) -> None:
+        """Require the labels that the samples were trained on.
+
+        Args:
+            index: indices of the samples; a sample that was never seen may have any label.
+            labels: their labels.
+
+        Shape:
+            - index: (B,) int64; labels: (B,) int64 or (B, C) floating, with `num_annotators` (B, A)
+              int64.
+
+        Raises:
+            ValueError: on other labels.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> _ = targets(torch.tensor([7]), torch.tensor([0]), torch.tensor([[0.9, 0.1]]))
+            >>> targets.check_given(torch.tensor([7]), torch.tensor([1]))
+            Traceback (most recent call last):
+            ...
+            ValueError: `labels` must be those ...; got other labels for 1 of 1 samples, ...
+        """
+        checks.indices("index", index)
+        self._check_labels(labels, len(index))
+        self._check_unchanged(index, self.given[index], self._codes(labels))
+
+    def check_ranks(self) -> None:
+        """Require that all processes have made equally many calls, at the end of an epoch.
+
+        All processes must call it. If one had fewer batches, all raise an error instead of
+        waiting forever. Without a process group it does nothing.
+
+        Raises:
+            RuntimeError: in all processes, if they made unequally many calls or their settings
+                differ.
+
+        Example:
+            >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
+        """
+        if is_distributed():
+            settings = self._settings() | self.plan
+            self._ranks.synchronize(self.updates.device, settings, is_last=True)
+
+    def _synchronize(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
+        """Check this process's batch, compare with the others, and return all batch sizes."""
+        failure: Exception | None = None
+        try:
+            self._check(index, labels, probs)
+        except (TypeError, ValueError) as error:
+            failure = error
+        settings = self._settings() | self.plan
+        if failure is None:
+            settings["soft labels"] = labels.is_floating_point()
+            settings["dtype of `probs`"] = probs.dtype
+        if self._ranks.calls == 0:
+            settings["updates before"] = int(self.updates.sum())
+        count = len(index) if failure is None else 0
+        return self._ranks.synchronize(self.updates.device, settings, count=count, failure=failure)
+
+    def _settings(self) -> dict[str, object]:
+        num_samples, num_classes = self.average.shape
+        return {
+            "num_samples": num_samples,
+            "num_classes": num_classes,
+            "momentum": self.momentum,
+            "temperature": self.temperature,
+            "noise_temperature": self.noise_temperature,
+            "prior_count": self.prior_count,
+            "warmup": self.warmup,
+            "memory": self.memory,
+            "held_back": self.held_back,
+            "held_for": self.held_for,
+            "num_annotators": self.num_annotators,
+            "annotator_prior": self.annotator_prior,
+            "dtype": self.average.dtype,
+            "validate_args": self.validate_args,
+        }
+
+    def _codes(self, labels: Tensor) -> Tensor:
+        """Return an integer code for each label (B,): its mean class, to float16 resolution.
+
+        For several annotators' labels a hash, which also depends on who gave them.
+        """
+        if self.annotators is not None:
+            return annotators.codes(labels)
+        if not labels.is_floating_point():
+            return _places(labels).round().int()
+        wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
+        classes = torch.arange(labels.shape[-1], device=labels.device)
+        return (wide * _places(classes)).sum(-1).round().int()
+
+    def _record_labels(
+        self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
+    ) -> None:
+        """Store the codes of these labels; reject changed labels and a wrong index."""
+        codes = first = self._codes(labels)
+        if place is not None:
+            first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
+        if self.validate_args and checks.can_read_values():
+            if place is not None:
+                self._check_unchanged(index, first, codes)
+            self._check_unchanged(index, self.given[index], codes)
+            self._calls.check(ordered)
+        if not self._expects:
+            self.given[index] = first
+
+    def _check_unchanged(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
+        if torch.equal(before, codes):
+            return
+        other = _differing(before, codes)
+        if bool(other.any()):
+            raise ValueError(
+                "`labels` must be those that the samples of `index` have had before; got other "
+                f"labels for {int(other.sum())} of {len(index)} samples, the first of them sample "
+                f"{int(index[other][0])}. Does `index` count from 0 in each process, worker or "
+                "subset, or in shuffled order? It must be the place in the training set. For "
+                "corrected labels create new targets"
+            )
+
+    def _memorization_groups(
+        self, index: Tensor, updates: Tensor
+    ) -> tuple[Tensor, Tensor] | tuple[None, None]:
+        """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
+
+        None once the held-back labels are released.
+        """
+        if self.memorization is None or self._remembers is not None:
+            return None, None
+        early = updates <= self.held_for
+        held = early & self.memorization.control[index].unsqueeze(-1)
+        return early ^ held, held
+
+    def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return the function from beliefs and labels to posteriors (B, C), without checks."""
+        matrices = self.annotator_matrices
+        if matrices is None:
+            return partial(label_posterior, noise_matrix=self.noise_matrix)
+        return partial(_annotator_posterior, noise_matrices=matrices)
+
+    def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+        """Return posteriors (B, C) as targets, and sharper ones to estimate noise from."""
+        both = torch.stack([scores, scores / self.noise_temperature])
+        if labels.ndim == 1:  # label_posterior in the log domain: all entries of T are positive
+            likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
+            posteriors = RF._softmax(both + likelihood)
+        else:
+            posterior_of = self._posterior_rule()
+            posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
+        given, posteriors = RF.widen(given, posteriors), RF.widen(posteriors, given)
+        weight = self.classes.posterior_weight(given, self.prior_count)
+        refurbished, counted = given.lerp(posteriors, weight)
+        return refurbished, counted
+
+    def _select_targets(
+        self,
+        updates: Tensor,
+        held: Tensor | None,
+        refurbished: Tensor,
+        given: Tensor,
+        probs: Tensor,
+    ) -> Tensor:
+        """Return targets (B, C): in the warm-up labels, or predictions for held-back labels."""
+        targets = refurbished.where(updates > self._effective_warmup, given)
+        return targets if held is None else probs.to(targets.dtype).where(held, targets)
+
+    def _update_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
+        """Update the averages with predictions, and return them as stored."""
+        old = RF.widen(self.average[index], probs)
+        share = (
+            updates.to(old.dtype).reciprocal()
+            if self.momentum is None
+            else 1.0 - self.momentum * (updates > 1).to(old.dtype)
+        )
+        average = old.lerp(RF.widen(probs, old), share).to(self.average.dtype)
+        self.average[index] = average
+        return average
+
+    def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
+        """Update J with these samples, weighted by their share of an epoch; rows of 0 are ignored.
+
+        For a soft label y, label k counts for class c in proportion to T_ck y_k.
+        """
+        posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
+        with RF._without_autocast(posterior):
+            if is_soft:
+                matrix = self.noise_matrix.to(posterior.dtype)
+                tiny = torch.finfo(posterior.dtype).tiny
+                counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
+            else:
+                counts = posterior.T @ given
+            shares = (counts / len(self.average)).to(self.joint.dtype)
+        self.joint.mul_((1.0 - shares.sum()).clamp_min(0.0)).add_(shares)
+
+    def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
+        num_samples, num_classes = self.average.shape
+        checks.indices("index", index)
+        checks.floating("probs", probs)
+        if probs.shape != (len(index), num_classes):
+            raise ValueError(
+                f"`probs` must have shape (B, C) = ({len(index)}, {num_classes}); "
+                f"got {tuple(probs.shape)}"
+            )
+        self._check_labels(labels, len(index))
+        if self.validate_args:
+            checks.index_values("index", index, num_samples)
+            self._check_label_values(labels)
+            checks.not_labels(index, labels, num_samples, num_classes)
+            checks.probability_values("`probs`", probs)
+
+    def _check_labels(self, labels: Tensor, count: int) -> None:
+        """Require the dtype and shape of labels of `count` samples."""
+        if self.annotators is None:
+            checks.labels(labels, torch.Size([count]), self.average.shape[1])
+        else:
+            annotators.check_labels(labels, count, self.num_annotators)
+
+    def _check_label_values(self, labels: Tensor) -> None:
+        """Require valid label values, and with annotators at least one label for each sample."""
+        if self.annotators is None:
+            checks.label_values(labels, self.average.shape[1])
+        else:
+            annotators.check_labelled(labels, self.average.shape[1])
+
+    def extra_repr(self) -> str:
+        """Show the sizes and settings."""
+        return ", ".join(f"{name}={value}" for name, value in self._settings().items())

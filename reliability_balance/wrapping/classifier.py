@@ -1,0 +1,456 @@
+"""Put a balancer on any classifier: find its embedding, prove it, leave the model as it is."""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Unpack
+
+from reliability_balance import checks
+from reliability_balance.core.attention import pool_tokens
+from reliability_balance.core.balancer import BalancerOptions, ReliabilityBalancer
+from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.recipes import get_recipe
+from reliability_balance.wrapping.example import (
+    LAYOUTS,
+    ExampleInput,
+    Layout,
+    answering_layer,
+    call_arguments,
+    channel_axis,
+    evaluating,
+    num_answers,
+    prove_classifier,
+    without_gradient,
+)
+from reliability_balance.wrapping.source import (
+    MASK_ARGUMENT,
+    Embedded,
+    EmbeddingSource,
+    compiled_part,
+    find_classifier,
+    layer_named,
+    layer_names,
+    num_outputs,
+    own_parameters,
+    refuse_unwrappable,
+)
+from reliability_balance.wrapping.tap import Side
+
+ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
+SHOWN = 5  # parameters in a warning
+
+
+def wrap(
+    model: nn.Module,
+    num_classes: int | None = None,
+    *,
+    embedding: str | None = None,
+    layout: Layout | None = None,
+    output: str | int | None = None,
+    token_mask: str | None = MASK_ARGUMENT,
+    keep_head: bool = False,
+    example_input: ExampleInput | None = None,
+    **balancer_options: Unpack[BalancerOptions],
+) -> "WrappedClassifier":
+    """Wrap a classifier so that its forward gives a :class:`BalancerOutput`.
+
+    The model is not changed: a forward hook reads the embedding as it passes, and
+    :meth:`WrappedClassifier.unwrap` takes the hook off again. Training changes its weights, but not
+    its last layer unless ``keep_head=True``: without it, the trained model predicts at chance once
+    it is unwrapped.
+
+    The embedding is the input of the model's last linear layer. With `example_input`, or else at
+    the first call, it is checked that this layer, applied to the embedding, gives the model's
+    logits; where it does not, an error says what differs. If the model picks one token, as decoders
+    do, the embedding is that token's. An embedding that you name cannot be checked in this way, and
+    the ``repr`` says which case it is.
+
+    Args:
+        model: any classifier: timm, torchvision, Hugging Face, or your own. Wrap it before it is
+            compiled, made parallel or offloaded.
+        num_classes: C; None for as many as the model answers with.
+        embedding: None to take what enters the model's last linear layer. Otherwise the name of a
+            layer whose output is the embedding, as in ``model.named_modules()``; the empty name
+            is the model itself, for a feature extractor. Feature maps and sequences become tokens.
+        layout: of the named layer's output: "channels_first" for (B, D, H, W), "channels_last" for
+            (B, H, W, D). None to learn it from the layers around; an error says if nothing tells.
+        output: name or index of the logits in what the model returns. None for a tensor, an output
+            with ``logits``, or with a single tensor.
+        token_mask: name of the call's argument (B, T) that is 1 for tokens and 0 for padding, with
+            a ``~`` before it if it is 1 for padding; it need not be in each call. None if all are
+            tokens.
+        keep_head: True makes the model's own logits the primary branch; where the model ends in a
+            softmax, what enters it. False gives the balancer a new head, and freezes the
+            parameters of the old last layer that nothing else uses.
+        example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
+            keyword arguments). It is run in eval mode. With it all linear layers are tried, and
+            the embedding is proven here; it is needed for a named layer that is not linear.
+            Trainable parameters that the embedding does not depend on are named in a warning.
+            Where it shows that the embedding has tokens, the balancer gets the recipe's attention
+            over them; without it, and for one vector, the robust recipe has none.
+        **balancer_options: go to :class:`ReliabilityBalancer`, which is placed beside the layer
+            that gives the embedding, in its dtype.
+
+    Raises:
+        TypeError: if `model` is not a module, or the layer or the model gives no tensor.
+        ValueError: if the model is compiled, parallel, offloaded or wrapped already; if no layer
+            of that name exists, no linear layer gives the answer, the number of classes is not
+            known or does not fit the kept head, the layer's output is no embedding, or a new
+            `head` is asked for beside the kept one.
+
+    Example:
+        >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
+        >>> model = wrap(classifier, num_classes=3, example_input=torch.randn(2, 4, 4))
+        >>> output = model(torch.randn(2, 4, 4))
+        >>> output.corrected.shape, output.embedding.shape
+        (torch.Size([2, 3]), torch.Size([2, 8]))
+        >>> model.source
+        input of '3', which gives the model's answer
+        >>> model.unwrap() is classifier
+        True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
+    if unknown := balancer_options.keys() - BalancerOptions.__annotations__.keys():
+        raise TypeError(
+            f"`wrap` must get options of its own or of ReliabilityBalancer, which are "
+            f"{', '.join(BalancerOptions.__annotations__)}; got {min(unknown)!r}"
+        )
+    if keep_head and balancer_options.setdefault("head", None) is not None:
+        raise ValueError(
+            f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
+        )
+    if layout is not None:
+        checks.one_of("layout", layout, LAYOUTS)
+        if embedding is None or example_input is None:
+            raise ValueError(
+                "`layout` must be None but for a named `embedding` with an `example_input`; "
+                f"got {layout!r}"
+            )
+    refuse_unwrappable(model)
+    if example_input is None:
+        found = _guess(model, embedding, output, token_mask)
+    else:
+        found = _examine(model, embedding, layout, output, token_mask, keep_head, example_input)
+    source = found.source
+    try:
+        if num_classes is None:
+            num_classes = found.num_outputs
+        if num_classes is None:
+            raise ValueError(
+                "`num_classes` must be given, since no layer of the model tells it; got None"
+            )
+        if keep_head and found.num_outputs not in (None, num_classes):
+            raise ValueError(
+                f"`num_classes` must be {found.num_outputs}, the width of the head that "
+                f"keep_head=True keeps; got {num_classes}"
+            )
+        balancer = _balancer_for(found, num_classes, balancer_options)
+        balancer = _beside(model, source.layer, balancer)
+    except BaseException:
+        source.tap.release()
+        raise
+    wrapped = WrappedClassifier(
+        model, balancer, source, keep_head=keep_head, frozen=[] if keep_head else found.unneeded
+    )
+    # The model's own mode counts, which a later train() or eval() sets for both.
+    wrapped.training = model.training
+    balancer.train(model.training)
+    if found.embedding is not None and not keep_head:
+        _tell_unused(model, found.embedding)
+    return wrapped
+
+
+def attach(
+    model: nn.Module,
+    balancer: ReliabilityBalancer,
+    *,
+    keep_head: bool,
+    layer: str,
+    side: Side,
+    channels: int = -1,
+    output: str | int | None = None,
+    token_mask: str | None = MASK_ARGUMENT,
+    old: "WrappedClassifier | None" = None,
+) -> "WrappedClassifier":
+    """Wrap a model by the settings of another one's wrapper, as a checkpoint holds them.
+
+    An `old` wrapper of the model is taken off once nothing can fail any more.
+
+    Raises:
+        ValueError: if the model has no such layer, hides it, or has a wrapper that is not `old`.
+    """
+    if old is None:
+        refuse_unwrappable(model)
+    checks.one_of("side", side, ("input", "output"))
+    balancer = _beside(model, layer_named(model, layer), balancer)
+    source = EmbeddingSource(
+        model, layer, side=side, channels=channels, output=output, token_mask=token_mask
+    )
+    if old is not None:
+        old.unwrap()
+    is_replaced = side == "input" and not keep_head
+    return WrappedClassifier(
+        model,
+        balancer,
+        source,
+        keep_head=keep_head,
+        frozen=own_parameters(model, source.layer) if is_replaced else [],
+    )
+
+
+class _Found(NamedTuple):
+    """An embedding's source, its width, and what an example showed of it."""
+
+    source: EmbeddingSource
+    width: int
+    num_outputs: int | None
+    unneeded: list[tuple[nn.Module, str]]
+    embedding: Tensor | None = None
+
+
+def _guess(
+    model: nn.Module, embedding: str | None, output: str | int | None, token_mask: str | None
+) -> _Found:
+    """Take what the model's own layers tell; the first call proves it."""
+    name, side = _place(model, embedding)
+    layer = layer_named(model, name)
+    width = getattr(layer, "in_features" if side == "input" else "out_features", None)
+    if embedding is None and side == "output":
+        # timm: a model without a head gives features of this width.
+        width = getattr(model, "head_hidden_size", None) or getattr(model, "num_features", None)
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(
+            f"`example_input` must be given to learn the width of layer {name!r}; got None"
+        )
+    source = EmbeddingSource(model, name, side=side, output=output, token_mask=token_mask)
+    if side == "output":
+        return _Found(source, width, None, [])
+    return _Found(source, width, num_outputs(layer), own_parameters(model, layer))
+
+
+def _examine(
+    model: nn.Module,
+    embedding: str | None,
+    layout: Layout | None,
+    output: str | int | None,
+    token_mask: str | None,
+    keep_head: bool,
+    example_input: ExampleInput,
+) -> _Found:
+    """Run an example, and take what it proves."""
+    args, kwargs = call_arguments(example_input)
+    name, side = _place(model, embedding)
+    with evaluating(model):
+        if side == "input":
+            source, value = prove_classifier(
+                model, args, kwargs, output=output, token_mask=token_mask
+            )
+            own = _unused_of(model, source.layer, value)
+            return _Found(source, value.shape[-1], num_outputs(source.layer), own, value)
+        channels = channel_axis(model, layer_named(model, name), args, kwargs, layout)
+        source = EmbeddingSource(
+            model, name, side=side, channels=channels, output=output, token_mask=token_mask
+        )
+        try:
+            value = source.read(model, args, kwargs).embedding
+            last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
+            # A feature extractor's last layer is no head: the embedding comes from it.
+            own = [] if last is None else _unused_of(model, last, value)
+            is_classifier = name != "" and (last is not None or keep_head)
+            answers = num_answers(model, args, kwargs, output) if is_classifier else None
+        except BaseException:
+            source.tap.release()
+            raise
+        return _Found(source, value.shape[-1], answers, own, value)
+
+
+def _unused_of(
+    model: nn.Module, layer: nn.Module, embedding: Tensor
+) -> list[tuple[nn.Module, str]]:
+    """A layer's own parameters that an embedding does not depend on."""
+    unused = {id(model.get_parameter(name)) for name in without_gradient(model, embedding)}
+    own = own_parameters(model, layer)
+    return [(module, name) for module, name in own if id(module._parameters[name]) in unused]
+
+
+def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
+    """The layer to read, and its side: before anything ran."""
+    side: Side = "output"
+    name = embedding
+    if name is None:
+        found = find_classifier(model)
+        if found is None:
+            raise ValueError(
+                "`embedding` must name a layer, since the model ends in no linear layer; got None. "
+                f"Layers: {layer_names(model)}"
+            )
+        name, layer = found
+        if isinstance(layer, nn.Identity):
+            name = ""  # timm's classifier was taken off: what the model gives is the embedding
+        else:
+            side = "input"
+    part = compiled_part(model, layer_named(model, name))
+    if part is not None:
+        raise ValueError(
+            f"`model` must be wrapped before it is compiled; got a model of which {part!r} is "
+            "compiled: wrap it as it was, and compile the wrapped model"
+        )
+    return name, side
+
+
+def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> ReliabilityBalancer:
+    """A balancer of these options; where an example showed tokens it attends to them."""
+    has_tokens = found.embedding is not None and found.embedding.ndim == 3
+    if has_tokens and options.get("attention") is None:
+        recipe = get_recipe(options.get("recipe", "robust"))
+        options = {**options, "attention": recipe.token_attention}
+    return ReliabilityBalancer(found.width, num_classes, **options)
+
+
+def _beside(
+    model: nn.Module, layer: nn.Module, balancer: ReliabilityBalancer
+) -> ReliabilityBalancer:
+    """A balancer on the device and in the dtype of a layer, or else of its model."""
+    nearest = (parameter for part in (layer, model) for parameter in part.parameters())
+    reference = next((each for each in nearest if each.is_floating_point()), None)
+    if reference is not None and reference.is_meta:
+        raise ValueError(
+            "`model` must hold its weights; got a model whose last layer is on the meta device: "
+            "wrap it before it is offloaded, or once its weights are there"
+        )
+    return balancer if reference is None else balancer.to(reference.device, reference.dtype)
+
+
+def _tell_unused(model: nn.Module, embedding: Tensor) -> None:
+    """Name the trainable parameters that had no part in an example's embedding."""
+    names = without_gradient(model, embedding)
+    if names:
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        warnings.warn(
+            f"{', '.join(names[:SHOWN])}{more} had no part in the embedding of `example_input` and "
+            "stay trainable. Parts that run in training only, or for other inputs, are fine; "
+            "freeze what lies behind the embedding by requires_grad_(False)",
+            stacklevel=3,
+        )
+
+
+class WrappedClassifier(nn.Module):
+    """A classifier and its balancer; made by :func:`wrap`.
+
+    ``model`` and ``balancer`` are submodules, so one ``state_dict`` holds both, and the model's
+    own names come back behind ``model.``. ``source`` tells where the embedding is read.
+
+    Example:
+        >>> model = wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
+        >>> sorted({name.split(".")[0] for name in model.state_dict()})
+        ['balancer', 'model']
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        balancer: ReliabilityBalancer,
+        source: EmbeddingSource,
+        *,
+        keep_head: bool,
+        frozen: Sequence[tuple[nn.Module, str]] = (),
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.balancer = balancer
+        self.source = source
+        self.keep_head = keep_head
+        source.tap.claim(self)
+        source.tap.freeze(frozen)
+
+    def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
+        """Call the model with these arguments, and the balancer with what it gives."""
+        embedded = self._read(args, kwargs, wants_logits=self.keep_head)
+        output: BalancerOutput = self.balancer(
+            embedded.embedding, embedded.logits, token_mask=embedded.token_mask
+        )
+        return output
+
+    def embed(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the embedding alone, (B, D) or (B, T, D): what :func:`labels.fit_head` takes.
+
+        Raises:
+            ValueError: if some tokens are padding; :meth:`embed_tokens` tells which.
+        """
+        embedding, mask = self.embed_tokens(*args, **kwargs)
+        if mask is not None and checks.can_read_values() and not bool(mask.all()):
+            raise ValueError(
+                "`embed` must get calls without padding, since its tokens would count; got "
+                f"{int((~mask).sum())} padded tokens: take `embed_tokens`"
+            )
+        return embedding
+
+    def embed_tokens(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
+        """Return the embedding and its token mask (B, T), None where no token is padding."""
+        embedded = self._read(args, kwargs, wants_logits=False)
+        return embedded.embedding, embedded.token_mask
+
+    def _read(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], *, wants_logits: bool
+    ) -> Embedded:
+        return self.source.read(
+            self.model,
+            args,
+            kwargs,
+            wants_logits=wants_logits,
+            is_training=self.training,
+            validate=self.balancer.validate_args,
+        )
+
+    def primary_logits(self, features: Tensor, token_mask: Tensor | None = None) -> Tensor:
+        """Return the kept head's logits (N, C) for embeddings that :meth:`embed` gave.
+
+        With ``keep_head=True`` they are the `primary_logits` of :func:`labels.fit_head`.
+
+        Raises:
+            ValueError: if the embedding is the output of a named layer: keep the model's logits.
+        """
+        if self.source.side == "output":
+            raise ValueError(
+                "`primary_logits` needs the input of the last layer as embedding, since nothing "
+                f"tells what the model answers for the {self.source!r}: keep the model's logits"
+            )
+        weight = next(self.source.layer.parameters(), next(self.model.parameters()))
+        pooled = pool_tokens(features, token_mask)
+        # A head may have dropout, as adapters do.
+        with evaluating(self.source.layer), torch.no_grad():
+            return torch.cat(
+                [
+                    self.source.layer(part.to(weight.device, weight.dtype)).to(features.device)
+                    for part in pooled.split(ANSWERED_AT_ONCE)
+                ]
+            )
+
+    def unwrap(self) -> nn.Module:
+        """Take the hook off and return the model, with the weights that training gave it.
+
+        With ``keep_head=False`` its last layer was frozen and is as before :func:`wrap`. After
+        training such a model predicts at chance: save the wrapped model instead
+        (:func:`checkpoint.save`), or wrap with ``keep_head=True``, where the model predicts like
+        the primary branch.
+        """
+        self.source.tap.release()
+        return self.model
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self.source.tap.claim(self)
+
+    def __del__(self) -> None:
+        """A wrapper that nobody holds leaves its model as `unwrap` does."""
+        source = self.__dict__.get("source")
+        if source is not None and source.tap.belongs_to(self):
+            source.tap.release()
+
+    def extra_repr(self) -> str:
+        """Name what the submodules do not show."""
+        return f"embedding: {self.source!r}; keep_head={self.keep_head}"

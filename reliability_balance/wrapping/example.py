@@ -1,0 +1,211 @@
+"""Run one example through a model, to see which layer gives its embedding and its answer."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance.wrapping.source import EmbeddingSource, find_classifier, linear_layers
+from reliability_balance.wrapping.tap import find_answer, only_tensor
+
+ExampleInput = Tensor | tuple[Any, ...] | Mapping[str, Any]
+Layout = Literal["channels_first", "channels_last"]
+
+LAYOUTS: tuple[Layout, ...] = ("channels_first", "channels_last")
+CHANNELS_FIRST = (
+    nn.modules.conv._ConvNd,
+    nn.modules.batchnorm._NormBase,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+    nn.GroupNorm,
+)
+# What leaves each value where it is, so that its neighbours tell of both sides.
+ELEMENTWISE = (
+    nn.Identity,
+    nn.modules.dropout._DropoutNd,
+    *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU),
+    *(nn.Sigmoid, nn.Softplus, nn.Tanh),
+)
+# There are subclasses of LayerNorm that norm channels first, but all say how many these are.
+NORMS = (nn.LayerNorm, nn.RMSNorm)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Eval mode with gradients, so that no running statistics move; modes are put back."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.enable_grad():
+            yield
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+
+
+def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
+    """Positional and keyword arguments of the call that an example stands for."""
+    if isinstance(example_input, Mapping):
+        return (), example_input
+    return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
+
+
+def prove_classifier(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    output: str | int | None,
+    token_mask: str | None,
+) -> tuple[EmbeddingSource, Tensor]:
+    """Find the linear layer whose result is the model's answer, and its embedding of the example.
+
+    Raises:
+        TypeError: if the model's output holds several tensors and `output` is None.
+        ValueError: if no linear layer gives the answer, or more than one does.
+    """
+    with torch.no_grad():
+        answer = find_answer(model(*args, **kwargs), output)
+    first = find_classifier(model)
+    layers = dict(linear_layers(model))
+    names = [name for name in layers if layers[name].out_features == answer.shape[-1]]
+    if first is not None and first[0] in layers:
+        names = [first[0], *(name for name in names if name != first[0])]
+    proven: list[tuple[EmbeddingSource, Tensor]] = []
+    problems: list[Exception] = []
+    for name in names:
+        source = EmbeddingSource(model, name, side="input", output=output, token_mask=token_mask)
+        try:
+            proven.append((source, source.read(model, args, kwargs).embedding))
+        except Exception as problem:  # whatever it is, another layer may do
+            source.tap.release()
+            problems.append(problem)
+        if proven and name == names[0]:
+            break
+    if len(proven) == 1:
+        return proven[0]
+    for source, _ in proven:
+        source.tap.release()
+    if proven:
+        among = ", ".join(repr(source.layer_name) for source, _ in proven)
+        raise ValueError(
+            "`embedding` must name a layer, since several linear layers give the model's answer: "
+            f"{among}; got None"
+        )
+    if problems:
+        raise problems[0]
+    raise ValueError("`embedding` must name a layer, since the model has no linear layer; got None")
+
+
+def answering_layer(
+    model: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    *,
+    output: str | int | None,
+    token_mask: str | None,
+) -> nn.Module | None:
+    """The linear layer whose result is the model's answer, if there is one."""
+    try:
+        source, _ = prove_classifier(model, args, kwargs, output=output, token_mask=token_mask)
+    except Exception:
+        return None
+    source.tap.release()
+    return source.layer
+
+
+def num_answers(
+    model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
+) -> int | None:
+    """The width C of a model's answer (B, C), if it gives one."""
+    try:
+        with torch.no_grad():
+            answer = find_answer(model(*args, **kwargs), output)
+    except TypeError:
+        return None
+    return answer.shape[-1] if answer.ndim == 2 else None
+
+
+def channel_axis(
+    model: nn.Module,
+    layer: nn.Module,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    layout: Layout | None,
+) -> int:
+    """The axis of a layer's output that is the embedding's width: -1, or 1 if channels first.
+
+    Known from the layers that make or take this very tensor, activations aside.
+
+    Raises:
+        ValueError: if nothing tells, and `layout` is None.
+    """
+    if layout is not None:
+        return 1 if layout == "channels_first" else -1
+    outputs: list[Tensor] = []
+    touched: list[tuple[nn.Module, list[Tensor]]] = []
+
+    def record(module: nn.Module, inputs: tuple[Any, ...], result: Any) -> None:
+        if module is layer:
+            outputs.append(only_tensor(result, "the embedding layer"))
+        touched.append((module, [each for each in (*inputs, result) if isinstance(each, Tensor)]))
+
+    handles = [
+        module.register_forward_hook(record)
+        for module in model.modules()
+        if module is layer or not list(module.children())
+    ]
+    try:
+        with torch.no_grad():
+            model(*args, **kwargs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not outputs or outputs[-1].ndim < 3:
+        return -1  # nothing to decide; what is wrong is told where it is read
+    value = outputs[-1]
+    axes = _axes_around(value, touched)
+    if len(axes) == 1:
+        return axes.pop()
+    raise ValueError(
+        f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, since nothing tells which axis "
+        f"of the layer's output {tuple(value.shape)} is the embedding's; got None"
+    )
+
+
+def _axes_around(value: Tensor, touched: list[tuple[nn.Module, list[Tensor]]]) -> set[int]:
+    """What the layers say that touch a tensor, or one that activations alone lie between."""
+    alike, count = {id(value)}, 0
+    while len(alike) > count:
+        count = len(alike)
+        for module, tensors in touched:
+            if isinstance(module, ELEMENTWISE) and any(id(each) in alike for each in tensors):
+                alike |= {id(each) for each in tensors}
+    near = (module for module, tensors in touched if any(id(each) in alike for each in tensors))
+    return {axis for module in near for axis in _axis_of(module, value)}
+
+
+def _axis_of(module: nn.Module, value: Tensor) -> tuple[int, ...]:
+    """The axis of features in what a layer takes and gives, if its kind tells."""
+    if isinstance(module, CHANNELS_FIRST):
+        return (1,)
+    if isinstance(module, NORMS) and len(module.normalized_shape) == 1:
+        (width,) = module.normalized_shape
+        return tuple(axis for axis in (1, -1) if value.shape[axis] == width != value.shape[-axis])
+    return (-1,) if type(module) is nn.Linear else ()
+
+
+def without_gradient(model: nn.Module, embedding: Tensor) -> list[str]:
+    """Names of the trainable parameters that an embedding does not depend on."""
+    names = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not embedding.requires_grad or not names:
+        return list(names)
+    total = embedding.sum()
+    gradients = torch.autograd.grad(
+        total, list(names.values()), allow_unused=True, retain_graph=True
+    )
+    return [name for name, gradient in zip(names, gradients, strict=True) if gradient is None]
