@@ -1,6 +1,6 @@
 """The losses: class distribution, anchors, centres, and their weighted sum (Eq. 20-23)."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.core.settings import Configured
 
 
 class AnchorLoss(nn.Module):
@@ -127,7 +128,7 @@ class LossTerms(NamedTuple):
     branches: Tensor
 
 
-class ReliabilityLoss(nn.Module):
+class ReliabilityLoss(Configured):
     r"""Everything that trains a balancer: Eq. 20, 21 and 22, weighted as in Eq. 23.
 
     .. math:: L = \lambda_{cls} L_{cls} + \lambda_a L_a + \lambda_c L_c + \lambda_b L_b
@@ -178,6 +179,14 @@ class ReliabilityLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+
+    SETTINGS: ClassVar = dict.fromkeys(
+        (
+            *("classification_weight", "anchor_weight", "center_weight", "branch_weight"),
+            "label_smoothing",
+        ),
+        float,
+    )
 
     def __init__(
         self,
@@ -300,11 +309,3 @@ class ReliabilityLoss(nn.Module):
             checks.label_values(labels, num_classes, self.ignore_index)
             if class_prior is not None:
                 checks.class_prior_values(class_prior)
-
-    def extra_repr(self) -> str:
-        """Name the weights of Eq. 23."""
-        return (
-            f"classification_weight={self.classification_weight}, "
-            f"anchor_weight={self.anchor_weight}, center_weight={self.center_weight}, "
-            f"branch_weight={self.branch_weight}, label_smoothing={self.label_smoothing}"
-        )

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.recipes import get_recipe
+from reliability_balance.core.settings import Configured
 from reliability_balance.labels import annotators
-from reliability_balance.labels.annotators import AnnotatorCounts
 from reliability_balance.labels.class_shares import ClassShares
 from reliability_balance.labels.memorization import Memorization
-from reliability_balance.labels.noise_matrix import as_noise_matrix, first_joint
+from reliability_balance.labels.noise_matrix import AnnotatorCounts, as_noise_matrix, first_joint
 from reliability_balance.labels.posterior import (
     _annotator_posterior,
     _one_label_each,
@@ -23,7 +23,6 @@ from reliability_balance.labels.posterior import (
     sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
-from reliability_balance.labels.repeated_calls import RepeatedCalls
 
 ROBUST = get_recipe("robust")
 # A label is told from another by its mean place, in these steps; soft ones may differ by rounding.
@@ -45,7 +44,7 @@ def _differing(before: Tensor, codes: Tensor) -> Tensor:
     return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
 
 
-class RefurbishedTargets(nn.Module):
+class RefurbishedTargets(Configured):
     r"""Soft targets for each training sample, from its label and what the model made of it so far.
 
     Each call takes a batch's predictions into the samples' running averages and returns the targets
@@ -154,6 +153,21 @@ class RefurbishedTargets(nn.Module):
                 [0.7706, 0.2294]])
     """
 
+    SETTINGS: ClassVar = {
+        "num_samples": int,
+        "num_classes": int,
+        "momentum": float | None,
+        "temperature": float,
+        "noise_temperature": float,
+        "prior_count": float,
+        "warmup": int,
+        "memory": float,
+        "held_back": float,
+        "held_for": int,
+        "num_annotators": int,
+        "annotator_prior": float,
+    }
+
     average: Tensor
     updates: Tensor
     given: Tensor
@@ -202,6 +216,8 @@ class RefurbishedTargets(nn.Module):
         checks.positive("memory", memory)
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
+        self.num_samples = num_samples
+        self.num_classes = num_classes
         self.momentum = momentum
         self.temperature = temperature
         self.noise_temperature = noise_temperature
@@ -477,7 +493,7 @@ class RefurbishedTargets(nn.Module):
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
         """
         if is_distributed():
-            self._ranks.meet(self.updates.device, self._settings() | self.plan, is_last=True)
+            self._ranks.meet(self.updates.device, self._alike(), is_last=True)
 
     def _meet(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
         """Check this process's batch and compare notes with the others; sizes of all batches."""
@@ -486,7 +502,7 @@ class RefurbishedTargets(nn.Module):
             self._check(index, labels, probs)
         except (TypeError, ValueError) as error:
             refusal = error
-        alike = self._settings() | self.plan
+        alike = self._alike()
         if refusal is None:
             alike["soft labels"] = labels.is_floating_point()
             alike["dtype of `probs`"] = probs.dtype
@@ -495,24 +511,10 @@ class RefurbishedTargets(nn.Module):
         count = len(index) if refusal is None else 0
         return self._ranks.meet(self.updates.device, alike, count=count, refusal=refusal)
 
-    def _settings(self) -> dict[str, object]:
-        num_samples, num_classes = self.average.shape
-        return {
-            "num_samples": num_samples,
-            "num_classes": num_classes,
-            "momentum": self.momentum,
-            "temperature": self.temperature,
-            "noise_temperature": self.noise_temperature,
-            "prior_count": self.prior_count,
-            "warmup": self.warmup,
-            "memory": self.memory,
-            "held_back": self.held_back,
-            "held_for": self.held_for,
-            "num_annotators": self.num_annotators,
-            "annotator_prior": self.annotator_prior,
-            "dtype": self.average.dtype,
-            "validate_args": self.validate_args,
-        }
+    def _alike(self) -> dict[str, object]:
+        """What must be alike in all processes."""
+        of_runs = {"dtype": self.average.dtype, "validate_args": self.validate_args}
+        return self.settings() | of_runs | self.plan
 
     def _codes(self, labels: Tensor) -> Tensor:
         """One integer for each label (B,): its mean place, as exactly as float16 tells classes.
@@ -654,6 +656,39 @@ class RefurbishedTargets(nn.Module):
         else:
             annotators.check_labelled(labels, self.average.shape[1])
 
-    def extra_repr(self) -> str:
-        """Name the sizes and settings."""
-        return ", ".join(f"{name}={value}" for name, value in self._settings().items())
+
+class RepeatedCalls:
+    """Notice where each of three batches in a row comes more than once in a row.
+
+    The same batch again is an epoch where it holds all samples. Three batches that differ, each of
+    them repeated, cannot be epochs: the last batch of an epoch may come first in the next one, but
+    with the batches of two epochs this happens only where two batches make an epoch, and alternate.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[Tensor] = []  # up to three different batches, the newest first
+        self._repeated = 0  # of those before the newest, how many in a row were repeated
+        self._repeats = 0  # of the newest
+
+    def check(self, samples: Tensor) -> None:
+        """Take in the samples (B,) of one call, sorted.
+
+        Raises:
+            ValueError: if they are the third batch of this kind.
+        """
+        if self._last and _same_samples(samples, self._last[0]):
+            self._repeats += 1
+        else:
+            self._repeated = self._repeated + 1 if self._repeats else 0
+            self._last = [samples, *self._last[:2]]
+            self._repeats = 0
+        if self._repeats and self._repeated >= 2 and not _same_samples(samples, self._last[2]):
+            raise ValueError(
+                "`index` must name the samples of a step once; got each of three batches more than "
+                "once in a row, which would count as more epochs. Call with update=False from the "
+                "second time on (SAM), or give RobustLoss the other view as `second`"
+            )
+
+
+def _same_samples(first: Tensor, second: Tensor) -> bool:
+    return first.device == second.device and torch.equal(first, second)
