@@ -71,14 +71,18 @@ def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
 def save_results(
     folder: Path, name: str, recipe: Recipe, results: dict[str, Any], text: str
 ) -> None:
-    """Write JSON and Markdown, with all that one needs to judge or repeat them."""
-    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *sys.argv[1:]])
+    """Write JSON and Markdown, with all that one needs to judge or repeat them.
+
+    Folders of the user's are left out.
+    """
+    given = ["FOLDER" if Path(each).is_dir() else each for each in sys.argv[1:]]
+    command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}"
     content = {
         "command": command,
         "machine": machine,
         "versions": versions(),
-        "recipe": as_plain(recipe),
+        "recipe": as_plain(replace(recipe, data=replace(recipe.data, root=None))),
         **results,
     }
     save_json(folder / f"{name}.json", content)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from human_methods import METHODS, TWO_VIEWS
+from human_methods import METHODS, TWO_VIEWS, WITHOUT
 from human_tasks import NETWORKS, TASKS
 from measures import mean_and_interval, paired_differences, show_mean
 from result_files import save_text
@@ -62,12 +62,17 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         size = f"{samples:,} samples" if samples else "all samples"
         methods = settings[setting]
         parts += ["", f"## {task}, {network}, {size}, {epochs} epochs", "", *_table(methods)]
-        for title, rows in (
-            ("Ours less the most accurate other method with as many views or fewer", _ahead),
-            ("Corrected less primary", _corrected),
+        for title, second, rows in (
+            (
+                "Ours less the most accurate other method with as many views or fewer",
+                "other",
+                _ahead,
+            ),
+            ("What each part brings: ours less ours without it", "seeds", _parts),
+            ("Corrected less primary", "seeds", _corrected),
         ):
             if found := list(rows(methods)):
-                heads = ["method", "other" if rows is _ahead else "seeds"]
+                heads = ["method", second]
                 parts += ["", f"{title}:", "", *_heads(heads, _shown(methods, COMPARED)), *found]
     text = "\n".join(parts) + "\n"
     save_text(results / "human_labels.md", text)
@@ -127,6 +132,17 @@ def _ahead(methods: Methods) -> Iterator[str]:
                 for name in _shown(methods, COMPARED)
             ]
             yield "| " + " | ".join([ours, best, *cells]) + " |"
+
+
+def _parts(methods: Methods) -> Iterator[str]:
+    """One row for each part of ours: what it changes."""
+    for method in WITHOUT:
+        if method in methods and "ours" in methods:
+            cells = [
+                _difference(_by_seed(methods["ours"], name), _by_seed(methods[method], name), name)
+                for name in _shown(methods, COMPARED)
+            ]
+            yield "| " + " | ".join([method, str(len(methods[method])), *cells]) + " |"
 
 
 def _corrected(methods: Methods) -> Iterator[str]:

@@ -6,6 +6,7 @@ the authors' settings for CIFAR-10. Each docstring says what is simplified.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -30,7 +31,7 @@ from torch.optim.swa_utils import AveragedModel
 from typing_extensions import Unpack
 
 from reliability_balance import BalancerOutput, RobustLoss, wrap
-from reliability_balance.core import BalancerOptions
+from reliability_balance.core import BalancerOptions, get_recipe
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -368,6 +369,15 @@ class Ours(HumanMethod):
         return trust
 
 
+ROBUST = get_recipe("robust")
+# Ours without one part; the label says which.
+WITHOUT: dict[str, Callable[[HumanTask, int], HumanMethod]] = {
+    "ours, no anchors": partial(Ours, num_anchors=0),
+    "ours, no fusion": partial(Ours, correction_weight=0.0),
+    "ours, no mixing": partial(Ours, recipe=replace(ROBUST, mixing=None)),
+    "ours, no held-back labels": partial(Ours, recipe=replace(ROBUST, held_back=0.0)),
+    "ours, labels as given": partial(Ours, recipe=replace(ROBUST, doubts_labels=False)),
+}
 METHODS: dict[str, Callable[[HumanTask, int], HumanMethod]] = {
     "cross-entropy": Plain,
     "cleanlab": CrossValidated,
@@ -376,7 +386,7 @@ METHODS: dict[str, Callable[[HumanTask, int], HumanMethod]] = {
     "ELR": EarlyLearning,
     "SOP": OverParameterised,
     "ours": Ours,
-    "ours, no anchors": partial(Ours, num_anchors=0),
+    **WITHOUT,
     "ours, paper": partial(Ours, recipe="paper"),
     "ELR+": EarlyLearningPlus,
     "SOP+": OverParameterisedPlus,

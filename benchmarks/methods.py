@@ -1,7 +1,7 @@
 """All methods that are compared, in one shape: a module with a training loss and predictions.
 
 Each has the same encoder, and its authors' settings, but for learning rates, which all share. None
-was tuned on the seeds of the tables, but for ours as far as README.md tells.
+was tuned on the seeds of the tables, but for ours as far as docs/research_log.md tells.
 """
 
 from collections.abc import Callable, Iterator

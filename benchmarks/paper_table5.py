@@ -4,7 +4,8 @@
     python benchmarks/paper_table5.py jaffe /data/jaffe --recipe robust --set data.image_size=112
 
 The folder's layout is that of the reader; `python examples/arbex inspect-data` tells whether it
-fits. A run that was stopped goes on where it was. Writes `paper_table5_<data set>.json` and `.md`.
+fits. A run that was stopped goes on where it was. Writes `paper_table5_DATASET_RECIPE.json` and
+`.md`.
 """
 
 from pathlib import Path
@@ -40,7 +41,7 @@ def main(
     metrics = run_recipe(chosen, runs / f"{dataset}-{recipe}")
     text = format_markdown(dataset, recipe, metrics)
     print(text)
-    save_results(results, f"paper_table5_{dataset}", chosen, metrics, text)
+    save_results(results, f"paper_table5_{dataset}_{recipe}", chosen, metrics, text)
 
 
 def choose(dataset: str, root: Path, recipe: str, overrides: list[str]) -> Recipe:

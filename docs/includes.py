@@ -31,8 +31,6 @@ PAGES = ROOT / "docs"
 REGION = re.compile(
     r"^(<!-- include (\S+?)(?: # (.+?))? -->)\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL
 )
-# Links of the included files, as they read from a page.
-MOVED = {"docs/": "", "benchmarks/README.md": "benchmarks.md"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -70,9 +68,7 @@ def include(path: str, title: str | None, *, for_site: bool = False) -> str:
         code = ast.get_source_segment(text, node) or ""
         return f"```python\n{re.sub(r'  # type: ignore.*', '', code)}\n```"
     section = _part(_sections(text), path, title)
-    for old, new in MOVED.items():
-        section = section.replace(f"]({old}", f"]({new}")
-    return section.strip()
+    return section.replace("](docs/", "](").strip()  # links, as they read from a page
 
 
 def _part(parts: Mapping[str, PartT], path: str, title: str) -> PartT:

@@ -39,7 +39,7 @@ def check_concentration(name: str, value: float) -> None:
 class Recipe:
     """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
 
-    As it stands it is the robust one, found by the searches of ``benchmarks/README.md``. A value
+    As it stands it is the robust one, found by the searches of ``docs/research_log.md``. A value
     out of its range raises a ValueError that names the field.
 
     Args:

@@ -25,9 +25,10 @@ def test_trains_on_a_tree_and_prints_the_papers_column(tmp_path, capsys):
     results = tmp_path / "results"
     main("raf-db", root, "robust", TINY, tmp_path / "runs", results)
     assert "| ARBEx | 92.47 |" in capsys.readouterr().out
-    content = json.loads((results / "paper_table5_raf-db.json").read_text())
+    content = json.loads((results / "paper_table5_raf-db_robust.json").read_text())
     assert 0 <= content["corrected"]["accuracy"] <= 100
-    assert "recipe robust, corrected" in (results / "paper_table5_raf-db.md").read_text()
+    assert str(tmp_path) not in json.dumps(content)
+    assert "recipe robust, corrected" in (results / "paper_table5_raf-db_robust.md").read_text()
 
 
 def test_refuses_what_the_table_does_not_hold(tmp_path):

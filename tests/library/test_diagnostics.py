@@ -224,7 +224,7 @@ class TestWhole:
         assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
         assert min(advice.find(name) for name in names) > 0
         page = (Path(__file__).parents[2] / "docs/your_data.md").read_text(encoding="utf-8")
-        section = page.split("## Probabilities to rely on")[1].split("\n## ")[0]
+        section = page.split("## Calibration, prediction sets and abstention")[1].split("\n## ")[0]
         assert re.findall(r"(\w+)\(\)\.fit\(", section)[:2] == names
 
     def test_a_class_that_is_never_predicted(self):
