@@ -1,9 +1,10 @@
 """Calibrate the balancer's branches before they are fused, and the fused distribution after it."""
 
 import math
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
@@ -18,12 +19,13 @@ from reliability_balance.calibration.fitting import (
     warn_of_one_class,
 )
 from reliability_balance.core.output import BalancerOutput, check_output
+from reliability_balance.core.settings import Configured
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
 LARGEST = math.log(1e2)  # of the logarithms of temperatures
 
 
-class BranchTemperatures(nn.Module):
+class BranchTemperatures(Configured):
     r"""A temperature for each branch, and one for their fusion.
 
     .. math:: \hat p = softmax(\log fuse(l^{1/T_1}, fuse(t_g^{1/T_2}, t_a^{1/T_3})) / T_4)
@@ -72,6 +74,9 @@ class BranchTemperatures(nn.Module):
         >>> calibration(output).exp().sum(-1).allclose(torch.ones(50))
         True
     """
+
+    SETTINGS: ClassVar = {"correction_weight": float}
+    FITTED = ("temperatures",)
 
     temperatures: Tensor
 
@@ -166,11 +171,6 @@ class BranchTemperatures(nn.Module):
             correction = corrections[0] if len(corrections) == 1 else RF.log_fuse(*corrections)
             first = RF.log_fuse(first, correction, second_weight=self.correction_weight)
         return tempered(first, temperatures[3])
-
-    def extra_repr(self) -> str:
-        """Name setting and temperatures."""
-        told = ", ".join(f"{value:.4g}" for value in self.temperatures.tolist())
-        return f"correction_weight={self.correction_weight}, temperatures=[{told}]"
 
 
 def _temperatures(free: Tensor) -> Tensor:

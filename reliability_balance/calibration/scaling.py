@@ -27,10 +27,10 @@ Each fit is compared with that as it will be stored, and is not kept where it is
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
@@ -48,6 +48,7 @@ from reliability_balance.calibration.fitting import (
     warn_of_scarce_classes,
 )
 from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.settings import Configured
 from reliability_balance.labels.posterior import as_probabilities, label_posterior
 
 EM_STEPS = 50
@@ -70,7 +71,7 @@ class Calibration(Protocol):
 CalibrationT = TypeVar("CalibrationT", bound=Calibration)
 
 
-class TemperatureScaling(nn.Module):
+class TemperatureScaling(Configured):
     r"""Sharpen or flatten all predictions alike, by one temperature.
 
     .. math:: \hat p = softmax(\log p / T)
@@ -100,6 +101,8 @@ class TemperatureScaling(nn.Module):
         >>> calibration(log_probs).exp()[0]
         tensor([0.7500, 0.2500])
     """
+
+    FITTED = ("temperature",)
 
     temperature: Tensor
 
@@ -139,7 +142,7 @@ class TemperatureScaling(nn.Module):
         return self
 
 
-class VectorScaling(nn.Module):
+class VectorScaling(Configured):
     r"""Scale and shift each class's score: temperature scaling that also corrects class biases.
 
     .. math:: \hat p = softmax(w \odot \log p + b)
@@ -184,9 +187,12 @@ class VectorScaling(nn.Module):
     weight: Tensor
     bias: Tensor
 
+    SETTINGS: ClassVar = {"num_classes": int}
+
     def __init__(self, num_classes: int) -> None:
         super().__init__()
         checks.at_least("num_classes", num_classes, 2)
+        self.num_classes = num_classes
         self.register_buffer("weight", torch.ones(num_classes))
         self.register_buffer("bias", torch.zeros(num_classes))
 

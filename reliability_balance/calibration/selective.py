@@ -1,18 +1,20 @@
 """Answers with a promise: sets that hold the truth, and thresholds below which not to answer."""
 
 import math
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.core.settings import Configured
 
 HALVINGS = 60
 
 
-class PredictionSets(nn.Module):
+class PredictionSets(Configured):
     r"""Sets of classes that hold the true one as often as asked (split conformal prediction).
 
     .. math:: S(x) = \{c : -\log p_c(x) \le q\}
@@ -48,6 +50,9 @@ class PredictionSets(nn.Module):
         tensor([[ True, False],
                 [False, False]])
     """
+
+    SETTINGS: ClassVar = {"coverage": float}
+    FITTED = ("threshold",)
 
     threshold: Tensor
 
@@ -91,12 +96,8 @@ class PredictionSets(nn.Module):
             self.threshold.copy_(_not_below(surprise.kthvalue(rank).values))
         return self
 
-    def extra_repr(self) -> str:
-        """Name the promise and the threshold."""
-        return f"coverage={self.coverage}, threshold={float(self.threshold):.4g}"
 
-
-class Abstention(nn.Module):
+class Abstention(Configured):
     r"""Answer only where the confidence promises an error rate of at most `max_risk`.
 
     With probability 1 - `delta` over the N held-out samples, the error rate among the answers is at
@@ -144,6 +145,9 @@ class Abstention(nn.Module):
         >>> 0.3 < float(abstention.threshold) < 0.45
         True
     """
+
+    SETTINGS: ClassVar = {"max_risk": float, "delta": float}
+    FITTED = ("threshold",)
 
     threshold: Tensor
 
@@ -197,12 +201,6 @@ class Abstention(nn.Module):
                 self.threshold.copy_(threshold)
                 break
         return self
-
-    def extra_repr(self) -> str:
-        """Name the promise and the threshold."""
-        return (
-            f"max_risk={self.max_risk}, delta={self.delta}, threshold={float(self.threshold):.4g}"
-        )
 
 
 def error_rate_bound(errors: int, count: int, delta: float) -> float:

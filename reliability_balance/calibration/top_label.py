@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
@@ -15,9 +15,10 @@ from reliability_balance.calibration.fitting import (
     settle,
     warn_of_one_class,
 )
+from reliability_balance.core.settings import Configured
 
 
-class TopLabelScaling(nn.Module):
+class TopLabelScaling(Configured):
     r"""Map the probability of the predicted class, and leave the others their proportions.
 
     .. math:: \hat p_t = \sigma(a \log p_t - b \log (1 - p_t) + c), \quad
@@ -56,6 +57,8 @@ class TopLabelScaling(nn.Module):
         >>> calibration(log_probs).exp()[0]
         tensor([0.7500, 0.1250, 0.1250])
     """
+
+    FITTED = ("coefficients",)
 
     coefficients: Tensor
 
@@ -106,10 +109,6 @@ class TopLabelScaling(nn.Module):
         found = settle(loss, _coefficients, start, weight, self.coefficients.dtype)
         self.coefficients.copy_(found)
         return self
-
-    def extra_repr(self) -> str:
-        """Name the coefficients."""
-        return "coefficients=[" + ", ".join(f"{x:.4g}" for x in self.coefficients.tolist()) + "]"
 
 
 def _split(scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Tell by which settings a module of this package was built, and build one like it."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,92 +12,40 @@ from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.scaling import TemperatureScaling, VectorScaling
 from reliability_balance.calibration.selective import Abstention, PredictionSets
 from reliability_balance.calibration.top_label import TopLabelScaling
-from reliability_balance.core.balancer import ReliabilityBalancer
-from reliability_balance.core.heads import MLPHead
+from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
+from reliability_balance.core.settings import Configured
 from reliability_balance.labels.targets import RefurbishedTargets
 from reliability_balance.wrapping.classifier import WrappedClassifier, attach
 
 Settings = dict[str, Any]
-OWN_HEAD = "own"
 SHOWN = 8  # differences in an error message
-
-
-def _of_balancer(balancer: ReliabilityBalancer) -> Settings:
-    attention = balancer.attention
-    settings = {
-        "embedding_dim": balancer.embedding_dim,
-        "num_classes": balancer.num_classes,
-        "num_anchors": balancer.num_anchors,
-        "recipe": balancer.recipe,
-        "head": _head_name(balancer),
-        "metric": balancer.metric,
-        "delta": balancer.delta,
-        "attention": "off" if attention is None else attention.mode,
-        "correction_weight": balancer.correction_weight,
-    }
-    if attention is not None:
-        settings["num_heads"] = attention.num_heads
-        settings["head_dim"] = attention.output.in_features // attention.num_heads
-    return settings
-
-
-def _head_name(balancer: ReliabilityBalancer) -> str | None:
-    if balancer.head is None:
-        return None
-    if type(balancer.head) is nn.Linear:
-        return "linear"
-    with torch.device("meta"):
-        usual = MLPHead(balancer.embedding_dim, balancer.num_classes)
-    # A module's text tells all of its sizes.
-    return "mlp" if repr(balancer.head) == repr(usual) else OWN_HEAD
-
-
-def _of_wrapped(model: WrappedClassifier) -> Settings:
-    """What a second wrapping must repeat; not enough to build the model, which is the user's."""
-    return {"keep_head": model.keep_head, **model.source.settings()}
-
-
-def _of_targets(targets: RefurbishedTargets) -> Settings:
-    num_samples, num_classes = targets.average.shape
-    return {
-        "num_samples": num_samples,
-        "num_classes": num_classes,
-        "momentum": targets.momentum,
-        "temperature": targets.temperature,
-        "noise_temperature": targets.noise_temperature,
-        "prior_count": targets.prior_count,
-        "warmup": targets.warmup,
-        "memory": targets.memory,
-        "held_back": targets.held_back,
-        "held_for": targets.held_for,
-        "num_annotators": targets.num_annotators,
-        "annotator_prior": targets.annotator_prior,
-    }
 
 
 # What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds. Only
 # `validate_args` and `group` are in neither: they are choices of each run.
-SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
-    ReliabilityBalancer: _of_balancer,
-    WrappedClassifier: _of_wrapped,
-    RefurbishedTargets: _of_targets,
-    TemperatureScaling: lambda scaling: {},
-    TopLabelScaling: lambda scaling: {},
-    VectorScaling: lambda scaling: {"num_classes": len(scaling.weight)},
-    BranchTemperatures: lambda branches: {"correction_weight": branches.correction_weight},
-    PredictionSets: lambda sets: {"coverage": sets.coverage},
-    Abstention: lambda abstention: {"max_risk": abstention.max_risk, "delta": abstention.delta},
+KINDS: dict[str, type[Configured]] = {
+    kind.__name__: kind
+    for kind in (
+        ReliabilityBalancer,
+        WrappedClassifier,
+        RefurbishedTargets,
+        TemperatureScaling,
+        TopLabelScaling,
+        VectorScaling,
+        BranchTemperatures,
+        PredictionSets,
+        Abstention,
+    )
 }
-KINDS = {kind.__name__: kind for kind in SETTINGS}
 BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}
 
 
 def parts_of(module: nn.Module) -> dict[str, Settings]:
     """Class and settings of each part that is this package's, by its name within the module."""
     return {
-        name: {"class": type(part).__name__, **_plain(SETTINGS[type(part)](part))}
+        name: {"class": type(part).__name__, **_plain(part.settings())}
         for name, part in module.named_modules()
-        if type(part) in SETTINGS
+        if isinstance(part, Configured) and KINDS.get(type(part).__name__) is type(part)
     }
 
 
@@ -223,10 +171,15 @@ def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[s
     return differences
 
 
+def arguments_of(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
+    """What builds a module of this kind, by name."""
+    return inspect.signature(attach if kind is WrappedClassifier else kind).parameters
+
+
 def _default(kind: type[nn.Module], name: str) -> Any:
     """What a setting was in files from before there was such a setting."""
-    parameter = inspect.signature(kind).parameters.get(name)
-    return None if parameter is None or parameter.default is parameter.empty else parameter.default
+    argument = arguments_of(kind).get(name)
+    return None if argument is None or argument.default is argument.empty else argument.default
 
 
 def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:

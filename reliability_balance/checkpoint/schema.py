@@ -6,32 +6,15 @@ A file can be made by anyone: its digest tells damage, but is no signature.
 import inspect
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
-from reliability_balance.checkpoint.rebuilding import KINDS, OWN_HEAD
+from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of
+from reliability_balance.core.balancer import OWN_HEAD
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
-# By the name of a setting, since no two kinds of modules mean different things by one.
-TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(
-        ("embedding_dim", "num_classes", "num_anchors", "num_heads", "head_dim"), (int,)
-    ),
-    **dict.fromkeys(("num_samples", "warmup", "held_for", "channels", "num_annotators"), (int,)),
-    **dict.fromkeys(
-        ("delta", "correction_weight", "temperature", "noise_temperature"), (int, float)
-    ),
-    **dict.fromkeys(("prior_count", "memory", "held_back", "annotator_prior"), (int, float)),
-    **dict.fromkeys(("coverage", "max_risk"), (int, float)),
-    "momentum": (int, float, type(None)),
-    **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
-    **dict.fromkeys(("head", "token_mask"), (str, type(None))),
-    "output": (str, int, type(None)),
-    "keep_head": (bool,),
-}
-OF_WRAPPING = {"keep_head", "layer", "side", "channels", "output", "token_mask"}
 # Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
 SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
@@ -134,28 +117,19 @@ def _of_module(
 
 def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
     """Names that the kind knows, with values of their types; its constructor knows the ranges."""
-    kind = settings["class"]
-    known, needed = _settings_of(kind)
-    yield from _of_names(settings, known | {"class"}, needed, where)
-    for name, value in settings.items():
-        if name == "class":
+    kind = KINDS[settings["class"]]
+    arguments = arguments_of(kind)
+    needed = {name for name in kind.SETTINGS if arguments[name].default is inspect.Parameter.empty}
+    yield from _of_names(settings, kind.SETTINGS.keys() | {"class"}, needed, where)
+    for name, declared in kind.SETTINGS.items():
+        if name not in settings:
             continue
-        types = TYPES[name]
-        if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        value, types = settings[name], get_args(declared) or (declared,)
+        if type(value) not in types and not (type(value) is int and float in types):
             told = " or ".join(each.__name__ for each in types)
             yield f"{where}.{name} = {value!r:.100}, which is no {told}"
         elif isinstance(value, int | float) and not abs(value) < LARGEST:
             yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
-
-
-def _settings_of(kind: str) -> tuple[set[str], set[str]]:
-    """Names of all settings of a kind of module, and of those without a default."""
-    if kind == "WrappedClassifier":
-        return OF_WRAPPING, {"keep_head", "layer", "side"}
-    parameters = inspect.signature(KINDS[kind]).parameters
-    known = TYPES.keys() & parameters.keys()
-    needed = {name for name in known if parameters[name].default is inspect.Parameter.empty}
-    return known, needed
 
 
 def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:

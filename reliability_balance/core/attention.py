@@ -1,16 +1,19 @@
 """Attentive correction: multi-head self-attention over the embedding (Eq. 15-17)."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from reliability_balance import checks
 from reliability_balance.core.recipes import ATTENTION_MODES, AttentionMode
+from reliability_balance.core.settings import Configured
 
 MAX_PARTS = 8
 
 
-class AttentiveCorrection(nn.Module):
+class AttentiveCorrection(Configured):
     r"""Multi-head self-attention over an embedding, followed by class logits (Eq. 15-17).
 
     .. math:: h_i = f(W_i^q q, W_i^k k, W_i^v v), \quad t_a = softmax(W_{out} [h_1 \dots h_n])
@@ -45,6 +48,8 @@ class AttentiveCorrection(nn.Module):
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
 
+    SETTINGS: ClassVar = {"mode": str, "num_heads": int, "head_dim": int}
+
     def __init__(
         self,
         embedding_dim: int,
@@ -62,6 +67,7 @@ class AttentiveCorrection(nn.Module):
         checks.one_of("mode", mode, tuple(m for m in ATTENTION_MODES if m != "off"))
         self.mode = mode
         self.num_heads = num_heads
+        self.head_dim = head_dim
         self.num_parts = _largest_divisor(embedding_dim, MAX_PARTS)
         width = num_heads * head_dim
         self.projection = nn.Linear(embedding_dim, 3 * width)
@@ -102,10 +108,6 @@ class AttentiveCorrection(nn.Module):
             attn_mask=None if token_mask is None else token_mask[:, None, None, :],
         )
         return heads.transpose(1, 2).flatten(-2)
-
-    def extra_repr(self) -> str:
-        """Show the settings that the submodules do not."""
-        return f"mode={self.mode!r}, num_heads={self.num_heads}, num_parts={self.num_parts}"
 
 
 def pool_tokens(embedding: Tensor, token_mask: Tensor | None = None) -> Tensor:

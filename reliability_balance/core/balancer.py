@@ -1,7 +1,7 @@
 """The reliability balancer, from an embedding to a corrected label distribution."""
 
 import warnings
-from typing import Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,9 @@ from reliability_balance.core.recipes import (
     RecipeName,
     get_recipe,
 )
+from reliability_balance.core.settings import Configured
 
+OWN_HEAD = "own"
 Head = HeadName | Literal["recipe"] | nn.Module | None
 
 
@@ -40,7 +42,7 @@ class BalancerOptions(TypedDict, total=False):
     validate_args: bool
 
 
-class ReliabilityBalancer(nn.Module):
+class ReliabilityBalancer(Configured):
     r"""Correction of a classifier's label distribution by anchors and attention (Eq. 9-19).
 
     .. code-block:: text
@@ -102,6 +104,20 @@ class ReliabilityBalancer(nn.Module):
         >>> output.corrected.shape, output.changed.dtype
         (torch.Size([4, 3]), torch.bool)
     """
+
+    SETTINGS: ClassVar = {
+        "embedding_dim": int,
+        "num_classes": int,
+        "num_anchors": int,
+        "recipe": str,
+        "head": str | None,
+        "metric": str,
+        "delta": float,
+        "attention": str,
+        "correction_weight": float,
+        "num_heads": int,
+        "head_dim": int,
+    }
 
     anchors: nn.Parameter | None
     class_prior: Tensor
@@ -243,13 +259,25 @@ class ReliabilityBalancer(nn.Module):
                 self.anchors[index] = clustering.k_means(members, self.num_anchors)
         return self
 
-    def extra_repr(self) -> str:
-        """Show the settings that the submodules do not."""
-        return (
-            f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, "
-            f"num_anchors={self.num_anchors}, recipe={self.recipe!r}, metric={self.metric!r}, "
-            f"delta={self.delta}, correction_weight={self.correction_weight}"
-        )
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build an equal balancer; a head of the user's own is "own"."""
+        attention = self.attention
+        found: dict[str, Any] = {"head": self._head_name(), "attention": "off"}
+        if attention is not None:
+            found |= {"attention": attention.mode, "head_dim": attention.head_dim}
+            found["num_heads"] = attention.num_heads
+        own = vars(self) | found
+        return {name: own[name] for name in self.SETTINGS if name in own}
+
+    def _head_name(self) -> str | None:
+        if self.head is None:
+            return None
+        if type(self.head) is nn.Linear:
+            return "linear"
+        with torch.device("meta"):
+            usual = MLPHead(self.embedding_dim, self.num_classes)
+        # The text of a module shows all of its sizes.
+        return "mlp" if repr(self.head) == repr(usual) else OWN_HEAD
 
     def _anchor_points(self) -> Tensor | None:
         """Return the anchors as used in Eq. 12: of unit length for the cosine metric."""

@@ -1,6 +1,6 @@
 """Classification, anchor and centre loss, and their weighted sum (Eq. 20-23)."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.core.settings import Configured
 
 
 class AnchorLoss(nn.Module):
@@ -128,7 +129,7 @@ class LossTerms(NamedTuple):
     branches: Tensor
 
 
-class ReliabilityLoss(nn.Module):
+class ReliabilityLoss(Configured):
     r"""The training loss of a balancer: weighted sum of Eq. 20, 21 and 22 (Eq. 23).
 
     .. math:: L = \lambda_{cls} L_{cls} + \lambda_a L_a + \lambda_c L_c + \lambda_b L_b
@@ -181,6 +182,14 @@ class ReliabilityLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+
+    SETTINGS: ClassVar = dict.fromkeys(
+        (
+            *("classification_weight", "anchor_weight", "center_weight", "branch_weight"),
+            "label_smoothing",
+        ),
+        float,
+    )
 
     def __init__(
         self,
@@ -303,11 +312,3 @@ class ReliabilityLoss(nn.Module):
             checks.label_values(labels, num_classes, self.ignore_index)
             if class_prior is not None:
                 checks.class_prior_values(class_prior)
-
-    def extra_repr(self) -> str:
-        """Show the weights of Eq. 23."""
-        return (
-            f"classification_weight={self.classification_weight}, "
-            f"anchor_weight={self.anchor_weight}, center_weight={self.center_weight}, "
-            f"branch_weight={self.branch_weight}, label_smoothing={self.label_smoothing}"
-        )

@@ -1,60 +1,13 @@
-"""Labels of several annotators, with a noise transition matrix for each annotator."""
+"""Labels of several annotators: one column each, -1 where an annotator gave none."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
 
 # The largest prime below 2^27, so that hashes in steps of 16 fit into int32.
 HASH_PRIME, HASH_STEP = 134_217_689, 16
 NO_LABEL = -1
-
-
-class AnnotatorCounts(nn.Module):
-    r"""Noise matrices of the annotators, shrunk to the common one.
-
-    .. math:: J^a_{ck} \gets (1 - B/N) \, J^a_{ck} + \frac{1}{N} \sum_{i \in B, y_{ia} = k} q'_{ic},
-        \quad T^a_{ck} = \frac{N J^a_{ck} + s T_{ck}}{\sum_k N J^a_{ck} + s}
-
-    where q' is the posterior given the labels of all annotators and T the common matrix. For a
-    class that an annotator labelled rarely, their row is close to the common one. As in T, a wrong
-    label counts at most as often as the correct one.
-
-    Args:
-        num_annotators: A.
-        num_classes: C.
-        prior: s, as a number of labels of a class, >= 0.
-
-    State:
-        ``joint`` (A, C, C), J above, as shares of the samples.
-    """
-
-    joint: Tensor
-
-    def __init__(self, num_annotators: int, num_classes: int, prior: float) -> None:
-        super().__init__()
-        self.prior = prior
-        self.register_buffer("joint", torch.zeros(num_annotators, num_classes, num_classes))
-
-    def update(self, posterior: Tensor, labels: Tensor, num_samples: int) -> None:
-        """Update J with posteriors (B, C) and labels (B, A) of samples; rows of 0 are ignored."""
-        posterior = RF.widen(posterior)
-        with RF._without_autocast(posterior):
-            votes = as_votes(labels, posterior)
-            # A matrix product: indexed sums differ between ranks by rounding.
-            counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
-            new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples
-            share = posterior.sum().to(self.joint.dtype) / num_samples
-        self.joint.mul_((1.0 - share).clamp_min(0.0)).add_(new)
-
-    def matrices(self, common: Tensor, num_samples: int) -> Tensor:
-        """Return T^a (A, C, C), whose rows sum to 1; `common` is T (C, C)."""
-        # A thousandth of a label defines rows without labels.
-        counts = num_samples * self.joint + max(self.prior, 1e-3) * common
-        correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        counts = counts.minimum(correct)
-        return counts / counts.sum(-1, keepdim=True)
 
 
 def check_labels(labels: Tensor, count: int, num_annotators: int) -> None:

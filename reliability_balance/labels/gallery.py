@@ -3,6 +3,8 @@
 import base64
 import csv
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
@@ -13,7 +15,6 @@ import numpy.typing as npt
 
 from reliability_balance import checks
 from reliability_balance.files import write_atomically
-from reliability_balance.labels import png
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
     DoubtfulLabel,
@@ -21,6 +22,7 @@ from reliability_balance.labels.inspection import (
     Verdict,
 )
 
+GRAY, RGB = 0, 2  # colour types of the PNG header
 Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
 FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
@@ -193,7 +195,7 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
     return _fill(
         CARD,
         kind="small" if pixels.shape[1] < CARD_WIDTH else "",
-        source=f"data:image/png;base64,{base64.b64encode(png.encode(pixels)).decode()}",
+        source=f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}",
         alt=f"{name}: labelled {given}, {verdict}, suggested {suggested}",
         verdict=verdict,
         name=name,
@@ -229,3 +231,32 @@ def _namer(name: str, names: Names | None, largest: int) -> Namer:
     if len(by_position) <= largest:
         raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
     return by_position.__getitem__
+
+
+def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Encode a gray or coloured picture as a PNG file, which needs no more than zlib.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) bytes.
+
+    Raises:
+        TypeError: if `pixels` is not an array of bytes.
+        ValueError: on another shape, or an empty picture.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+        got = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise TypeError(f"`pixels` must be a uint8 array; got {got}")
+    is_gray = pixels.ndim == 2
+    if not (is_gray or (pixels.ndim == 3 and pixels.shape[2] == 3)) or 0 in pixels.shape:
+        raise ValueError(f"`pixels` must have shape (H, W) or (H, W, 3); got {pixels.shape}")
+    height, width = pixels.shape[:2]
+    lines = pixels.reshape(height, -1)
+    # Each line begins with the filter that it was sent through: none.
+    raw = np.hstack([np.zeros((height, 1), np.uint8), lines]).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, GRAY if is_gray else RGB, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

@@ -2,19 +2,19 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.recipes import get_recipe
+from reliability_balance.core.settings import Configured
 from reliability_balance.labels import annotators
-from reliability_balance.labels.annotators import AnnotatorCounts
 from reliability_balance.labels.class_shares import ClassShares
 from reliability_balance.labels.memorization import Memorization
-from reliability_balance.labels.noise_matrix import as_noise_matrix, first_joint
+from reliability_balance.labels.noise_matrix import AnnotatorCounts, as_noise_matrix, first_joint
 from reliability_balance.labels.posterior import (
     _annotator_posterior,
     _one_label_each,
@@ -23,7 +23,6 @@ from reliability_balance.labels.posterior import (
     sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
-from reliability_balance.labels.repeated_calls import RepeatedCalls
 
 ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
@@ -45,7 +44,7 @@ def _differing(before: Tensor, codes: Tensor) -> Tensor:
     return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
 
 
-class RefurbishedTargets(nn.Module):
+class RefurbishedTargets(Configured):
     r"""Soft training targets from each sample's label and the model's past predictions.
 
     Each call updates the running averages of the samples' predictions and returns the targets of
@@ -161,6 +160,21 @@ class RefurbishedTargets(nn.Module):
                 [0.7706, 0.2294]])
     """
 
+    SETTINGS: ClassVar = {
+        "num_samples": int,
+        "num_classes": int,
+        "momentum": float | None,
+        "temperature": float,
+        "noise_temperature": float,
+        "prior_count": float,
+        "warmup": int,
+        "memory": float,
+        "held_back": float,
+        "held_for": int,
+        "num_annotators": int,
+        "annotator_prior": float,
+    }
+
     average: Tensor
     updates: Tensor
     given: Tensor
@@ -209,6 +223,8 @@ class RefurbishedTargets(nn.Module):
         checks.positive("memory", memory)
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
+        self.num_samples = num_samples
+        self.num_classes = num_classes
         self.momentum = momentum
         self.temperature = temperature
         self.noise_temperature = noise_temperature
@@ -483,8 +499,7 @@ class RefurbishedTargets(nn.Module):
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
         """
         if is_distributed():
-            settings = self._settings() | self.plan
-            self._ranks.synchronize(self.updates.device, settings, is_last=True)
+            self._ranks.synchronize(self.updates.device, self._shared_settings(), is_last=True)
 
     def _synchronize(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
         """Check this process's batch, compare with the others, and return all batch sizes."""
@@ -493,7 +508,7 @@ class RefurbishedTargets(nn.Module):
             self._check(index, labels, probs)
         except (TypeError, ValueError) as error:
             failure = error
-        settings = self._settings() | self.plan
+        settings = self._shared_settings()
         if failure is None:
             settings["soft labels"] = labels.is_floating_point()
             settings["dtype of `probs`"] = probs.dtype
@@ -502,24 +517,10 @@ class RefurbishedTargets(nn.Module):
         count = len(index) if failure is None else 0
         return self._ranks.synchronize(self.updates.device, settings, count=count, failure=failure)
 
-    def _settings(self) -> dict[str, object]:
-        num_samples, num_classes = self.average.shape
-        return {
-            "num_samples": num_samples,
-            "num_classes": num_classes,
-            "momentum": self.momentum,
-            "temperature": self.temperature,
-            "noise_temperature": self.noise_temperature,
-            "prior_count": self.prior_count,
-            "warmup": self.warmup,
-            "memory": self.memory,
-            "held_back": self.held_back,
-            "held_for": self.held_for,
-            "num_annotators": self.num_annotators,
-            "annotator_prior": self.annotator_prior,
-            "dtype": self.average.dtype,
-            "validate_args": self.validate_args,
-        }
+    def _shared_settings(self) -> dict[str, object]:
+        """Return what must be equal in all processes."""
+        of_runs = {"dtype": self.average.dtype, "validate_args": self.validate_args}
+        return self.settings() | of_runs | self.plan
 
     def _codes(self, labels: Tensor) -> Tensor:
         """Return an integer code for each label (B,): its mean class, to float16 resolution.
@@ -666,6 +667,39 @@ class RefurbishedTargets(nn.Module):
         else:
             annotators.check_labelled(labels, self.average.shape[1])
 
-    def extra_repr(self) -> str:
-        """Show the sizes and settings."""
-        return ", ".join(f"{name}={value}" for name, value in self._settings().items())
+
+class RepeatedCalls:
+    """Detector of three successive batches that each come more than once in a row.
+
+    One repeated batch can be an epoch: the batch may hold all samples. Three different batches,
+    each repeated, cannot: the last batch of an epoch may be the first of the next one, but twice in
+    succession only if an epoch has two batches, which then alternate.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[Tensor] = []  # up to three different batches, newest first
+        self._repeated = 0  # how many batches in a row before the newest were repeated
+        self._repeats = 0  # repetitions of the newest batch
+
+    def check(self, samples: Tensor) -> None:
+        """Record the sorted sample indices (B,) of one call.
+
+        Raises:
+            ValueError: if this is the third repeated batch in a row.
+        """
+        if self._last and _same_samples(samples, self._last[0]):
+            self._repeats += 1
+        else:
+            self._repeated = self._repeated + 1 if self._repeats else 0
+            self._last = [samples, *self._last[:2]]
+            self._repeats = 0
+        if self._repeats and self._repeated >= 2 and not _same_samples(samples, self._last[2]):
+            raise ValueError(
+                "`index` must name the samples of a step once; got each of three batches more than "
+                "once in a row, which would count as more epochs. Call with update=False from the "
+                "second time on (SAM), or give RobustLoss the other view as `second`"
+            )
+
+
+def _same_samples(first: Tensor, second: Tensor) -> bool:
+    return first.device == second.device and torch.equal(first, second)

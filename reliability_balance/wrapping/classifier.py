@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from reliability_balance.core.attention import pool_tokens
 from reliability_balance.core.balancer import BalancerOptions, ReliabilityBalancer
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.core.recipes import get_recipe
+from reliability_balance.core.settings import Configured
 from reliability_balance.wrapping.example import (
     LAYOUTS,
     ExampleInput,
@@ -338,7 +339,7 @@ def _tell_unused(model: nn.Module, embedding: Tensor) -> None:
         )
 
 
-class WrappedClassifier(nn.Module):
+class WrappedClassifier(Configured):
     """A classifier and its balancer; made by :func:`wrap`.
 
     ``model`` and ``balancer`` are submodules, so one ``state_dict`` holds both, and the model's
@@ -349,6 +350,15 @@ class WrappedClassifier(nn.Module):
         >>> sorted({name.split(".")[0] for name in model.state_dict()})
         ['balancer', 'model']
     """
+
+    SETTINGS: ClassVar = {
+        "keep_head": bool,
+        "layer": str,
+        "side": str,
+        "channels": int,
+        "output": str | int | None,
+        "token_mask": str | None,
+    }
 
     def __init__(
         self,
@@ -450,6 +460,10 @@ class WrappedClassifier(nn.Module):
         source = self.__dict__.get("source")
         if source is not None and source.tap.belongs_to(self):
             source.tap.release()
+
+    def settings(self) -> dict[str, Any]:
+        """Return what :func:`attach` takes; not enough to build the model, which is the user's."""
+        return {"keep_head": self.keep_head, **self.source.settings()}
 
     def extra_repr(self) -> str:
         """Name what the submodules do not show."""

@@ -629,7 +629,7 @@ class TestDamage:
 
     def test_killed_while_saving_the_old_file_or_the_new_one_is_whole(self, path):
         process = subprocess.Popen(
-            [sys.executable, ROOT / "tests" / "save_for_ever.py", path],
+            [sys.executable, ROOT / "tests" / "helpers" / "save_for_ever.py", path],
             stdout=subprocess.PIPE,
             cwd=ROOT,
             env={**os.environ, "PYTHONPATH": str(ROOT)},

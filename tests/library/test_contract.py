@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 import torch
-from contract.cases import CASES, BalancerAndLoss, Case, floating, tensors
+from cases import CASES, BalancerAndLoss, Case, floating, tensors
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 

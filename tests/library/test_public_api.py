@@ -15,7 +15,7 @@ def test_the_public_interface_is_the_one_announced():
     }
     assert found == announced, (
         "the public interface changed. If that is meant, tell it in CHANGELOG.md and run "
-        "`python tests/public_api.py`"
+        "`python tests/helpers/public_api.py`"
     )
 
 

@@ -1,6 +1,6 @@
 """Save the same files from 8 threads and 4 processes at once, read them, and kill a saver at times.
 
-python tests/save_at_once.py FOLDER SECONDS
+python tests/helpers/save_at_once.py FOLDER SECONDS
 
 Each content is of one value throughout, so that half of one and half of another would be found out.
 Ends with an error if a save raised, a read was not whole, or a killed saver's leftovers stay.

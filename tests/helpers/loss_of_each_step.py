@@ -1,6 +1,6 @@
 """Train the tiny model, alone or under torchrun, and write the loss of each step.
 
-python tests/loss_of_each_step.py FOLDER
+python tests/helpers/loss_of_each_step.py FOLDER
 """
 
 import json

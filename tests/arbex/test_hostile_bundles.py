@@ -1,6 +1,6 @@
 """Models of the application that nobody trained, with a valid digest: refused, at once.
 
-`ARBEX_BUNDLES=300 pytest tests/property/test_hostile_bundles.py` tries 300 of them.
+`ARBEX_BUNDLES=300 pytest tests/arbex/test_hostile_bundles.py` tries 300 of them.
 """
 
 import contextlib

@@ -1,6 +1,6 @@
 """The example of torchrun, of which rank 0 dies once it has saved its second epoch.
 
-torchrun --nproc_per_node 2 tests/torchrun_killed.py OPTIONS
+torchrun --nproc_per_node 2 tests/helpers/torchrun_killed.py OPTIONS
 """
 
 import os

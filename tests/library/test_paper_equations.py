@@ -1,4 +1,4 @@
-"""The library against an independent numpy implementation of the paper (tests/oracles)."""
+"""The library against an independent numpy implementation of the paper (tests/helpers/oracles)."""
 
 import math
 

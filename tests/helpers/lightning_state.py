@@ -1,6 +1,6 @@
 """Train by Lightning, alone or under torchrun; each rank writes its criterion.
 
-python tests/lightning_state.py FOLDER
+python tests/helpers/lightning_state.py FOLDER
 """
 
 import os

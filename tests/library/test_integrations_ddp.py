@@ -50,7 +50,7 @@ def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
     # Rank 0 knows of all samples, half of which rank 1 trained on.
     learned = whole["criterion"]["_extra_state"]["targets"]
     assert torch.equal(learned["updates"], torch.full((64,), 3, dtype=torch.int32))
-    run(*TORCHRUN, ROOT / "tests/torchrun_killed.py", *options, "--epochs", 3, fails=True)
+    run(*TORCHRUN, ROOT / "tests/helpers/torchrun_killed.py", *options, "--epochs", 3, fails=True)
     assert load(out)["epoch"] == 2
     run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3, "--resume")
     resumed = load(out)
@@ -59,7 +59,7 @@ def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
 
 
 def test_lightning_in_two_processes_follows_one(tmp_path):
-    script = ROOT / "tests/lightning_state.py"
+    script = ROOT / "tests/helpers/lightning_state.py"
     run(script, tmp_path / "one")
     run(*TORCHRUN, script, tmp_path / "two")
     (one,) = (tmp_path / "one").iterdir()
@@ -75,7 +75,7 @@ def test_the_trainer_mixes_and_resumes_in_two_processes(tmp_path):
     def ranks():
         return [load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
 
-    run(*TORCHRUN, ROOT / "tests/trainer_state.py", tmp_path)
+    run(*TORCHRUN, ROOT / "tests/helpers/trainer_state.py", tmp_path)
     whole = ranks()
     for part in whole[0]["weights"], whole[0]["targets"]:
         assert all(bool(torch.isfinite(value).all()) for value in part.values())
@@ -83,6 +83,6 @@ def test_the_trainer_mixes_and_resumes_in_two_processes(tmp_path):
     seen = whole[0]["targets"]["updates"]
     assert torch.equal(seen, torch.full((48,), 3, dtype=torch.int32))
     shutil.rmtree(tmp_path / "trainer" / "checkpoint-18")
-    run(*TORCHRUN, ROOT / "tests/trainer_state.py", tmp_path, "--resume")
+    run(*TORCHRUN, ROOT / "tests/helpers/trainer_state.py", tmp_path, "--resume")
     for before, after in zip(whole, ranks(), strict=True):
         assert_equal_states(before, after)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from reliability_balance.labels import LabelRanking, Verdict, png, save_csv, save_gallery
-from reliability_balance.labels.gallery import COLUMNS
+from reliability_balance.labels import LabelRanking, Verdict, save_csv, save_gallery
+from reliability_balance.labels.gallery import COLUMNS, encode_png
 
 CLASS_NAMES = ["cat", 'dog, "old"', "<b>&owl</b>"]
 SAMPLE_NAMES = ["a.png", "b.png", "<script>alert(1)</script>", 'd" onerror="x', "ü\n=1"]
@@ -151,16 +151,16 @@ def test_page_shows_the_pictures_of_the_worst(tmp_path):
 def test_png_comes_back_as_it_was(shape):
     image_module = pytest.importorskip("PIL.Image", reason="decodes the pictures")
     pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    decoded = image_module.open(io.BytesIO(png.encode(pixels)))
+    decoded = image_module.open(io.BytesIO(encode_png(pixels)))
     decoded.verify()
-    reopened = image_module.open(io.BytesIO(png.encode(pixels)))
+    reopened = image_module.open(io.BytesIO(encode_png(pixels)))
     np.testing.assert_array_equal(np.asarray(reopened), pixels)
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((3, 4, 4), np.uint8), np.zeros((0, 4), np.uint8)])
 def test_pictures_of_another_shape_are_refused(pixels):
     with pytest.raises(ValueError, match=r"`pixels` must have shape \(H, W\)"):
-        png.encode(pixels)
+        encode_png(pixels)
 
 
 def test_wrong_input_is_named(tmp_path):

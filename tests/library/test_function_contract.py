@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from contract.cases import CASES
+from cases import CASES
 from public_api import public_objects
 from torch import nn
 

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from contract.cases import CASES, Case, floating, tensors
+from cases import CASES, Case, floating, tensors
 from torch import distributed, nn
 
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss

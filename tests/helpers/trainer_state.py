@@ -1,6 +1,6 @@
 """Train by the Trainer of Hugging Face under torchrun; each rank writes its state.
 
-python tests/trainer_state.py FOLDER
+python tests/helpers/trainer_state.py FOLDER
 """
 
 import os

@@ -1,6 +1,6 @@
 """Save one checkpoint after the other to one path until killed, each full of its own number.
 
-PYTHONPATH=. python tests/save_for_ever.py PATH
+PYTHONPATH=. python tests/helpers/save_for_ever.py PATH
 """
 
 import itertools

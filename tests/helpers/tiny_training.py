@@ -3,11 +3,11 @@
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [
-    str(HERE.parent),
-    str(HERE.parent / "examples"),
-    str(HERE.parent / "examples/arbex"),
+    str(ROOT),
+    str(ROOT / "examples"),
+    str(ROOT / "examples/arbex"),
 ]
 
 import torch  # noqa: E402

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 TESTS = Path(__file__).resolve().parent.parent
-# Ten kills are what `ARBEX_KILLS=10 pytest tests/distributed/test_arbex_runs.py` does.
+# Ten kills are what `ARBEX_KILLS=10 pytest tests/arbex/test_arbex_runs.py` does.
 KILLS = os.environ.get("ARBEX_KILLS", "3")
 COMMAND = (sys.executable, "-W", "ignore", str(TESTS.parent / "examples/arbex"))
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -33,12 +33,12 @@ def run(*arguments: str) -> str:
 
 
 def test_a_run_that_is_killed_resumes_to_the_same_bits(tmp_path):
-    output = run(str(TESTS / "kill_and_resume.py"), str(tmp_path), KILLS, "0")
+    output = run(str(TESTS / "helpers" / "kill_and_resume.py"), str(tmp_path), KILLS, "0")
     assert f"bit-equal after {KILLS} kills" in output
 
 
 def test_two_processes_follow_one(tmp_path):
-    script = str(TESTS / "loss_of_each_step.py")
+    script = str(TESTS / "helpers" / "loss_of_each_step.py")
     run(script, str(tmp_path / "one"))
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
     run(*torchrun, script, str(tmp_path / "two"))
@@ -52,7 +52,7 @@ def test_two_processes_follow_one(tmp_path):
 
 def test_two_processes_end_with_one_state(tmp_path):
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
-    run(*torchrun, str(TESTS / "buffers_of_each_rank.py"), str(tmp_path))
+    run(*torchrun, str(TESTS / "helpers" / "buffers_of_each_rank.py"), str(tmp_path))
     one, two = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
     assert any(name.endswith("running_mean") for name in one)
     assert any(name.startswith("targets.") for name in one)

@@ -1,6 +1,6 @@
 """Train the tiny model with batch norm under torchrun, and write the buffers of each process.
 
-torchrun --nproc_per_node 2 tests/buffers_of_each_rank.py FOLDER
+torchrun --nproc_per_node 2 tests/helpers/buffers_of_each_rank.py FOLDER
 """
 
 import os

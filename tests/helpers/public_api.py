@@ -1,6 +1,6 @@
 """What the library promises: the names that an ``__all__`` lists, and their signatures.
 
-    python tests/public_api.py
+    python tests/helpers/public_api.py
 
 writes them anew, after a change that is meant; the changelog tells it too.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import is_typeddict
 
-SNAPSHOT = Path(__file__).parent / "fixtures" / "public_api.json"
+SNAPSHOT = Path(__file__).parents[1] / "fixtures" / "public_api.json"
 NEED_AN_EXTRA = {
     "reliability_balance.integrations.sklearn",
     "reliability_balance.integrations.transformers",
@@ -103,5 +103,5 @@ def render() -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
+    sys.path.insert(0, str(Path(__file__).parents[2]))
     SNAPSHOT.write_text(render(), encoding="utf-8")

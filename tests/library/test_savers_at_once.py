@@ -12,13 +12,20 @@ from face_model import build_model
 from tiny_training import tiny_recipe
 
 TESTS = Path(__file__).resolve().parent.parent
-# `SAVE_SECONDS=60 pytest tests/faults/test_savers_at_once.py` goes on for a minute.
+# `SAVE_SECONDS=60 pytest tests/library/test_savers_at_once.py` goes on for a minute.
 SECONDS = os.environ.get("SAVE_SECONDS", "4")
 
 
 def test_every_save_and_every_read_is_whole(tmp_path):
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", str(TESTS / "save_at_once.py"), tmp_path, SECONDS],
+        [
+            sys.executable,
+            "-W",
+            "ignore",
+            str(TESTS / "helpers" / "save_at_once.py"),
+            tmp_path,
+            SECONDS,
+        ],
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

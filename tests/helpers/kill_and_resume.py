@@ -1,6 +1,6 @@
 """Kill a training at random moments, resume it each time, and compare with one left in peace.
 
-python tests/kill_and_resume.py FOLDER KILLS SEED
+python tests/helpers/kill_and_resume.py FOLDER KILLS SEED
 
 Prints what each kill left behind; ends with an error if a single bit differs.
 """

@@ -1,6 +1,6 @@
 """Kill a process that saves one file over and over, and look at the file after each kill.
 
-python tests/kill_while_saving.py FOLDER KILLS SEED
+python tests/helpers/kill_while_saving.py FOLDER KILLS SEED
 
 Saves by turns two models, so that half of one and half of the other would be found out.
 """
