@@ -98,7 +98,7 @@ def test_a_feature_extractor_is_its_own_embedding():
 def test_the_layer_that_answers_is_found_with_an_example():
     network = ConvNet().eval()
     model = wrap(network, example_input=IMAGES).eval()
-    assert repr(model.source) == "input of 'head', which gives the model's answer"
+    assert repr(model.source) == "input of 'head', which gives the model's logits"
     torch.testing.assert_close(network.head(model.embed(IMAGES)), network(IMAGES))
 
 
@@ -225,7 +225,7 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
         (
             lambda: wrap(mlp(), keep_head=True, head="mlp"),
             ValueError,
-            "`head` must be None beside keep_head=True; got 'mlp'",
+            "`head` must be None with keep_head=True; got 'mlp'",
         ),
         (
             lambda: wrap(mlp(), embedding="body"),
@@ -250,7 +250,7 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
         (
             lambda: wrap(mlp(), embedding="", example_input=IMAGES),
             ValueError,
-            "`num_classes` must be given, since no layer of the model tells it; got None",
+            "`num_classes` must be given, since the model's layers do not show it; got None",
         ),
         (lambda: wrap(mlp(), num_anchors=-1), ValueError, "`num_anchors` must be at least 0"),
         (
@@ -261,7 +261,7 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
         (
             lambda: wrap(mlp(), embedding="1"),
             ValueError,
-            "`num_classes` must be given, since no layer of the model tells it; got None",
+            "`num_classes` must be given, since the model's layers do not show it; got None",
         ),
         (
             lambda: wrap(mlp(), layout="NHWC"),
@@ -271,7 +271,7 @@ def test_fit_head_with_a_kept_head_uses_its_logits():
         (
             lambda: wrap(mlp(), layout="channels_last"),
             ValueError,
-            "`layout` must be None but for a named `embedding` with an `example_input`",
+            "`layout` must be None without a named `embedding` and an `example_input`",
         ),
     ],
 )
