@@ -1,4 +1,4 @@
-"""Inspect a data set: counts against the published ones, damaged and repeated images, leaks."""
+"""Inspect a data set: counts against the published ones, damaged images, duplicates, leaks."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ EXAMPLES_PER_CLASS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of images that was found, and the published one."""
+    """Number of images found, and the published one."""
 
     part: str
     class_name: str  # empty for the whole part
@@ -30,7 +30,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows whose images are the same, pixel for pixel."""
+    """Rows whose images have identical pixels."""
 
     names: tuple[str, ...]
     across_splits: bool
@@ -39,7 +39,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was found.
+    """Result of an audit.
 
     Args:
         name: of the data set.
@@ -47,10 +47,10 @@ class AuditReport:
         counts: (3, C) int64 images of each split and class.
         comparisons: with the published numbers, if any.
         source: of the published numbers.
-        problems: of the reader, images that cannot be decoded, and classes in one split alone.
-        missing: faces that were left out or are of such a class, and all of them.
-        num_checked: images that were decoded.
-        sizes: how many images have each (height, width), the most frequent first.
+        problems: of the reader, of images that cannot be decoded, and classes in one split only.
+        missing: number of faces that were left out or are of such a class, and of all faces.
+        num_checked: number of decoded images.
+        sizes: number of images of each (height, width), most frequent first.
         duplicates: sets of equal images; those across splits first.
         shared_groups: groups (persons, videos …) with images in more than one split.
         examples: some images of each class.
