@@ -94,8 +94,8 @@ def save_picture(
         figure.suptitle(title, fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]
         draw_reliability(left.subplots(), output, labels)
-        surest = output.confidence.where(output.changed, -1.0).argsort(descending=True)
-        shown = surest[: min(num_examples, int(output.changed.sum()))]
+        by_confidence = output.confidence.where(output.changed, -1.0).argsort(descending=True)
+        shown = by_confidence[: min(num_examples, int(output.changed.sum()))]
         right.suptitle("Changed predictions with the highest confidence", fontsize=9)
         if len(shown):
             axes = right.subplots(2, len(shown), squeeze=False, height_ratios=[1, 1.3])
