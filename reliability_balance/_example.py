@@ -179,13 +179,13 @@ def channel_axis(
 
 def _axes_around(value: Tensor, touched: list[tuple[nn.Module, list[Tensor]]]) -> set[int]:
     """Return the feature axes according to the layers next to a tensor, across activations."""
-    alike, count = {id(value)}, 0
-    while len(alike) > count:
-        count = len(alike)
+    connected, count = {id(value)}, 0
+    while len(connected) > count:
+        count = len(connected)
         for module, tensors in touched:
-            if isinstance(module, ELEMENTWISE) and any(id(each) in alike for each in tensors):
-                alike |= {id(each) for each in tensors}
-    near = (module for module, tensors in touched if any(id(each) in alike for each in tensors))
+            if isinstance(module, ELEMENTWISE) and any(id(each) in connected for each in tensors):
+                connected |= {id(each) for each in tensors}
+    near = (module for module, tensors in touched if any(id(each) in connected for each in tensors))
     return {axis for module in near for axis in _axis_of(module, value)}
 
 

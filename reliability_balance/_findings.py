@@ -100,7 +100,7 @@ def idle_branch(name: str, probs: Tensor) -> Finding | None:
     if bad:
         return Finding(
             f"the {name} branch is NaN for {bad} of {len(probs)} samples",
-            "look at those inputs, and for overflow in half precision",
+            "check those inputs, and overflow in half precision",
         )
     if float(RF.confidence(probs).mean()) < UNIFORM_CONFIDENCE:
         sharpen = "lower `delta`, or " if name == "anchor" else ""
@@ -127,7 +127,7 @@ def lagging_branch(name: str, accuracy: float, best: float) -> Finding | None:
     )
 
 
-def harm(helped: int, harmed: int) -> Finding | None:
+def harmful_correction(helped: int, harmed: int) -> Finding | None:
     """Report a correction that makes significantly more predictions wrong than right."""
     if harmed - helped <= SIGMAS_OF_HARM * math.sqrt(harmed + helped):
         return None
@@ -138,7 +138,7 @@ def harm(helped: int, harmed: int) -> Finding | None:
     )
 
 
-def untrue_confidence(probability: float, accuracy: float) -> Finding | None:
+def miscalibration(probability: float, accuracy: float) -> Finding | None:
     """Report a mean probability far above or below the accuracy."""
     if abs(probability - accuracy) <= CONFIDENCE_GAP:
         return None

@@ -142,8 +142,8 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     for_even = prior is not None and not torch.allclose(prior, prior.mean())
     judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     findings += [
-        _findings.harm(changes.helped, changes.harmed),
-        _findings.untrue_confidence(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
+        _findings.harmful_correction(changes.helped, changes.harmed),
+        _findings.miscalibration(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
         _findings.unbalanced_predictions(
             class_shares(judged.argmax(-1), num_classes),
             class_shares(labels, num_classes),

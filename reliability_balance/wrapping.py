@@ -150,7 +150,7 @@ def wrap(
                 f"keep_head=True keeps; got {num_classes}"
             )
         balancer = _balancer_for(found, num_classes, balancer_options)
-        balancer = _beside(model, source.layer, balancer)
+        balancer = _to_device_of(model, source.layer, balancer)
     except BaseException:
         source.tap.release()
         raise
@@ -187,7 +187,7 @@ def attach(
     if old is None:
         refuse_unwrappable(model)
     _checks.one_of("side", side, ("input", "output"))
-    balancer = _beside(model, layer_named(model, layer), balancer)
+    balancer = _to_device_of(model, layer_named(model, layer), balancer)
     source = EmbeddingSource(
         model, layer, side=side, channels=channels, output=output, token_mask=token_mask
     )
@@ -262,11 +262,11 @@ def _examine(
             # A feature extractor's last layer is not a head: the embedding depends on it.
             own = [] if last is None else _unused_of(model, last, value)
             is_classifier = name != "" and (last is not None or keep_head)
-            answers = num_answers(model, args, kwargs, output) if is_classifier else None
+            num_logits = num_answers(model, args, kwargs, output) if is_classifier else None
         except BaseException:
             source.tap.release()
             raise
-        return _Found(source, value.shape[-1], answers, own, value)
+        return _Found(source, value.shape[-1], num_logits, own, value)
 
 
 def _unused_of(
@@ -312,7 +312,7 @@ def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> 
     return ReliabilityBalancer(found.width, num_classes, **options)
 
 
-def _beside(
+def _to_device_of(
     model: nn.Module, layer: nn.Module, balancer: ReliabilityBalancer
 ) -> ReliabilityBalancer:
     """Move a balancer to the device and dtype of a layer, or else of its model."""

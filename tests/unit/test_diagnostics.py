@@ -225,7 +225,7 @@ class TestWhole:
         assert what.startswith(f"the predictions are {side}confident: mean probability")
 
     def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
-        advice = _findings.untrue_confidence(0.9, 0.5).advice
+        advice = _findings.miscalibration(0.9, 0.5).advice
         names = [each.__name__ for each in _findings.RECOMMENDED]
         assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
         assert min(advice.find(name) for name in names) > 0

@@ -96,7 +96,7 @@ def read_named_folders(
             if folder.name in no_classes:
                 rows.report("no expression", folder, "it was left out", len(images))
             elif not images:
-                rows.report("folder without images", folder, "it was passed over")
+                rows.report("folder without images", folder, "it was ignored")
             elif name is None:
                 rows.report("no class", folder, "it was left out", len(images), lost=True)
             else:

@@ -49,7 +49,7 @@ def _report_stray(name: str, path: str, rows: Rows) -> None:
         expected = "expected a format that is read, such as .png or .jpg"
         rows.report("image of another format", path, expected, lost=True)
     else:
-        rows.report("stray file", path, "it is no image, and was passed over")
+        rows.report("stray file", path, "it is not an image, and was ignored")
 
 
 def report_unread(base: Path, rows: Rows) -> None:
@@ -61,7 +61,7 @@ def report_unread(base: Path, rows: Rows) -> None:
     for place, folders, files in os.walk(base, onerror=_fail):
         for path in [Path(place, name) for name in folders]:
             if is_system_name(path.name):
-                rows.report("system folder", path, "it was passed over")
+                rows.report("system folder", path, "it was ignored")
             elif path.is_symlink() and not any(
                 path == read or path in read.parents for read in rows.folders_read
             ):
@@ -69,7 +69,7 @@ def report_unread(base: Path, rows: Rows) -> None:
         folders[:] = [name for name in folders if not is_system_name(name)]
         images = [name for name in files if has_image_suffix(name) and not is_system_name(name)]
         if images and Path(place) not in rows.folders_read:
-            detail = f"{images[0]} and all beside it were left out: no images belong here"
+            detail = f"{images[0]} and others there were left out: no images belong here"
             rows.report("image in another place", place, detail, len(images), lost=True)
 
 

@@ -114,7 +114,7 @@ class EpochBatches:
         """
         if state != self.state_dict():
             raise ValueError(
-                f"the run must go on with the batches it began with, {state}; "
+                f"the run must resume with the batches that it started with, {state}; "
                 f"got {self.state_dict()}"
             )
 

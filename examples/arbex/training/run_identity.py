@@ -39,7 +39,7 @@ def expect_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed += [f"other {name}" for name in changed_columns(before["data"], now["data"])]
     if changed:
         raise ValueError(
-            f"`--resume` must go on with what the run began with; got {'; '.join(changed)}. "
+            f"`--resume` needs the recipe and data of the run; got {'; '.join(changed)}. "
             "Put that right, or start a new run with another --out"
         )
 
