@@ -215,8 +215,8 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "By `python benchmarks/annotators.py`, from `annotators.jsonl`. "
         f"{NUM_ANNOTATORS} simulated annotators, 1 to {MOST_LABELS} labels per sample. All "
         f"methods: encoder 784-{WIDTH}-{EMBEDDING_DIM}, {EPOCHS} epochs, last epoch. The others "
-        "train the paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over seeds "
-        f"from {FIRST_SEED}. torch {torch.__version__}.",
+        "train the paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over "
+        f"seeds from {FIRST_SEED}. torch {torch.__version__}.",
         "",
         "- accuracy: on the test set; difference: ours with annotators less the method, paired by "
         "seed, bold if significant",
