@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from reliability_balance.calibration.scaling import TemperatureScaling, VectorSc
 from reliability_balance.calibration.selective import Abstention, PredictionSets
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
+from reliability_balance.core.recipes import Recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.targets import RefurbishedTargets
 from reliability_balance.wrapping.classifier import WrappedClassifier, attach
@@ -50,11 +52,14 @@ def parts_of(module: nn.Module) -> dict[str, Settings]:
 
 
 def _plain(settings: Settings) -> Settings:
-    """Convert numbers to Python's types, for JSON."""
-    return {
-        name: value.item() if isinstance(value, np.generic | Tensor) else value
-        for name, value in settings.items()
-    }
+    """Convert values to what JSON can hold."""
+    return {name: _as_json(value) for name, value in settings.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Recipe):
+        return asdict(value)
+    return value.item() if isinstance(value, np.generic | Tensor) else value
 
 
 def build(parts: dict[str, Settings]) -> nn.Module | None:
@@ -67,6 +72,8 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
     try:
+        if isinstance(arguments.get("recipe"), dict):
+            arguments["recipe"] = Recipe(**arguments["recipe"])
         with torch.device("meta"):
             return kind(**arguments)
     except (TypeError, RuntimeError, OverflowError) as error:  # also from impossible sizes
