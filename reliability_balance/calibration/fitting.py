@@ -21,30 +21,30 @@ FEWEST = 5
 
 
 def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
-    """Log-probabilities of (..., C) scores at a temperature ()."""
+    """Return the log-probabilities of (..., C) scores at a temperature ()."""
     wide = RF.widen(scores)
     return (wide / temperature.to(wide.dtype)).log_softmax(-1)
 
 
 def prior_weight(scores: Tensor, targets: Tensor) -> float:
-    """What half a squared distance from no change weighs beside the mean over the samples.
+    """Return the weight of half the squared parameters beside the mean loss over the samples.
 
-    This is the normal prior of :mod:`calibration`: its standard deviation is 1 plus
+    It is the normal prior of :mod:`calibration`, with standard deviation 1 plus
     :func:`rarer_answers`.
     """
     return 1.0 / (effective_count(targets) * (1.0 + rarer_answers(scores, targets)) ** 2)
 
 
 def rarer_answers(scores: Tensor, targets: Tensor) -> float:
-    """Count the wrong answers, or the right ones if these are fewer, in effective samples."""
+    """Count wrong predictions, or correct ones if these are fewer, in effective samples."""
     total, effective = float(targets.sum()), effective_count(targets)
     right = float(targets.gather(-1, scores.argmax(-1, keepdim=True)).sum())
-    # Soft labels sum to 1 only nearly, so a count may come out just below 0.
+    # Soft labels sum to 1 only approximately, so a count may be slightly negative.
     return max(0.0, min(right, total - right)) * effective / total
 
 
 def effective_count(targets: Tensor) -> float:
-    """Kish's effective sample size of targets (N, C), whose rows sum to the samples' weights."""
+    """Return Kish's effective sample size; the rows of targets (N, C) sum to sample weights."""
     weights = targets.sum(-1)
     return float(weights.sum().square() / weights.square().sum())
 
@@ -56,21 +56,21 @@ def settle(
     weight: float | Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Parameters of least loss and prior, rounded to the dtype that they will be stored in.
+    """Minimise loss plus prior and return the parameters, rounded to the dtype they are stored in.
 
-    `parameters` makes them of free values, which go from `start` and are drawn to 0 by a prior of
-    that weight, one for all or one for each. Where the loss is not below that at the start, the
-    start is the answer.
+    `parameters` computes them from raw values, which start at `start` and have a normal prior
+    around 0 of this weight, one for all or one for each. If the loss does not decrease, the
+    parameters at the start are returned.
     """
-    free = start.clone().requires_grad_()
-    minimise(lambda: loss(parameters(free)) + (weight / 2 * free.square()).sum(), [free])
-    found, before = (parameters(each).to(dtype) for each in (free.detach(), start))
-    # Judged as they will be stored.
+    raw = start.clone().requires_grad_()
+    minimise(lambda: loss(parameters(raw)) + (weight / 2 * raw.square()).sum(), [raw])
+    found, before = (parameters(each).to(dtype) for each in (raw.detach(), start))
+    # Compared after rounding.
     return found if bool(loss(found) < loss(before)) else before
 
 
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
-    """Move parameters to where a smooth loss is least, by L-BFGS, also where gradients are off."""
+    """Minimise a smooth loss by L-BFGS, in place, also where gradients are disabled."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:

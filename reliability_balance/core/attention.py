@@ -1,4 +1,4 @@
-"""The attentive correction: multi-head self-attention over the embedding (Eq. 15-17)."""
+"""Attentive correction: multi-head self-attention over the embedding (Eq. 15-17)."""
 
 from typing import ClassVar
 
@@ -14,26 +14,26 @@ MAX_PARTS = 8
 
 
 class AttentiveCorrection(Configured):
-    r"""Class logits from multi-head self-attention over an embedding (Eq. 15-17).
+    r"""Multi-head self-attention over an embedding, followed by class logits (Eq. 15-17).
 
     .. math:: h_i = f(W_i^q q, W_i^k k, W_i^v v), \quad t_a = softmax(W_{out} [h_1 \dots h_n])
 
-    with q = k = v = e and f the scaled dot-product attention. What attends to what is left open
-    by the paper, and is the `mode`:
+    with q = k = v = e and f the scaled dot-product attention. The paper does not say what the
+    sequence is; `mode` selects it:
 
-    - "tokens": the T tokens of a (B, T, D) embedding, or a (B, D) embedding cut into equal parts,
-      each projected by its own slice of W; the heads are averaged over tokens.
-    - "single": one vector with itself, the literal paper; the softmax over one key is 1, so this
-      is a linear map.
-    - "batch": the samples of a batch with each other. A prediction then depends on its
-      neighbours; for comparison only.
+    - "tokens": the T tokens of a (B, T, D) embedding, or equal parts of a (B, D) embedding, each
+      projected by its own slice of W. The outputs are averaged over tokens.
+    - "single": one vector, the literal paper. The softmax over one key is 1, so this is a linear
+      map.
+    - "batch": the samples of the batch, for comparison only: a prediction then depends on the rest
+      of its batch.
 
     Args:
         embedding_dim: D.
         num_classes: C.
         mode: see above.
         num_heads: number of heads n.
-        head_dim: width of each head's queries, keys and values.
+        head_dim: width of the queries, keys and values of each head.
 
     Shape:
         - embedding: (B, D) or (B, T, D) floating; token_mask: (B, T) bool, False for padding, or
@@ -85,7 +85,7 @@ class AttentiveCorrection(Configured):
             attended = self._attend(self._project_parts(embedding)).mean(1)
         else:
             if token_mask is not None:
-                # Padding has no weight, but no weight times NaN is NaN.
+                # Padding has weight 0, but 0 times NaN is NaN.
                 embedding = embedding.where(token_mask.unsqueeze(-1), 0.0)
             tokens = self.projection(embedding)
             attended = pool_tokens(self._attend(tokens, token_mask), token_mask)
@@ -99,7 +99,7 @@ class AttentiveCorrection(Configured):
         return torch.einsum("bpi,opi->bpo", parts, slices) + self.projection.bias
 
     def _attend(self, projected: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """Self-attention of (B, T, 3 width) over T, heads concatenated: (B, T, width)."""
+        """Attend over T in (B, T, 3 width) and concatenate the heads: (B, T, width)."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(
             query.transpose(1, 2),
@@ -111,13 +111,13 @@ class AttentiveCorrection(Configured):
 
 
 def pool_tokens(embedding: Tensor, token_mask: Tensor | None = None) -> Tensor:
-    """Mean over the tokens of (B, T, D), those of a (B, T) mask; (B, D) is returned as it is."""
+    """Average (B, T, D) over its tokens, without padding; (B, D) is returned unchanged."""
     if embedding.ndim == 2:
         return embedding
     if token_mask is None:
         return embedding.mean(1)
     kept = token_mask.unsqueeze(-1)
-    # What padding holds may be anything, also NaN.
+    # Padding may hold any values, also NaN.
     return embedding.where(kept, 0.0).sum(1) / kept.sum(1).clamp_min(1)
 
 

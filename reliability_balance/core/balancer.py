@@ -1,4 +1,4 @@
-"""The reliability balancer: from an embedding to a corrected label distribution."""
+"""The reliability balancer, from an embedding to a corrected label distribution."""
 
 import warnings
 from typing import Any, ClassVar, Literal, TypedDict
@@ -28,7 +28,7 @@ Head = HeadName | Literal["recipe"] | nn.Module | None
 
 
 class BalancerOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
+    """Keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
 
     num_anchors: int | None
     recipe: RecipeName
@@ -43,7 +43,7 @@ class BalancerOptions(TypedDict, total=False):
 
 
 class ReliabilityBalancer(Configured):
-    r"""Correct a classifier's label distribution by anchors and attention (Eq. 9-19).
+    r"""Correction of a classifier's label distribution by anchors and attention (Eq. 9-19).
 
     .. code-block:: text
 
@@ -51,52 +51,52 @@ class ReliabilityBalancer(Configured):
                     +-- anchors --------- anchor t_g (12-14) ----+           +-- corrected (19)
                     +-- self-attention -- attentive t_a (15-17) -+- t (18) --+
 
-    Both joins are means weighted by confidence (Eq. 10-11), so an unsure branch stands back.
+    Both fusions are means weighted by confidence (Eq. 10-11), so uncertain branches count less.
 
     Args:
         embedding_dim: D, the width of the embedding.
         num_classes: C, at least 2.
-        num_anchors: K anchors for each class; 0 switches the anchors off. The paper uses 8 to 10.
-        recipe: where arguments that are None, and the head, come from: "robust" is our best,
-            "paper" the paper to the letter; see :class:`recipes.Recipe`.
-        head: the primary branch where the caller brings no logits: "mlp" is the paper's (two
-            hidden layers of 64), "linear" one layer, or a module from (B, D) to (B, C). None for
-            no head: then each call must bring `primary_logits`.
+        num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
+        recipe: recipe for arguments that are None: "robust" (our best) or "paper" (the paper to the
+            letter); see :class:`recipes.Recipe`.
+        head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
+            "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
+            `primary_logits`.
         metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
-        delta: softness of Eq. 13, > 0; 1 in the paper.
+        delta: softmax temperature of Eq. 13, > 0; 1 in the paper.
         attention: "tokens", "single" (paper), "batch" or "off", see
-            :class:`attention.AttentiveCorrection`. None is right for embeddings of one vector: the
-            robust recipe then has none. For tokens take "tokens"; :func:`wrap` does where its
-            example shows tokens.
-        num_heads: heads of the self-attention.
+            :class:`attention.AttentiveCorrection`. None: the recipe's mode for embeddings without
+            tokens, which is "off" in the robust one. Use "tokens" for embeddings with tokens;
+            :func:`wrap` does so if its example input has tokens.
+        num_heads: number of attention heads.
         head_dim: width of each head.
-        correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
-            0 leaves the primary distribution as it is, bit for bit.
-        validate_args: whether to look for non-finite embeddings and logits, which waits for the
+        correction_weight: factor on the confidence of the correction in Eq. 19, >= 0; 1 in the
+            paper. 0 leaves the primary distribution unchanged, bit for bit.
+        validate_args: check for non-finite embeddings and logits, which synchronizes with the
             device.
 
     Shape:
-        - embedding: (B, D) or tokens (B, T, D) floating, taken in the dtype of the weights;
+        - embedding: (B, D) or tokens (B, T, D) floating, cast to the dtype of the weights;
           primary_logits: (B, C) floating or None; token_mask: (B, T) bool, False for padding, or
           None; returns a :class:`BalancerOutput`.
 
     State:
-        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
-        parameters, so ranks merge them as gradients. ``class_prior`` (C,), shares of one, tells for
-        which frequencies training weighed the classes; no output depends on it. Even ones say that
-        answers are for classes as frequent as in training; others, which :class:`RobustLoss` puts
-        there, that answers are for evenly frequent classes, and that
-        :func:`class_prior.with_class_prior` turns them to these frequencies. No other buffers but
-        the head's batch norm.
+        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention are
+        parameters, so distributed training synchronizes them by their gradients. The buffer
+        ``class_prior`` (C,), which sums to 1, records the class frequencies that training adjusted
+        the logits for; no output depends on it. Uniform: none, so predictions assume the class
+        frequencies of training. Otherwise, as set by :class:`RobustLoss`: predictions assume a
+        uniform prior, and :func:`class_prior.with_class_prior` adapts them to these frequencies.
+        There are no other buffers, except for batch norm in the head.
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
         ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits, a
-            sample of padding alone, missing logits without a head, or a batch of one in training
+            sample with padding only, missing logits without a head, or a batch of one in training
             with batch norm.
 
-    Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
-    function; the paper leaves the anchors' start open, ours is random with unit expected length.
+    Differs from paper: only where ``recipe="robust"`` does, and in the numerics documented at each
+    function. The paper does not say how to initialize anchors; ours are random, of norm about 1.
 
     Example:
         >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
@@ -183,7 +183,7 @@ class ReliabilityBalancer(Configured):
         *,
         token_mask: Tensor | None = None,
     ) -> BalancerOutput:
-        """Correct one batch."""
+        """Return the corrected distribution and all branches for one batch."""
         self._check(embedding, primary_logits, token_mask)
         embedding = self._in_own_dtype(embedding)
         pooled = pool_tokens(embedding, token_mask)
@@ -222,12 +222,12 @@ class ReliabilityBalancer(Configured):
     def initialize_anchors(
         self, embedding: Tensor, labels: Tensor, *, token_mask: Tensor | None = None
     ) -> Self:
-        """Start each class's anchors at its own embeddings: the mean, or k-means for K > 1.
+        """Initialize the anchors of each class by k-means on its embeddings (the mean for K = 1).
 
         Args:
             embedding: embeddings of a part of the training set.
-            labels: their classes. The anchors of a class that does not occur stay as they are.
-            token_mask: which tokens are no padding; None for all.
+            labels: their classes. Anchors of a class that does not occur are kept.
+            token_mask: False for padding; None: no padding.
 
         Shape:
             - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C); token_mask:
@@ -280,7 +280,7 @@ class ReliabilityBalancer(Configured):
         return "mlp" if repr(self.head) == repr(usual) else OWN_HEAD
 
     def _anchor_points(self) -> Tensor | None:
-        """The anchors where Eq. 12 sees them: on the unit sphere for the cosine metric."""
+        """Return the anchors as used in Eq. 12: of unit length for the cosine metric."""
         if self.anchors is None or self.metric == "euclidean":
             return self.anchors
         return RF.unit_length(self.anchors)
@@ -295,7 +295,7 @@ class ReliabilityBalancer(Configured):
         return logits
 
     def _in_own_dtype(self, embedding: Tensor) -> Tensor:
-        """The embedding in the dtype of the weights; autocast chooses for itself."""
+        """Cast the embedding to the dtype of the weights, except under autocast."""
         if torch.is_autocast_enabled(embedding.device.type):
             return embedding
         weight = next(self.parameters(), embedding) if self.anchors is None else self.anchors
@@ -318,7 +318,7 @@ class ReliabilityBalancer(Configured):
         if self.attention is not None and self.attention.mode == "batch" and not self.training:
             warnings.warn(
                 "attention='batch' makes each prediction depend on the rest of its batch; "
-                "use 'tokens' or 'single' to predict",
+                "use 'tokens' or 'single' for inference",
                 stacklevel=3,
             )
 
@@ -333,7 +333,7 @@ def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | 
 
 
 def _combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Eq. 18 of the branches that there are."""
+    """Fuse the given branches by Eq. 18; a single branch is returned unchanged."""
     if first is None or second is None:
         return second if first is None else first
     return RF.log_fuse(first, second)

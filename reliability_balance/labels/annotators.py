@@ -5,7 +5,7 @@ from torch import Tensor
 
 from reliability_balance import checks
 
-# The largest prime below 2^27: hashes of labels, in steps of 16, fit into int32.
+# The largest prime below 2^27, so that hashes in steps of 16 fit into int32.
 HASH_PRIME, HASH_STEP = 134_217_689, 16
 NO_LABEL = -1
 
@@ -43,13 +43,13 @@ def check_values(labels: Tensor, num_classes: int) -> None:
 
 
 def as_votes(labels: Tensor, like: Tensor) -> Tensor:
-    """Each annotator's label (B, A) one-hot (B, A, C), zeros for none; `like` is (B, C)."""
+    """One-hot encode labels (B, A) to (B, A, C), zeros for no label; `like` is (B, C)."""
     classes = torch.arange(like.shape[-1], device=labels.device)
     return (labels.unsqueeze(-1) == classes).to(like.dtype)
 
 
 def check_labelled(labels: Tensor, num_classes: int) -> None:
-    """Require class indices or -1 in labels (B, A), and a label for each sample.
+    """Require class indices or -1 in labels (B, A), and at least one label for each sample.
 
     Raises:
         ValueError: on other values, or on samples without a label.
@@ -60,44 +60,44 @@ def check_labelled(labels: Tensor, num_classes: int) -> None:
     empty = (labels < 0).all(-1)
     if bool(empty.any()):
         raise ValueError(
-            "`labels` must hold a label of each sample, of one annotator at least; got none for "
+            "`labels` must hold at least one label for each sample; got none for "
             f"{int(empty.sum())} of {len(labels)} samples, the first of them sample "
             f"{int(empty.nonzero()[0])}: leave these out"
         )
 
 
 def check_all(labels: Tensor, num_classes: int) -> None:
-    """Require the labels of all samples, (N, A), and not one-hot labels or counts of votes.
+    """Require the labels of all samples, (N, A); reject one-hot labels and vote counts.
 
     Raises:
-        ValueError: on wrong values, on samples without a label, and on one-hot labels or counts of
-            votes (N, C).
+        ValueError: on wrong values, on samples without a label, and on one-hot labels or vote
+            counts (N, C).
     """
     if labels.shape[1] == num_classes > 2 and bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError(
             f"`labels` of dtype int64 and shape (N, {num_classes}) are class indices of "
-            f"{num_classes} annotators; got zeros and ones alone, as one-hot and multi-hot labels "
-            "have. Give these as floating shares: labels / labels.sum(-1, keepdim=True)"
+            f"{num_classes} annotators; got only zeros and ones, as in one-hot or multi-hot "
+            "labels. Give these as floating shares: labels / labels.sum(-1, keepdim=True)"
         )
     if labels.shape[1] == num_classes < len(labels) and bool((labels >= 0).all()):
-        # Rows of counts all have the same sum; class indices do so only by chance.
+        # All rows of vote counts have the same sum; rows of class indices only by chance.
         sums = labels.sum(-1)
         if bool((sums == sums[0]).all()) and bool((labels != labels[0]).any()):
             raise ValueError(
                 f"`labels` of dtype int64 and shape (N, {num_classes}) are class indices of "
                 f"{num_classes} annotators; got rows that all sum to {int(sums[0])}, as one-hot "
-                "labels or counts of votes do. Give these as floating shares: "
+                "labels or vote counts do. Give these as floating shares: "
                 "labels / labels.sum(-1, keepdim=True)"
             )
     check_labelled(labels, num_classes)
 
 
 def codes(labels: Tensor) -> Tensor:
-    """One integer (B,) for the labels (B, A) of each sample: a hash, in int32.
+    """Hash the labels (B, A) of each sample to int32 codes (B,).
 
-    Mean classes would not tell annotators from each other.
+    Unlike the mean class, the hash depends on who gave which label.
     """
     weights = 1 + torch.arange(labels.shape[1], device=labels.device)
-    for _ in range(3):  # made on the device: a copy from the host would wait for it
+    for _ in range(3):  # computed on the device: copying from the host would synchronize
         weights = (weights * weights + 48_271) % HASH_PRIME
     return (((labels + 1) * weights % HASH_PRIME).sum(-1) % HASH_PRIME * HASH_STEP).int()

@@ -1,4 +1,4 @@
-"""The memory of labels: taken out as the equation says, and found by the control group."""
+"""Memorization: removed by the equation, and estimated by the control group."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ LABELS = symmetric_noise(TRUE, 0.4, NUM_CLASSES, seed=0)
 
 
 def simulate(strength, *, held_back, rounds, warmup=10, labels=LABELS):
-    """A network that tells classes apart somewhat and remembers what it was trained on."""
+    """Train a simulated network that is partly right and memorizes its targets."""
     targets = short_targets(
         NUM_SAMPLES, NUM_CLASSES, momentum=None, warmup=warmup, held_back=held_back
     )
@@ -28,20 +28,20 @@ def simulate(strength, *, held_back, rounds, warmup=10, labels=LABELS):
 
 
 @pytest.mark.parametrize("strength", [0.0, 0.1, 0.3])
-def test_the_strength_of_memory_is_found(strength):
+def test_the_strength_of_memorization_is_found(strength):
     targets, _ = simulate(strength, held_back=0.2, rounds=8)
     # It leans towards 0 while there is little to go by.
     assert 0.75 * strength <= float(targets.memorization.strength) <= strength + 0.02
 
 
-def test_what_is_left_is_what_the_network_would_say_without_the_label():
+def test_debiased_predictions_are_those_of_a_network_without_the_label():
     targets, unseen = simulate(0.3, held_back=0.2, rounds=8)
     as_they_are, _ = simulate(0.3, held_back=0.0, rounds=8)
     error = (targets.average - unseen).abs().mean()
     assert error < 0.25 * (as_they_are.average - unseen).abs().mean()
 
 
-def test_wrong_labels_are_doubted_though_the_network_knows_them_by_heart():
+def test_wrong_labels_are_doubted_though_memorized():
     right = []
     for held_back in (0.2, 0.0):
         targets, _ = simulate(0.3, held_back=held_back, rounds=20)
@@ -51,12 +51,12 @@ def test_wrong_labels_are_doubted_though_the_network_knows_them_by_heart():
     assert right[1] < 0.7
 
 
-def test_predictions_are_freed_as_the_equation_says():
+def test_predictions_are_debiased_by_the_equation():
     targets = short_targets(6, 3, momentum=None, warmup=2, held_back=0.5)
     assert set(targets.memorization.control.tolist()) == {True, False}
     generator = torch.Generator().manual_seed(1)
     index, labels = torch.arange(6), torch.tensor([0, 1, 2, 0, 1, 2])
-    sums, freed = [[0.0] * 3 for _ in range(6)], []
+    sums, debiased = [[0.0] * 3 for _ in range(6)], []
     for _ in range(4):
         strength = float(targets.memorization.strength)
         probs = torch.randn(6, 3, generator=generator).softmax(-1)
@@ -67,8 +67,8 @@ def test_predictions_are_freed_as_the_equation_says():
             rows.append(torch.tensor(scores).softmax(-1))
             for c in range(3):
                 sums[i][c] += float(made[i, c] - probs[i, c])
-        freed.append(torch.stack(rows))
-    torch.testing.assert_close(targets.average, torch.stack(freed).mean(0))
+        debiased.append(torch.stack(rows))
+    torch.testing.assert_close(targets.average, torch.stack(debiased).mean(0))
     torch.testing.assert_close(targets.memorization.residual, torch.tensor(sums))
 
 

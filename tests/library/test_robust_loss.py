@@ -440,7 +440,7 @@ class TestCaution:
         return cautions, kept, criterion
 
     def test_labels_stand_where_the_model_tells_nothing_of_them(self):
-        with pytest.warns(UserWarning, match="labels are trained on as given: beliefs") as caught:
+        with pytest.warns(UserWarning, match="trained on as given: predictions") as caught:
             cautions, kept, criterion = self.run([False] * 7)
         assert len(caught) == 1
         assert caught[0].filename == __file__
@@ -728,7 +728,7 @@ class TestMixedUp:
     def test_missing_labels_are_refused_with_advice(self):
         labels = LABELS.clone()
         labels[3] = -100
-        with pytest.raises(ValueError, match="got 1 below 0 of 120: leave samples without a label"):
+        with pytest.raises(ValueError, match="got 1 below 0 of 120: leave out samples without a"):
             RobustLoss(make_model(), labels, epochs=9)
 
     def test_random_numbers_of_a_small_seed_do_not_meet_the_control_group(self):

@@ -369,7 +369,7 @@ def test_the_defaults_can_be_told_what_to_keep_and_check():
     assert targets(index, index % 3, probs).shape == (8, 3)
 
 
-def test_labels_of_a_class_stand_until_it_is_recognised():
+def test_labels_of_a_class_are_kept_until_it_is_learned():
     """A rare class that the model takes for the frequent one first, and tells apart later."""
     labels = torch.tensor([0] * 180 + [1] * 20)
     index, wrong = torch.arange(200), 180
