@@ -13,7 +13,7 @@ from result_files import save_text
 
 
 class Measure(NamedTuple):
-    """How a measure is shown, and whether more of it is better."""
+    """Format of a measure, and whether higher is better."""
 
     title: str
     digits: int
@@ -85,7 +85,7 @@ def _place(setting: tuple[str, str, int, int]) -> tuple[int, int, int, int]:
 
 
 def _shown(methods: Methods, names: list[str]) -> list[str]:
-    """The measures that all runs have, and the time, which some have."""
+    """Return the measures that all runs have, and the time, which some have."""
     lines = [line for seeds in methods.values() for line in seeds.values()]
     return [
         name
@@ -118,7 +118,7 @@ def _mean(seeds: Seeds, name: str) -> float:
 
 
 def _ahead(methods: Methods) -> Iterator[str]:
-    """One row for each of ours: its differences to the most accurate other method."""
+    """Yield a row for each of ours: its differences to the most accurate other method."""
     for ours in METHODS:
         others = [
             other
@@ -146,7 +146,7 @@ def _parts(methods: Methods) -> Iterator[str]:
 
 
 def _corrected(methods: Methods) -> Iterator[str]:
-    """One row for each of ours: what the correction changes."""
+    """Yield a row for each of ours: corrected less primary."""
     for method in METHODS:
         if method in methods and method.startswith("ours"):
             seeds = methods[method]
@@ -162,7 +162,7 @@ def _by_seed(seeds: Seeds, name: str) -> dict[int, float]:
 
 
 def _difference(ours: dict[int, float], theirs: dict[int, float], name: str) -> str:
-    """The mean of paired differences, marked where it is beyond its interval."""
+    """Return the mean of paired differences, marked if significant."""
     differences = list(paired_differences(ours, theirs).values())
     if not differences:
         return "-"

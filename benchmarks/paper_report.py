@@ -1,4 +1,4 @@
-"""Render the runs of paper_tables.py beside the paper's figures, and test each claim in words."""
+"""Render the runs of paper_tables.py with the paper's figures, and test each claim."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -100,7 +100,7 @@ def _gains(lines: Lines, title: str, name: str, paper: dict[int, tuple[float, fl
 
 
 def _more_than_without(lines: Lines, name: str, paper: dict[int, tuple[float, float]]) -> str:
-    """By how much more K = 8 gains under noise or smoothing than without, paired by seed."""
+    """Return how much the gain of K = 8 changes with noise or smoothing, paired by seed."""
     without, *levels = paper
     printed = {level: eight - none for level, (none, eight) in paper.items()}
     papers = fmean(printed[level] for level in levels) - printed[without]
@@ -136,7 +136,7 @@ def _section(
 
 
 def _select(lines: Lines, wanted: dict[str, float]) -> dict[int, float]:
-    """Accuracy by seed of one cell; what is not named is at its default."""
+    """Return the accuracy by seed of one cell; other fields have their defaults."""
     cell = {"num_anchors": 8, "noise": 0, "smoothing": 0, "anchor_factor": 1.0, **wanted}
     return accuracy_by_seed(lines, cell)
 
@@ -147,7 +147,7 @@ def _accuracy(lines: Lines, **wanted: float) -> str | None:
 
 
 def _differences(lines: Lines, num_anchors: int, **wanted: float) -> dict[int, float]:
-    """Gain over K = 0 in the same setting, by seed."""
+    """Return the gain over K = 0 in the same setting, by seed."""
     ours = _select(lines, {**wanted, "num_anchors": num_anchors})
     base = _select(lines, {**wanted, "num_anchors": 0})
     return paired_differences(ours, base)

@@ -421,13 +421,17 @@ class TestBadArguments:
             (
                 {"class_names": ["a"]},
                 ValueError,
-                r"`class_names` must be the 2 of the model; got 1",
+                r"`class_names` must be 2, one for each class of the model; got 1",
             ),
             ({"class_names": ["a", "a"]}, ValueError, "`class_names` must differ"),
             ({"class_names": "ab"}, TypeError, "`class_names` must be a sequence of strings"),
             ({"preprocessing": {"f": print}}, TypeError, "`preprocessing` must be .* JSON"),
             ({"preprocessing": {"f": float("nan")}}, TypeError, "`preprocessing` must be .* JSON"),
-            ({"companions": {"model": small()}}, ValueError, "identifiers but 'model' for names"),
+            (
+                {"companions": {"model": small()}},
+                ValueError,
+                "other than 'model' as names",
+            ),
             ({"companions": {"a.b": small()}}, ValueError, "identifiers .* got 'a.b'"),
             (
                 {"companions": {"a": nn.Linear(2, 2)}},
