@@ -213,13 +213,13 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "# Labels of several annotators",
         "",
         "By `python benchmarks/annotators.py`, from `annotators.jsonl`. "
-        f"{NUM_ANNOTATORS} simulated annotators, 1 to {MOST_LABELS} labels a sample. All methods: "
-        f"encoder 784-{WIDTH}-{EMBEDDING_DIM}, {EPOCHS} epochs, last epoch. The others train the "
-        "paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over seeds "
-        f"from {FIRST_SEED}. torch {torch.__version__}.",
+        f"{NUM_ANNOTATORS} simulated annotators, 1 to {MOST_LABELS} labels per sample. All "
+        f"methods: encoder 784-{WIDTH}-{EMBEDDING_DIM}, {EPOCHS} epochs, last epoch. The others "
+        "train the paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over "
+        f"seeds from {FIRST_SEED}. torch {torch.__version__}.",
         "",
-        "- accuracy: of the test set; difference: ours with annotators less the method, paired by "
-        "seed, bold beyond its interval",
+        "- accuracy: on the test set; difference: ours with annotators less the method, paired by "
+        "seed, bold if significant",
         "- right consensus: share of the training samples whose suggested label is right",
         "- matrix error: mean absolute error of the annotators' matrices, in points",
         "- CPU: seconds of aggregation, cross-validation and training",
@@ -231,7 +231,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         single, count = (show_mean([run[key] for run in runs], 1) for key in ("right", "labels"))
         parts += [
             "",
-            f"## {name}: {len(runs)} seeds, {count} labels a sample, {single} % of them right",
+            f"## {name}: {len(runs)} seeds, {count} labels per sample, {single} % of them right",
             "",
             "| method | accuracy % | difference | right consensus % | matrix error | CPU s |",
             "|---" * 6 + "|",

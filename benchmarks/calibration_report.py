@@ -40,14 +40,14 @@ PREAMBLE = """# Calibration
 By `python benchmarks/calibration.py`, from the runs in `calibration.jsonl`. Means over seeds,
 ± 95 % intervals by Student's t; differences are paired by seed. torch {torch}.
 
-10,000 images of Fashion-MNIST: 8,000 to train on, for 30 epochs, and 2,000 of the training set
-held out to fit the calibration on; ECE (15 bins) and NLL on the official 10,000 test images.
-Held-out labels are either clean, or have the noise of the training labels, which then bends the
-temperature. Where ours says "learned noise matrix" it saw noisy labels only, and took the noise
-into account by what `RefurbishedTargets` had learned; cross-entropy has nothing like it.
+10,000 images of Fashion-MNIST: 8,000 for training, over 30 epochs, and 2,000 of the training set
+held out to fit the calibration; ECE (15 bins) and NLL on the official 10,000 test images. Held-out
+labels are clean, or have the noise of the training labels, which biases the temperature. With
+"learned noise matrix" ours saw only noisy labels and corrected for the noise with the matrix from
+`RefurbishedTargets`; cross-entropy has no such estimate.
 
-Prediction sets are fitted after the temperature (clean labels) on 5,000 of the test images, drawn
-by the seed, and counted on the other 5,000; 90 % was asked for."""
+Prediction sets are fitted after the temperature (clean labels) on 5,000 random test images and
+evaluated on the other 5,000, for a coverage of 90 %."""
 
 
 def write_report(lines: list[Line], results: Path) -> str:

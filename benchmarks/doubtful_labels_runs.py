@@ -32,8 +32,8 @@ Result = TypeVar("Result")
 
 FACES = "faces"
 OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
-# A face is ambiguous if its most probable class has at most this share; a label is wrong if it has
-# at most that share.
+# A face is ambiguous if its most probable class has less than this share; a label is wrong if it
+# has less than that share.
 AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
 # A harder case: a label drawn from the face's own distribution that is not its most probable class.
 MINORITY_BELOW = 0.75

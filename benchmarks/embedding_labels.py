@@ -127,8 +127,8 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
             "",
             f"By `python benchmarks/embedding_labels.py`, from {seeds} seeds of "
             "`embedding_labels.jsonl`. AUROC of the wrong labels, means ± 95 % intervals by "
-            "Student's t. Beside ours is the best of four nearest-neighbour references in each "
-            "row, chosen afterwards: 10 or 20 neighbours, embeddings as they are or standardised. "
+            "Student's t. Ours is compared with the best of four nearest-neighbour baselines on "
+            "each row, chosen after the fact: 10 or 20 neighbours, raw or standardised embeddings. "
             f"torch {torch.__version__}.",
             "",
             f"Ours is more than {ALLOWED} below on {len(below)} of {len(rows)} rows"

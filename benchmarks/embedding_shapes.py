@@ -25,7 +25,7 @@ Shape = Callable[[int], Embedded]
 
 
 def separated(num_classes: int, count: int, dim: int = 32, spread: float = 2.0) -> Shape:
-    """Return one round cluster per class; centres have standard deviation `spread` per axis."""
+    """Return one round cluster per class; centres are normal with deviation `spread` per axis."""
 
     def make(seed: int) -> Embedded:
         generator = torch.Generator().manual_seed(seed)

@@ -31,20 +31,20 @@ MEASURES = {
     "kl_to_votes": Measure("KL to votes", 3, False),
     "wrong_label_auroc": Measure("AUROC wrong labels", 3, True),
     "wrong_label_ap": Measure("AP wrong labels", 3, True),
-    TIME: Measure("processor seconds", 0, False),
+    TIME: Measure("CPU seconds", 0, False),
 }
 COMPARED = [name for name in MEASURES if name != TIME]
 INTRODUCTION = """\
-# Labels that people gave
+# Human labels
 
 By `python benchmarks/human_labels.py`, from `human_labels.jsonl`. Means of the last epoch, ± 95 %
 intervals by Student's t over seeds; differences are paired by seed, **bold** where significantly
 better and *italic* where significantly worse. All methods have the same network, augmentation,
-optimizer and number of forward passes; those of two views train for half the epochs. Accuracy, NLL,
-ECE, AURC and KL are judged with the class frequencies of the training labels, mean class accuracy
-with even ones, and accuracy at test frequencies with those of the test set. FER tasks are judged by
-the majority of FER+'s votes, without test faces that are in the training set; wrong labels are
-counted where more than five of ten votes agree."""
+optimizer and number of forward passes; those with two views train for half the epochs. Accuracy,
+NLL, ECE, AURC and KL are at the class frequencies of the training labels, mean class accuracy at
+even ones, and accuracy at test frequencies at those of the test set. FER tasks are evaluated on the
+majority of FER+'s votes, without test faces that are in the training set; wrong labels are counted
+where more than five of ten votes agree."""
 
 Seeds = dict[int, dict[str, Any]]
 Methods = dict[str, Seeds]

@@ -55,9 +55,9 @@ def write_report(lines: Lines, results: Path) -> str:
         "",
         'By `python benchmarks/paper_tables.py`: `recipe="paper"` behind a small perceptron, '
         "test accuracy in percent at the last epoch, ± 95 % intervals over seeds. Gains are paired "
-        "by seed. K = 0 is the head alone, the paper's base line, so a gain is that of anchors and "
-        "attention together. The paper's figures are of AffWild2 (Tables 1-3) and of a set it does "
-        "not name (Table 4).",
+        "by seed. K = 0 is the head alone, the paper's baseline, so a gain is that of anchors and "
+        "attention together. The paper's figures are for AffWild2 (Tables 1-3) and a data set that "
+        "it does not name (Table 4).",
     ]
     for data in sorted({line["data"] for line in lines}):
         these = [line for line in lines if line["data"] == data]
@@ -164,4 +164,4 @@ def _verdict(differences: Iterable[float]) -> str:
         return "one seed, no verdict"
     if mean - interval > 0:
         return "helps"
-    return "hurts" if mean + interval < 0 else "no difference beyond chance"
+    return "hurts" if mean + interval < 0 else "no significant difference"

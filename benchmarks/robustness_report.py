@@ -41,7 +41,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `robustness.md` and `robustness.png`, and return the Markdown."""
     settings = _group(lines)
     parts = [
-        "# Robustness to wrong, ambiguous and unbalanced labels",
+        "# Robustness to wrong, ambiguous and imbalanced labels",
         "",
         "By `python benchmarks/robustness.py`, from the runs in `robustness.jsonl`. Means of the "
         "last epoch, ± 95 % intervals by Student's t over seeds; the difference is paired by seed. "

@@ -229,7 +229,7 @@ def _draw(lines: list[dict[str, Any]], panels: list[tuple[str, str]], path: Path
 
 def _table(lines: list[dict[str, Any]]) -> Iterator[str]:
     yield "# One rule for any length of training\n"
-    yield "Percent, last epoch, mean over seeds and 95 % interval."
+    yield "Percent at the last epoch, mean over seeds with 95 % interval."
     for measure in ("accuracy", "mean class accuracy"):
         yield f"\n## {measure.capitalize()}\n"
         yield from _rows(lines, measure.replace(" ", "_"))

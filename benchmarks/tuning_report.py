@@ -41,7 +41,7 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
         "# Tuning the others",
         "",
         "By `python benchmarks/tuning.py`, on 10,000 images of Fashion-MNIST. Accuracy in percent "
-        "at the last epoch. Ours is not tuned here: it was, for longer than the others are.",
+        "at the last epoch. Ours is not tuned here; it was tuned before, longer than the others.",
         "",
         "## The grids",
         "",
@@ -52,7 +52,7 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
         "|---" * 5 + "|",
         *grids,
         "",
-        "## The best of each beside ours",
+        "## The best setting of each method against ours",
         "",
         "On the seeds of `robustness.md`, ± 95 % intervals, differences paired by seed. Where the "
         "authors' setting is the best, the runs are those of `robustness.md`.",

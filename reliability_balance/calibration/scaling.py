@@ -3,15 +3,16 @@
 Fit on data that the model was not trained on. Its labels should be as clean as possible: wrong
 labels make the calibrated predictions underconfident.
 
-**Prior.** A small set may hold no error, or too few. Its likelihood then has no finite optimum
-(Albert and Anderson, Biometrika 1984, https://doi.org/10.1093/biomet/71.1.1), and a fit would turn
-every prediction into a certainty. So all scalings are fitted under a weak prior, as Gelman et al.
-propose for logistic regression (Annals of Applied Statistics 2008,
-https://doi.org/10.1214/08-AOAS191). The prior on log T, and on its counterpart in the other
-scalings, is normal, centred on the identity, with standard deviation 1 + k. Here k is the number of
-wrong predictions, or of right ones if these are fewer. That width is ours. Example: after ten
-predictions that were all right with p = (.5, .3, .2), the .5 becomes .94, near the 11/12 of the
-rule of succession. With hundreds of errors the prior has no measurable effect.
+**Prior.** A small set may hold no error, or errors that the scores separate perfectly. Its
+likelihood then has no finite optimum (Albert and Anderson, Biometrika 1984,
+https://doi.org/10.1093/biomet/71.1.1), and a fit would turn every prediction into a certainty. So
+all scalings are fitted under a weak prior, as Gelman et al. propose for logistic regression (Annals
+of Applied Statistics 2008, https://doi.org/10.1214/08-AOAS191). The prior on log T, and on its
+counterpart in the other scalings, is normal, centred on the identity, with standard deviation
+1 + k. Here k is the number of wrong predictions, or of right ones if these are fewer. That width is
+ours. Example: after ten predictions that were all right with p = (.5, .3, .2), the .5 becomes .94,
+near the 11/12 of the rule of succession. With hundreds of errors the prior has no measurable
+effect.
 
 **Class frequencies.** The predictions of a model that was trained with `class_prior` are for evenly
 frequent classes. Held-out data with other frequencies then need importance weights:

@@ -81,7 +81,7 @@ def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
 
 
 def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Migrate from version 3: `has_class_prior` was a setting, memory was not measured."""
+    """Migrate from version 3: `has_class_prior` was a setting; `held_for` was missing."""
     room = sum(tensor.numel() for tensor in tensors.values())
     tensors = dict(tensors)
     modules = config["modules"].items() if _is_complete(config) else ()

@@ -124,8 +124,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
         path: the file.
         model: model to load the weights into, on any device; it is unchanged if anything does not
             match. For a wrapped classifier the plain network is enough: it is wrapped like the
-            saved one. None: a new :class:`ReliabilityBalancer`, which needs one without layers of
-            your own.
+            saved one. None: a new :class:`ReliabilityBalancer`, if the saved model is one without
+            layers of your own.
 
     Returns:
         The given model, its wrapper, or a new model on the CPU; all in eval mode. A given wrapper

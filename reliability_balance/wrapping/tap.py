@@ -109,7 +109,7 @@ class Tap:
         return owner is not None and _tap_of(owner) is self
 
     def belongs_to(self, wrapper: nn.Module) -> bool:
-        """Return whether no wrapper but this one owns the tap, such as one it was copied from."""
+        """Return whether no other wrapper, such as the one it was copied from, owns the tap."""
         owner = None if self._owner is None else self._owner()
         return owner is None or owner is wrapper
 
