@@ -260,13 +260,13 @@ class ReliabilityBalancer(Configured):
         return self
 
     def settings(self) -> dict[str, Any]:
-        """Return the arguments of a balancer alike; the head is "own" where it is none of ours."""
+        """Return the arguments that build an equal balancer; a head of the user's own is "own"."""
         attention = self.attention
-        told: dict[str, Any] = {"head": self._head_name(), "attention": "off"}
+        found: dict[str, Any] = {"head": self._head_name(), "attention": "off"}
         if attention is not None:
-            told |= {"attention": attention.mode, "head_dim": attention.head_dim}
-            told["num_heads"] = attention.num_heads
-        own = vars(self) | told
+            found |= {"attention": attention.mode, "head_dim": attention.head_dim}
+            found["num_heads"] = attention.num_heads
+        own = vars(self) | found
         return {name: own[name] for name in self.SETTINGS if name in own}
 
     def _head_name(self) -> str | None:
@@ -276,7 +276,7 @@ class ReliabilityBalancer(Configured):
             return "linear"
         with torch.device("meta"):
             usual = MLPHead(self.embedding_dim, self.num_classes)
-        # A module's text tells all of its sizes.
+        # The text of a module shows all of its sizes.
         return "mlp" if repr(self.head) == repr(usual) else OWN_HEAD
 
     def _anchor_points(self) -> Tensor | None:

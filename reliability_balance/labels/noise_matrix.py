@@ -1,4 +1,4 @@
-"""Noise matrices T from J, the joint distribution of true class and given label."""
+"""The noise matrix T from J, the joint distribution of true class and given label."""
 
 import torch
 from torch import Tensor, nn

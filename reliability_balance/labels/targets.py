@@ -499,7 +499,7 @@ class RefurbishedTargets(Configured):
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
         """
         if is_distributed():
-            self._ranks.synchronize(self.updates.device, self._alike(), is_last=True)
+            self._ranks.synchronize(self.updates.device, self._shared_settings(), is_last=True)
 
     def _synchronize(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
         """Check this process's batch, compare with the others, and return all batch sizes."""
@@ -508,7 +508,7 @@ class RefurbishedTargets(Configured):
             self._check(index, labels, probs)
         except (TypeError, ValueError) as error:
             failure = error
-        settings = self._alike()
+        settings = self._shared_settings()
         if failure is None:
             settings["soft labels"] = labels.is_floating_point()
             settings["dtype of `probs`"] = probs.dtype
@@ -517,8 +517,8 @@ class RefurbishedTargets(Configured):
         count = len(index) if failure is None else 0
         return self._ranks.synchronize(self.updates.device, settings, count=count, failure=failure)
 
-    def _alike(self) -> dict[str, object]:
-        """What must be alike in all processes."""
+    def _shared_settings(self) -> dict[str, object]:
+        """Return what must be equal in all processes."""
         of_runs = {"dtype": self.average.dtype, "validate_args": self.validate_args}
         return self.settings() | of_runs | self.plan
 
