@@ -1,4 +1,4 @@
-"""What all calibrations are fitted by: held-out targets, the prior, and the searches."""
+"""Held-out targets, the prior and the optimizers that all calibrations are fitted with."""
 
 import math
 import warnings
@@ -148,7 +148,7 @@ def warn_of_one_class(targets: Tensor) -> None:
 
 
 def warn_of_scarce_classes(counts: Tensor) -> None:
-    """Warn the caller of `fit` of classes with too few samples (C,) for parameters."""
+    """Warn the caller of `fit` of classes with too few samples (C,)."""
     scarce = (counts < FEWEST).nonzero().flatten().tolist()
     if not scarce:
         return

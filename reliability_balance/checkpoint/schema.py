@@ -15,7 +15,7 @@ from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of
 from reliability_balance.core.balancer import OWN_HEAD
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
-# Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
+# Settings that must match a tensor's shape, so that no size is trusted without data of that size.
 SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
     "RefurbishedTargets": {
@@ -116,7 +116,7 @@ def _of_module(
 
 
 def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Names that the kind knows, with values of their types; its constructor knows the ranges."""
+    """Check names and types of settings; the constructor checks the ranges."""
     kind = KINDS[settings["class"]]
     arguments = arguments_of(kind)
     needed = {name for name in kind.SETTINGS if arguments[name].default is inspect.Parameter.empty}
@@ -126,8 +126,8 @@ def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
             continue
         value, types = settings[name], get_args(declared) or (declared,)
         if type(value) not in types and not (type(value) is int and float in types):
-            told = " or ".join(each.__name__ for each in types)
-            yield f"{where}.{name} = {value!r:.100}, which is no {told}"
+            expected = " or ".join(each.__name__ for each in types)
+            yield f"{where}.{name} = {value!r:.100}, which is no {expected}"
         elif isinstance(value, int | float) and not abs(value) < LARGEST:
             yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
 

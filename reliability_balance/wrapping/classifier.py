@@ -419,15 +419,15 @@ class WrappedClassifier(Configured):
     def primary_logits(self, features: Tensor, token_mask: Tensor | None = None) -> Tensor:
         """Return the kept head's logits (N, C) for embeddings that :meth:`embed` gave.
 
-        With ``keep_head=True``, pass them to :func:`labels.fit_head` as `primary_logits`.
+        With ``keep_head=True`` they are the `primary_logits` of :func:`labels.fit_head`.
 
         Raises:
             ValueError: if the embedding is the output of a named layer: keep the model's logits.
         """
         if self.source.side == "output":
             raise ValueError(
-                "`primary_logits` needs the last layer's input as embedding, since the model's "
-                f"logits cannot be computed from the {self.source!r}: store them with the embedding"
+                "`primary_logits` needs the input of the last layer as embedding, since the "
+                f"model's logits cannot be computed from the {self.source!r}: keep the logits"
             )
         weight = next(self.source.layer.parameters(), next(self.model.parameters()))
         pooled = pool_tokens(features, token_mask)

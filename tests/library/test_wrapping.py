@@ -207,7 +207,7 @@ def test_a_kept_head_gives_the_logits_of_stored_embeddings():
     labels = torch.tensor([0, 1, 2, 0])
     assert len(fit_head(model.balancer, features, labels, primary_logits=logits, epochs=2)) == 2
     named = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES, keep_head=True)
-    with pytest.raises(ValueError, match="`primary_logits` needs the last layer's input"):
+    with pytest.raises(ValueError, match="`primary_logits` needs the input of the last layer"):
         named.primary_logits(torch.randn(4, 8))
 
 
