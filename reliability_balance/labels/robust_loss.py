@@ -213,8 +213,7 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: if the recipe does not refurbish labels, or no sample was seen often enough.
         """
-        self._require_doubts()
-        self.targets.check_known()
+        self._require_known()
         return self.targets.noise_matrix
 
     @property
@@ -226,8 +225,7 @@ class RobustLoss(nn.Module):
         """
         if not self.targets.num_annotators:
             return None
-        self._require_doubts()
-        self.targets.check_known()
+        self._require_known()
         return self.targets.annotator_matrices
 
     def forward(
@@ -286,6 +284,8 @@ class RobustLoss(nn.Module):
             UserWarning: if the model has learned too little for verdicts.
         """
         self._require_doubts()
+        if not bool(self.targets.updates.any()):
+            raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
@@ -297,7 +297,7 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: if no sample was seen often enough.
         """
-        self._require_doubts()
+        self._require_known()
         targets, labels, _ = self._kept
         return noise_estimate.estimate_noise(targets, labels, level=level).rate
 
@@ -324,6 +324,10 @@ class RobustLoss(nn.Module):
             raise ValueError(
                 "`recipe` must have doubts_labels=True to learn which labels are wrong; got False"
             )
+
+    def _require_known(self) -> None:
+        self._require_doubts()
+        self.targets._check_known("criterion")
 
     @torch.no_grad()
     def _check_outputs(self, views: list[BalancerOutput]) -> None:

@@ -761,6 +761,14 @@ class TestMixedUp:
         with pytest.raises(ValueError, match="must have seen samples more than 3 times"):
             _ = criterion.noise_matrix
 
+    def test_an_untrained_criterion_says_so_by_its_own_name(self):
+        criterion = RobustLoss(make_model(), LABELS, epochs=EPOCHS)
+        for ask in (criterion.noise_rate, lambda: criterion.noise_matrix):
+            with pytest.raises(ValueError, match=r"`criterion` must have seen .* 0: train first"):
+                ask()
+        with pytest.raises(ValueError, match="`criterion` must have seen samples; got none"):
+            criterion.doubtful_labels()
+
     def test_rarely_drawn_samples_get_their_labels_back_with_the_others(self, monkeypatch):
         model = make_model()
         criterion = RobustLoss(model, LABELS, epochs=4)  # labels are held back for two
