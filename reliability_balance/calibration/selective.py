@@ -1,4 +1,4 @@
-"""Answers with a promise: sets that hold the truth, and thresholds below which not to answer."""
+"""Abstention: answer only above a confidence that keeps the error rate below a bound."""
 
 import math
 
@@ -8,92 +8,9 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.calibration.conformal import round_up
 
 HALVINGS = 60
-
-
-class PredictionSets(nn.Module):
-    r"""Sets of classes that hold the true one as often as asked (split conformal prediction).
-
-    .. math:: S(x) = \{c : -\log p_c(x) \le q\}
-
-    where q is the ceil((N + 1) coverage)-th smallest of the N held-out values -log p_y. For data
-    exchangeable with the held-out, the truth is in the set with probability `coverage` at least,
-    on average over all data, whatever the model is worth; a poor model only has larger sets.
-    The promise is one for all classes together: sets may hold a rare class less often, and nothing
-    is promised of a class that the held-out data lack. Where answers are wanted for evenly frequent
-    classes, fit on as many held-out samples of each class, each taken once.
-
-    Args:
-        coverage: share of true classes that the sets must hold, in (0, 1).
-
-    Shape:
-        - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
-
-    State:
-        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and after
-        fitting on so few samples that no threshold keeps the promise.
-
-    Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values.
-
-    Reference: Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers, JASA 2019,
-        https://arxiv.org/abs/1609.00451.
-
-    Example:
-        >>> log_probs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]).log()
-        >>> sets = PredictionSets(coverage=0.5).fit(log_probs, torch.tensor([0, 0, 0]))
-        >>> sets(torch.tensor([[0.85, 0.15], [0.5, 0.5]]).log())
-        tensor([[ True, False],
-                [False, False]])
-    """
-
-    threshold: Tensor
-
-    def __init__(self, coverage: float = 0.9) -> None:
-        super().__init__()
-        _open_share("coverage", coverage)
-        self.coverage = coverage
-        self.register_buffer("threshold", torch.full((), torch.inf))
-
-    def forward(self, log_probs: Tensor) -> Tensor:
-        """Return which classes each set holds."""
-        wide = RF.widen(log_probs)
-        return -wide <= self.threshold.to(wide.dtype)
-
-    @torch.no_grad()
-    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
-        """Find the threshold.
-
-        Args:
-            log_probs: held-out log-probabilities, which nothing else was fitted on.
-            labels: their class indices.
-
-        Shape:
-            - log_probs: (N, C) floating; labels: (N,) int64.
-
-        Raises:
-            TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values.
-        """
-        checks.distributions("log_probs", log_probs)
-        checks.rank("log_probs", log_probs, "(N, C)", 2)
-        checks.scores("log_probs", log_probs)
-        checks.indices("labels", labels)
-        checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
-        checks.label_values(labels, log_probs.shape[-1])
-        surprise = -RF.widen(log_probs).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        rank = math.ceil((len(labels) + 1) * self.coverage)
-        if rank > len(labels):
-            self.threshold.fill_(torch.inf)
-        else:
-            self.threshold.copy_(_not_below(surprise.kthvalue(rank).values))
-        return self
-
-    def extra_repr(self) -> str:
-        """Name the promise and the threshold."""
-        return f"coverage={self.coverage}, threshold={float(self.threshold):.4g}"
 
 
 class Abstention(nn.Module):
@@ -149,8 +66,8 @@ class Abstention(nn.Module):
 
     def __init__(self, max_risk: float = 0.05, *, delta: float = 0.05) -> None:
         super().__init__()
-        _open_share("max_risk", max_risk)
-        _open_share("delta", delta)
+        checks.open_share("max_risk", max_risk)
+        checks.open_share("delta", delta)
         self.max_risk = max_risk
         self.delta = delta
         self.register_buffer("threshold", torch.full((), torch.inf))
@@ -175,19 +92,10 @@ class Abstention(nn.Module):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or non-finite scores.
         """
-        checks.floating("confidence", confidence)
-        checks.rank("confidence", confidence, "(N,)", 1)
-        checks.finite("confidence", confidence)
-        if not isinstance(right, Tensor) or right.dtype != torch.bool:
-            got = right.dtype if isinstance(right, Tensor) else type(right).__name__
-            raise TypeError(f"`right` must be a bool tensor; got {got}")
-        if right.shape != confidence.shape:
-            raise ValueError(
-                f"`right` must have shape {tuple(confidence.shape)}; got {tuple(right.shape)}"
-            )
+        checks.confidences(confidence, right)
         self.threshold.fill_(torch.inf)
         scores = RF.widen(confidence)
-        thresholds = _not_below(scores.sort().values[_grid(len(scores))])
+        thresholds = round_up(scores.sort().values[_grid(len(scores))])
         for threshold in thresholds:
             answered = scores >= threshold
             errors = int((answered & ~right).sum())
@@ -226,7 +134,7 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
     """
     checks.at_least("errors", errors, 0)
     checks.at_least("count", count, errors)
-    _open_share("delta", delta)
+    checks.open_share("delta", delta)
     if errors == count:
         return 1.0
     k = torch.arange(errors + 1, dtype=torch.float64)
@@ -247,14 +155,3 @@ def _grid(count: int) -> list[int]:
     """How many of `count` samples each threshold leaves without an answer, rising from none."""
     size = min(count, math.ceil(math.log2(max(2, count))))
     return [step * count // size for step in range(size)]
-
-
-def _not_below(value: Tensor) -> Tensor:
-    """The value in float32, rounded up, so that no promise is lost in rounding."""
-    single = value.to(torch.float32)
-    return torch.nextafter(single, single + torch.inf).where(single < value, single)
-
-
-def _open_share(name: str, value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"`{name}` must lie in (0, 1); got {value}")

@@ -9,8 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.prediction_sets import (
+    ClassPredictionSets,
+    GroupPredictionSets,
+    PredictionSets,
+)
 from reliability_balance.calibration.scaling import TemperatureScaling, VectorScaling
-from reliability_balance.calibration.selective import Abstention, PredictionSets
+from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.heads import MLPHead
@@ -75,6 +80,20 @@ def _of_targets(targets: RefurbishedTargets) -> Settings:
     }
 
 
+def _of_sets(sets: PredictionSets | ClassPredictionSets | GroupPredictionSets) -> Settings:
+    settings = {
+        "coverage": sets.coverage,
+        "score": sets.score,
+        "penalty": sets.penalty,
+        "free_ranks": sets.free_ranks,
+    }
+    if isinstance(sets, ClassPredictionSets):
+        settings["num_classes"] = len(sets.threshold)
+    if isinstance(sets, GroupPredictionSets):
+        settings["num_groups"] = len(sets.threshold)
+    return settings
+
+
 # What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds. Only
 # `validate_args` and `group` are in neither: they are choices of each run.
 SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
@@ -85,7 +104,9 @@ SETTINGS: dict[type[nn.Module], Callable[[Any], Settings]] = {
     TopLabelScaling: lambda scaling: {},
     VectorScaling: lambda scaling: {"num_classes": len(scaling.weight)},
     BranchTemperatures: lambda branches: {"correction_weight": branches.correction_weight},
-    PredictionSets: lambda sets: {"coverage": sets.coverage},
+    PredictionSets: _of_sets,
+    ClassPredictionSets: _of_sets,
+    GroupPredictionSets: _of_sets,
     Abstention: lambda abstention: {"max_risk": abstention.max_risk, "delta": abstention.delta},
 }
 KINDS = {kind.__name__: kind for kind in SETTINGS}

@@ -26,7 +26,10 @@ TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("prior_count", "memory", "held_back", "annotator_prior"), (int, float)),
     **dict.fromkeys(("coverage", "max_risk"), (int, float)),
     "momentum": (int, float, type(None)),
-    **dict.fromkeys(("recipe", "metric", "attention", "layer", "side"), (str,)),
+    **dict.fromkeys(("recipe", "metric", "attention", "layer", "side", "score"), (str,)),
+    "num_groups": (int,),
+    "penalty": (int, float, type(None)),
+    "free_ranks": (int, type(None)),
     **dict.fromkeys(("head", "token_mask"), (str, type(None))),
     "output": (str, int, type(None)),
     "keep_head": (bool,),
@@ -40,6 +43,8 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},
+    "ClassPredictionSets": {"threshold": ("num_classes",)},
+    "GroupPredictionSets": {"threshold": ("num_groups",)},
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # in files from before there was such a setting
 LARGEST = 2.0**63
