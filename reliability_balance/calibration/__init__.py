@@ -1,6 +1,7 @@
 """Calibration, prediction sets and abstention, all fitted on held-out predictions."""
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.label_shift import estimate_class_prior
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
     GroupPredictionSets,
@@ -26,5 +27,6 @@ __all__ = [
     "TopLabelScaling",
     "VectorScaling",
     "error_rate_bound",
+    "estimate_class_prior",
     "fit_with_noise",
 ]
