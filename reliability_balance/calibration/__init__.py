@@ -7,6 +7,12 @@ from reliability_balance.calibration.prediction_sets import (
     GroupPredictionSets,
     PredictionSets,
 )
+from reliability_balance.calibration.risk_coverage import (
+    SelectiveRisk,
+    area_under_generalized_risk,
+    area_under_risk_coverage,
+    selective_risk,
+)
 from reliability_balance.calibration.scaling import (
     Calibration,
     TemperatureScaling,
@@ -23,10 +29,14 @@ __all__ = [
     "ClassPredictionSets",
     "GroupPredictionSets",
     "PredictionSets",
+    "SelectiveRisk",
     "TemperatureScaling",
     "TopLabelScaling",
     "VectorScaling",
+    "area_under_generalized_risk",
+    "area_under_risk_coverage",
     "error_rate_bound",
     "estimate_class_prior",
     "fit_with_noise",
+    "selective_risk",
 ]
