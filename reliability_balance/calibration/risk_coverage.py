@@ -164,7 +164,8 @@ def _errors(confidence: Tensor, right: Tensor) -> Tensor:
     errors = (~right[order]).double()
     _, tie, counts = ordered.unique_consecutive(return_inverse=True, return_counts=True)
     sums = errors.new_zeros(len(counts)).index_add(0, tie, errors)
-    return (sums / counts)[tie]
+    averaged: Tensor = (sums / counts)[tie]
+    return averaged
 
 
 def _risk(confidence: Tensor, right: Tensor, coverage: float, level: float) -> Interval:
