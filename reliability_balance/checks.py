@@ -1,8 +1,8 @@
-"""Preconditions, one function each.
+"""Argument checks, one function each.
 
-Shape and type checks cost nothing and always run. Checks of values read the tensor back, which
-waits for an accelerator; the callers run them only when ``validate_args`` is true, and never
-while a graph is being captured or ``torch.func`` transforms a function.
+Checks of shapes and types cost nothing and always run. Checks of values synchronize with the
+device: callers run them only if ``validate_args`` is true, and they are skipped while a graph is
+captured or under ``torch.func`` transforms.
 """
 
 import math
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 def can_read_values() -> bool:
-    """Whether values may be read now: not while ``torch.compile``, ``export`` or ``vmap`` trace."""
-    # A tensor under vmap stands for many; torch has no public way to ask.
+    """Return whether values may be read: not under ``torch.compile``, ``export`` or ``vmap``."""
+    # torch has no public function that tells whether vmap is active.
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
 
@@ -26,7 +26,7 @@ def floating(name: str, tensor: Tensor) -> None:
 
 
 def rank(name: str, tensor: Tensor, expected: str, *allowed: int) -> None:
-    """Require one of the allowed numbers of dimensions; `expected` spells the shape."""
+    """Require one of the allowed numbers of dimensions; `expected` names the shape."""
     if tensor.ndim not in allowed:
         raise ValueError(f"`{name}` must have shape {expected}; got {tuple(tensor.shape)}")
 
@@ -58,7 +58,7 @@ def width(name: str, tensor: Tensor, dim: int) -> None:
 
 
 def token_mask(mask: Tensor, tokens: Tensor) -> None:
-    """Require a bool (B, T) beside tokens (B, T, D)."""
+    """Require a bool (B, T) mask for tokens (B, T, D)."""
     if not isinstance(mask, Tensor) or mask.dtype != torch.bool:
         got = mask.dtype if isinstance(mask, Tensor) else type(mask).__name__
         raise TypeError(f"`token_mask` must be a bool tensor; got {got}")
@@ -70,9 +70,9 @@ def token_mask(mask: Tensor, tokens: Tensor) -> None:
 
 
 def finite(name: str, tensor: Tensor, token_mask: Tensor | None = None) -> None:
-    """Require that no value is NaN or infinite, of tokens (B, T, D) those of a mask (B, T).
+    """Require finite values; with a mask (B, T) only of unmasked tokens (B, T, D).
 
-    With a mask each sample must have a token.
+    With a mask, each sample must have at least one token.
     """
     if not can_read_values():
         return
@@ -80,7 +80,7 @@ def finite(name: str, tensor: Tensor, token_mask: Tensor | None = None) -> None:
         if not bool(token_mask.any(1).all()):
             empty = int((~token_mask.any(1)).sum())
             raise ValueError(
-                f"`token_mask` must leave each sample a token; got {empty} samples of padding alone"
+                f"`token_mask` must leave each sample a token; got {empty} samples of only padding"
             )
         tensor = tensor.where(token_mask.unsqueeze(-1), 0.0)
     if tensor.numel() == 0:
@@ -94,7 +94,7 @@ def finite(name: str, tensor: Tensor, token_mask: Tensor | None = None) -> None:
 
 
 def scores(name: str, tensor: Tensor) -> None:
-    """Require (..., C) without NaN or plus infinity; minus infinity rules a class out, not all."""
+    """Require (..., C) without NaN or plus infinity, and not minus infinity for all classes."""
     if not can_read_values():
         return
     if not bool((tensor < torch.inf).all()):
@@ -110,7 +110,7 @@ def scores(name: str, tensor: Tensor) -> None:
 
 
 def primary_logits(logits: Tensor, count: int, num_classes: int, axis: str) -> None:
-    """Require floating (count, C); `axis` spells what is counted."""
+    """Require floating (count, C); `axis` is the symbol of the first dimension."""
     floating("primary_logits", logits)
     if logits.shape != (count, num_classes):
         raise ValueError(
@@ -120,7 +120,7 @@ def primary_logits(logits: Tensor, count: int, num_classes: int, axis: str) -> N
 
 
 def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
-    """Require hard int64 labels of the batch's shape, or soft floating ones with a class axis."""
+    """Require hard int64 labels of the batch shape, or soft floating ones with a class axis."""
     if not isinstance(labels, Tensor):
         raise TypeError(f"`labels` must be a torch.Tensor; got {type(labels).__name__}")
     hard_shape, soft_shape = tuple(batch_shape), (*batch_shape, num_classes)
@@ -174,12 +174,12 @@ def index_values(name: str, tensor: Tensor, size: int) -> None:
 
 
 def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int) -> None:
-    """Require an index that is not the labels: the same tensor, or one that is equal to them."""
+    """Reject labels passed as the index: the same tensor, or an equal one."""
     if labels.shape != index.shape or num_samples <= num_classes or not can_read_values():
         return
     same = index.numel() > 0 and index.data_ptr() == labels.data_ptr()
-    # A true index equals the labels by chance: in order at the head of the data set, where no
-    # sample repeats, or with a probability below (C / N)^B.
+    # A correct index equals the labels only at the start of an ordered data set, where no sample
+    # repeats, or by chance, with a probability below (C / N)^B.
     is_no_chance = len(index) * math.log(num_samples / num_classes) > -math.log(1e-6)
     if same or (is_no_chance and torch.equal(index, labels) and len(index.unique()) < len(index)):
         raise ValueError(
@@ -189,7 +189,7 @@ def not_labels(index: Tensor, labels: Tensor, num_samples: int, num_classes: int
 
 
 def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = None) -> None:
-    """Require indices in [0, C), or non-negative rows that sum to one."""
+    """Require class indices in [0, C), or non-negative rows that sum to 1."""
     if not can_read_values() or labels.numel() == 0:
         return
     if labels.is_floating_point():
@@ -207,7 +207,7 @@ def label_values(labels: Tensor, num_classes: int, ignore_index: int | None = No
 
 
 def probability_values(what: str, probs: Tensor) -> None:
-    """Require non-negative rows that sum to one, as well as their dtype can."""
+    """Require non-negative rows that sum to 1, up to the precision of their dtype."""
     if not can_read_values() or probs.numel() == 0:
         return
     sums = probs.sum(-1, dtype=torch.promote_types(probs.dtype, torch.float32))
@@ -222,7 +222,7 @@ def probability_values(what: str, probs: Tensor) -> None:
 
 
 def class_prior(class_prior: Tensor, num_classes: int, name: str = "class_prior") -> None:
-    """Require one number for each class."""
+    """Require a tensor with one value per class."""
     if not isinstance(class_prior, Tensor):
         raise TypeError(f"`{name}` must be a torch.Tensor; got {type(class_prior).__name__}")
     if class_prior.shape != (num_classes,):
@@ -232,7 +232,7 @@ def class_prior(class_prior: Tensor, num_classes: int, name: str = "class_prior"
 
 
 def class_prior_values(class_prior: Tensor, name: str = "class_prior") -> None:
-    """Require finite frequencies above zero."""
+    """Require finite frequencies > 0."""
     if class_prior.is_meta or not can_read_values():
         return
     if not bool(((class_prior > 0) & class_prior.isfinite()).all()):
@@ -248,7 +248,7 @@ def positive(name: str, value: float) -> None:
 
 
 def non_negative(name: str, value: float) -> None:
-    """Require a finite number of at least zero."""
+    """Require a finite number >= 0."""
     if not value >= 0:
         raise ValueError(f"`{name}` must be at least 0; got {value}")
     if value == math.inf:
@@ -276,6 +276,6 @@ def at_least(name: str, value: int, minimum: int) -> None:
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    """Require one of a few names."""
+    """Require one of the allowed names."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}; got {value!r}")

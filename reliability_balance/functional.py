@@ -1,10 +1,10 @@
-r"""The mathematics of reliability balancing: one pure function per equation.
+r"""The equations of reliability balancing, one pure function each.
 
 Symbols: ``...`` any leading dimensions, C classes, K anchors per class, D embedding width.
-Equation numbers are those of ARBEx (Wasi et al., 2023, https://arxiv.org/abs/2305.01486).
+Equation numbers refer to ARBEx (Wasi et al., 2023, https://arxiv.org/abs/2305.01486).
 
-Every function takes any floating dtype. Half precision is widened to float32 before anything is
-computed, inside autocast too, and the result stays wide; float32 and float64 stay as they are.
+All functions accept any floating dtype. Half precision is computed and returned in float32, also
+under autocast; float32 and float64 are kept.
 """
 
 import contextlib
@@ -39,11 +39,11 @@ Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
 ANCHOR_BLOCK = 1024
-SHORTEST = 1e-6  # length that a vector is divided by at least
+SHORTEST = 1e-6  # lower bound of the norm that vectors are divided by
 
 
 def widen(tensor: Tensor, *others: Tensor) -> Tensor:
-    """Return `tensor` in the common dtype of all arguments, float32 at least."""
+    """Cast `tensor` to the common dtype of all arguments, at least float32."""
     dtype = torch.float32
     for each in (tensor, *others):
         if each.dtype != dtype:
@@ -52,10 +52,10 @@ def widen(tensor: Tensor, *others: Tensor) -> Tensor:
 
 
 def unit_length(vectors: Tensor) -> Tensor:
-    """Divide (..., D) vectors by their length, or by 1e-6 if shorter, where the gradient is 0."""
+    """Normalise (..., D) vectors to unit L2 norm; norms are clamped to 1e-6, with gradient 0."""
     vectors = widen(vectors)
     if torch.is_grad_enabled():
-        # Below the floor the slope would be 1e6, beyond what float16 holds.
+        # Below the clamp the gradient would be 1e6, which overflows float16.
         short = torch.linalg.vector_norm(vectors.detach(), dim=-1, keepdim=True) < SHORTEST
         vectors = torch.where(short, vectors.detach(), vectors)
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
@@ -63,17 +63,20 @@ def unit_length(vectors: Tensor) -> Tensor:
 
 
 def _log_softmax(scores: Tensor) -> Tensor:
-    """Log-softmax of (..., C), classes first in memory: torch vectorizes no rows of few classes."""
+    """Return the log-softmax of (..., C).
+
+    Computed with classes first in memory: torch does not vectorize rows of few classes.
+    """
     return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
 
 
 def _softmax(scores: Tensor) -> Tensor:
-    """Softmax of (..., C), laid out like :func:`_log_softmax`."""
+    """Return the softmax of (..., C), laid out like :func:`_log_softmax`."""
     return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
 def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Keep autocast from narrowing a matmul; enters nothing where autocast is off."""
+    """Disable autocast for a matmul; a null context where autocast is off."""
     device = tensor.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
         return torch.autocast(device, enabled=False)
@@ -81,7 +84,7 @@ def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[objec
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:
-    r"""Entropy of each distribution, as a share of the largest possible one (Eq. 11).
+    r"""Return each distribution's entropy divided by its maximum, log C (Eq. 11).
 
     .. math:: H(l) = -\frac{1}{\log C} \sum_i l^i \log l^i
 
@@ -95,8 +98,8 @@ def normalized_entropy(probs: Tensor) -> Tensor:
         TypeError: if `probs` is not a floating tensor.
         ValueError: if it has fewer than two classes.
 
-    Differs from paper: the divisor is log C, not the printed N, since the text wants 1 for a
-    uniform distribution. 0 log 0 is 0, and its gradient is finite.
+    Differs from paper: the divisor is log C, not the printed N, because the text requires 1 for a
+    uniform distribution. 0 log 0 is 0, with a finite gradient.
 
     Example:
         >>> normalized_entropy(torch.tensor([[0.5, 0.5], [0.75, 0.25]]))
@@ -108,19 +111,19 @@ def normalized_entropy(probs: Tensor) -> Tensor:
 
 
 def _normalized_entropy(probs: Tensor, log_probs: Tensor, dim: int = -1) -> Tensor:
-    """Eq. 11 of distributions over `dim` and their finite logarithms."""
+    """Compute Eq. 11 over `dim` from probabilities and their finite logarithms."""
     entropy = (probs * log_probs).sum(dim) / -math.log(probs.shape[dim])
     return entropy.clamp(0.0, 1.0)
 
 
 def confidence(probs: Tensor) -> Tensor:
-    """How far each distribution is from uniform: one minus its normalised entropy (Eq. 10).
+    """Return one minus the normalised entropy of each distribution (Eq. 10).
 
     Args:
         probs: probabilities over the last dimension.
 
     Shape:
-        - probs: (..., C) floating, C >= 2; returns (...) in [0, 1], 0 at uniform, 1 at one-hot.
+        - probs: (..., C) floating, C >= 2; returns (...) in [0, 1]: 0 if uniform, 1 if one-hot.
 
     Raises:
         TypeError: if `probs` is not a floating tensor.
@@ -140,16 +143,15 @@ def anchor_distances(
     metric: Metric = "euclidean",
     validate_args: bool = True,
 ) -> Tensor:
-    r"""Distance of each embedding to each anchor (Eq. 12).
+    r"""Compute the distance of each embedding to each anchor (Eq. 12).
 
     .. math:: d(e, a) = \sqrt{\sum_{dim} |a - e|^2}
 
     Args:
-        embedding: the points.
+        embedding: embeddings.
         anchors: K anchors of each class.
-        metric: "euclidean" is the paper; "cosine" first scales both to unit length, so that
-            distances are chords of the unit sphere, in [0, 2].
-        validate_args: whether to look for non-finite values, which waits for the device.
+        metric: "euclidean" (paper), or "cosine": the Euclidean distance of unit vectors, in [0, 2].
+        validate_args: check for non-finite values, which synchronizes with the device.
 
     Shape:
         - embedding: (..., D) floating; anchors: (C, K, D) floating; returns (..., C, K), >= 0.
@@ -158,9 +160,9 @@ def anchor_distances(
         TypeError: if an argument is not a floating tensor.
         ValueError: on a wrong rank or width, an unknown metric, or non-finite embeddings.
 
-    Differs from paper: at zero distance the gradient is 0, where the root's is infinite, and the
-    value below 1e-9. Matrix products of points centred among the anchors, a block of anchors at
-    a time; never (B, C, K, D).
+    Differs from paper: at zero distance the gradient is 0, not infinite, and the value is below
+    1e-9. Computed by matrix products on centred points, one block of anchors at a time, without a
+    (B, C, K, D) tensor.
 
     Example:
         >>> anchors = torch.tensor([[[0.0, 0.0]], [[3.0, 4.0]]])
@@ -175,51 +177,51 @@ def anchor_distances(
         checks.finite("embedding", embedding)
     scale = unit_length if metric == "cosine" else widen
     points = scale(widen(embedding, anchors))
-    # A block of anchors stays in the processor's cache, where a copy of all of them would not.
+    # A block of anchors fits in the CPU cache, a copy of all of them does not.
     blocks = _blocks(widen(anchors, embedding).flatten(0, 1), ANCHOR_BLOCK)
-    # Distances do not change when both move together; small coordinates cancel less.
+    # Distances are invariant to translation; centred coordinates lose less to cancellation.
     center = scale(blocks[0]).detach().mean(0)
     rows = (points - center).reshape(-1, points.shape[-1])
     parts = (_distances(scale(block) - center, rows) for block in blocks)
     if len(blocks) == 1 or torch.is_grad_enabled():
         distances = _joined(list(parts))
-    else:  # each to its place at once: all of them together are as large as the result
+    else:  # write into place: the parts together are as large as the result
         distances = rows.new_empty(anchors.shape[:2].numel(), len(rows))
         for place, part in zip(distances.split(ANCHOR_BLOCK), parts, strict=True):
             place.copy_(part)
-    # Classes stay first in memory, as :func:`_classes_first` wants them.
+    # Classes stay first in memory, see :func:`_classes_first`.
     by_class = distances.reshape(*anchors.shape[:2], *embedding.shape[:-1])
     return by_class.movedim((0, 1), (-2, -1))
 
 
 def _classes_first(distances: Tensor) -> Tensor:
-    """View (..., C, K) as (C, K, ...): sums over few classes or anchors are then vectorized."""
+    """View (..., C, K) as (C, K, ...), so that sums over few classes or anchors are vectorized."""
     return distances.movedim((-2, -1), (0, 1))
 
 
 def _distances(anchors: Tensor, points: Tensor) -> Tensor:
-    """Distances of (M, D) to (B, D), shape (M, B), by |x|^2 + |y|^2 - 2 x.y."""
+    """Return the distances (M, B) of (M, D) to (B, D), by |x|^2 + |y|^2 - 2 x.y."""
     norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
     with _without_autocast(points):
         squared = torch.addmm(norms, anchors, points.T, alpha=-2)
-    # In place: the (M, B) matrix is by far the largest, and each pass over it counts. The floor
-    # keeps the root's slope finite; below it the gradient is 0.
+    # In place: the (M, B) matrix is by far the largest tensor. The floor keeps the gradient of the
+    # square root finite; below it the gradient is 0.
     floor = torch.finfo(squared.dtype).tiny ** 0.5
     return squared.add_(points.square().sum(-1)).clamp_min_(floor).sqrt_()
 
 
 def _blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Split (M, ...) into blocks of this many rows; one block is the tensor itself."""
+    """Split (M, ...) into blocks of `size` rows; a single block is the tensor itself."""
     return (rows,) if len(rows) <= size else rows.split(size)
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
-    """Concatenate (M, ...) tensors; one alone is not copied."""
+    """Concatenate (M, ...) tensors; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
-    r"""Share of each anchor in the softmax of the negative distances (Eq. 13).
+    r"""Return the softmax of the negative distances over all anchors (Eq. 13).
 
     .. math:: s^{ij}(e) = \frac{\exp(-d^{ij} / \delta)}{\sum_{kl} \exp(-d^{kl} / \delta)}
 
@@ -227,7 +229,7 @@ def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
 
     Args:
         distances: distances to every anchor.
-        delta: softness, in the distances' unit, > 0; small is steep.
+        delta: softmax temperature, in the unit of the distances, > 0.
 
     Shape:
         - distances: (..., C, K) floating; returns (..., C, K), summing to 1 over C and K.
@@ -249,14 +251,14 @@ def anchor_similarities(distances: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def anchor_correction(similarities: Tensor) -> Tensor:
-    r"""Label distribution told by the anchors (Eq. 14): each anchor votes for its own class.
+    r"""Sum the anchor similarities of each class to a label distribution (Eq. 14).
 
     .. math:: t_g(e) = \sum_{ij} s^{ij}(e) \, m^{ij}
 
     where m^{ij} is one-hot at class i.
 
     Args:
-        similarities: share of each anchor, from :func:`anchor_similarities`.
+        similarities: from :func:`anchor_similarities`.
 
     Shape:
         - similarities: (..., C, K) floating; returns (..., C).
@@ -274,11 +276,11 @@ def anchor_correction(similarities: Tensor) -> Tensor:
 
 
 def anchor_log_correction(distances: Tensor, delta: float = 1.0) -> Tensor:
-    """Logarithm of Eq. 13 and 14 together, exact where the probabilities underflow.
+    """Compute the logarithm of Eq. 13 and 14 together, exact where probabilities underflow.
 
     Args:
         distances: distances to every anchor.
-        delta: softness, in the distances' unit, > 0.
+        delta: softmax temperature, in the unit of the distances, > 0.
 
     Shape:
         - distances: (..., C, K) floating; returns (..., C), log-probabilities.
@@ -304,7 +306,7 @@ def _check_distances(distances: Tensor, name: str = "distances") -> None:
 
 
 def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
-    r"""Weight of the first distribution in Eq. 18 and 19; the second has the rest.
+    r"""Return the weight w of the first distribution in Eq. 18 and 19; the second has 1 - w.
 
     .. math:: w = \frac{c_1}{c_1 + \lambda c_2}
 
@@ -313,16 +315,16 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
     Args:
         first: probabilities.
         second: probabilities.
-        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+        second_weight: factor on the second confidence, >= 0; 1 in the paper.
 
     Shape:
         - first, second: (..., C) floating, C >= 2; returns (...) in [0, 1].
 
     Raises:
         TypeError: if an argument is not a floating tensor.
-        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
+        ValueError: on fewer than two classes, different shapes, or second_weight < 0.
 
-    Differs from paper: 0/0, where both are uniform, gives equal weights and a finite gradient.
+    Differs from paper: two uniform distributions (0/0) get equal weights and a finite gradient.
 
     Example:
         >>> uniform, one_hot = torch.tensor([0.5, 0.5]), torch.tensor([1.0, 0.0])
@@ -336,21 +338,21 @@ def fusion_weight(first: Tensor, second: Tensor, *, second_weight: float = 1.0) 
 
 
 def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
-    r"""Confidence-weighted mean of two label distributions (Eq. 18, and again Eq. 19).
+    r"""Return the confidence-weighted mean of two label distributions (Eq. 18 and 19).
 
     .. math:: t = \frac{c_g}{c_g + c_a} t_g + \frac{c_a}{c_g + c_a} t_a
 
     Args:
         first: probabilities.
         second: probabilities.
-        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+        second_weight: factor on the second confidence, >= 0; 1 in the paper.
 
     Shape:
         - first, second: (..., C) floating, C >= 2; returns (..., C).
 
     Raises:
         TypeError: if an argument is not a floating tensor.
-        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
+        ValueError: on fewer than two classes, different shapes, or second_weight < 0.
 
     Example:
         >>> fuse(torch.tensor([0.8, 0.2]), torch.tensor([0.2, 0.8]))
@@ -362,19 +364,19 @@ def fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor
 
 
 def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Tensor:
-    """Logarithm of :func:`fuse` from log-probabilities, exact where probabilities underflow.
+    """Compute the logarithm of :func:`fuse`, exact where probabilities underflow.
 
     Args:
         first: log-probabilities.
         second: log-probabilities.
-        second_weight: factor on the second one's confidence, >= 0; 1 is the paper.
+        second_weight: factor on the second confidence, >= 0; 1 in the paper.
 
     Shape:
         - first, second: (..., C) floating, C >= 2; returns (..., C), log-probabilities.
 
     Raises:
         TypeError: if an argument is not a floating tensor.
-        ValueError: on fewer than two classes, shapes that differ, or second_weight < 0.
+        ValueError: on fewer than two classes, different shapes, or second_weight < 0.
 
     Example:
         >>> far = torch.tensor([0.0, -20000.0])
@@ -389,7 +391,7 @@ def log_fuse(first: Tensor, second: Tensor, *, second_weight: float = 1.0) -> Te
 
 
 def _log_shares(confidences: Tensor, second_weight: float) -> Tensor:
-    """Scores (2, ...) of two distributions; their softmax over both are the weights of a fusion."""
+    """Return the logits (2, ...) of the two fusion weights."""
     checks.non_negative("second_weight", second_weight)
     if second_weight != 1.0:
         first, second = confidences
@@ -398,7 +400,7 @@ def _log_shares(confidences: Tensor, second_weight: float) -> Tensor:
 
 
 def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
-    """Both distributions as one tensor (2, C, ...): small operations cost by their number."""
+    """Stack both distributions to (2, C, ...), which halves the number of small operations."""
     checks.distributions("first", first)
     checks.distributions("second", second)
     if first.shape != second.shape:
@@ -411,7 +413,7 @@ def _stack_pair(first: Tensor, second: Tensor) -> Tensor:
 
 
 def disagreement(first: Tensor, second: Tensor) -> Tensor:
-    r"""How far two predictions of the same samples are apart: their Jensen-Shannon divergence.
+    r"""Return the mean Jensen-Shannon divergence of two predictions of the same samples.
 
     .. math:: \tfrac{1}{2} KL(p \| m) + \tfrac{1}{2} KL(q \| m), \quad m = \tfrac{1}{2} (p + q)
 
@@ -424,10 +426,10 @@ def disagreement(first: Tensor, second: Tensor) -> Tensor:
 
     Raises:
         TypeError: if an argument is not a floating tensor.
-        ValueError: on fewer than two classes, or shapes that differ.
+        ValueError: on fewer than two classes, or different shapes.
 
-    Differs from paper: not in it. It makes two views of a sample agree, as in Liu et al., 2022
-    (https://arxiv.org/abs/2202.14026).
+    Differs from paper: not in it. Consistency loss between two views of a sample, as in Liu et al.,
+    2022 (https://arxiv.org/abs/2202.14026).
 
     Example:
         >>> certain = torch.tensor([[0.0, -200.0]])
@@ -436,7 +438,7 @@ def disagreement(first: Tensor, second: Tensor) -> Tensor:
     """
     both = _stack_pair(first, second)
     middle = both.logsumexp(0) - math.log(2.0)
-    # At minus infinity a class has no share, and zero times infinity is NaN.
+    # A class at minus infinity contributes 0, but 0 times infinity would be NaN.
     ratio = (both - middle).where(both > -torch.inf, 0.0)
     return (both.exp() * ratio).sum(1).mean()
 
@@ -448,19 +450,19 @@ def anchor_loss(
     same_class: bool = True,
     reduction: Literal["mean", "sum"] = "mean",
 ) -> Tensor:
-    r"""Push the anchors apart: minus their squared distances over all pairs (Eq. 21).
+    r"""Return the negative squared distance over all pairs of anchors (Eq. 21).
 
     .. math:: L_a = -\sum_{ij} \sum_{kl} |a^{ij} - a^{kl}|_2^2
         = -2M \sum_{ij} |a^{ij}|^2 + 2 |\sum_{ij} a^{ij}|^2
 
-    where M = C K; the right side, taken around the anchors' centre, needs O(M D), not O(M^2 D).
+    where M = C K. The right side is computed, on centred anchors: O(M D) instead of O(M^2 D).
 
     Args:
         anchors: K anchors of each class.
-        margin: None is the paper, without a lower bound. Otherwise a distance > 0: the loss
-            is max(0, margin^2 - mean squared distance of two anchors), and rests once that is met.
-        same_class: whether pairs of one class count too; True is the paper.
-        reduction: "sum" is the printed equation, "mean" divides it by the number of its pairs.
+        margin: None: no lower bound, as in the paper. Otherwise a distance > 0: the loss is
+            max(0, margin^2 - mean squared distance of two anchors).
+        same_class: include pairs of the same class; True in the paper.
+        reduction: "sum" is the printed equation, "mean" divides it by the number of pairs.
 
     Shape:
         - anchors: (C, K, D) floating; returns ().
@@ -469,7 +471,7 @@ def anchor_loss(
         TypeError: if `anchors` is not a floating tensor.
         ValueError: on a wrong shape, margin <= 0 or with reduction="sum", or an unknown reduction.
 
-    Differs from paper: none with reduction="sum"; the paper normalises without saying how.
+    Differs from paper: not with reduction="sum"; the paper's normalisation is not specified.
 
     Example:
         >>> anchor_loss(torch.tensor([[[0.0]], [[3.0]]]), reduction="sum")
@@ -488,19 +490,19 @@ def anchor_loss(
     total = _sum_of_squared_distances(widen(anchors), same_class)
     if margin is None:
         return total * -2 if reduction == "sum" else total * (-2 / pairs)
-    # An anchor's distance to itself is no distance that a margin could ask for.
+    # Zero distances of anchors to themselves do not count towards the margin.
     others = pairs - num_classes * num_anchors if same_class else pairs
     return (margin**2 - total * (2 / others)).clamp_min(0.0)
 
 
 def _sum_of_squared_distances(anchors: Tensor, same_class: bool) -> Tensor:
-    """Sum over all pairs of (C, K, D), each taken once, or over those of different classes.
+    """Sum over all unordered pairs of (C, K, D), or only over those of different classes.
 
-    For M points, that is M times the sum of their squares less the square of their sum.
+    For M points this is M times the sum of their squares minus the square of their sum.
     """
     num_classes, num_anchors, _ = anchors.shape
     blocks = _blocks(anchors, max(1, ANCHOR_BLOCK // num_anchors))
-    center = blocks[0].detach().mean((0, 1))  # small coordinates cancel less
+    center = blocks[0].detach().mean((0, 1))  # less cancellation
     squares, sums = [], []
     for block in blocks:
         centered = block - center
@@ -524,20 +526,20 @@ def center_loss(
     reduction: Reduction = "mean",
     validate_args: bool = True,
 ) -> Tensor:
-    r"""Pull each embedding and the nearest anchor of its class together (Eq. 22).
+    r"""Return the squared distance of each embedding to the nearest anchor of its class (Eq. 22).
 
     .. math:: L_c = \min_k |x^i - a^{y^i k}|_2^2
 
     Args:
-        embedding: the points.
+        embedding: embeddings.
         anchors: K anchors of each class.
-        labels: class indices, or class probabilities, which weigh the classes' minima.
+        labels: class indices, or class probabilities, which weight the minima of the classes.
         metric: as in :func:`anchor_distances`.
-        softmin_temperature: None is the paper's minimum, whose gradient moves one anchor only.
-            Otherwise > 0, in squared distance: a soft minimum that moves all, nearer ones more.
-        ignore_index: index labels of this value count for nothing.
-        reduction: "mean" over the samples that count, "sum", or "none".
-        validate_args: whether to check values, which waits for the device.
+        softmin_temperature: None: the minimum, as in the paper, whose gradient reaches one anchor
+            only. Otherwise > 0, in squared distance: a soft minimum, whose gradient reaches all.
+        ignore_index: samples with this index label are ignored.
+        reduction: "mean" over the samples that are not ignored, "sum", or "none".
+        validate_args: check values, which synchronizes with the device.
 
     Shape:
         - embedding: (..., D) floating; anchors: (C, K, D); labels: (...) int64 in [0, C) or
@@ -548,7 +550,7 @@ def center_loss(
         ValueError: on wrong shapes, labels out of range, non-finite embeddings, an unknown
             metric or reduction, or softmin_temperature <= 0.
 
-    Differs from paper: none with the defaults; the paper leaves the mean over samples implicit.
+    Differs from paper: not with the defaults; the paper leaves the mean over samples implicit.
 
     Example:
         >>> anchors = torch.tensor([[[0.0], [1.0]], [[5.0], [6.0]]])
@@ -575,15 +577,15 @@ def nearest_anchor_loss(
     reduction: Reduction = "mean",
     validate_args: bool = True,
 ) -> Tensor:
-    """Eq. 22 from distances that are known already; see :func:`center_loss`.
+    """Compute Eq. 22 from given distances; see :func:`center_loss`.
 
     Args:
         distances: distances to every anchor, from :func:`anchor_distances`.
         labels: class indices or class probabilities.
-        softmin_temperature: None for the minimum, or > 0 for a soft one.
-        ignore_index: index labels of this value count for nothing.
+        softmin_temperature: None: the minimum; > 0: a soft minimum.
+        ignore_index: samples with this index label are ignored.
         reduction: "mean", "sum" or "none".
-        validate_args: whether to check the labels' values.
+        validate_args: check the values of the labels.
 
     Shape:
         - distances: (..., C, K) floating; labels: (...) int64 or (..., C) floating; returns () or
@@ -621,7 +623,7 @@ def nearest_anchor_loss(
             return losses.sum(0)
         counted = max(1, torch.Size(batch_shape).numel())
     else:
-        # Of all (C, K) only the label's own K are needed.
+        # Only the K distances of the label's class are needed.
         used = labels != ignore_index
         own = labels.where(used, 0)[None, None]
         losses = nearest(by_class.take_along_dim(own, 0).squeeze(0), 0) * used

@@ -1,4 +1,4 @@
-"""What all calibrations are fitted by: held-out targets, the prior, and the searches."""
+"""Held-out targets, the prior and the optimizers that all calibrations are fitted with."""
 
 import math
 import warnings
@@ -13,38 +13,38 @@ from reliability_balance import functional as RF
 from reliability_balance.labels.posterior import as_probabilities
 
 LBFGS_STEPS = 200
-# Inverse temperatures that are looked at, and the halvings that find one to double precision.
+# Range of inverse temperatures, and the bisection steps that reach double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
-# Samples that a class needs for parameters of its own: from fewer its frequency is known to no
-# better than half (a standard error of 1 / sqrt(5)).
+# Samples that a class needs for parameters of its own: with fewer, the standard error of its
+# frequency is about half of it (1 / sqrt(5)).
 FEWEST = 5
 
 
 def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
-    """Log-probabilities of (..., C) scores at a temperature ()."""
+    """Return the log-probabilities of (..., C) scores at a temperature ()."""
     wide = RF.widen(scores)
     return (wide / temperature.to(wide.dtype)).log_softmax(-1)
 
 
 def prior_weight(scores: Tensor, targets: Tensor) -> float:
-    """What half a squared distance from no change weighs beside the mean over the samples.
+    """Return the weight of half the squared parameters beside the mean loss over the samples.
 
-    This is the normal prior of :mod:`calibration`: its standard deviation is 1 plus
+    It is the normal prior of :mod:`calibration`, with standard deviation 1 plus
     :func:`rarer_answers`.
     """
     return 1.0 / (effective_count(targets) * (1.0 + rarer_answers(scores, targets)) ** 2)
 
 
 def rarer_answers(scores: Tensor, targets: Tensor) -> float:
-    """Count the wrong answers, or the right ones if these are fewer, in effective samples."""
+    """Count wrong predictions, or correct ones if these are fewer, in effective samples."""
     total, effective = float(targets.sum()), effective_count(targets)
     right = float(targets.gather(-1, scores.argmax(-1, keepdim=True)).sum())
-    # Soft labels sum to 1 only nearly, so a count may come out just below 0.
+    # Soft labels sum to 1 only approximately, so a count may be slightly negative.
     return max(0.0, min(right, total - right)) * effective / total
 
 
 def effective_count(targets: Tensor) -> float:
-    """Kish's effective sample size of targets (N, C), whose rows sum to the samples' weights."""
+    """Return Kish's effective sample size; the rows of targets (N, C) sum to sample weights."""
     weights = targets.sum(-1)
     return float(weights.sum().square() / weights.square().sum())
 
@@ -56,21 +56,21 @@ def settle(
     weight: float | Tensor,
     dtype: torch.dtype,
 ) -> Tensor:
-    """Parameters of least loss and prior, rounded to the dtype that they will be stored in.
+    """Minimise loss plus prior and return the parameters, rounded to the dtype they are stored in.
 
-    `parameters` makes them of free values, which go from `start` and are drawn to 0 by a prior of
-    that weight, one for all or one for each. Where the loss is not below that at the start, the
-    start is the answer.
+    `parameters` computes them from raw values, which start at `start` and have a normal prior
+    around 0 of this weight, one for all or one for each. If the loss does not decrease, the
+    parameters at the start are returned.
     """
-    free = start.clone().requires_grad_()
-    minimise(lambda: loss(parameters(free)) + (weight / 2 * free.square()).sum(), [free])
-    found, before = (parameters(each).to(dtype) for each in (free.detach(), start))
-    # Judged as they will be stored.
+    raw = start.clone().requires_grad_()
+    minimise(lambda: loss(parameters(raw)) + (weight / 2 * raw.square()).sum(), [raw])
+    found, before = (parameters(each).to(dtype) for each in (raw.detach(), start))
+    # Compared after rounding.
     return found if bool(loss(found) < loss(before)) else before
 
 
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
-    """Move parameters to where a smooth loss is least, by L-BFGS, also where gradients are off."""
+    """Minimise a smooth loss by L-BFGS, in place, also where gradients are disabled."""
     optimizer = torch.optim.LBFGS(parameters, max_iter=LBFGS_STEPS, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
@@ -90,7 +90,7 @@ def held_out(
     *,
     class_prior: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Check what a calibration is fitted on; scores and (N, C) targets in float64.
+    """Check the data of a fit; return scores and (N, C) targets in float64.
 
     The targets' rows sum to the samples' weights, which are 1 on average: 1 each, or with a
     `class_prior` the inverse frequency of their classes.
@@ -120,49 +120,49 @@ def held_out(
 
 
 def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Temperature () that :class:`TemperatureScaling` stores, of what `held_out` gave."""
+    """Return the temperature () that :class:`TemperatureScaling` fits to `held_out` data."""
     weight = prior_weight(scores, targets)
     weights = targets.sum(-1, keepdim=True)
 
     def slope(inverse: float) -> float:
-        """Derivative of negative log-likelihood and prior by log(1/T)."""
+        """Return the derivative of negative log-likelihood and prior by log(1/T)."""
         expected = ((scores * inverse).softmax(-1) * weights - targets) * scores * inverse
         return float(expected.sum(-1).mean()) + weight * math.log(inverse)
 
     unchanged = torch.ones((), dtype=dtype, device=scores.device)
     temperature = unchanged * (1.0 / _rising_root(slope, FLATTEST, SHARPEST))
-    # Judged as it is stored.
+    # Evaluated in the precision in which it is stored.
     found = F.cross_entropy(tempered(scores, temperature), targets)
     return temperature if bool(found < F.cross_entropy(scores, targets)) else unchanged
 
 
 def warn_of_one_class(targets: Tensor) -> None:
-    """Warn the caller of `fit` where the held-out data say nothing of all classes but one."""
-    there = (targets.sum(0) > 0).nonzero().flatten().tolist()
-    if len(there) == 1:
+    """Warn the caller of `fit` if the held-out data hold a single class."""
+    present = (targets.sum(0) > 0).nonzero().flatten().tolist()
+    if len(present) == 1:
         warnings.warn(
-            f"`labels` must hold several classes to calibrate all of them; got class {there[0]} "
-            "alone: answers for other classes may be far less, or more, sure than they should be",
+            f"`labels` must hold several classes to calibrate all of them; got class {present[0]} "
+            "alone: the confidence in other classes may be far off",
             stacklevel=4,
         )
 
 
 def warn_of_scarce_classes(counts: Tensor) -> None:
-    """Warn the caller of `fit` of classes that too few samples (C,) are known of."""
+    """Warn the caller of `fit` of classes with too few samples (C,)."""
     scarce = (counts < FEWEST).nonzero().flatten().tolist()
     if not scarce:
         return
-    told = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
+    listed = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
     more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
     warnings.warn(
         f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
-        f"{told}{more}: these classes keep the common temperature and a bias of 0",
+        f"{listed}{more}: these classes keep the common temperature and a bias of 0",
         stacklevel=4,
     )
 
 
 def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function crosses 0, halved on a log scale; an end where it does not."""
+    """Return the root of a rising function by bisection on a log scale, or an end of the range."""
     if function(high) <= 0:
         return high
     if function(low) >= 0:

@@ -5,10 +5,10 @@ Coverage holds for any model; a poor one only has larger sets.
 """
 
 import warnings
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 from typing_extensions import Self
 
 from reliability_balance import checks
@@ -20,15 +20,24 @@ from reliability_balance.calibration.conformal import (
     quantile_rank,
     raps_scores,
 )
+from reliability_balance.core.settings import Configured
 
 Score = Literal["lac", "aps", "raps"]
 
 
-class _ConformalSets(nn.Module):
+class _ConformalSets(Configured):
     """What all prediction sets share: settings, scores, and checks of held-out data.
 
     The arguments are those of :class:`PredictionSets`, and the shape of the thresholds.
     """
+
+    SETTINGS: ClassVar[dict[str, Any]] = {
+        "coverage": float,
+        "score": str,
+        "penalty": float | None,
+        "free_ranks": int | None,
+    }
+    FITTED = ("threshold",)
 
     threshold: Tensor
 
@@ -94,15 +103,6 @@ class _ConformalSets(nn.Module):
                 f"{listed}{more}: their thresholds are infinite",
                 stacklevel=4,
             )
-
-    def extra_repr(self) -> str:
-        """Name the promise, the score and the thresholds."""
-        settings = f"coverage={self.coverage}, score={self.score!r}"
-        if self.score == "raps":
-            settings += f", penalty={self.penalty}, free_ranks={self.free_ranks}"
-        limits = self.threshold.unique()[[0, -1]] if self.threshold.ndim else self.threshold[None]
-        shown = " to ".join(f"{value:.4g}" for value in limits.tolist())
-        return f"{settings}, threshold={shown}"
 
 
 class PredictionSets(_ConformalSets):
@@ -233,6 +233,8 @@ class ClassPredictionSets(_ConformalSets):
         tensor([0.6000, 0.8000])
     """
 
+    SETTINGS: ClassVar = {"num_classes": int, **_ConformalSets.SETTINGS}
+
     def __init__(
         self,
         num_classes: int,
@@ -244,6 +246,7 @@ class ClassPredictionSets(_ConformalSets):
     ) -> None:
         checks.at_least("num_classes", num_classes, 2)
         super().__init__((num_classes,), coverage, score, penalty, free_ranks)
+        self.num_classes = num_classes
 
     def forward(self, log_probs: Tensor, *, generator: Generator | None = None) -> Tensor:
         """Return which classes each set contains.
@@ -323,6 +326,8 @@ class GroupPredictionSets(_ConformalSets):
         tensor([False,  True])
     """
 
+    SETTINGS: ClassVar = {"num_groups": int, **_ConformalSets.SETTINGS}
+
     def __init__(
         self,
         num_groups: int,
@@ -334,6 +339,7 @@ class GroupPredictionSets(_ConformalSets):
     ) -> None:
         checks.at_least("num_groups", num_groups, 1)
         super().__init__((num_groups,), coverage, score, penalty, free_ranks)
+        self.num_groups = num_groups
 
     def forward(
         self, log_probs: Tensor, groups: Tensor, *, generator: Generator | None = None

@@ -1,48 +1,49 @@
-"""Abstention: answer only above a confidence that keeps the error rate below a bound."""
+"""Abstention: predict only above a confidence that keeps the error rate below a bound."""
 
 import math
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.calibration.conformal import round_up
+from reliability_balance.core.settings import Configured
 
 HALVINGS = 60
 
 
-class Abstention(nn.Module):
-    r"""Answer only where the confidence promises an error rate of at most `max_risk`.
+class Abstention(Configured):
+    r"""Selective prediction: predict only where the error rate is at most `max_risk`, else abstain.
 
-    With probability 1 - `delta` over the N held-out samples, the error rate among the answers is at
-    most `max_risk`, for data drawn alike. This is tested for
+    With probability 1 - `delta` over the N held-out samples, the error rate of the accepted
+    predictions is at most `max_risk`, for data from the same distribution. This is tested for
 
     .. math:: G = \lceil \log_2 N \rceil
 
-    thresholds that no label has a say in: those that answer all, (G - 1)/G, ..., 1/G of the
-    held-out samples. Each is tested by the exact bound on the error rate of its answers
-    (Clopper-Pearson) with probability `delta` / G of being wrong, so that all G hold together
-    (union bound). The lowest threshold that passes is taken; equal scores are answered together.
+    thresholds that do not depend on labels: those that accept all, (G - 1)/G, ..., 1/G of the
+    held-out samples. Each is tested by the exact (Clopper-Pearson) bound on the error rate of its
+    accepted predictions at level `delta` / G, so that all G bounds hold together (union bound). The
+    lowest threshold that passes is taken; equal scores are accepted or rejected together.
 
-    "Drawn alike" includes the frequencies of the classes: an error rate on unbalanced data is
-    mostly that of the frequent classes.
+    The same distribution includes the class frequencies: an error rate on imbalanced data is mostly
+    that of the frequent classes.
 
-    It answers less than it might: 1/G of the samples is the step between two thresholds, and the
-    least that is tried; and since the tests go wrong together, `delta` / G each is stricter than
-    all of them need.
+    It is conservative: coverage moves in steps of 1/G of the samples, which is also the least that
+    is tried, and since the tests are dependent, `delta` / G is stricter than needed.
 
     Args:
-        max_risk: error rate among the answers that may not be exceeded, in (0, 1).
-        delta: probability of breaking the promise, in (0, 1).
+        max_risk: bound of the error rate of accepted predictions, in (0, 1).
+        delta: probability that the bound does not hold, in (0, 1).
 
     Shape:
-        - confidence: (...) floating, any score that is higher where the model is surer, such as
-          ``BalancerOutput.confidence``; returns (...) bool, True where to answer.
+        - confidence: (...) floating, any score that is higher where the model is more confident,
+          such as ``BalancerOutput.confidence``; returns (...) bool, True where accepted.
 
     State:
-        ``threshold`` (), a buffer; infinite (never answer) until fitted, and where no threshold
+        ``threshold`` (), a buffer; infinite (accept nothing) until fitted, and if no threshold
         passes.
 
     Raises:
@@ -51,8 +52,8 @@ class Abstention(nn.Module):
 
     Reference: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS
         2017, https://arxiv.org/abs/1705.08500, for the bound and the union over thresholds. Their
-        algorithm 1 finds its thresholds by bisection, which misses those that pass where the bound
-        does not fall steadily with the threshold; the fixed grid is ours.
+        algorithm 1 searches by bisection, which misses thresholds where the bound is not monotonic
+        in the threshold; the fixed grid is ours.
 
     Example:
         >>> confidence = torch.linspace(0, 1, 1000)
@@ -61,6 +62,9 @@ class Abstention(nn.Module):
         >>> 0.3 < float(abstention.threshold) < 0.45
         True
     """
+
+    SETTINGS: ClassVar = {"max_risk": float, "delta": float}
+    FITTED = ("threshold",)
 
     threshold: Tensor
 
@@ -73,13 +77,13 @@ class Abstention(nn.Module):
         self.register_buffer("threshold", torch.full((), torch.inf))
 
     def forward(self, confidence: Tensor) -> Tensor:
-        """Return where to answer."""
+        """Return which predictions to accept."""
         wide = RF.widen(confidence)
         return wide >= self.threshold.to(wide.dtype)
 
     @torch.no_grad()
     def fit(self, confidence: Tensor, right: Tensor) -> Self:
-        """Find the threshold.
+        """Fit the threshold.
 
         Args:
             confidence: held-out scores.
@@ -97,31 +101,25 @@ class Abstention(nn.Module):
         scores = RF.widen(confidence)
         thresholds = round_up(scores.sort().values[_grid(len(scores))])
         for threshold in thresholds:
-            answered = scores >= threshold
-            errors = int((answered & ~right).sum())
-            # One of them lies at the threshold by choice, and so tells nothing of the others' rate.
-            drawn = max(errors, int(answered.sum()) - 1)
-            if error_rate_bound(errors, drawn, self.delta / len(thresholds)) <= self.max_risk:
+            accepted = scores >= threshold
+            errors = int((accepted & ~right).sum())
+            # The sample that sets the threshold is not a random draw above it: it does not count.
+            count = max(errors, int(accepted.sum()) - 1)
+            if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
                 break
         return self
 
-    def extra_repr(self) -> str:
-        """Name the promise and the threshold."""
-        return (
-            f"max_risk={self.max_risk}, delta={self.delta}, threshold={float(self.threshold):.4g}"
-        )
-
 
 def error_rate_bound(errors: int, count: int, delta: float) -> float:
-    """Rate that the true error rate does not exceed, with probability 1 - `delta`.
+    """Return an upper bound of the true error rate that holds with probability 1 - `delta`.
 
-    The exact binomial bound (Clopper-Pearson): the rate at which as few errors as were seen, or
-    fewer, have probability `delta`.
+    The exact binomial (Clopper-Pearson) bound: the rate at which `errors` or fewer errors have
+    probability `delta`.
 
     Args:
-        errors: wrong answers seen, in [0, count].
-        count: answers seen.
+        errors: wrong predictions, in [0, count].
+        count: predictions.
         delta: probability of a rate above the bound, in (0, 1).
 
     Raises:
@@ -152,6 +150,6 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
 
 
 def _grid(count: int) -> list[int]:
-    """How many of `count` samples each threshold leaves without an answer, rising from none."""
+    """Return how many of `count` samples each threshold rejects, rising from 0."""
     size = min(count, math.ceil(math.log2(max(2, count))))
     return [step * count // size for step in range(size)]

@@ -1,4 +1,6 @@
-"""The attentive correction: multi-head self-attention over the embedding (Eq. 15-17)."""
+"""Attentive correction: multi-head self-attention over the embedding (Eq. 15-17)."""
+
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -6,31 +8,32 @@ from torch.nn import functional as F
 
 from reliability_balance import checks
 from reliability_balance.core.recipes import ATTENTION_MODES, AttentionMode
+from reliability_balance.core.settings import Configured
 
 MAX_PARTS = 8
 
 
-class AttentiveCorrection(nn.Module):
-    r"""Class logits from multi-head self-attention over an embedding (Eq. 15-17).
+class AttentiveCorrection(Configured):
+    r"""Multi-head self-attention over an embedding, followed by class logits (Eq. 15-17).
 
     .. math:: h_i = f(W_i^q q, W_i^k k, W_i^v v), \quad t_a = softmax(W_{out} [h_1 \dots h_n])
 
-    with q = k = v = e and f the scaled dot-product attention. What attends to what is left open
-    by the paper, and is the `mode`:
+    with q = k = v = e and f the scaled dot-product attention. The paper does not say what the
+    sequence is; `mode` selects it:
 
-    - "tokens": the T tokens of a (B, T, D) embedding, or a (B, D) embedding cut into equal parts,
-      each projected by its own slice of W; the heads are averaged over tokens.
-    - "single": one vector with itself, the literal paper; the softmax over one key is 1, so this
-      is a linear map.
-    - "batch": the samples of a batch with each other. A prediction then depends on its
-      neighbours; for comparison only.
+    - "tokens": the T tokens of a (B, T, D) embedding, or equal parts of a (B, D) embedding, each
+      projected by its own slice of W. The outputs are averaged over tokens.
+    - "single": one vector, the literal paper. The softmax over one key is 1, so this is a linear
+      map.
+    - "batch": the samples of the batch, for comparison only: a prediction then depends on the rest
+      of its batch.
 
     Args:
         embedding_dim: D.
         num_classes: C.
         mode: see above.
         num_heads: number of heads n.
-        head_dim: width of each head's queries, keys and values.
+        head_dim: width of the queries, keys and values of each head.
 
     Shape:
         - embedding: (B, D) or (B, T, D) floating; token_mask: (B, T) bool, False for padding, or
@@ -44,6 +47,8 @@ class AttentiveCorrection(nn.Module):
         >>> attention(torch.randn(2, 16)).shape, attention(torch.randn(2, 5, 16)).shape
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
+
+    SETTINGS: ClassVar = {"mode": str, "num_heads": int, "head_dim": int}
 
     def __init__(
         self,
@@ -62,6 +67,7 @@ class AttentiveCorrection(nn.Module):
         checks.one_of("mode", mode, tuple(m for m in ATTENTION_MODES if m != "off"))
         self.mode = mode
         self.num_heads = num_heads
+        self.head_dim = head_dim
         self.num_parts = _largest_divisor(embedding_dim, MAX_PARTS)
         width = num_heads * head_dim
         self.projection = nn.Linear(embedding_dim, 3 * width)
@@ -79,7 +85,7 @@ class AttentiveCorrection(nn.Module):
             attended = self._attend(self._project_parts(embedding)).mean(1)
         else:
             if token_mask is not None:
-                # Padding has no weight, but no weight times NaN is NaN.
+                # Padding has weight 0, but 0 times NaN is NaN.
                 embedding = embedding.where(token_mask.unsqueeze(-1), 0.0)
             tokens = self.projection(embedding)
             attended = pool_tokens(self._attend(tokens, token_mask), token_mask)
@@ -93,7 +99,7 @@ class AttentiveCorrection(nn.Module):
         return torch.einsum("bpi,opi->bpo", parts, slices) + self.projection.bias
 
     def _attend(self, projected: Tensor, token_mask: Tensor | None = None) -> Tensor:
-        """Self-attention of (B, T, 3 width) over T, heads concatenated: (B, T, width)."""
+        """Attend over T in (B, T, 3 width) and concatenate the heads: (B, T, width)."""
         query, key, value = projected.unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(
             query.transpose(1, 2),
@@ -103,19 +109,15 @@ class AttentiveCorrection(nn.Module):
         )
         return heads.transpose(1, 2).flatten(-2)
 
-    def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
-        return f"mode={self.mode!r}, num_heads={self.num_heads}, num_parts={self.num_parts}"
-
 
 def pool_tokens(embedding: Tensor, token_mask: Tensor | None = None) -> Tensor:
-    """Mean over the tokens of (B, T, D), those of a (B, T) mask; (B, D) is returned as it is."""
+    """Average (B, T, D) over its tokens, without padding; (B, D) is returned unchanged."""
     if embedding.ndim == 2:
         return embedding
     if token_mask is None:
         return embedding.mean(1)
     kept = token_mask.unsqueeze(-1)
-    # What padding holds may be anything, also NaN.
+    # Padding may hold any values, also NaN.
     return embedding.where(kept, 0.0).sum(1) / kept.sum(1).clamp_min(1)
 
 

@@ -1,7 +1,7 @@
-"""The reliability balancer: from an embedding to a corrected label distribution."""
+"""The reliability balancer, from an embedding to a corrected label distribution."""
 
 import warnings
-from typing import Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -18,18 +18,21 @@ from reliability_balance.core.recipes import (
     HEAD_NAMES,
     AttentionMode,
     HeadName,
+    Recipe,
     RecipeName,
     get_recipe,
 )
+from reliability_balance.core.settings import Configured
 
+OWN_HEAD = "own"
 Head = HeadName | Literal["recipe"] | nn.Module | None
 
 
 class BalancerOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
+    """Keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
 
     num_anchors: int | None
-    recipe: RecipeName
+    recipe: RecipeName | Recipe
     head: Head
     metric: RF.Metric | None
     delta: float | None
@@ -40,8 +43,8 @@ class BalancerOptions(TypedDict, total=False):
     validate_args: bool
 
 
-class ReliabilityBalancer(nn.Module):
-    r"""Correct a classifier's label distribution by anchors and attention (Eq. 9-19).
+class ReliabilityBalancer(Configured):
+    r"""Correction of a classifier's label distribution by anchors and attention (Eq. 9-19).
 
     .. code-block:: text
 
@@ -49,52 +52,52 @@ class ReliabilityBalancer(nn.Module):
                     +-- anchors --------- anchor t_g (12-14) ----+           +-- corrected (19)
                     +-- self-attention -- attentive t_a (15-17) -+- t (18) --+
 
-    Both joins are means weighted by confidence (Eq. 10-11), so an unsure branch stands back.
+    Both fusions are means weighted by confidence (Eq. 10-11), so uncertain branches count less.
 
     Args:
         embedding_dim: D, the width of the embedding.
         num_classes: C, at least 2.
-        num_anchors: K anchors for each class; 0 switches the anchors off. The paper uses 8 to 10.
-        recipe: where arguments that are None, and the head, come from: "robust" is our best,
-            "paper" the paper to the letter; see :class:`recipes.Recipe`.
-        head: the primary branch where the caller brings no logits: "mlp" is the paper's (two
-            hidden layers of 64), "linear" one layer, or a module from (B, D) to (B, C). None for
-            no head: then each call must bring `primary_logits`.
+        num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
+        recipe: recipe for arguments that are None: "robust" (our best), "paper" (the paper to the
+            letter), or a :class:`recipes.Recipe`.
+        head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
+            "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
+            `primary_logits`.
         metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
-        delta: softness of Eq. 13, > 0; 1 in the paper.
+        delta: softmax temperature of Eq. 13, > 0; 1 in the paper.
         attention: "tokens", "single" (paper), "batch" or "off", see
-            :class:`attention.AttentiveCorrection`. None is right for embeddings of one vector: the
-            robust recipe then has none. For tokens take "tokens"; :func:`wrap` does where its
-            example shows tokens.
-        num_heads: heads of the self-attention.
+            :class:`attention.AttentiveCorrection`. None: the recipe's mode for embeddings without
+            tokens, which is "off" in the robust one. Use "tokens" for embeddings with tokens;
+            :func:`wrap` does so if its example input has tokens.
+        num_heads: number of attention heads.
         head_dim: width of each head.
-        correction_weight: factor on the correction's confidence in Eq. 19, >= 0. 1 is the paper;
-            0 leaves the primary distribution as it is, bit for bit.
-        validate_args: whether to look for non-finite embeddings and logits, which waits for the
+        correction_weight: factor on the confidence of the correction in Eq. 19, >= 0; 1 in the
+            paper. 0 leaves the primary distribution unchanged, bit for bit.
+        validate_args: check for non-finite embeddings and logits, which synchronizes with the
             device.
 
     Shape:
-        - embedding: (B, D) or tokens (B, T, D) floating, taken in the dtype of the weights;
+        - embedding: (B, D) or tokens (B, T, D) floating, cast to the dtype of the weights;
           primary_logits: (B, C) floating or None; token_mask: (B, T) bool, False for padding, or
           None; returns a :class:`BalancerOutput`.
 
     State:
-        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention: all are
-        parameters, so ranks merge them as gradients. ``class_prior`` (C,), shares of one, tells for
-        which frequencies training weighed the classes; no output depends on it. Even ones say that
-        answers are for classes as frequent as in training; others, which :class:`RobustLoss` puts
-        there, that answers are for evenly frequent classes, and that
-        :func:`class_prior.with_class_prior` turns them to these frequencies. No other buffers but
-        the head's batch norm.
+        ``anchors`` (C, K, D), or None for K = 0, and the weights of head and attention are
+        parameters, so distributed training synchronizes them by their gradients. The buffer
+        ``class_prior`` (C,), which sums to 1, records the class frequencies that training adjusted
+        the logits for; no output depends on it. Uniform: none, so predictions assume the class
+        frequencies of training. Otherwise, as set by :class:`RobustLoss`: predictions assume a
+        uniform prior, and :func:`class_prior.with_class_prior` adapts them to these frequencies.
+        There are no other buffers, except for batch norm in the head.
 
     Raises:
         TypeError: if an argument has a wrong type, or an input is not floating.
         ValueError: on wrong sizes, ranks or names, delta <= 0, non-finite embeddings or logits, a
-            sample of padding alone, missing logits without a head, or a batch of one in training
+            sample with padding only, missing logits without a head, or a batch of one in training
             with batch norm.
 
-    Differs from paper: only where ``recipe="robust"`` does, and in the numerics told at each
-    function; the paper leaves the anchors' start open, ours is random with unit expected length.
+    Differs from paper: only where ``recipe="robust"`` does, and in the numerics documented at each
+    function. The paper does not say how to initialize anchors; ours are random, of norm about 1.
 
     Example:
         >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
@@ -102,6 +105,20 @@ class ReliabilityBalancer(nn.Module):
         >>> output.corrected.shape, output.changed.dtype
         (torch.Size([4, 3]), torch.bool)
     """
+
+    SETTINGS: ClassVar = {
+        "embedding_dim": int,
+        "num_classes": int,
+        "num_anchors": int,
+        "recipe": str | dict,
+        "head": str | None,
+        "metric": str,
+        "delta": float,
+        "attention": str,
+        "correction_weight": float,
+        "num_heads": int,
+        "head_dim": int,
+    }
 
     anchors: nn.Parameter | None
     class_prior: Tensor
@@ -112,7 +129,7 @@ class ReliabilityBalancer(nn.Module):
         num_classes: int,
         *,
         num_anchors: int | None = None,
-        recipe: RecipeName = "robust",
+        recipe: RecipeName | Recipe = "robust",
         head: Head = "recipe",
         metric: RF.Metric | None = None,
         delta: float | None = None,
@@ -138,7 +155,7 @@ class ReliabilityBalancer(nn.Module):
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.num_anchors = num_anchors
-        self.recipe: RecipeName = recipe
+        self.recipe: RecipeName | Recipe = recipe
         self.correction_weight = correction_weight
         self.validate_args = validate_args
 
@@ -167,7 +184,7 @@ class ReliabilityBalancer(nn.Module):
         *,
         token_mask: Tensor | None = None,
     ) -> BalancerOutput:
-        """Correct one batch."""
+        """Return the corrected distribution and all branches for one batch."""
         self._check(embedding, primary_logits, token_mask)
         embedding = self._in_own_dtype(embedding)
         pooled = pool_tokens(embedding, token_mask)
@@ -206,12 +223,12 @@ class ReliabilityBalancer(nn.Module):
     def initialize_anchors(
         self, embedding: Tensor, labels: Tensor, *, token_mask: Tensor | None = None
     ) -> Self:
-        """Start each class's anchors at its own embeddings: the mean, or k-means for K > 1.
+        """Initialize the anchors of each class by k-means on its embeddings (the mean for K = 1).
 
         Args:
             embedding: embeddings of a part of the training set.
-            labels: their classes. The anchors of a class that does not occur stay as they are.
-            token_mask: which tokens are no padding; None for all.
+            labels: their classes. Anchors of a class that does not occur are kept.
+            token_mask: False for padding; None: no padding.
 
         Shape:
             - embedding: (N, D) or (N, T, D) floating; labels: (N,) int64 in [0, C); token_mask:
@@ -243,16 +260,28 @@ class ReliabilityBalancer(nn.Module):
                 self.anchors[index] = clustering.k_means(members, self.num_anchors)
         return self
 
-    def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
-        return (
-            f"embedding_dim={self.embedding_dim}, num_classes={self.num_classes}, "
-            f"num_anchors={self.num_anchors}, recipe={self.recipe!r}, metric={self.metric!r}, "
-            f"delta={self.delta}, correction_weight={self.correction_weight}"
-        )
+    def settings(self) -> dict[str, Any]:
+        """Return the arguments that build an equal balancer; a head of the user's own is "own"."""
+        attention = self.attention
+        found: dict[str, Any] = {"head": self._head_name(), "attention": "off"}
+        if attention is not None:
+            found |= {"attention": attention.mode, "head_dim": attention.head_dim}
+            found["num_heads"] = attention.num_heads
+        own = vars(self) | found
+        return {name: own[name] for name in self.SETTINGS if name in own}
+
+    def _head_name(self) -> str | None:
+        if self.head is None:
+            return None
+        if type(self.head) is nn.Linear:
+            return "linear"
+        with torch.device("meta"):
+            usual = MLPHead(self.embedding_dim, self.num_classes)
+        # The text of a module shows all of its sizes.
+        return "mlp" if repr(self.head) == repr(usual) else OWN_HEAD
 
     def _anchor_points(self) -> Tensor | None:
-        """The anchors where Eq. 12 sees them: on the unit sphere for the cosine metric."""
+        """Return the anchors as used in Eq. 12: of unit length for the cosine metric."""
         if self.anchors is None or self.metric == "euclidean":
             return self.anchors
         return RF.unit_length(self.anchors)
@@ -267,7 +296,7 @@ class ReliabilityBalancer(nn.Module):
         return logits
 
     def _in_own_dtype(self, embedding: Tensor) -> Tensor:
-        """The embedding in the dtype of the weights; autocast chooses for itself."""
+        """Cast the embedding to the dtype of the weights, except under autocast."""
         if torch.is_autocast_enabled(embedding.device.type):
             return embedding
         weight = next(self.parameters(), embedding) if self.anchors is None else self.anchors
@@ -290,7 +319,7 @@ class ReliabilityBalancer(nn.Module):
         if self.attention is not None and self.attention.mode == "batch" and not self.training:
             warnings.warn(
                 "attention='batch' makes each prediction depend on the rest of its batch; "
-                "use 'tokens' or 'single' to predict",
+                "use 'tokens' or 'single' for inference",
                 stacklevel=3,
             )
 
@@ -305,7 +334,7 @@ def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | 
 
 
 def _combine(first: Tensor | None, second: Tensor | None) -> Tensor | None:
-    """Eq. 18 of the branches that there are."""
+    """Fuse the given branches by Eq. 18; a single branch is returned unchanged."""
     if first is None or second is None:
         return second if first is None else first
     return RF.log_fuse(first, second)

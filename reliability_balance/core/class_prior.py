@@ -1,4 +1,4 @@
-"""Class frequencies: answers for evenly frequent classes, and for classes as frequent as told."""
+"""Class priors: adapt predictions for balanced classes to other class frequencies."""
 
 import torch
 from torch import Tensor
@@ -11,25 +11,25 @@ from reliability_balance.core.output import BalancerOutput
 def with_class_prior(
     output: BalancerOutput, class_prior: Tensor, *, validate_args: bool = True
 ) -> BalancerOutput:
-    r"""Turn answers for evenly frequent classes into answers where classes have these frequencies.
+    r"""Adapt predictions for a uniform class prior to the given one.
 
     .. math:: p'_c = \frac{p_c \pi_c}{\sum_k p_k \pi_k}
 
-    for the corrected distribution and for each branch; the confidences are those of the new ones.
+    is applied to the corrected distribution and to each branch. Confidences follow.
 
     Args:
-        output: of a model that answers for even classes, as one does that was trained by
+        output: predictions for a uniform class prior, as of a model trained with
             :class:`RobustLoss`.
-        class_prior: pi, the frequencies, > 0; counts will do. A class that does not occur there has
-            no logarithm: leave it a small share, such as half a sample.
-        validate_args: whether to check the frequencies' values, which waits for the device.
+        class_prior: pi, class frequencies or counts, > 0. Give a class that does not occur a small
+            count, such as 0.5.
+        validate_args: check the values of `class_prior`, which synchronizes with the device.
 
     Shape:
         - output: of B samples; class_prior: (C,); returns an output of B samples.
 
     Raises:
         TypeError: if `class_prior` is not a tensor.
-        ValueError: on a wrong shape, or a frequency that is not above 0.
+        ValueError: on a wrong shape, or a frequency that is not > 0.
 
     Differs from paper: not in it. Bayes' rule, as in Saerens et al., 2002
     (https://doi.org/10.1162/089976602753284446).
@@ -62,7 +62,7 @@ def with_class_prior(
 
 
 def log_frequencies(class_prior: Tensor) -> Tensor:
-    """Logarithms (C,) of frequencies or counts as shares of one, float32 or wider."""
-    # Wide first: counts may be integers; the sum of large ones could be infinite.
+    """Normalise frequencies or counts and return their logarithms (C,), float32 or wider."""
+    # Counts may be integers, and the sum of large ones could overflow.
     wide = class_prior.to(torch.promote_types(class_prior.dtype, torch.float32))
     return (wide / wide.max()).log().log_softmax(-1)

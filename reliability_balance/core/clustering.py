@@ -1,4 +1,4 @@
-"""k-means, for the anchors' start."""
+"""k-means, to initialize the anchors."""
 
 import torch
 from torch import Tensor
@@ -7,12 +7,14 @@ ITERATIONS = 20
 
 
 def k_means(points: Tensor, num_clusters: int) -> Tensor:
-    """Centres of Lloyd's algorithm; random points of torch's generator are the start.
+    """Compute cluster centres by Lloyd's algorithm, starting at random points.
+
+    Randomness comes from torch's global generator.
 
     Args:
         points: the points of one class.
-        num_clusters: K. With fewer points than clusters, some centres are points drawn twice,
-            set apart by a small jitter so that training can tell them apart.
+        num_clusters: K. With fewer points than clusters, some centres start at the same point, and
+            all centres get a small jitter so that they can diverge in training.
 
     Shape:
         - points: (N, D) floating, N >= 1; returns (K, D).

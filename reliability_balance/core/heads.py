@@ -1,4 +1,4 @@
-"""Primary heads: an embedding in, logits out (Eq. 9)."""
+"""Primary heads, from embeddings to logits (Eq. 9)."""
 
 from torch import Tensor, nn
 
@@ -6,19 +6,19 @@ from reliability_balance import checks
 
 
 class MLPHead(nn.Module):
-    """The paper's classifier: hidden layers, each with ReLU, dropout and batch norm (4.3).
+    """The MLP head of the paper: hidden layers with ReLU, dropout and batch norm (section 4.3).
 
     Args:
         embedding_dim: D.
         num_classes: C.
         hidden_dims: widths of the hidden layers; two of 64 in the paper.
-        dropout: drop probability, in [0, 1); .5 in the paper.
+        dropout: dropout probability, in [0, 1); 0.5 in the paper.
 
     Shape:
         - embedding: (B, D) floating; returns (B, C) logits.
 
     Raises:
-        ValueError: on sizes below 1, or, in training, a batch of one: batch norm needs two.
+        ValueError: on sizes below 1, or on a batch of one in training (batch norm needs two).
 
     Example:
         >>> import torch
@@ -54,7 +54,7 @@ class MLPHead(nn.Module):
         if self.training and embedding.shape[0] == 1:
             raise ValueError(
                 "`embedding` must have a batch of at least 2 in training, since the head has "
-                "batch norm; got a batch of 1. Set drop_last=True in the loader, or take another "
+                "batch norm; got a batch of 1. Set drop_last=True in the loader, or use another "
                 "head"
             )
         logits: Tensor = self.layers(embedding)

@@ -1,6 +1,6 @@
-"""The losses: class distribution, anchors, centres, and their weighted sum (Eq. 20-23)."""
+"""Classification, anchor and centre loss, and their weighted sum (Eq. 20-23)."""
 
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,14 +11,16 @@ from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.core.settings import Configured
 
 
 class AnchorLoss(nn.Module):
-    """Push the anchors apart (Eq. 21); see :func:`functional.anchor_loss`.
+    """Loss that pushes the anchors apart (Eq. 21); see :func:`functional.anchor_loss`.
 
     Args:
-        margin: None is the paper; otherwise the distance, > 0, at which the push rests.
-        same_class: whether anchors of one class push each other too; True is the paper.
+        margin: None: no margin, as in the paper; otherwise the distance, > 0, above which the loss
+            is 0.
+        same_class: include pairs of the same class; True in the paper.
         reduction: "sum" as printed, or "mean" over the pairs.
 
     Shape:
@@ -28,7 +30,7 @@ class AnchorLoss(nn.Module):
         TypeError: if `anchors` is not a floating tensor.
         ValueError: on a wrong shape, margin <= 0, or an unknown reduction.
 
-    Differs from paper: none with reduction="sum".
+    Differs from paper: not with reduction="sum".
 
     Example:
         >>> AnchorLoss()(torch.tensor([[[0.0]], [[2.0]]]))
@@ -58,16 +60,16 @@ class AnchorLoss(nn.Module):
 
 
 class CenterLoss(nn.Module):
-    """Pull embeddings and the nearest anchor of their class together (Eq. 22).
+    """Loss that pulls embeddings to the nearest anchor of their class (Eq. 22).
 
     See :func:`functional.center_loss`.
 
     Args:
         metric: "euclidean" (paper) or "cosine".
-        softmin_temperature: None for the paper's minimum, or > 0 for a soft one.
-        ignore_index: index labels of this value count for nothing.
+        softmin_temperature: None: the minimum, as in the paper; > 0: a soft minimum.
+        ignore_index: samples with this index label are ignored.
         reduction: "mean", "sum" or "none".
-        validate_args: whether to check values, which waits for the device.
+        validate_args: check values, which synchronizes with the device.
 
     Shape:
         - embedding: (B, D); anchors: (C, K, D); labels: (B,) int64 or (B, C) floating; returns ()
@@ -118,7 +120,7 @@ class CenterLoss(nn.Module):
 
 
 class LossTerms(NamedTuple):
-    """The total of Eq. 23 and its terms before they are weighted, each of shape ()."""
+    """The total of Eq. 23 and its unweighted terms, each of shape ()."""
 
     total: Tensor
     classification: Tensor
@@ -127,46 +129,48 @@ class LossTerms(NamedTuple):
     branches: Tensor
 
 
-class ReliabilityLoss(nn.Module):
-    r"""Everything that trains a balancer: Eq. 20, 21 and 22, weighted as in Eq. 23.
+class ReliabilityLoss(Configured):
+    r"""The training loss of a balancer: weighted sum of Eq. 20, 21 and 22 (Eq. 23).
 
     .. math:: L = \lambda_{cls} L_{cls} + \lambda_a L_a + \lambda_c L_c + \lambda_b L_b
 
     where L_cls is the negative log-likelihood of the corrected distribution, L_a the anchor loss,
     L_c the centre loss and L_b the sum of the negative log-likelihoods of the single branches.
-    Arguments that are None take the recipe's value.
+    Arguments that are None default to the recipe's value.
+
+    With `class_prior`, every branch is trained with logit adjustment (Menon et al., 2021,
+    https://arxiv.org/abs/2007.07314): the loss is that of :func:`class_prior.with_class_prior`, so
+    that the output itself learns to assume a uniform class prior.
 
     Args:
-        recipe: "robust", "paper", or one of your own; take the balancer's.
-        classification_weight: factor of L_cls, >= 0.
-        anchor_weight: factor of L_a, >= 0.
-        center_weight: factor of L_c, >= 0.
-        branch_weight: factor of L_b, >= 0; 0 in the paper. It keeps each branch from leaving the
-            work to another one.
-        label_smoothing: share of each label spread evenly, in [0, 1).
+        recipe: "robust", "paper", or a :class:`recipes.Recipe`; should be that of the balancer.
+        classification_weight: weight of L_cls, >= 0.
+        anchor_weight: weight of L_a, >= 0.
+        center_weight: weight of L_c, >= 0.
+        branch_weight: weight of L_b, >= 0; 0 in the paper. It trains each branch on its own, so
+            that none relies on another.
+        label_smoothing: label smoothing, in [0, 1).
         class_weights: weight of each class in L_cls and L_b, of shape (C,), >= 0, as in
             ``torch.nn.CrossEntropyLoss``.
-        ignore_index: index labels of this value count for nothing.
-        anchor_margin: see :func:`functional.anchor_loss`; None is the paper.
-        softmin_temperature: see :func:`functional.center_loss`; None is the paper.
-        validate_args: whether to check the labels' values, which waits for the device.
+        ignore_index: samples with this index label are ignored.
+        anchor_margin: see :func:`functional.anchor_loss`; None: as in the paper.
+        softmin_temperature: see :func:`functional.center_loss`; None: as in the paper.
+        validate_args: check the values of the labels, which synchronizes with the device.
 
     Shape:
         - output: a :class:`BalancerOutput`; labels: (B,) int64 in [0, C), or (B, C) probabilities;
-          class_prior: (C,), how frequent classes are in training, or None; with it the loss is that
-          of :func:`class_prior.with_class_prior`, so that the output itself learns to answer for
-          evenly frequent classes (logit adjustment of every branch, Menon et al., 2021,
-          https://arxiv.org/abs/2007.07314); returns :class:`LossTerms`.
+          class_prior: (C,), class frequencies in training, or None: no logit adjustment; returns
+          :class:`LossTerms`.
 
     State:
-        ``class_weights`` (C,), a buffer that is set once and not merged across ranks.
+        ``class_weights`` (C,), a constant buffer.
 
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes, labels out of range, or weights out of range.
 
-    Differs from paper: L_b, which recipe="paper" leaves out. An empty or fully ignored batch
-    gives 0.
+    Differs from paper: L_b, which recipe="paper" leaves out. An empty or fully ignored batch has
+    loss 0.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -178,6 +182,14 @@ class ReliabilityLoss(nn.Module):
     """
 
     class_weights: Tensor | None
+
+    SETTINGS: ClassVar = dict.fromkeys(
+        (
+            *("classification_weight", "anchor_weight", "center_weight", "branch_weight"),
+            "label_smoothing",
+        ),
+        float,
+    )
 
     def __init__(
         self,
@@ -222,13 +234,13 @@ class ReliabilityLoss(nn.Module):
     def forward(
         self, output: BalancerOutput, labels: Tensor, *, class_prior: Tensor | None = None
     ) -> LossTerms:
-        """Return the total of this batch and its terms."""
+        """Return the total loss of this batch and its terms."""
         self._check(output, labels, class_prior)
         log_prior = None if class_prior is None else log_frequencies(class_prior)
         return self._terms(output, labels, log_prior)
 
     def _terms(self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None) -> LossTerms:
-        """Eq. 23 of a checked batch, with the logarithm of the class prior."""
+        """Compute Eq. 23 for a checked batch, given the logarithm of the class prior."""
         scores = [output.log_probs]
         if self.branch_weight > 0:
             own = (output.logits, output.anchor_log_probs, output.attentive_log_probs)
@@ -255,13 +267,13 @@ class ReliabilityLoss(nn.Module):
     def _negative_log_likelihoods(
         self, scores: list[Tensor], labels: Tensor, log_prior: Tensor | None
     ) -> tuple[Tensor, ...]:
-        """Eq. 20 of each of R logits or log-probabilities, to which a softmax does nothing more."""
-        # All at once, (R, C, B): small operations cost by their number, and torch vectorizes no
-        # rows of few classes.
+        """Compute Eq. 20 for each of R logits or log-probabilities, which softmax leaves as is."""
+        # Stacked to (R, C, B): fewer small operations, and torch does not vectorize rows of few
+        # classes.
         stacked = torch.stack([RF.widen(each).T for each in scores])
         if log_prior is not None:
             stacked = stacked + log_prior.to(stacked).unsqueeze(-1)
-        # A class that minus infinity rules out counts for nothing where a soft label has a zero.
+        # Finite, so that a soft label of 0 contributes 0 at a class with logit minus infinity.
         stacked = stacked.clamp_min(torch.finfo(stacked.dtype).min)
         weights = None if self.class_weights is None else self.class_weights.to(stacked.dtype)
         counted: Tensor | int
@@ -273,7 +285,7 @@ class ReliabilityLoss(nn.Module):
         else:
             used = labels != self.ignore_index
             counted = (weights[labels.where(used, 0)] * used).sum()
-            # torch's own mean is 0/0 where nothing counts; any weight above zero is kept as it is.
+            # torch's own mean is 0/0 if all weights are 0.
             counted = counted.clamp_min(torch.finfo(counted.dtype).tiny)
         losses = F.cross_entropy(
             stacked,
@@ -300,11 +312,3 @@ class ReliabilityLoss(nn.Module):
             checks.label_values(labels, num_classes, self.ignore_index)
             if class_prior is not None:
                 checks.class_prior_values(class_prior)
-
-    def extra_repr(self) -> str:
-        """Name the weights of Eq. 23."""
-        return (
-            f"classification_weight={self.classification_weight}, "
-            f"anchor_weight={self.anchor_weight}, center_weight={self.center_weight}, "
-            f"branch_weight={self.branch_weight}, label_smoothing={self.label_smoothing}"
-        )

@@ -1,4 +1,4 @@
-"""What the balancer says of a batch."""
+"""The output of the balancer."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -10,23 +10,23 @@ from reliability_balance import functional as RF
 
 
 class BalancerOutput(NamedTuple):
-    """All that the balancer knows of a batch; a branch that is switched off is None.
+    """Outputs of the balancer for one batch; a branch that is switched off is None.
 
-    What is kept are logarithms, exact where a probability underflows. Probabilities and confidences
-    are computed of them where they are asked for. All but `logits` and `embedding` are float32 or
+    The fields are log-probabilities, exact where a probability underflows. Probabilities and
+    confidences are properties, computed on access. All but `logits` and `embedding` are float32 or
     wider.
 
     Shape:
         - log_probs: (B, C), log of the corrected distribution (Eq. 19)
-        - logits: (B, C), the primary branch before its softmax (Eq. 9), untouched
+        - logits: (B, C), primary branch before its softmax (Eq. 9), unchanged
         - anchor_log_probs, attentive_log_probs, correction_log_probs: (B, C), log of Eq. 14, 17, 18
-        - embedding: (B, D), tokens averaged
+        - embedding: (B, D), averaged over tokens
         - distances: (B, C, K), to every anchor (Eq. 12)
-        - anchors: (C, K, D), where Eq. 12 sees them
-        - tokens: (B, T, D), what attention saw of an embedding with tokens; token_mask: (B, T)
+        - anchors: (C, K, D), as used in Eq. 12: of unit length with the cosine metric
+        - tokens: (B, T, D), input of the attention if the embedding has tokens; token_mask: (B, T)
         - corrected, primary, anchor, attentive, correction: (B, C) probabilities
         - confidence and the four ``*_confidence``: (B,) in [0, 1] (Eq. 10)
-        - changed: (B,) bool, the corrected class is not the primary one
+        - changed: (B,) bool, whether the corrected class differs from the primary one
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -48,12 +48,12 @@ class BalancerOutput(NamedTuple):
 
     @property
     def corrected(self) -> Tensor:
-        """The corrected distribution (Eq. 19)."""
+        """Corrected distribution (Eq. 19)."""
         return self.log_probs.exp().contiguous()
 
     @property
     def primary(self) -> Tensor:
-        """The primary distribution (Eq. 9)."""
+        """Primary distribution (Eq. 9)."""
         return self.primary_log_probs.exp()
 
     @property
@@ -63,52 +63,52 @@ class BalancerOutput(NamedTuple):
 
     @property
     def anchor(self) -> Tensor | None:
-        """What the anchors say (Eq. 14)."""
+        """Distribution of the anchor branch (Eq. 14)."""
         return _exp(self.anchor_log_probs)
 
     @property
     def attentive(self) -> Tensor | None:
-        """What attention says (Eq. 17)."""
+        """Distribution of the attention branch (Eq. 17)."""
         return _exp(self.attentive_log_probs)
 
     @property
     def correction(self) -> Tensor | None:
-        """What anchors and attention say together (Eq. 18)."""
+        """Fused distribution of anchors and attention (Eq. 18)."""
         return _exp(self.correction_log_probs)
 
     @property
     def confidence(self) -> Tensor:
-        """How sure the corrected distribution is (Eq. 10)."""
+        """Confidence of the corrected distribution (Eq. 10)."""
         return RF.confidence(self.corrected)
 
     @property
     def primary_confidence(self) -> Tensor:
-        """How sure the primary distribution is (Eq. 10)."""
+        """Confidence of the primary distribution (Eq. 10)."""
         return RF.confidence(self.primary)
 
     @property
     def anchor_confidence(self) -> Tensor | None:
-        """How sure the anchors are (Eq. 10)."""
+        """Confidence of the anchor branch (Eq. 10)."""
         return _confidence(self.anchor)
 
     @property
     def attentive_confidence(self) -> Tensor | None:
-        """How sure attention is (Eq. 10)."""
+        """Confidence of the attention branch (Eq. 10)."""
         return _confidence(self.attentive)
 
     @property
     def correction_confidence(self) -> Tensor | None:
-        """How sure anchors and attention are together (Eq. 10)."""
+        """Confidence of the fused correction (Eq. 10)."""
         return _confidence(self.correction)
 
     @property
     def changed(self) -> Tensor:
-        """Where the corrected class is not the primary one."""
+        """Whether the corrected class differs from the primary one."""
         return self.log_probs.argmax(-1) != self.logits.argmax(-1)
 
 
 def _exp(log_probs: Tensor | None) -> Tensor | None:
-    """Probabilities in row-major order, as files and other libraries want them."""
+    """Return probabilities in row-major order, as files and other libraries expect."""
     return None if log_probs is None else log_probs.exp().contiguous()
 
 
@@ -117,16 +117,16 @@ def _confidence(probs: Tensor | None) -> Tensor | None:
 
 
 def check_output(name: str, output: object) -> None:
-    """Require what a balancer gives."""
+    """Require a BalancerOutput."""
     if not isinstance(output, BalancerOutput):
         raise TypeError(
-            f"`{name}` must be a BalancerOutput, as a wrapped model or a balancer gives it; got "
+            f"`{name}` must be a BalancerOutput, as returned by a wrapped model or a balancer; got "
             f"{type(output).__name__}"
         )
 
 
 def on_cpu(output: BalancerOutput) -> BalancerOutput:
-    """Bring an output to the CPU without its tokens, to keep those of a whole data set.
+    """Copy an output to the CPU, without its tokens, to store it for a whole data set.
 
     Args:
         output: on any device.
@@ -139,18 +139,18 @@ def on_cpu(output: BalancerOutput) -> BalancerOutput:
 
 
 def join_outputs(outputs: Sequence[BalancerOutput]) -> BalancerOutput:
-    """Join the outputs of several batches of one model, in their order.
+    """Concatenate the outputs of several batches.
 
-    Tokens are left out, since batches may differ in their number.
+    Tokens are dropped, because their number may differ between batches.
 
     Args:
-        outputs: at least one; all from a model that was not changed in between.
+        outputs: at least one; all of the same model, unchanged in between.
 
     Shape:
         - outputs: of B1, B2, … samples; returns that of B1 + B2 + … samples.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if `outputs` is empty.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer

@@ -1,10 +1,10 @@
-"""Every default of balancer, loss, targets and mixing, once: the paper's, and our best.
+"""Recipes: the defaults of balancer, loss, targets and mixing.
 
-Every field of a :class:`Recipe` is also an argument of what it is a default of, and an argument
-that is given wins over the recipe. Copies with other values are made by ``dataclasses.replace``.
+Each field of a :class:`Recipe` is also an argument of the class or function that it configures; an
+explicit argument overrides the recipe. Change fields with ``dataclasses.replace``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from reliability_balance import checks
@@ -25,54 +25,56 @@ NON_NEGATIVE = (
     *("mix_from", "consistency"),
 )
 
-SMALLEST_CONCENTRATION = 0.01  # draws for smaller ones underflow, to halves
+SMALLEST_CONCENTRATION = 0.01  # draws at smaller ones underflow
 
 
 def check_concentration(name: str, value: float) -> None:
-    """Require a concentration of mixing from which shares can be drawn."""
+    """Require a concentration that mixing weights can be drawn with."""
     checks.positive(name, value)
     if value < SMALLEST_CONCENTRATION:
         raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
     """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
 
-    As it stands it is the robust one, found by the searches of ``docs/research_log.md``. A value
-    out of its range raises a ValueError that names the field.
+    The field defaults are those of the "robust" recipe, found by the searches in
+    ``docs/research_log.md``. A value out of range raises a ValueError that names the field.
 
     Args:
-        num_anchors: K anchors of each class, >= 0.
-        head: the primary branch.
-        metric: of the distances to the anchors.
-        delta: softness of Eq. 13, > 0.
-        attention: of an embedding that is one vector.
-        token_attention: of an embedding that has tokens.
-        anchor_weight: factor of the anchor loss in Eq. 23, >= 0.
-        center_weight: factor of the centre loss in Eq. 23, >= 0.
-        branch_weight: factor of the branches' own likelihoods, >= 0.
-        label_smoothing: share of each label spread evenly, in [0, 1).
-        doubts_labels: whether targets are :class:`targets.RefurbishedTargets`; False trains on the
-            labels as they are.
-        even_classes: whether classes count alike, however often they occur: the loss is for classes
-            as frequent as in the labels, and the model answers for evenly frequent ones.
-        momentum: of the samples' running averages; None for the plain mean.
-        temperature: that beliefs are sharpened by, > 0.
-        noise_temperature: by which they are sharpened once more to count noise, > 0.
-        prior_count: recognised samples of a class at which its labels are half doubted, >= 0.
-        held_back: share of the labels that are held back at first, in [0, 1).
-        annotator_prior: labels of a class at which an annotator's noise matrix is half their own
-            and half the common one, >= 0.
-        held_for: share of the planned epochs for which labels are held back, in (0, 1]; never for
-            longer than the warm-up.
-        warmup: passes over the samples before labels are doubted, >= 0.
-        memory: nats by which shown labels are known better than held-back ones, > 0, above which
-            doubts begin when these are given back.
-        mixing: concentration of :func:`mixing.mix`, > 0; None for no mixing.
-        mix_from: share of the warm-up before mixing begins, >= 0; a training that is planned to end
-            within the warm-up is mixed from when labels are doubted.
-        consistency: factor of :func:`functional.disagreement`, where there is a second view, >= 0.
+        num_anchors: anchors per class, >= 0.
+        head: primary head.
+        metric: distance metric between embeddings and anchors.
+        delta: softmax temperature of Eq. 13, > 0.
+        attention: attention mode for embeddings without tokens.
+        token_attention: attention mode for embeddings with tokens.
+        anchor_weight: weight of the anchor loss in Eq. 23, >= 0.
+        center_weight: weight of the centre loss in Eq. 23, >= 0.
+        branch_weight: weight of the branches' own negative log-likelihoods, >= 0.
+        label_smoothing: label smoothing, in [0, 1).
+        doubts_labels: train on :class:`targets.RefurbishedTargets`; False: on the labels as given.
+        even_classes: train with logit adjustment by the class frequencies of the labels, so that
+            predictions assume a uniform class prior.
+        momentum: momentum of each sample's running average of predictions; None: plain mean.
+        temperature: temperature that sharpens the averaged predictions, > 0.
+        noise_temperature: further temperature, > 0, that sharpens them to estimate the noise
+            matrix.
+        prior_count: number of learned samples of a class at which the posterior has weight 1/2
+            against the given label, >= 0.
+        held_back: share of the samples whose labels are held back at first, in [0, 1).
+        annotator_prior: number of labels of a class at which an annotator's noise matrix is half
+            their own and half the common one, >= 0.
+        held_for: share of the planned epochs for which labels are held back, in (0, 1]; at most the
+            warm-up.
+        warmup: epochs before labels are refurbished, >= 0.
+        memory: threshold of memorization, in nats, > 0. If the log-likelihood of shown labels
+            exceeds that of held-back ones by more when these are released, labels are refurbished
+            from then on.
+        mixing: concentration of :func:`mixing.mix`, >= 0.01; None: no mixing.
+        mix_from: share of the warm-up after which mixing starts, >= 0. If training is planned to
+            end within the warm-up, mixing starts when labels are refurbished.
+        consistency: weight of :func:`functional.disagreement` between two views, >= 0.
 
     Example:
         >>> from dataclasses import replace
@@ -132,15 +134,21 @@ class Recipe:
                 f"`held_for` must be a share of the epochs, up to 1; got {self.held_for}"
             )
 
+    def __repr__(self) -> str:
+        """Return the fields that differ from the robust recipe."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        changed = [f"{field.name}={value!r}" for field, value in values if value != field.default]
+        return f"Recipe({', '.join(changed)})"
+
     def held_for_of(self, epochs: float) -> int:
-        """Updates of a sample for which its label is held back, in so many epochs."""
+        """Return for how many updates of a sample its label is held back."""
         return min(self.warmup, round(self.held_for * epochs))
 
 
 RECIPES: dict[RecipeName, Recipe] = {
     "robust": Recipe(),
-    # Section 3.3-3.5; smoothing 11 % is the paper's choice (Table 3), the weights of Eq. 23 are
-    # not printed: these keep the three terms in one scale for embeddings of unit size.
+    # Section 3.3-3.5; label smoothing 0.11 as in Table 3. The paper does not give the weights of
+    # Eq. 23: these bring the three terms to a similar scale for embeddings of unit norm.
     "paper": Recipe(
         head="mlp",
         metric="euclidean",
@@ -159,10 +167,10 @@ RECIPES: dict[RecipeName, Recipe] = {
 
 
 def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:
-    """Return the recipe of that name, or a recipe as it is.
+    """Return the recipe with that name; a Recipe is returned unchanged.
 
     Raises:
-        ValueError: on a name that is none; the message lists the names.
+        ValueError: on an unknown name; the message lists the names.
     """
     if isinstance(recipe, Recipe):
         return recipe

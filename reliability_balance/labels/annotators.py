@@ -1,60 +1,13 @@
-"""Labels of several annotators: each annotator's own noise transition matrix."""
+"""Labels of several annotators: one column each, -1 where an annotator gave none."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
 
-# The largest prime below 2^27: hashes of labels, in steps of 16, fit into int32.
+# The largest prime below 2^27, so that hashes in steps of 16 fit into int32.
 HASH_PRIME, HASH_STEP = 134_217_689, 16
 NO_LABEL = -1
-
-
-class AnnotatorCounts(nn.Module):
-    r"""Count how each annotator labels each class, and shrink the matrices to the common one.
-
-    .. math:: J^a_{ck} \gets (1 - B/N) \, J^a_{ck} + \frac{1}{N} \sum_{i \in B, y_{ia} = k} q'_{ic},
-        \quad T^a_{ck} = \frac{N J^a_{ck} + s T_{ck}}{\sum_k N J^a_{ck} + s}
-
-    where q' is the posterior given the labels of all annotators and T the common matrix. An
-    annotator who gave few labels of a class has nearly the common row there. As in the common one,
-    a wrong label counts at most as often as the right one.
-
-    Args:
-        num_annotators: A.
-        num_classes: C.
-        prior: s, in labels of a class, >= 0.
-
-    State:
-        ``joint`` (A, C, C), J above: shares of the samples.
-    """
-
-    joint: Tensor
-
-    def __init__(self, num_annotators: int, num_classes: int, prior: float) -> None:
-        super().__init__()
-        self.prior = prior
-        self.register_buffer("joint", torch.zeros(num_annotators, num_classes, num_classes))
-
-    def update(self, posterior: Tensor, labels: Tensor, num_samples: int) -> None:
-        """Take in the posteriors (B, C) of samples and their labels (B, A); zeros do not count."""
-        posterior = RF.widen(posterior)
-        with RF._without_autocast(posterior):
-            votes = as_votes(labels, posterior)
-            # A matrix product, since an indexed sum differs between ranks by rounding.
-            counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
-            new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples
-            share = posterior.sum().to(self.joint.dtype) / num_samples
-        self.joint.mul_((1.0 - share).clamp_min(0.0)).add_(new)
-
-    def matrices(self, common: Tensor, num_samples: int) -> Tensor:
-        """T^a (A, C, C), with rows that sum to one; `common` is T (C, C)."""
-        # A thousandth of a label keeps rows without any label.
-        counts = num_samples * self.joint + max(self.prior, 1e-3) * common
-        right = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
-        counts = counts.minimum(right)
-        return counts / counts.sum(-1, keepdim=True)
 
 
 def check_labels(labels: Tensor, count: int, num_annotators: int) -> None:
@@ -90,13 +43,13 @@ def check_values(labels: Tensor, num_classes: int) -> None:
 
 
 def as_votes(labels: Tensor, like: Tensor) -> Tensor:
-    """Each annotator's label (B, A) one-hot (B, A, C), zeros for none; `like` is (B, C)."""
+    """One-hot encode labels (B, A) to (B, A, C), zeros for no label; `like` is (B, C)."""
     classes = torch.arange(like.shape[-1], device=labels.device)
     return (labels.unsqueeze(-1) == classes).to(like.dtype)
 
 
 def check_labelled(labels: Tensor, num_classes: int) -> None:
-    """Require class indices or -1 in labels (B, A), and a label for each sample.
+    """Require class indices or -1 in labels (B, A), and at least one label for each sample.
 
     Raises:
         ValueError: on other values, or on samples without a label.
@@ -107,44 +60,44 @@ def check_labelled(labels: Tensor, num_classes: int) -> None:
     empty = (labels < 0).all(-1)
     if bool(empty.any()):
         raise ValueError(
-            "`labels` must hold a label of each sample, of one annotator at least; got none for "
+            "`labels` must hold at least one label for each sample; got none for "
             f"{int(empty.sum())} of {len(labels)} samples, the first of them sample "
             f"{int(empty.nonzero()[0])}: leave these out"
         )
 
 
 def check_all(labels: Tensor, num_classes: int) -> None:
-    """Require the labels of all samples, (N, A), and not one-hot labels or counts of votes.
+    """Require the labels of all samples, (N, A); reject one-hot labels and vote counts.
 
     Raises:
-        ValueError: on wrong values, on samples without a label, and on one-hot labels or counts of
-            votes (N, C).
+        ValueError: on wrong values, on samples without a label, and on one-hot labels or vote
+            counts (N, C).
     """
     if labels.shape[1] == num_classes > 2 and bool(((labels == 0) | (labels == 1)).all()):
         raise ValueError(
             f"`labels` of dtype int64 and shape (N, {num_classes}) are class indices of "
-            f"{num_classes} annotators; got zeros and ones alone, as one-hot and multi-hot labels "
-            "have. Give these as floating shares: labels / labels.sum(-1, keepdim=True)"
+            f"{num_classes} annotators; got only zeros and ones, as in one-hot or multi-hot "
+            "labels. Give these as floating shares: labels / labels.sum(-1, keepdim=True)"
         )
     if labels.shape[1] == num_classes < len(labels) and bool((labels >= 0).all()):
-        # Rows of counts all have the same sum; class indices do so only by chance.
+        # All rows of vote counts have the same sum; rows of class indices only by chance.
         sums = labels.sum(-1)
         if bool((sums == sums[0]).all()) and bool((labels != labels[0]).any()):
             raise ValueError(
                 f"`labels` of dtype int64 and shape (N, {num_classes}) are class indices of "
                 f"{num_classes} annotators; got rows that all sum to {int(sums[0])}, as one-hot "
-                "labels or counts of votes do. Give these as floating shares: "
+                "labels or vote counts do. Give these as floating shares: "
                 "labels / labels.sum(-1, keepdim=True)"
             )
     check_labelled(labels, num_classes)
 
 
 def codes(labels: Tensor) -> Tensor:
-    """One integer (B,) for the labels (B, A) of each sample: a hash, in int32.
+    """Hash the labels (B, A) of each sample to int32 codes (B,).
 
-    Mean classes would not tell annotators from each other.
+    Unlike the mean class, the hash depends on who gave which label.
     """
     weights = 1 + torch.arange(labels.shape[1], device=labels.device)
-    for _ in range(3):  # made on the device: a copy from the host would wait for it
+    for _ in range(3):  # computed on the device: copying from the host would synchronize
         weights = (weights * weights + 48_271) % HASH_PRIME
     return (((labels + 1) * weights % HASH_PRIME).sum(-1) % HASH_PRIME * HASH_STEP).int()

@@ -1,4 +1,4 @@
-"""How large the classes are in what is believed of the samples, and how well each is known."""
+"""Class shares of the posteriors, and how well the model has learned each class."""
 
 import torch
 from torch import Tensor, nn
@@ -7,24 +7,24 @@ from reliability_balance import functional as RF
 
 
 class ClassShares(nn.Module):
-    r"""Keep each class its share through sharpening, and count the samples it is recognised in.
+    r"""Class bias that undoes the shift of class shares by sharpening, and learned counts m.
 
-    Over about an epoch, sums are kept of the averages, of the beliefs p made of them and of their
-    squares. The tilt b, which is added to the logarithms before the softmax that sharpens, moves
-    until the first two agree in each class. Of class c are recognised
+    Running sums over about one epoch are kept of the averaged predictions, of the sharpened ones
+    (beliefs p) and of p squared. The class bias b is added to the log-probabilities before the
+    softmax; it is updated until both have the same mean in each class. The number of learned
+    samples of class c is
 
     .. math:: m_c = \frac{N \, \mathrm{Var}(p_c)}{1 - \mathrm{mean}(p_c)}
 
-    samples: all that it has, where beliefs are certain, and none where each sample is believed to
-    be of it as likely as any other.
+    which is the class size if p is one-hot, and 0 if p_c is the same for all samples.
 
     Args:
         num_samples: N.
         num_classes: C.
 
     State:
-        ``shares`` (2, C), mean averages and p, which are even at first so that the tilt starts
-        gently; ``moments`` (2, C), sums over N of p and of its squares; ``tilt`` (C,), b.
+        ``shares`` (2, C), means of the averages and of p, uniform at first so that b changes
+        slowly; ``moments`` (2, C), sums of p and of p squared over N; ``tilt`` (C,), b.
     """
 
     shares: Tensor
@@ -39,29 +39,32 @@ class ClassShares(nn.Module):
         self.register_buffer("tilt", torch.zeros(num_classes))
 
     def update(self, average: Tensor, beliefs: Tensor, known: Tensor) -> None:
-        """Take in the samples (B, C) that are known, which are (B, 1)."""
+        """Update with averages and beliefs (B, C), only of samples where `known` (B, 1) is true."""
         rows = torch.cat([RF.widen(average), beliefs, beliefs.square()], -1)
         with RF._without_autocast(rows):
             sums = (known.to(rows.dtype).T @ rows).reshape(3, -1)
-        news = sums.to(self.shares.dtype) / self.num_samples
-        step = news[0].sum().clamp_max(1.0)
-        self.moments.mul_(1.0 - step).add_(news[1:])
-        self.shares.mul_(1.0 - step).add_(news[:2])
+        sums = sums.to(self.shares.dtype) / self.num_samples
+        step = sums[0].sum().clamp_max(1.0)
+        self.moments.mul_(1.0 - step).add_(sums[1:])
+        self.shares.mul_(1.0 - step).add_(sums[:2])
         before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
         self.tilt.add_(step * (before - after))
 
-    def evidence(self, given: Tensor, prior_count: float) -> Tensor:
-        """How far to act on doubts of labels (B, C), in [0, 1]: m / (m + prior count) of theirs."""
-        # Above zero, so that without a prior count all doubts are acted on.
-        recognised = self.recognised() + torch.finfo(self.moments.dtype).tiny
-        weight = recognised / (recognised + prior_count)
+    def posterior_weight(self, given: Tensor, prior_count: float) -> Tensor:
+        """Return the weight (B, 1) of the posterior against given labels (B, C), in [0, 1].
+
+        It is m / (m + prior count), averaged over the classes of the label.
+        """
+        # Above zero, so that the weight is 1 without a prior count.
+        counts = self.learned_counts() + torch.finfo(self.moments.dtype).tiny
+        weight = counts / (counts + prior_count)
         return (given * weight.to(given.dtype)).sum(-1, keepdim=True)
 
-    def recognised(self) -> Tensor:
-        """How many samples of each class (C,) the beliefs tell from the others: m above."""
+    def learned_counts(self) -> Tensor:
+        """Return m (C,): how many samples of each class the model has learned to distinguish."""
         beliefs, squares = self.moments
         share = beliefs / beliefs.sum().clamp_min(torch.finfo(beliefs.dtype).tiny)
         spread = (squares - beliefs * share).clamp_min(0.0)
-        others = self.num_samples * (1.0 - share)  # less than one is rounding
-        recognised: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
-        return recognised
+        others = self.num_samples * (1.0 - share)  # values below 1 are rounding errors
+        counts: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
+        return counts

@@ -1,4 +1,4 @@
-"""What the other samples say of each sample's class: embeddings alone, nothing trained by steps."""
+"""Predict each label from the other samples, by their embeddings, without gradient training."""
 
 import math
 from collections.abc import Iterator
@@ -12,43 +12,44 @@ from reliability_balance.labels.noise_matrix import as_noise_matrix
 from reliability_balance.labels.posterior import label_posterior, sharpen
 from reliability_balance.labels.targets import RefurbishedTargets
 
-# Votes of so many nearest neighbours each.
+# Numbers of nearest neighbours that vote.
 NEIGHBOURS = (5, 15, 45)
-# Shares of a standardised feature's variance; from next to none to a prediction near the mean.
+# Ridge penalties, relative to the variance of a standardised feature.
 RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
-# Samples on which the few settings are chosen, samples that may be neighbours, and directions of
-# the linear prediction: more of them cost time and change little.
+# Numbers of samples to choose settings on, of candidate neighbours, and of dimensions of the ridge
+# regression: more of them cost time and change little.
 CHOOSING, VOTING, DIRECTIONS = 500, 50_000, 1024
-# Numbers in a block of a matrix that is made part by part: one that stays in the processor's cache,
-# and one that a matrix product makes the best of.
+# Elements per block of a large matrix: one that fits in the CPU cache, and one for an efficient
+# matrix product.
 BLOCK, PRODUCT_BLOCK = 2**19, 2**24
-# The second round trains on the first one's refurbished labels. More rounds believe themselves.
+# The second round uses the labels refurbished by the first. More rounds reinforce their own errors.
 ROUNDS = 2
-# Of the targets, where they are not the robust recipe's: each sample is judged once, without its
-# own label, so that nothing is learned by heart.
+# Settings of the targets that differ from the robust recipe: each sample is predicted once, without
+# its own label, so there is no memorization.
 SETTINGS: dict[str, Any] = {
     "warmup": 0,
     "temperature": 0.5,
     "noise_temperature": 1.0,
     "prior_count": 0.0,
 }
-TILT_STEPS, NOISE_STEPS, POOL_STEPS = 1, 3, 8
+BIAS_STEPS, NOISE_STEPS, POOL_STEPS = 1, 3, 8
 
 
 class EmbeddingBeliefs:
-    """Predict each label from the other samples' labels, by neighbours and by a linear map.
+    """Leave-one-out predictor of labels, by nearest neighbours and ridge regression.
 
-    The votes are of k nearest neighbours for several k, in the space (centred, standardised or on
-    the unit sphere) where they predict labels best. The linear map is ridge regression, whose
-    prediction for a sample without that sample has a closed form. A softmax of their weighted sum
-    pools them; the few weights are those under which labels are likeliest.
+    The k nearest neighbours vote, for several k, in the space (centred, standardised or unit norm)
+    in which they predict labels best. Ridge regression has a closed form for the prediction of a
+    sample without that sample. The experts are pooled by the softmax of their weighted sum, with
+    weights of maximum likelihood.
 
     Args:
         points: embeddings.
-        generator: draws the samples on which settings are chosen; on the CPU.
+        labels: class probabilities, to choose the settings.
+        generator: CPU generator to draw the samples that settings are chosen on.
 
     Shape:
-        - points: (N, D) float32 or float64, N >= 2.
+        - points: (N, D) float32 or float64, N >= 2; labels: (N, C) floating.
     """
 
     def __init__(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> None:
@@ -68,7 +69,7 @@ class EmbeddingBeliefs:
         self.linear = _Ridge(spaces[1], labels, self.chosen, generator)
 
     def predict(self, labels: Tensor) -> Tensor:
-        """Distributions (N, C) of each sample's label, by the others' labels (N, C) of today."""
+        """Predict the label distribution (N, C) of each sample from labels (N, C) of the others."""
         prior, solution = _shares(labels), self.linear.solve(labels)
         scale = self.linear.predict(self.chosen, labels, prior, solution).std().clamp_min(1e-4)
 
@@ -87,12 +88,12 @@ class EmbeddingBeliefs:
 
 
 def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
-    """Rows in parts, of which matrices of this width have at most `size` numbers, or BLOCK."""
+    """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
     yield from rows.split(max(1, (BLOCK if size is None else size) // width))
 
 
 def _spaces(points: Tensor) -> list[Tensor]:
-    """Embeddings centred, standardised, and of unit length."""
+    """Return the embeddings centred, standardised, and normalised to unit length."""
     centred = points - points.mean(0)
     spread = points.std(0, correction=0)
     is_constant = spread <= 8 * torch.finfo(points.dtype).eps * points.abs().amax(0)
@@ -101,7 +102,7 @@ def _spaces(points: Tensor) -> list[Tensor]:
 
 
 def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
-    """Indices (B, K) of the voters nearest to the samples of these rows, nearest first."""
+    """Return the indices (B, K) of the voters nearest to these samples, nearest first."""
     voting = space if len(voters) == len(space) else space[voters]
     squares = voting.square().sum(-1)
     count = min(count, len(voters) - 1)
@@ -109,7 +110,7 @@ def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
     whole = voting.new_empty(min(len(rows), max(1, PRODUCT_BLOCK // len(voters))), len(voters))
     for block in blocks(rows, len(voters), PRODUCT_BLOCK):
         nearness = torch.mm(2.0 * space[block], voting.T, out=whole[: len(block)])
-        nearness -= squares  # and |x|^2, alike for all
+        nearness -= squares  # without |x|^2, which is constant
         place = torch.searchsorted(voters, block).clamp_max(len(voters) - 1)
         itself = voters[place] == block
         nearness[itself, place[itself]] = -torch.inf
@@ -118,12 +119,12 @@ def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
 
 
 def _shares(labels: Tensor) -> Tensor:
-    """Shares (C,) of the classes, above zero as if one label more were of all classes alike."""
+    """Return the class shares (C,), smoothed by one label spread evenly over the classes."""
     return (labels.sum(0) + 1.0 / labels.shape[1]) / (len(labels) + 1.0)
 
 
 def _votes(nearest: Tensor, labels: Tensor, prior: Tensor) -> Iterator[Tensor]:
-    """Logarithms (B, C) of the neighbours' mean labels; the prior counts as one neighbour more."""
+    """Yield the log mean label (B, C) of k neighbours, for each k; the prior counts as one more."""
     total, before = prior, 0
     for count in NEIGHBOURS:
         part = nearest[:, before:count]
@@ -134,10 +135,9 @@ def _votes(nearest: Tensor, labels: Tensor, prior: Tensor) -> Iterator[Tensor]:
 
 
 class _Ridge:
-    """Ridge regression of labels on standardised embeddings, each predicted by the others.
+    """Leave-one-out ridge regression of labels on standardised embeddings.
 
-    With hat matrix H, the prediction without the sample itself is
-    (f_i - H_ii y_i) / (1 - H_ii).
+    With hat matrix H, the prediction of a sample without itself is (f_i - H_ii y_i) / (1 - H_ii).
     """
 
     def __init__(
@@ -172,16 +172,16 @@ class _Ridge:
         self.leverage = self.basis.square() @ shrink + 1.0 / len(self.basis)
 
     def solve(self, labels: Tensor) -> Tensor:
-        """Coefficients (R, C) in the basis."""
+        """Return the ridge coefficients (R, C) in the basis."""
         return self.shrink.unsqueeze(-1) * self.products(labels)
 
     def products(self, labels: Tensor) -> Tensor:
-        """Coefficients (R, C) of least squares. The basis has no part in a constant."""
+        """Return the least-squares coefficients (R, C). The basis is orthogonal to constants."""
         products: Tensor = self.basis.T @ labels
         return products
 
     def predict(self, rows: Tensor, labels: Tensor, prior: Tensor, solution: Tensor) -> Tensor:
-        """How far above a class's share each sample is predicted, (B, C)."""
+        """Return leave-one-out predictions (B, C), relative to the class shares."""
         leverage = self.leverage[rows].unsqueeze(-1)
         own = leverage * (labels[rows] - prior)
         fitted: Tensor = self.basis[rows] @ solution - own
@@ -189,10 +189,10 @@ class _Ridge:
 
 
 def _pool(experts: Tensor, labels: Tensor) -> Tensor:
-    """Weights (E,) > 0 under which labels (B, C) are likeliest; few samples leave them even."""
+    """Fit positive weights (E,) of the experts by likelihood, with a prior at equal weights."""
     start = torch.full_like(experts[:, 0, 0], -math.log(len(experts)))
     logs = start
-    for _ in range(POOL_STEPS):  # of Gauss and Newton
+    for _ in range(POOL_STEPS):  # Gauss-Newton
         weights = logs.exp()
         probs = torch.einsum("e,enc->nc", weights, experts).softmax(-1)
         slope = weights * torch.einsum("enc,nc->e", experts, probs - labels) + logs - start
@@ -204,13 +204,13 @@ def _pool(experts: Tensor, labels: Tensor) -> Tensor:
 
 
 def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> Tensor:
-    """Make these the averages of all samples, fit tilt and noise matrix, return the posteriors.
+    """Store predictions as averages, fit class bias and noise matrix, and return the posteriors.
 
-    As :meth:`targets.RefurbishedTargets.forward` does over many calls, from all samples at once.
+    Does for all samples at once what :meth:`targets.RefurbishedTargets.forward` does in many calls.
 
     Args:
-        targets: tilt and noise matrix go on from what they are.
-        predicted: distributions of the samples, made without their own labels.
+        targets: updated in place; class bias and noise matrix start at their current values.
+        predicted: leave-one-out predictions of the samples.
         labels: class indices or class probabilities.
 
     Shape:
@@ -219,17 +219,17 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
     count, num_classes = predicted.shape
     rows = torch.arange(count, device=predicted.device)
     tiny = torch.finfo(predicted.dtype).tiny
-    shares, tilt = predicted.mean(0), targets.classes.tilt.to(predicted.dtype)
+    shares, bias = predicted.mean(0), targets.classes.tilt.to(predicted.dtype)
     beliefs = torch.empty_like(predicted)
-    for step in range(TILT_STEPS + 1):
+    for step in range(BIAS_STEPS + 1):
         for block in blocks(rows, num_classes):
-            beliefs[block] = sharpen(predicted[block], targets.temperature, tilt)
-        if step < TILT_STEPS:
-            tilt = tilt + shares.clamp_min(tiny).log() - beliefs.mean(0).clamp_min(tiny).log()
+            beliefs[block] = sharpen(predicted[block], targets.temperature, bias)
+        if step < BIAS_STEPS:
+            bias = bias + shares.clamp_min(tiny).log() - beliefs.mean(0).clamp_min(tiny).log()
 
     joint = targets.joint.to(predicted.dtype)
     for _ in range(NOISE_STEPS):
-        # Laid out by columns, of which each label takes one.
+        # In column-major order, because each label reads one column.
         noise_matrix = as_noise_matrix(joint, count).T.contiguous().T
         by_label = torch.zeros_like(joint)
         for block in blocks(rows, num_classes):
@@ -244,7 +244,7 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
     targets.updates.fill_(ROUNDS)
     targets.joint.copy_(joint)
     classes = targets.classes
-    classes.tilt.copy_(tilt)
+    classes.tilt.copy_(bias)
     classes.shares.copy_(torch.stack([shares, beliefs.mean(0)]))
     classes.moments.copy_(torch.stack([beliefs.mean(0), beliefs.square().mean(0)]))
     noise_matrix = targets.noise_matrix.T.contiguous().T

@@ -1,4 +1,4 @@
-"""Train a balancer on stored embeddings: the frozen-feature mode."""
+"""Train a balancer on stored embeddings of a frozen encoder."""
 
 from collections.abc import Callable
 
@@ -28,29 +28,28 @@ def fit_head(
     weight_decay: float = WEIGHT_DECAY,
     initialize: bool = True,
 ) -> list[float]:
-    """Train the balancer, and nothing else, on embeddings that are stored.
+    """Train only the balancer, on stored embeddings.
 
-    The order of the samples comes from torch's generator: ``torch.manual_seed`` repeats a run.
-    The features stay where they are and travel to the balancer's device batch by batch; no
-    gradient goes back to what made them.
+    Samples are shuffled by torch's global generator: ``torch.manual_seed`` makes runs reproducible.
+    Features are moved to the balancer's device batch by batch, and get no gradient.
 
     Args:
-        balancer: the module to train, in place; left in eval mode.
+        balancer: module to train, in place; left in eval mode.
         features: embeddings.
         labels: class indices or class probabilities.
-        primary_logits: an existing head's answers, where the balancer has no head of its own.
-        token_mask: which tokens are no padding; None for all.
-        criterion: the loss; None for a :class:`RobustLoss` of these labels and epochs, after the
-            balancer's recipe. Give your own to read what it learned of the labels, or a
-            :class:`ReliabilityLoss` to train on them as they are: predictions are then for classes
-            as frequent as in the labels, and `balancer.class_prior` becomes even. A
-            :class:`RobustLoss` must be new, and made with this balancer and these epochs.
+        primary_logits: logits of an existing head, required if the balancer has no head.
+        token_mask: False for padding; None: no padding.
+        criterion: loss. None: a :class:`RobustLoss` for these labels and epochs, with the
+            balancer's recipe. Pass your own to read what it estimated about the labels; it must be
+            new and created with this balancer and these epochs. A :class:`ReliabilityLoss` trains
+            on the labels as given, without logit adjustment: predictions then assume the class
+            frequencies of the labels, and `balancer.class_prior` is set to uniform.
         epochs: passes over the features, >= 1.
-        batch_size: samples a step, >= 2. A last batch of one joins the one before it.
-        learning_rate: of AdamW, > 0, with a cosine decay to zero.
-        weight_decay: of AdamW, >= 0.
-        initialize: whether anchors start from the classes' own embeddings, those of soft labels
-            from the embeddings of the likeliest class.
+        batch_size: samples per step, >= 2. A last batch of one sample joins the one before it.
+        learning_rate: initial learning rate of AdamW, > 0, with cosine decay to 0.
+        weight_decay: weight decay of AdamW, >= 0.
+        initialize: initialize the anchors from the embeddings of their classes; a soft label counts
+            as its likeliest class.
 
     Shape:
         - features: (N, D) or (N, T, D) floating; labels: (N,) int64 or (N, C) floating;
@@ -61,8 +60,8 @@ def fit_head(
 
     Raises:
         TypeError: on wrong dtypes.
-        ValueError: on wrong shapes or values, and on a :class:`RobustLoss` of another balancer, of
-            other labels or epochs, or that has run already; the balancer is then unchanged.
+        ValueError: on wrong shapes or values, and on a :class:`RobustLoss` for another balancer,
+            other labels or epochs, or that was used already; the balancer is then unchanged.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -113,14 +112,14 @@ def fit_head(
         logits = None
         if primary_logits is not None:
             logits = primary_logits[batch].detach().to(parameter.device)
-        wanted = labels[batch].to(parameter.device)
+        targets = labels[batch].to(parameter.device)
         mask = None if token_mask is None else token_mask[batch].to(parameter.device)
         output = balancer(embedding, logits, token_mask=mask)
         loss: Tensor
         if isinstance(criterion, RobustLoss):
-            loss = criterion(output, wanted, batch.to(parameter.device))
+            loss = criterion(output, targets, batch.to(parameter.device))
         else:
-            loss = criterion(output, wanted).total
+            loss = criterion(output, targets).total
         return loss
 
     was_training = criterion.training
@@ -151,16 +150,16 @@ def descend(
     learning_rate: float,
     weight_decay: float = WEIGHT_DECAY,
 ) -> list[float]:
-    """Train by AdamW with a cosine decay to zero; the mean loss of each epoch.
+    """Train by AdamW with cosine decay to 0; return the mean loss of each epoch.
 
     Args:
-        module: whose parameters are trained.
-        loss_of: takes the places (B,) of a batch's samples, on the CPU, and gives their loss.
-        count: samples.
+        module: module to train.
+        loss_of: returns the loss of a batch, given the indices (B,) of its samples on the CPU.
+        count: number of samples.
         epochs: passes over them.
-        batch_size: samples a step.
-        learning_rate: at the start.
-        weight_decay: of AdamW.
+        batch_size: samples per step.
+        learning_rate: initial learning rate.
+        weight_decay: weight decay.
     """
     optimizer = torch.optim.AdamW(module.parameters(), lr=learning_rate, weight_decay=weight_decay)
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
@@ -192,20 +191,20 @@ def _check_criterion(
 
 
 def check_is_new(criterion: RobustLoss) -> None:
-    """Require a criterion that has not run yet."""
+    """Require a criterion that was not used yet."""
     if criterion.progress > 0:
         raise ValueError(
-            "`criterion` must be new, since it keeps what one training learned of the labels; got "
+            "`criterion` must be new, since it holds the state of one training; got "
             f"one that has run for {criterion.progress:.4g} epochs"
         )
 
 
 def check_epochs(criterion: RobustLoss, epochs: float) -> None:
-    """Require a criterion that was planned for as many epochs as are trained, within 1 %."""
+    """Require a criterion that was planned for this number of epochs, within 1 %."""
     if abs(criterion.epochs - epochs) > EPOCHS_TOLERANCE * epochs:
         raise ValueError(
-            f"`criterion` must be made with epochs={epochs:.4g}, the passes over the samples that "
-            f"are trained; got epochs={criterion.epochs:.4g}"
+            f"`criterion` must be made with epochs={epochs:.4g}, the planned passes over the "
+            f"samples; got epochs={criterion.epochs:.4g}"
         )
 
 
@@ -221,7 +220,7 @@ def _check_logits(balancer: ReliabilityBalancer, primary_logits: Tensor | None, 
 
 
 def _batches(count: int, batch_size: int) -> list[Tensor]:
-    """Indices 0 to count in random order, cut so that no batch has a single sample."""
+    """Shuffle the indices 0 to `count` - 1 and split them; no batch has only one sample."""
     batches = list(torch.randperm(count, device="cpu").split(batch_size))
     if len(batches[-1]) == 1 and len(batches) > 1:
         batches[-2:] = [torch.cat(batches[-2:])]

@@ -1,8 +1,10 @@
-"""The most doubtful labels for people to look at: a table file, and a page with the pictures."""
+"""Save the most doubtful labels for review: as a CSV file, or as an HTML page with images."""
 
 import base64
 import csv
 import io
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
@@ -13,7 +15,6 @@ import numpy.typing as npt
 
 from reliability_balance import checks
 from reliability_balance.files import write_atomically
-from reliability_balance.labels import png
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
     DoubtfulLabel,
@@ -21,10 +22,11 @@ from reliability_balance.labels.inspection import (
     Verdict,
 )
 
+GRAY, RGB = 0, 2  # colour types of the PNG header
 Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
 FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
-CARD_WIDTH = 168  # pixels; a smaller picture is enlarged, without blur
+CARD_WIDTH = 168  # pixels; smaller images are enlarged without smoothing
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1f2937; --muted: #5b6472; --line: #e2e6ea;
@@ -59,9 +61,9 @@ HEAD = (
     '<meta name="viewport" content="width=device-width, initial-scale=1">'
     "<title>{title}</title><style>" + STYLE.replace("{", "{{").replace("}", "}}") + "</style>"
     "</head>\n<body><main>\n<h1>{title}</h1>\n<p>{summary}</p>\n"
-    "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the share "
-    "of the label in what label and likeliest other class were predicted with: near 0 the "
-    "sample looks like the other class alone, about 50 % it is ambiguous.</p>\n"
+    "<p>Doubt is the estimated probability that the label is wrong. Plausibility is the predicted "
+    "probability of the label, divided by the sum of those of the label and of the likeliest other "
+    "class: near 0 the sample clearly looks like the other class, near 50 % it is ambiguous.</p>\n"
     "<ol>\n"
 )
 CARD = (
@@ -73,10 +75,10 @@ CARD = (
 
 
 def spreadsheet_text(text: str) -> str:
-    """Put a ' before text that a spreadsheet would run as a formula, or that begins with one.
+    """Prefix text with ' if a spreadsheet would run it as a formula, or if it begins with '.
 
-    Names of files and classes may begin with = + - @ or a control character. The first ' of what
-    begins with one is always ours, so that leaving it away gives the text back.
+    Names of files and classes may begin with = + - @ or a control character. A leading ' in the
+    result was always added here, so removing it restores the text.
 
     Example:
         >>> [spreadsheet_text(name) for name in ("=cmd|' /C calc'!A0", "'s.png", "a.png")]
@@ -92,19 +94,20 @@ def save_csv(
     class_names: Names | None = None,
     sample_names: Names | None = None,
 ) -> None:
-    """Write the ranking as a table, the most doubtful label first; whole or not at all.
+    """Write the ranking to a CSV file, the most doubtful label first.
 
-    Names go through :func:`spreadsheet_text`; those that are no UTF-8 have backslashes instead.
+    The file is written atomically. Names are passed through :func:`spreadsheet_text`; characters
+    that UTF-8 cannot encode are escaped by a backslash.
 
     Args:
-        ranking: what to write.
-        path: the file.
-        class_names: C names, looked up by position; None writes class indices.
+        ranking: ranking to write.
+        path: path of the file.
+        class_names: C names, looked up by position; None: class indices.
         sample_names: N names by sample index, such as file names, looked up by position whatever
-            the index of a pandas column is; None writes indices.
+            the index of a pandas column is; None: sample indices.
 
     Raises:
-        TypeError: if names are no sequence, such as a dict.
+        TypeError: if names are not a sequence, for example a dict.
         ValueError: if there are too few names.
 
     Example:
@@ -124,7 +127,7 @@ def save_csv(
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
     buffer = io.StringIO()
-    writer = csv.writer(buffer)  # whose line ends are quoted within names, both kinds
+    writer = csv.writer(buffer)  # quotes both kinds of line ends within names
     writer.writerow(COLUMNS)
     for row in ranking:
         writer.writerow(
@@ -150,20 +153,20 @@ def save_gallery(
     class_names: Names | None = None,
     sample_names: Names | None = None,
 ) -> None:
-    """Write an HTML page of the most doubtful labels; it needs no other file and no network.
+    """Write a self-contained HTML page of the most doubtful labels.
 
     Args:
-        ranking: what to show; choose part of it with :meth:`LabelRanking.only`.
-        path: the file, written whole or not at all.
-        image_of: gives the picture of a sample index, (H, W) or (H, W, 3) bytes.
-        title: of the page.
-        count: labels to show at most, >= 1.
-        class_names: C names, looked up by position; None shows class indices.
-        sample_names: N names by sample index, looked up by position; None shows indices.
+        ranking: ranking to show; select a part of it with :meth:`LabelRanking.only`.
+        path: path of the file, which is written atomically.
+        image_of: returns the image of a sample index, (H, W) or (H, W, 3) uint8.
+        title: title of the page.
+        count: maximum number of labels, >= 1.
+        class_names: C names, looked up by position; None: class indices.
+        sample_names: N names by sample index, looked up by position; None: sample indices.
 
     Raises:
-        TypeError: if a picture is not an array of bytes, or names are no sequence.
-        ValueError: on a picture of another shape, too few names, or count < 1.
+        TypeError: if an image is not a uint8 array, or names are not a sequence.
+        ValueError: on an image of another shape, too few names, or count < 1.
     """
     checks.at_least("count", count, 1)
     name_class, name_sample = _namers(ranking, class_names, sample_names)
@@ -182,7 +185,7 @@ Namer = Callable[[int], str]
 
 
 def _fill(template: str, **values: str) -> str:
-    """Put values into HTML: text that is none, whatever it holds."""
+    """Fill an HTML template with escaped values."""
     return template.format(**{name: escape(value) for name, value in values.items()})
 
 
@@ -192,7 +195,7 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
     return _fill(
         CARD,
         kind="small" if pixels.shape[1] < CARD_WIDTH else "",
-        source=f"data:image/png;base64,{base64.b64encode(png.encode(pixels)).decode()}",
+        source=f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}",
         alt=f"{name}: labelled {given}, {verdict}, suggested {suggested}",
         verdict=verdict,
         name=name,
@@ -206,7 +209,7 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
 def _namers(
     ranking: LabelRanking, class_names: Names | None, sample_names: Names | None
 ) -> tuple[Namer, Namer]:
-    """How to name a class and a sample, checked against all that the ranking holds."""
+    """Return functions that name a class and a sample; check that there are enough names."""
     largest_class = largest_sample = -1
     if len(ranking):
         largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
@@ -218,13 +221,42 @@ def _namers(
 
 
 def _namer(name: str, names: Names | None, largest: int) -> Namer:
-    """Look names up by position: a pandas column's own index may be in another order."""
+    """Return a lookup of names by position, whatever the index of a pandas column is."""
     if names is None:
         return str
-    no_list = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
-    if no_list or getattr(names, "ndim", 1) != 1:  # iterating over a table gives its columns
+    is_bad = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
+    if is_bad or getattr(names, "ndim", 1) != 1:  # iterating over a table yields its columns
         raise TypeError(f"`{name}` must be a sequence of names; got {type(names).__name__}")
     by_position = [str(each) for each in names]
     if len(by_position) <= largest:
         raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
     return by_position.__getitem__
+
+
+def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
+    """Encode a grey or RGB image as PNG.
+
+    Args:
+        pixels: (H, W) or (H, W, 3) bytes.
+
+    Raises:
+        TypeError: if `pixels` is not an array of bytes.
+        ValueError: on another shape, or an empty image.
+    """
+    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
+        got = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
+        raise TypeError(f"`pixels` must be a uint8 array; got {got}")
+    is_gray = pixels.ndim == 2
+    if not (is_gray or (pixels.ndim == 3 and pixels.shape[2] == 3)) or 0 in pixels.shape:
+        raise ValueError(f"`pixels` must have shape (H, W) or (H, W, 3); got {pixels.shape}")
+    height, width = pixels.shape[:2]
+    lines = pixels.reshape(height, -1)
+    # Each line starts with the type of its filter: 0, none.
+    raw = np.hstack([np.zeros((height, 1), np.uint8), lines]).tobytes()
+    header = struct.pack(">IIBBBBB", width, height, 8, GRAY if is_gray else RGB, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

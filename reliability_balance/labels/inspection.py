@@ -1,7 +1,7 @@
-"""Which labels to doubt, from one training: a ranking, without cross-validation.
+"""Rank labels by how likely they are wrong, from one training, without cross-validation.
 
-Everything begins with :class:`targets.RefurbishedTargets` after training: those of a wrapped
-model, or those of stored embeddings (:func:`inspect_embeddings`).
+The input is :class:`targets.RefurbishedTargets` after training of a wrapped model, or those that
+:func:`inspect_embeddings` computes from stored embeddings.
 """
 
 import warnings
@@ -27,7 +27,7 @@ from reliability_balance.labels.targets import RefurbishedTargets
 
 
 class Verdict(IntEnum):
-    """What to make of a label; UNKNOWN where the model knows too little to say."""
+    """Verdict on a label; UNKNOWN if the model has learned too little."""
 
     UNKNOWN = -1
     UNDOUBTED = 0
@@ -39,9 +39,9 @@ SHOWN = 10
 KNOWN_VERDICTS = (Verdict.UNDOUBTED, Verdict.AMBIGUOUS, Verdict.MISLABELLED)
 """The verdicts of labels whose class the beliefs know enough of."""
 DOUBTED_FROM = 0.5
-# Label and likeliest other class are competing where the weaker has this share of the two.
+# A label is ambiguous if the weaker of label and likeliest other class has this share of the two.
 AMBIGUOUS_FROM = 0.2
-# Added to the seed, lest noise that a user plants with it fall on just the samples drawn here.
+# Added to the seed, so that label noise drawn by a user with it is independent of the draws here.
 OWN_STREAM = 7_919_317
 
 
@@ -58,17 +58,17 @@ class DoubtfulLabel(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class LabelRanking:
-    """M labels, the most doubtful first; equal doubts in the order of the samples.
+    """Ranking of M labels, the most doubtful first; ties in the order of the samples.
 
     Args:
         sample: index in the training set.
-        given: the label; of a soft one the likeliest class.
-        suggested: the likeliest true class, all considered.
+        given: given label; for a soft label its likeliest class.
+        suggested: class with the highest posterior.
         doubt: estimated probability that the label is wrong, in [0, 1].
-        plausibility: share of the label in what label and likeliest other class were predicted
-            with, in [0, 1]; near 0 for a label that the sample does not look like at all.
+        plausibility: predicted probability of the label, divided by the sum of those of the label
+            and of the likeliest other class, in [0, 1]; near 0: clearly another class.
         verdict: values of :class:`Verdict`.
-        caution: why all verdicts are UNKNOWN; empty if they are not.
+        caution: reason why all verdicts are UNKNOWN; empty if they are not.
         class_names: C names for ``str()``, which shows the first 10 rows; empty: class indices.
 
     Shape:
@@ -131,12 +131,12 @@ class LabelRanking:
             yield DoubtfulLabel(sample, given, suggested, doubt, plausibility, Verdict(verdict))
 
     def first(self, count: int) -> Self:
-        """The `count` most doubtful labels, or all that there are."""
+        """Return the `count` most doubtful labels, or all if there are fewer."""
         checks.at_least("count", count, 0)
         return self._rows(slice(count))
 
     def only(self, verdict: Verdict) -> Self:
-        """The labels of one verdict."""
+        """Return the labels with this verdict."""
         return self._rows(self.verdict == verdict)
 
     def _rows(self, rows: Tensor | slice) -> Self:
@@ -147,7 +147,7 @@ class LabelRanking:
 
 
 def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
-    """Lines of a table: text to the left, numbers to the right of their columns."""
+    """Return the lines of a table, with text aligned left and numbers aligned right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -160,41 +160,40 @@ def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str
 
 @torch.no_grad()
 def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
-    r"""Rank labels by how surely they are wrong, and tell wrong from ambiguous ones.
+    r"""Rank labels by the probability that they are wrong; separate wrong from ambiguous ones.
 
     .. math:: \mathrm{doubt} = 1 - q_y, \quad
         \mathrm{plausibility} = \bar p_y / (\bar p_y + \max_{c \ne y} \bar p_c)
 
-    with q the :func:`posterior.label_posterior` and p the running average of the corrected
-    distribution over the epochs. Where epochs, or the branches behind the corrected distribution,
-    disagree about a sample, its average is spread. A label is ambiguous if it competes with
-    another class there (plausibility between 0.2 and 0.8), and otherwise mislabelled if its doubt
-    is above 0.5. "Ambiguous" is said with care, since training makes sure: most ambiguous samples
-    are not doubted. To order samples by it, use the plausibility.
+    with q the :func:`posterior.label_posterior` and p the average of the corrected distribution
+    over the epochs, which is flat if epochs or branches disagree. A label is ambiguous if its
+    plausibility is between 0.2 and 0.8, and otherwise mislabelled if its doubt is above 0.5. Few
+    labels are called ambiguous, because training makes the model confident: most ambiguous samples
+    are not doubted. To rank by ambiguity, use the plausibility.
 
-    A model that knows nothing doubts labels at random. So all verdicts are UNKNOWN, with a warning
-    that says why, where samples were not seen often enough or beliefs agree with the labels hardly
-    better than class frequencies do: by Cohen's kappa below .05 or below three standard
-    errors. It is judged by the labels that `held_back` withholds if these are 30 or more; without
-    them a network may have passed by memory of the labels, of which it then doubts few.
+    A model that has learned nothing doubts labels at random. So all verdicts are UNKNOWN, with a
+    warning, if samples were not seen often enough, or if predictions agree with the labels hardly
+    better than class frequencies do: Cohen's kappa below 0.05 or below three standard errors. Kappa
+    is computed on held-back labels if there are at least 30, and otherwise on all. A network that
+    memorized its labels passes the latter, but then doubts few labels.
 
     Args:
-        targets: after training. Samples that were never seen are left out of the ranking.
+        targets: targets after training. Samples that were never seen are left out.
         labels: all N labels, as trained on.
 
     Shape:
-        - labels: (N,) int64, or (N, C) floating: a soft label is doubted as far as it and q do
-          not overlap, and then stands for its likeliest class. Of several annotators' labels,
-          (N, A) int64, the most frequent one is judged, by the posterior of all; of equally
-          frequent ones the likeliest.
+        - labels: (N,) int64, or (N, C) floating: the doubt of a soft label is one minus its
+          overlap with q, and `given` is its likeliest class. Of several annotators' labels, (N, A)
+          int64, the most frequent one is judged, by the posterior given all of them; ties are
+          broken by the posterior.
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, on other labels than were trained on, or if no sample
-            was seen.
+        ValueError: on wrong shapes or values, on other labels than those trained on, or if no
+            sample was seen.
 
     Warns:
-        UserWarning: if the model knows too little for verdicts.
+        UserWarning: if the model has learned too little for verdicts.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=40, num_classes=2, warmup=0)
@@ -239,14 +238,14 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
 @torch.no_grad()
 def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
-    """What the model believes of each sample, as cleanlab and others want it.
+    """Return the class probabilities of all samples as an array, as cleanlab and others expect.
 
     Args:
-        targets: after training.
+        targets: targets after training.
 
     Returns:
-        (N, C) float64, rows that sum to one: :meth:`targets.RefurbishedTargets.beliefs`. They are
-        not out-of-sample: instead, doubted labels were trained on less.
+        (N, C) float64, whose rows sum to 1: :meth:`targets.RefurbishedTargets.beliefs`. They are
+        not out-of-sample predictions; instead, training gave doubtful labels less weight.
 
     Raises:
         ValueError: if a sample was never seen.
@@ -269,23 +268,24 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
 def inspect_embeddings(
     embeddings: Tensor, labels: Tensor, num_classes: int, *, seed: int = 0
 ) -> RefurbishedTargets:
-    """Hold each label against the labels of similar embeddings, and return what they make of it.
+    """Predict each label from the labels of similar embeddings, and return targets to rank them.
 
-    Nothing is trained by steps. Each label is predicted from the others by two means that have a
-    closed form: votes of nearest neighbours and ridge regression. Their weights, and the space in
-    which distances are measured, are those that predict the labels best. A second round lets the
-    labels vote as :class:`targets.RefurbishedTargets` refurbished them after the first.
+    There is no gradient training. Each label is predicted from the others by nearest-neighbour
+    votes and by ridge regression, both in closed form. Their weights and the space of the distances
+    are those that predict the labels best. In a second round the labels vote as refurbished after
+    the first.
 
-    Pass the result on to :func:`rank_labels`, :func:`pred_probs` and
-    :func:`noise_estimate.estimate_noise`. Time grows with N min(N, 50,000) D, memory with N C.
+    Pass the result to :func:`rank_labels`, :func:`pred_probs` and
+    :func:`noise_estimate.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
 
     Args:
-        embeddings: of any origin and scale; tokens are averaged.
-        labels: class indices or class probabilities. A class's only label cannot be held against
-            any other: it is as likely as the likeliest class, and ambiguous to :func:`rank_labels`.
+        embeddings: embeddings of any origin and scale; tokens are averaged.
+        labels: class indices or class probabilities. The only label of a class cannot be predicted
+            from others: it gets the probability of the likeliest class, so :func:`rank_labels`
+            calls it ambiguous.
         num_classes: C.
-        seed: of the up to 500 samples on which weights and space are chosen, and of the 50,000
-            that are neighbours where there are more; torch's own generator is left as it was.
+        seed: seed of the up to 500 samples that weights and space are chosen on, and of the 50,000
+            neighbours if there are more samples; torch's global generator is not used.
 
     Shape:
         - embeddings: (N, D) or (N, T, D) floating, N >= 2; labels: (N,) int64 or (N, C) floating.
@@ -318,13 +318,13 @@ def inspect_embeddings(
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
     refurbished = given
     for _ in range(ROUNDS):
-        predicted = _level(beliefs.predict(refurbished), given)
+        predicted = _lift_singletons(beliefs.predict(refurbished), given)
         refurbished = take_in(targets, predicted, labels)
     return targets
 
 
-def _level(predicted: Tensor, given: Tensor) -> Tensor:
-    """Give labels of which no other sample tells anything the chances of the likeliest class."""
+def _lift_singletons(predicted: Tensor, given: Tensor) -> Tensor:
+    """Give a label that no other sample shares the probability of the likeliest class."""
     total = given.sum(0)
     rare = total < 1.0 + 1e-6
     alone = given[:, rare] * (total[rare] - given[:, rare] < 1e-6)

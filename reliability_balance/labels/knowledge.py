@@ -1,4 +1,4 @@
-"""Whether beliefs know anything of the labels; if not, their doubts accuse at random."""
+"""Check that predictions agree with the labels; if not, doubts about labels are random."""
 
 import torch
 from torch import Tensor
@@ -7,26 +7,26 @@ from reliability_balance import functional as RF
 from reliability_balance.labels.posterior import as_probabilities
 from reliability_balance.labels.targets import RefurbishedTargets
 
-# Cohen's kappa of beliefs and labels. Networks that saw noise for images, and remembered some of
-# their labels, had up to .03; digits with 70 % wrong labels .16.
+# Cohen's kappa of predictions and labels. It was up to 0.03 for networks trained on noise images,
+# which memorized some labels, and 0.16 on digits with 70 % wrong labels.
 SMALLEST_KAPPA = 0.05
 STANDARD_ERRORS = 3.0
-# A control group of fewer samples is too small to tell; then all samples are compared.
+# With a smaller control group, all samples are compared.
 SMALLEST_CONTROL = 30
 
 
 def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
-    """Say why the doubts of these targets are no ground for a verdict; nothing if they are.
+    """Return why these targets do not justify verdicts on labels; empty if they do.
 
     Args:
-        targets: after training.
-        seen: the samples (M,).
-        labels: theirs, (M,), (M, C), or of annotators (M, A).
+        targets: targets after training.
+        seen: indices (M,) of the samples.
+        labels: their labels, (M,), (M, C), or of annotators (M, A).
     """
     most = int(targets.updates.max())
     if most <= targets.held_for:
         return (
-            f"samples were seen at most {most} times, and noise is counted from the "
+            f"samples were seen at most {most} times, and noise is estimated from the "
             f"{targets.held_for + 1}th time on: train for longer, or plan for fewer epochs"
         )
     return ignorance(targets, seen, labels)
@@ -39,17 +39,17 @@ def ignorance(
     *,
     standard_errors: float = STANDARD_ERRORS,
 ) -> str:
-    """Say that beliefs tell nothing of the labels, and by what; nothing if they do.
+    """Return a message if predictions agree with the labels no better than chance; else empty.
 
-    Beliefs are compared with what class frequencies alone would have: on the control group where
-    there is one, and else on all samples, whose labels a network may remember. Memory makes beliefs
-    agree with the labels, so it hides a model that knows nothing, but leaves little to doubt.
+    Agreement is measured on the control group if there is one, and otherwise on all samples, whose
+    labels a network may have memorized. Memorization inflates the agreement and can hide a model
+    that has learned nothing; but such a model doubts few labels.
 
     Args:
-        targets: of a training.
-        seen: the samples (M,).
-        labels: theirs, (M,), (M, C), or of annotators (M, A), whose vote shares are compared.
-        standard_errors: by how many of them kappa must be above zero.
+        targets: targets during or after training.
+        seen: indices (M,) of the samples.
+        labels: their labels, (M,), (M, C), or of annotators (M, A), compared by their vote shares.
+        standard_errors: kappa must be at least this many standard errors.
     """
     what = "labels"
     if targets.memorization is not None:
@@ -61,16 +61,17 @@ def ignorance(
     if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (
-        f"beliefs agree with the {len(seen)} {what} hardly better than class frequencies do (kappa "
-        f"{kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} and "
+        f"predictions agree with the {len(seen)} {what} hardly better than class frequencies do "
+        f"(kappa {kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} and "
         f"{standard_errors:g} standard errors are needed): train a better model, or on more samples"
     )
 
 
 def chance_corrected(beliefs: Tensor, given: Tensor) -> tuple[float, float]:
-    """Cohen's kappa of beliefs and labels, both (M, C), and its standard error over samples.
+    """Return Cohen's kappa of beliefs and labels, both (M, C), and its standard error over samples.
 
-    Agreement is the belief in the label. By chance it is that in a label drawn by class frequency.
+    Agreement is the predicted probability of the label; chance agreement is that of a label drawn
+    by class frequency.
     """
     beliefs, given = RF.widen(beliefs).double(), given.double()
     by_chance = beliefs @ given.mean(0)

@@ -1,4 +1,4 @@
-"""Train between the samples: blend embeddings and their targets."""
+"""Manifold mixup of embeddings and targets."""
 
 from functools import cache
 from typing import NamedTuple
@@ -15,15 +15,15 @@ from reliability_balance.core.recipes import check_concentration
 
 
 class Mixed(NamedTuple):
-    """What the balancer says of blended embeddings, and their blended targets (B, C)."""
+    """Outputs of the balancer for mixed embeddings, and the mixed targets (B, C)."""
 
     output: BalancerOutput
     targets: Tensor
 
 
 @cache
-def _pairs(concentration: float, device: torch.device) -> Dirichlet:
-    """Shares of two that sum to one; made once, since that costs more than a draw."""
+def _weights(concentration: float, device: torch.device) -> Dirichlet:
+    """Return the distribution of mixing weights; cached, since it is costly to create."""
     return Dirichlet(torch.full((2,), concentration, device=device), validate_args=False)
 
 
@@ -34,32 +34,33 @@ def mix(
     *,
     concentration: float,
 ) -> Mixed:
-    r"""Blend what the balancer saw of each sample of a batch with another sample, and correct that.
+    r"""Mix the embedding of each sample with that of a random partner and run the balancer again.
 
     .. math:: \tilde e_i = \lambda_i e_i + (1 - \lambda_i) e_j, \quad
         \tilde y_i = \lambda_i y_i + (1 - \lambda_i) y_j
 
-    with j a random partner and lambda the larger part of a draw from Beta(a, a). A network that
-    must answer linearly between samples learns wrong targets less well and is less sure of itself.
-    Only the heads run a second time; the encoder does not.
+    with j a random partner and lambda = max(x, 1 - x) for x drawn from Beta(a, a). Mixing reduces
+    the memorization of wrong targets and overconfidence. Only the balancer runs a second time, not
+    the encoder.
 
     Args:
-        balancer: corrects the blends.
-        output: its own of the batch, as it gave it: its tokens or embeddings are blended, and its
-            logits where they come from elsewhere. Padding of a sample beside a token of its partner
-            counts as the sample's mean token, so that means blend like vectors.
-        targets: class probabilities, such as :class:`targets.RefurbishedTargets` gives.
-        concentration: a >= 0.01; 1 draws evenly, small values blend little.
+        balancer: the balancer that gave `output`.
+        output: its output for the batch. Its tokens or embeddings are mixed, and its logits if the
+            balancer has no head. Where one of two samples has padding and the other a token, the
+            mean token of the sample replaces the padding, so that pooled embeddings mix linearly.
+        targets: class probabilities, such as those of :class:`targets.RefurbishedTargets`.
+        concentration: a >= 0.01; 1 is uniform, small values mix little.
 
     Shape:
-        - output: of B samples; targets: (B, C) floating; returns :class:`Mixed`.
+        - output: B samples; targets: (B, C) floating; returns :class:`Mixed`.
 
     Raises:
-        TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
+        TypeError: on a wrong dtype, or if `output` is not a :class:`BalancerOutput`.
         ValueError: on wrong shapes, or a concentration below 0.01.
 
-    Differs from paper: not in it. Mixup (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) of
-    the last hidden layer (Verma et al., 2019, https://arxiv.org/abs/1806.05236).
+    Differs from paper: not in it. Manifold mixup (Verma et al., 2019,
+    https://arxiv.org/abs/1806.05236; mixup: Zhang et al., 2018, https://arxiv.org/abs/1710.09412)
+    at the last hidden layer.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -77,12 +78,12 @@ def mix(
             f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
             f"got {tuple(targets.shape)}"
         )
-    share = _pairs(concentration, embedding.device).sample((len(targets),)).amax(-1)
+    larger = _weights(concentration, embedding.device).sample((len(targets),)).amax(-1)
     partner = torch.randperm(len(targets), device=embedding.device)
 
-    def blend(rows: Tensor) -> Tensor:
+    def mixed(rows: Tensor) -> Tensor:
         weight, other = (
-            each.reshape(-1, *[1] * (rows.ndim - 1)) for each in (share.to(rows.dtype), partner)
+            each.reshape(-1, *[1] * (rows.ndim - 1)) for each in (larger.to(rows.dtype), partner)
         )
         # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
         return rows.take_along_dim(other, 0).lerp(rows, weight)
@@ -92,6 +93,6 @@ def mix(
         mean = pool_tokens(embedding, token_mask).unsqueeze(1)
         embedding = embedding.where(token_mask.unsqueeze(-1), mean)
         token_mask = token_mask | token_mask.take_along_dim(partner.unsqueeze(-1), 0)
-    logits = blend(output.logits) if balancer.head is None else None
-    blended: BalancerOutput = balancer(blend(embedding), logits, token_mask=token_mask)
-    return Mixed(blended, blend(targets))
+    logits = mixed(output.logits) if balancer.head is None else None
+    corrected: BalancerOutput = balancer(mixed(embedding), logits, token_mask=token_mask)
+    return Mixed(corrected, mixed(targets))

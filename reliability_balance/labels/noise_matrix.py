@@ -1,18 +1,22 @@
-"""The noise matrix T from J, which counts how samples of each class were labelled."""
+"""The noise matrix T from J, the joint distribution of true class and given label."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import functional as RF
+from reliability_balance.labels.annotators import as_votes
 
 
 def first_joint(like: Tensor) -> Tensor:
-    """Before anything is known: classes are as frequent, a label is right one time in two.
+    """Return the initial J (C, C): uniform classes, half of the labels correct.
 
-    (C, C), beside a tensor (C,): made on the host it would wait for the device at each step.
+    `like` (C,) sets device and dtype: a matrix created on the host would synchronize each step.
     """
     return _with_first(like.new_zeros(len(like), len(like)), 1.0)
 
 
 def _with_first(joint: Tensor, weight: float) -> Tensor:
-    """J (C, C) and :func:`first_joint` times a weight, without a matrix of the latter."""
+    """Add :func:`first_joint` times a weight to J (C, C), without creating that matrix."""
     share = weight / (2.0 * len(joint))
     joint = joint + share / len(joint)
     joint.diagonal().add_(share)
@@ -20,9 +24,55 @@ def _with_first(joint: Tensor, weight: float) -> Tensor:
 
 
 def as_noise_matrix(joint: Tensor, num_samples: int) -> Tensor:
-    """Rows (C, C) that sum to one, of J (C, C), which is a share of the samples."""
-    # One sample's worth of the start keeps the rows of classes that were never met.
+    """Normalise the rows of J (C, C), which is in shares of the samples, to T."""
+    # The initial J with the weight of one sample defines rows of classes without samples.
     joint = _with_first(joint, 1.0 / num_samples)
-    # No wrong label is more frequent than the right one: else two classes could change places.
+    # No wrong label is more frequent than the correct one: otherwise two classes could be swapped.
     joint = joint.minimum(joint.diagonal().unsqueeze(-1))
     return joint / joint.sum(-1, keepdim=True)
+
+
+class AnnotatorCounts(nn.Module):
+    r"""Noise matrices of the annotators, shrunk to the common one.
+
+    .. math:: J^a_{ck} \gets (1 - B/N) \, J^a_{ck} + \frac{1}{N} \sum_{i \in B, y_{ia} = k} q'_{ic},
+        \quad T^a_{ck} = \frac{N J^a_{ck} + s T_{ck}}{\sum_k N J^a_{ck} + s}
+
+    where q' is the posterior given the labels of all annotators and T the common matrix. For a
+    class that an annotator labelled rarely, their row is close to the common one. As in T, a wrong
+    label counts at most as often as the correct one.
+
+    Args:
+        num_annotators: A.
+        num_classes: C.
+        prior: s, as a number of labels of a class, >= 0.
+
+    State:
+        ``joint`` (A, C, C), J above, as shares of the samples.
+    """
+
+    joint: Tensor
+
+    def __init__(self, num_annotators: int, num_classes: int, prior: float) -> None:
+        super().__init__()
+        self.prior = prior
+        self.register_buffer("joint", torch.zeros(num_annotators, num_classes, num_classes))
+
+    def update(self, posterior: Tensor, labels: Tensor, num_samples: int) -> None:
+        """Update J with posteriors (B, C) and labels (B, A) of samples; rows of 0 are ignored."""
+        posterior = RF.widen(posterior)
+        with RF._without_autocast(posterior):
+            votes = as_votes(labels, posterior)
+            # A matrix product: indexed sums differ between ranks by rounding.
+            counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
+            new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples
+            share = posterior.sum().to(self.joint.dtype) / num_samples
+        self.joint.mul_((1.0 - share).clamp_min(0.0)).add_(new)
+
+    def matrices(self, common: Tensor, num_samples: int) -> Tensor:
+        """Return T^a (A, C, C), whose rows sum to 1; `common` is T (C, C)."""
+        # A thousandth of a label defines rows without labels.
+        counts = num_samples * self.joint + max(self.prior, 1e-3) * common
+        correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
+        counts = counts.minimum(correct)
+        return counts / counts.sum(-1, keepdim=True)

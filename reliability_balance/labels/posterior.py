@@ -1,4 +1,4 @@
-"""Bayes' rule for labels that may be wrong."""
+"""Posterior of the true class, given predictions and labels that may be wrong."""
 
 import torch
 from torch import Tensor, nn
@@ -9,19 +9,18 @@ from reliability_balance.labels.annotators import as_votes, check_labels, check_
 
 
 def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
-    r"""Distribution of the true class, given what the model believes and the label it was given.
+    r"""Return the posterior of the true class, given the model's prediction and a label.
 
     .. math:: q_c = \frac{p_c \sum_k T_{ck} y_k}{\sum_{c'} p_{c'} \sum_k T_{c'k} y_k}
 
     where p are the beliefs, y the label, one-hot or soft, and T_{ck} the probability that a sample
-    of class c is labelled k. Where labels are never wrong, T is the identity, and q an index label.
-    A soft label, such as the shares of several people's votes, says how likely each label is to be
-    the one that was meant; beliefs and T then decide between these.
+    of class c is labelled k. If T is the identity, q is the (index) label. A soft label, such as
+    vote shares, gives the probability of each label; beliefs and T then weigh these.
 
     Args:
-        beliefs: probabilities of the true class, before the label is looked at.
+        beliefs: class probabilities before the label is considered.
         labels: class indices or class probabilities.
-        noise_matrix: T, rows that sum to one.
+        noise_matrix: T, whose rows sum to 1.
 
     Shape:
         - beliefs: (B, C) floating; labels: (B,) int64 or (B, C) floating; noise_matrix: (C, C)
@@ -32,8 +31,8 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
         ValueError: on wrong shapes.
 
     Differs from paper: not in it. Bayes' rule, as in Sukhbaatar et al., 2014
-    (https://arxiv.org/abs/1406.2080); a soft label is Pearl's virtual evidence. A label that
-    beliefs and T rule out altogether leaves the beliefs as they are.
+    (https://arxiv.org/abs/1406.2080); a soft label is Pearl's virtual evidence. If the label has
+    probability 0 under beliefs and T, the beliefs are returned.
 
     Example:
         >>> noise_matrix = torch.tensor([[0.9, 0.1], [0.5, 0.5]])
@@ -51,20 +50,20 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     beliefs = RF.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
     tiny = torch.finfo(beliefs.dtype).tiny
-    if not labels.is_floating_point():  # one column of T each, no matrix product
+    if not labels.is_floating_point():  # one column of T per label, no matrix product
         joint = beliefs * noise_matrix.T.contiguous()[labels]
-        expected = joint.sum(-1, keepdim=True)
-        return torch.where(expected > tiny, joint / expected.clamp_min(tiny), beliefs)
+        likelihood = joint.sum(-1, keepdim=True)
+        return torch.where(likelihood > tiny, joint / likelihood.clamp_min(tiny), beliefs)
     given = labels.to(beliefs.dtype)
     with RF._without_autocast(beliefs):
-        evidence = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
-        possible = evidence > tiny
-        ratio = torch.where(possible, given / evidence.where(possible, 1.0), 0.0)
+        likelihood = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
+        possible = likelihood > tiny
+        ratio = torch.where(possible, given / likelihood.where(possible, 1.0), 0.0)
         return beliefs * (ratio @ noise_matrix.T + ~possible)
 
 
 def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
-    r"""Return the distribution of the true class, given beliefs and several annotators' labels.
+    r"""Return the posterior of the true class, given the model's prediction and several labels.
 
     .. math:: q_c = \frac{p_c \prod_a T^a_{c y_a}}{\sum_{c'} p_{c'} \prod_a T^a_{c' y_a}}
 
@@ -73,9 +72,9 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
     labels are taken as independent.
 
     Args:
-        beliefs: probabilities of the true class, before the labels are looked at.
+        beliefs: class probabilities before the labels are considered.
         labels: class indices, -1 where an annotator gave none.
-        noise_matrices: T^a, rows that sum to one.
+        noise_matrices: T^a, whose rows sum to 1.
 
     Shape:
         - beliefs: (B, C) floating; labels: (B, A) int64 in [-1, C); noise_matrices: (A, C, C)
@@ -86,8 +85,8 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
         ValueError: on wrong shapes or labels.
 
     Differs from paper: not in it. This is the E-step of Dawid and Skene, Applied Statistics 1979,
-    with a classifier's beliefs as the prior, as in Raykar et al., JMLR 2010. A sample without
-    labels keeps its beliefs, and so does one whose labels are impossible under all classes.
+    with a classifier's predictions as the prior, as in Raykar et al., JMLR 2010. If a sample has no
+    labels, or labels of probability 0 under all classes, the beliefs are returned.
 
     Example:
         >>> careful = torch.tensor([[0.9, 0.1], [0.1, 0.9]])
@@ -115,41 +114,41 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
 
 
 def _annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
-    """Compute it without checks, which would wait for the device."""
+    """Compute :func:`annotator_posterior` without checks, which synchronize with the device."""
     beliefs = RF.widen(beliefs)
     num_annotators, num_classes, _ = noise_matrices.shape
-    # One row for each annotator's label, and a last one of zeros for "no label".
+    # A row for each label of each annotator, and a last row of zeros for "no label".
     rows = _safe_log(noise_matrices.to(beliefs.dtype)).transpose(1, 2).flatten(0, 1)
     rows = nn.functional.pad(rows, (0, 0, 0, 1))
     first = num_classes * torch.arange(num_annotators, device=labels.device)
     place = (labels + first).where(labels >= 0, len(rows) - 1)
-    # embedding_bag adds up (B, A) rows without a tensor (B, A, C).
+    # embedding_bag sums (B, A) rows without a (B, A, C) tensor.
     joint = _safe_log(beliefs) + nn.functional.embedding_bag(place, rows, mode="sum")
     possible = (joint > -torch.inf).any(-1, keepdim=True)
     return joint.where(possible, 0.0).softmax(-1).where(possible, beliefs)
 
 
 def _safe_log(probs: Tensor) -> Tensor:
-    """Logarithm with minus infinity for 0, where the gradient is 0 and not NaN."""
+    """Return the logarithm; at 0 it is minus infinity, with gradient 0 instead of NaN."""
     tiny = torch.finfo(probs.dtype).smallest_normal
     return probs.clamp_min(tiny).log().where(probs > 0, -torch.inf)
 
 
 def _one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
-    """Each sample's most frequent label (B,), of equals the likeliest by the posterior (B, C).
+    """Return each sample's most frequent label (B,); the posterior (B, C) breaks ties.
 
-    Index labels (B,) and soft ones (B, C) stay as they are.
+    Index labels (B,) and soft labels (B, C) are returned unchanged.
     """
     if labels.is_floating_point() or labels.ndim == 1:
         return labels
-    # Counts are whole numbers, so half a probability only decides between equals.
+    # Counts are integers, so half a probability only breaks ties.
     return (as_votes(labels, posterior).sum(1) + posterior / 2.0).argmax(-1)
 
 
 def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
-    """Labels as (B, C) probabilities in the dtype of `like`, also (B, C).
+    """Convert labels to (B, C) probabilities in the dtype of `like` (B, C).
 
-    Annotators' labels (B, A) int64 become shares of the votes.
+    Labels of several annotators, (B, A) int64, become vote shares.
     """
     if labels.is_floating_point():
         return labels.to(like.dtype)
@@ -159,12 +158,12 @@ def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
 
 
-def sharpen(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
-    """Softmax of :func:`sharpened_scores`."""
-    return sharpened_scores(probs, temperature, tilt).softmax(-1)
+def sharpen(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
+    """Return the softmax of :func:`sharpened_scores`."""
+    return sharpened_scores(probs, temperature, bias).softmax(-1)
 
 
-def sharpened_scores(probs: Tensor, temperature: float, tilt: Tensor | float = 0.0) -> Tensor:
-    """Log-probabilities over a temperature, plus a tilt; zeros stay next to zero."""
+def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
+    """Return log-probabilities divided by a temperature, plus a bias; finite where `probs` is 0."""
     tiny = torch.finfo(probs.dtype).tiny
-    return probs.clamp_min(tiny).log() / temperature + tilt
+    return probs.clamp_min(tiny).log() / temperature + bias

@@ -1,4 +1,4 @@
-"""What the ranks of a distributed run tell each other, and samples that several of them name."""
+"""Communication between the ranks of a distributed run, and samples that occur repeatedly."""
 
 import zlib
 from typing import Any
@@ -8,14 +8,13 @@ from torch import Tensor, distributed, nn
 
 
 class Ranks:
-    """The processes that hold the same targets, and how often they have met.
+    """Synchronized calls of the processes that hold the same targets.
 
-    Each meeting begins by comparing notes: which call it is, whether the batch is good, whether the
-    settings are alike. What one process refuses, all refuse, so that none waits for another and no
-    call meets another one's next.
+    Each call first compares the call number, whether the batch is valid, and the settings. If one
+    process fails, all raise an error, so that no process waits forever or pairs different calls.
 
     Args:
-        group: of processes; None for all.
+        group: process group; None: all processes.
     """
 
     def __init__(self, group: "distributed.ProcessGroup | None" = None) -> None:
@@ -23,23 +22,23 @@ class Ranks:
         self.calls = 0
         self.samples = 0  # of all processes in the last call
 
-    def meet(
+    def synchronize(
         self,
         device: torch.device,
-        alike: dict[str, object],
+        settings: dict[str, object],
         *,
         count: int = 0,
-        refusal: Exception | None = None,
+        failure: Exception | None = None,
         is_last: bool = False,
     ) -> list[int]:
-        """Compare notes, and return how many samples each process has.
+        """Compare the processes' calls and settings, and return how many samples each one has.
 
         Args:
-            device: where the notes are compared.
-            alike: what must be the same in all processes, by name.
-            count: this process's samples.
-            refusal: the error that this process's batch made.
-            is_last: whether this is :meth:`RefurbishedTargets.check_ranks`, and not a batch.
+            device: device of the communication.
+            settings: values that must be equal in all processes, by name.
+            count: number of samples of this process.
+            failure: the error of this process's batch; None: it is valid.
+            is_last: True for :meth:`RefurbishedTargets.check_ranks`, False for a batch.
 
         Raises:
             RuntimeError: in all processes, if they differ or one of them has failed.
@@ -48,38 +47,39 @@ class Ranks:
         if rank < 0:
             raise ValueError("`group` must hold this process; got a group of others")
         self.calls += 1
-        fingerprint = zlib.crc32(repr(alike).encode())
-        note = [int(is_last), self.calls, int(refusal is not None), fingerprint, count]
-        mine = torch.tensor(note, device=device)
-        notes = [torch.empty_like(mine) for _ in range(distributed.get_world_size(self.group))]
+        fingerprint = zlib.crc32(repr(settings).encode())
+        values = [int(is_last), self.calls, int(failure is not None), fingerprint, count]
+        mine = torch.tensor(values, device=device)
+        gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(self.group))]
         try:
-            distributed.all_gather(notes, mine, group=self.group)
+            distributed.all_gather(gathered, mine, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
                 "`targets` must be called equally often in all processes; another one has ended "
                 f"or failed before call {self.calls}: {error}"
             ) from error
-        lasts, calls, refusals, fingerprints, counts = torch.stack(notes).T.tolist()
-        if refusal is not None:
-            raise refusal
+        lasts, calls, failures, fingerprints, counts = torch.stack(gathered).T.tolist()
+        if failure is not None:
+            raise failure
         if len(set(lasts)) > 1 or len(set(calls)) > 1:
             raise RuntimeError(
                 "`targets` must be called equally often in all processes; got calls "
                 f"{calls}, of which {lasts.count(1)} end the training"
             )
-        if any(refusals):
-            refused = [place for place, each in enumerate(refusals) if each]
-            raise RuntimeError(f"the batch of rank {refused} was refused; see the error there")
+        if any(failures):
+            failed = [rank for rank, each in enumerate(failures) if each]
+            raise RuntimeError(f"the batch of rank {failed} was refused; see the error there")
         if len(set(fingerprints)) > 1:
-            raise RuntimeError(f"`targets` must be alike in all processes; {self._differ(alike)}")
+            difference = self._difference(settings)
+            raise RuntimeError(f"`targets` must be alike in all processes; {difference}")
         self.samples = sum(counts)
         return list(counts)
 
     def gather(self, counts: list[int], *rows: Tensor) -> tuple[list[Tensor], slice]:
-        """Join the rows of all processes, and tell where this one's lie.
+        """Concatenate the rows of all processes; also return the slice of this process's rows.
 
         Args:
-            counts: how many rows each process has.
+            counts: number of rows of each process.
             *rows: tensors (B, ...) of this process.
         """
         rank = distributed.get_rank(self.group)
@@ -87,28 +87,31 @@ class Ranks:
         joined = [_join(each, counts, self.group) for each in rows]
         return joined, slice(start, start + counts[rank])
 
-    def _differ(self, alike: dict[str, object]) -> str:
-        """Name what differs; all processes must call this."""
+    def _difference(self, settings: dict[str, object]) -> str:
+        """Name the settings that differ; all processes must call this."""
         gathered: list[Any] = [None] * distributed.get_world_size(self.group)
-        distributed.all_gather_object(gathered, alike, group=self.group)
-        names = [name for name in alike if len({repr(each.get(name)) for each in gathered}) > 1]
+        distributed.all_gather_object(gathered, settings, group=self.group)
+        names = [name for name in settings if len({repr(each.get(name)) for each in gathered}) > 1]
         return "; ".join(f"got {name} {[each.get(name) for each in gathered]}" for name in names)
 
 
 def is_distributed() -> bool:
-    """Whether this is one of several processes, or of a group of one."""
+    """Return whether there is a process group, which may have one process only."""
     return distributed.is_available() and distributed.is_initialized()
 
 
 def world_size(group: "distributed.ProcessGroup | None" = None) -> int:
-    """How many processes train together."""
+    """Return how many processes train together."""
     return distributed.get_world_size(group) if is_distributed() else 1
 
 
 def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
-    """Give rows of one place their mean, alike to the bit: it is left open which is stored.
+    """Replace the rows of one sample by their mean, equal to the bit: any of them may be stored.
 
-    A place (B,) is where a sample comes first among the sorted ones; None where no sample repeats.
+    Args:
+        place: (B,) position of each sample's first occurrence in the sorted index; None: no sample
+            is repeated.
+        rows: (B, ...).
     """
     if place is None:
         return rows
@@ -118,7 +121,7 @@ def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
 
 
 def _join(rows: Tensor, counts: list[int], group: "distributed.ProcessGroup | None") -> Tensor:
-    """All ranks' rows, padded to one size on the way, since all_gather wants equal shapes."""
+    """Concatenate the rows of all ranks, padded in between: all_gather needs equal shapes."""
     padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - len(rows)]
     padded = nn.functional.pad(rows, padding).contiguous()
     gathered = [torch.empty_like(padded) for _ in counts]

@@ -1,4 +1,4 @@
-"""The whole robust recipe as one loss: doubted labels, mixing, class frequencies, and when."""
+"""The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
 import warnings
 from dataclasses import asdict
@@ -22,76 +22,77 @@ from reliability_balance.labels.posterior import as_probabilities
 from reliability_balance.labels.ranks import world_size
 from reliability_balance.labels.targets import RefurbishedTargets, _differing
 
-# Of kappa, above which labels are doubted; a wrong doubt costs less than one that comes too late.
+# Labels are refurbished if kappa exceeds this many standard errors. Starting without reason costs
+# less than starting too late.
 STANDARD_ERRORS = 2.5
 
 
 class RobustLoss(nn.Module):
-    r"""Train a wrapped model on labels of which some may be wrong; keep what was learned of them.
+    r"""Loss to train a wrapped model on labels of which some may be wrong.
 
     .. code-block:: text
 
-        output ---- for classes as frequent as in the labels --- targets of the labels' posteriors
-           \                                                        |
-            +------ mixed with other samples of the batch ----- ReliabilityLoss --- loss
+        output ---- with the class prior of the labels --- RefurbishedTargets
+           \                                                    |
+            +------ mixed with other samples ----------- ReliabilityLoss --- loss
 
-    One object holds all that the recipe needs beside the model: the
-    :class:`targets.RefurbishedTargets`, the classes' frequencies, :func:`mixing.mix`, and how far
-    the training is. Nothing has to be told of the noise.
+    It holds everything that the recipe needs besides the model: the
+    :class:`targets.RefurbishedTargets`, the class frequencies, :func:`mixing.mix`, and the progress
+    of the training. The noise rate need not be known.
 
-    At first labels stand, but for a tenth that the network is not shown; they are given back after
-    half of the planned epochs, or ten. From ten epochs on each label is weighed against what the
-    model made of the sample so far; in a shorter training only where the network knows the labels
-    that it was shown better than the others, since one that learns nothing by heart does best with
-    the labels as they are. Progress is counted in samples, so that an epoch may hold a part of
-    them, or some more than once.
+    Training starts on the labels as given, except for a tenth that is held back. These are released
+    after half of the planned epochs, ten at most. After ten epochs, all labels are refurbished by
+    the model's past predictions. In a shorter training this happens only if memorization is
+    measured, that is, if the model fits shown labels better than held-back ones; otherwise the
+    labels as given work best. Progress is counted in samples, so an epoch may hold a part of them,
+    or some repeatedly.
 
-    Where beliefs do not tell the held-back labels better than class frequencies would, doubts would
-    be at random: the labels stand as they are given, a warning says so once, and `caution` tells
-    why. Each epoch looks again.
+    If the model predicts the held-back labels no better than class frequencies do, refurbishment
+    would be random. The labels are then trained on as given, a warning says so once, and `caution`
+    holds the reason. This is checked once per epoch.
 
-    Labels of several annotators (N, A) are weighed by each annotator's own noise matrix, which is
-    learned along the way (`annotator_matrices`). Where single labels are needed, as in the warm-up,
-    the targets are the shares of the votes.
+    Labels of several annotators (N, A) are combined with a noise matrix for each annotator, which
+    is estimated in training (`annotator_matrices`). In the warm-up the targets are the vote shares.
 
-    The model answers for evenly frequent classes, each counting alike. With
-    :func:`class_prior.with_class_prior` and `class_prior` its answers are for classes as frequent
-    as in the labels.
+    Logits are adjusted for the class frequencies of the labels in training, so predictions assume a
+    uniform class prior. :func:`class_prior.with_class_prior` with `class_prior` adapts them to the
+    frequencies of the labels.
 
     Args:
-        model: the wrapped model, or a :class:`ReliabilityBalancer` for stored embeddings; also
-            within DistributedDataParallel, ``torch.compile`` or another module. It is not part of
-            this module, and gets its `class_prior`.
-        labels: all of the training set, as given.
-        epochs: how often an average sample will be seen, > 0: the number of epochs, or where each
-            holds a part of the samples, that part of it.
-        recipe: None for the model's own; "robust", "paper" (the labels as they are, and nothing
-            else), or a changed :class:`recipes.Recipe`.
-        dtype: of what is kept of a sample; ``torch.float16`` is half.
-        validate_args: whether to check values, which waits for the device.
-        group: of the processes that train together; None for all.
+        model: a wrapped model, or a :class:`ReliabilityBalancer` for stored embeddings; may be
+            inside DistributedDataParallel, ``torch.compile`` or another module. It does not become
+            a submodule; its `class_prior` is set.
+        labels: all labels of the training set, as given.
+        epochs: planned passes over the training set, > 0. If an epoch holds only a part of the
+            samples, it counts as that part.
+        recipe: "robust", "paper" (labels as given, no additions), or a :class:`recipes.Recipe`.
+            None: that of the model.
+        dtype: dtype of the values stored for each sample; ``torch.float16`` halves the memory.
+        validate_args: check values, which synchronizes with the device.
+        group: process group that trains together; None: all processes.
 
     Shape:
-        - labels: (N,) int64, or (N, C) floating probabilities, such as shares of votes, or (N, A)
-          int64 with a column for each annotator and -1 where they gave no label
+        - labels: (N,) int64, or (N, C) floating probabilities, such as vote shares, or (N, A) int64
+          with a column for each annotator and -1 where they gave no label
         - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
 
     Attributes:
-        terms: the :class:`losses.LossTerms` of the last batch, or of its second view, detached.
+        terms: detached :class:`losses.LossTerms` of the last batch, or of its second view.
 
     State:
-        Its own under one name in ``state_dict``, of tensors and numbers: the targets, the progress
-        and what was found. It follows the outputs to their device, and
-        DistributedDataParallel does not send it around; all ranks hold the same.
+        One entry in ``state_dict``, of tensors and numbers: targets, progress and findings. It
+        moves to the device of the outputs. DistributedDataParallel does not broadcast it; all ranks
+        hold the same state.
 
     Raises:
         TypeError: on wrong types.
         ValueError: if the model holds no balancer or several, on wrong shapes or values, on a
             missing index, and on labels that are not those of the index.
-        RuntimeError: as :class:`targets.RefurbishedTargets` does among processes.
+        RuntimeError: between processes, as :class:`targets.RefurbishedTargets`.
 
     Warns:
-        UserWarning: once, where the labels stand since the model tells nothing of them.
+        UserWarning: once, if labels are trained on as given because the model does not predict
+            them.
 
     Differs from paper: not in it; ``recipe="paper"`` is the paper.
 
@@ -154,14 +155,14 @@ class RobustLoss(nn.Module):
         targets.plan = {"epochs": epochs, "recipe": self.recipe}
         even = torch.full((num_classes,), 1.0 / num_classes)
         prior = _frequencies(labels, num_classes) if self.recipe.even_classes else even
-        # Labels are checked before, by the targets or as they are.
+        # Labels are checked earlier.
         self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=False)
-        # In tuples, lest they become submodules: the model is not this module's, and what is kept
-        # of the samples is no buffer that DistributedDataParallel should send around.
+        # In tuples, so that they do not become submodules: this module does not own the model, and
+        # DistributedDataParallel must not broadcast the state of the samples.
         self._model = (balancer,)
         self._kept = (targets, labels, prior)
         self._group = group
-        # A training that ends within the warm-up is mixed from when labels are doubted, or never.
+        # If training ends within the warm-up, mixing starts when labels are refurbished, or never.
         self._mix_from = (
             self.recipe.mix_from * self.recipe.warmup
             if epochs > self.recipe.warmup
@@ -169,7 +170,7 @@ class RobustLoss(nn.Module):
         )
         self._samples_taken = 0
         self._epochs_judged = 0
-        self._epochs_proven = -1
+        self._epochs_checked = -1
         self._has_warned = False
         self.caution = ""
         self._log_prior = log_frequencies(prior) if self.recipe.even_classes else None
@@ -177,35 +178,35 @@ class RobustLoss(nn.Module):
 
     @property
     def balancer(self) -> ReliabilityBalancer:
-        """That of the model, which this trains."""
+        """The balancer of the model."""
         return self._model[0]
 
     @property
     def targets(self) -> RefurbishedTargets:
-        """What was learned of the labels."""
+        """Targets and everything estimated about the labels."""
         return self._kept[0]
 
     @property
     def class_prior(self) -> Tensor:
-        """How frequent each class is in the labels as given (C,), or even by the recipe."""
+        """Class frequencies (C,) of the labels as given; uniform if the recipe says so."""
         return self._kept[2]
 
     @property
     def progress(self) -> float:
-        """How often an average sample was seen so far, by all processes."""
+        """Epochs trained so far: updates per sample, over all processes."""
         return self._samples_taken / len(self._kept[1])
 
     @property
     def doubts(self) -> bool:
-        """Whether labels of samples that were seen often enough are doubted by now."""
-        return self.recipe.doubts_labels and self.progress > self.targets._doubts_from
+        """Whether labels are refurbished by now."""
+        return self.recipe.doubts_labels and self.progress > self.targets._effective_warmup
 
     @property
     def noise_matrix(self) -> Tensor:
-        """T (C, C), how samples of each class c were labelled: row c sums to one.
+        """Estimated T (C, C): row c is the label distribution of class c.
 
         Raises:
-            ValueError: if labels are not doubted, or no sample was seen often enough.
+            ValueError: if the recipe does not refurbish labels, or no sample was seen often enough.
         """
         self._require_doubts()
         self.targets.check_known()
@@ -213,10 +214,10 @@ class RobustLoss(nn.Module):
 
     @property
     def annotator_matrices(self) -> Tensor | None:
-        """T^a (A, C, C), how each annotator labels samples of each class c; None without them.
+        """Estimated T^a (A, C, C), one matrix for each annotator; None without annotators.
 
         Raises:
-            ValueError: if labels are not doubted, or no sample was seen often enough.
+            ValueError: if the recipe does not refurbish labels, or no sample was seen often enough.
         """
         if not self.targets.num_annotators:
             return None
@@ -235,16 +236,16 @@ class RobustLoss(nn.Module):
     ) -> Tensor:
         """Return the loss of one batch.
 
-        In eval mode it is the loss of the labels as they are, which needs no index.
+        In eval mode it is the loss on the labels as given, which needs no index.
 
         Args:
-            output: the model's.
-            labels: the samples' labels, as given.
-            index: which samples of the training set these are.
-            second: the model's output for the same samples, augmented otherwise. Beliefs are then
-                means over both views, the loss is the mean of both, and what the views disagree in
-                (:func:`functional.disagreement`) is added.
-            update: False where the same samples are judged once more in a step, as by SAM.
+            output: output of the model.
+            labels: labels of the samples, as given.
+            index: indices of the samples in the training set.
+            second: output of the model for another augmentation of the same samples. Predictions
+                are then averaged over both views, the loss is the mean of both, and the consistency
+                loss :func:`functional.disagreement` is added.
+            update: False for a second forward pass on the same samples in one step, as by SAM.
 
         Raises:
             TypeError: on wrong types.
@@ -252,41 +253,41 @@ class RobustLoss(nn.Module):
                 of the index, and where batches come more than once in a row.
         """
         check_output("output", output)
-        self._follow(output.log_probs.device)
+        self._move_to(output.log_probs.device)
         views = [output]
         if second is not None:
             check_output("second", second)
             views.append(second)
-        self._prove(views)
+        self._check_outputs(views)
         if self.training and self.recipe.doubts_labels:
-            wanted = self._refurbish(views, labels, index, update)
+            targets = self._refurbish(views, labels, index, update)
         else:
-            wanted = self._as_given(labels, output, index if self.training else None)
+            targets = self._as_given(labels, output, index if self.training else None)
             if self.training and update:
                 self._samples_taken += len(labels) * world_size(self._group)
-        loss = self._judge(output, wanted)
+        loss = self._loss_of_view(output, targets)
         if second is None:
             return loss
-        loss = (loss + self._judge(second, wanted)) / 2
+        loss = (loss + self._loss_of_view(second, targets)) / 2
         return loss + self.recipe.consistency * RF.disagreement(output.log_probs, second.log_probs)
 
     def doubtful_labels(self) -> LabelRanking:
-        """All labels that were trained on, the most doubtful first; see :func:`rank_labels`.
+        """Rank all labels trained on, the most doubtful first; see :func:`rank_labels`.
 
         Raises:
             ValueError: if no sample was seen.
 
         Warns:
-            UserWarning: if the model knows too little for verdicts.
+            UserWarning: if the model has learned too little for verdicts.
         """
         self._require_doubts()
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
-        """The estimated share of wrong labels; see :func:`noise_estimate.estimate_noise`.
+        """Estimate the share of wrong labels; see :func:`noise_estimate.estimate_noise`.
 
         Args:
-            level: of the interval, in (0, 1).
+            level: confidence level of the interval, in (0, 1).
 
         Raises:
             ValueError: if no sample was seen often enough.
@@ -296,18 +297,18 @@ class RobustLoss(nn.Module):
         return noise_estimate.estimate_noise(targets, labels, level=level).rate
 
     def check_labels(self, labels: Tensor) -> None:
-        """Require the labels that this was made with.
+        """Require the labels that this loss was created with.
 
         Raises:
-            ValueError: on others.
+            ValueError: on other labels.
         """
         targets, own, _ = self._kept
         if len(labels) != len(own):
             raise ValueError(f"`labels` must be the criterion's {len(own)}; got {len(labels)}")
         targets.check_given(torch.arange(len(own)), labels.cpu())
 
-    def _follow(self, device: torch.device) -> None:
-        """Bring what is kept to the outputs' device; labels stay on the processor."""
+    def _move_to(self, device: torch.device) -> None:
+        """Move the state to the device of the outputs; labels stay on the CPU."""
         targets, labels, prior = self._kept
         if prior.device != device or targets.updates.device != device:
             self._kept = (targets.to(device), labels, prior.to(device))
@@ -320,10 +321,10 @@ class RobustLoss(nn.Module):
             )
 
     @torch.no_grad()
-    def _prove(self, views: list[BalancerOutput]) -> None:
-        """Require outputs of the model that this trains; once an epoch by their anchors, too.
+    def _check_outputs(self, views: list[BalancerOutput]) -> None:
+        """Require outputs of the criterion's model; once per epoch also compare anchors.
 
-        The model's record of class frequencies is put right where other weights were loaded.
+        Also sets the model's `class_prior` again, in case other weights were loaded.
         """
         balancer = self.balancer
         expected = (balancer.num_classes, balancer.embedding_dim)
@@ -341,7 +342,7 @@ class RobustLoss(nn.Module):
             )
         if not (self.training and self.validate_args and checks.can_read_values()):
             return
-        if int(self.progress) == self._epochs_proven:
+        if int(self.progress) == self._epochs_checked:
             return
         anchors = balancer._anchor_points()
         for name, view in zip(("output", "second"), views, strict=False):
@@ -351,14 +352,14 @@ class RobustLoss(nn.Module):
             if theirs.shape != anchors.shape or not torch.allclose(theirs, anchors, atol=1e-2):
                 raise ValueError(
                     f"`{name}` must be of the model that the criterion was made for; got one of "
-                    "another model, whose anchors differ. Make a RobustLoss for each model, and "
+                    "another model, whose anchors differ. Create a RobustLoss for each model, and "
                     "copy a model together with its criterion"
                 )
-        self._epochs_proven = int(self.progress)
+        self._epochs_checked = int(self.progress)
         balancer.class_prior.copy_(self.class_prior)
 
     def _as_given(self, labels: Tensor, output: BalancerOutput, index: Tensor | None) -> Tensor:
-        """Labels that are trained on as they are; of several annotators the shares of the votes."""
+        """Check labels and return them unchanged; for several annotators the vote shares."""
         if index is not None:
             checks.indices("index", index)
             if self.validate_args:
@@ -375,8 +376,8 @@ class RobustLoss(nn.Module):
             checks.label_values(labels, num_classes)
         return labels
 
-    def _judge(self, output: BalancerOutput, labels: Tensor) -> Tensor:
-        """The loss of one view, mixed once it is time to."""
+    def _loss_of_view(self, output: BalancerOutput, labels: Tensor) -> Tensor:
+        """Return the loss of one view, with mixing if it has started."""
         concentration = self.recipe.mixing
         if (
             self.training
@@ -393,11 +394,12 @@ class RobustLoss(nn.Module):
     def _refurbish(
         self, views: list[BalancerOutput], labels: Tensor, index: Tensor | None, update: bool
     ) -> Tensor:
-        """Take the batch in and return what to train on, (B, C)."""
+        """Update the targets with the batch and return what to train on, (B, C)."""
         if index is None:
             raise ValueError(
                 "`index` must be given in training: each sample's place in the training set, as "
-                "IndexedDataset gives it; got None. Call criterion.eval() before a validation loss"
+                "returned by IndexedDataset; got None. Call criterion.eval() before a validation "
+                "loss"
             )
         targets, all_labels, _ = self._kept
         if len(index) != len(views[0].log_probs):
@@ -407,32 +409,32 @@ class RobustLoss(nn.Module):
             )
         beliefs = [self._beliefs(view) for view in views]
         mean = beliefs[0] if len(beliefs) == 1 else torch.stack(beliefs).mean(0)
-        wanted = targets(index, labels, mean, update=update)
+        refurbished = targets(index, labels, mean, update=update)
         if update:
-            self._count(targets.samples_met(len(labels)))
+            self._advance(targets.samples_met(len(labels)))
         epochs_done = int(self.progress)
         if self.doubts and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
-            self._judge_beliefs(targets, all_labels)
-        return as_probabilities(labels, wanted) if self.caution else wanted
+            self._update_caution(targets, all_labels)
+        return as_probabilities(labels, refurbished) if self.caution else refurbished
 
     def _beliefs(self, view: BalancerOutput) -> Tensor:
-        """Probabilities (B, C) for classes as frequent as in the labels."""
+        """Return probabilities (B, C) under the class prior of the labels."""
         log_probs = view.log_probs
         if self._log_prior is not None:
             log_probs = log_probs + self._log_prior.to(log_probs)
         return RF._softmax(log_probs)
 
-    def _count(self, samples: int) -> None:
-        """Note progress; when held-back labels are given back, see what the network remembers."""
+    def _advance(self, samples: int) -> None:
+        """Count progress; when held-back labels are released, decide on memorization."""
         end = self.targets.held_for * len(self._kept[1])
         is_end = self._samples_taken < end <= self._samples_taken + samples
         self._samples_taken += samples
         if is_end:
             self.targets.judge_memory()
 
-    def _judge_beliefs(self, targets: RefurbishedTargets, labels: Tensor) -> None:
-        """Let the labels stand while the model tells nothing of them, and say so once."""
+    def _update_caution(self, targets: RefurbishedTargets, labels: Tensor) -> None:
+        """Train on the labels as given while the model does not predict them; warn once."""
         seen = (targets.updates > 0).nonzero().squeeze(1)
         given = labels.to(seen.device)[seen]
         reason = ignorance(targets, seen, given, standard_errors=STANDARD_ERRORS)
@@ -442,7 +444,7 @@ class RobustLoss(nn.Module):
         self.caution = reason
 
     def get_extra_state(self) -> dict[str, Any]:
-        """Give what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {
             "targets": self.targets.state_dict(),
             "plan": self._plan(),
@@ -453,15 +455,14 @@ class RobustLoss(nn.Module):
         }
 
     def _plan(self) -> dict[str, Any]:
-        """What a checkpoint and the training that goes on from it must have in common."""
+        """Return the settings that must match between a checkpoint and the resumed training."""
         return asdict(self.recipe) | {"dtype": str(self.targets.average.dtype)}
 
     def set_extra_state(self, state: Any) -> None:
-        """Go on from a checkpoint, by the schedule that it was planned with.
+        """Resume from a checkpoint, with its schedule.
 
         Raises:
-            ValueError: if it is of other labels, or of another recipe or dtype; nothing has changed
-                then.
+            ValueError: if it has other labels, another recipe or dtype; nothing is changed then.
         """
         given, here = state["targets"]["given"], self.targets.given
         if len(given) != len(here):
@@ -490,31 +491,31 @@ class RobustLoss(nn.Module):
         self.caution = state["caution"]
 
     def extra_repr(self) -> str:
-        """Name how far the training is, and whether labels stand for a reason."""
-        told = f", caution={self.caution!r}" if self.caution else ""
-        return f"epochs={self.epochs}, progress={self.progress:.2f}, recipe={self.recipe}{told}"
+        """Show the progress, and why labels are trained on as given if they are."""
+        caution = f", caution={self.caution!r}" if self.caution else ""
+        return f"epochs={self.epochs}, progress={self.progress:.2f}, recipe={self.recipe}{caution}"
 
 
 def balancer_of(model: nn.Module) -> ReliabilityBalancer:
-    """The balancer of a model.
+    """Return the balancer of a model.
 
     Raises:
-        TypeError: if `model` is no module.
-        ValueError: if it holds none or several.
+        TypeError: if `model` is not a module.
+        ValueError: if it holds no balancer or several.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
     found = [each for each in model.modules() if isinstance(each, ReliabilityBalancer)]
     if len(found) != 1:
         raise ValueError(
-            "`model` must hold one ReliabilityBalancer, as a model that `wrap` gave does; got "
+            "`model` must hold one ReliabilityBalancer, as a model returned by `wrap` does; got "
             f"{len(found)} in a {type(model).__name__}"
         )
     return found[0]
 
 
 def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """A copy of the labels on the CPU, where they are only looked up.
+    """Check the labels of all samples and copy them to the CPU.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -526,7 +527,7 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
         if missing:
             raise ValueError(
                 f"`labels` must be class indices in [0, {num_classes}); got {missing} below 0 of "
-                f"{len(labels)}: leave samples without a label out, of the data set too"
+                f"{len(labels)}: leave out samples without a label, also from the data set"
             )
     if _is_of_annotators(labels):
         annotators.check_all(labels, num_classes)
@@ -539,12 +540,12 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def _is_of_annotators(labels: Tensor) -> bool:
-    """Whether these are several annotators' labels: int64 with a column for each of them."""
+    """Return whether these are labels of several annotators, int64 with a column for each."""
     return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 2
 
 
 def _frequencies(labels: Tensor, num_classes: int) -> Tensor:
-    """Shares of the classes (C,), and one label more of each, since a rare one may be missing."""
+    """Return the class shares (C,), with one label added to each class in case one is missing."""
     if labels.is_floating_point() or labels.ndim == 2:
         like = torch.empty(0, num_classes)
         counts = RF.widen(as_probabilities(labels, like)).sum(0)

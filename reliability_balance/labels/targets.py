@@ -1,20 +1,20 @@
-"""Training targets that weigh each label by how labels turned out to be wrong in this data set."""
+"""Refurbished training targets, by a noise matrix that is estimated during training."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.recipes import get_recipe
+from reliability_balance.core.settings import Configured
 from reliability_balance.labels import annotators
-from reliability_balance.labels.annotators import AnnotatorCounts
 from reliability_balance.labels.class_shares import ClassShares
 from reliability_balance.labels.memorization import Memorization
-from reliability_balance.labels.noise_matrix import as_noise_matrix, first_joint
+from reliability_balance.labels.noise_matrix import AnnotatorCounts, as_noise_matrix, first_joint
 from reliability_balance.labels.posterior import (
     _annotator_posterior,
     _one_label_each,
@@ -23,124 +23,130 @@ from reliability_balance.labels.posterior import (
     sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
-from reliability_balance.labels.repeated_calls import RepeatedCalls
 
 ROBUST = get_recipe("robust")
-# A label is told from another by its mean place, in these steps; soft ones may differ by rounding.
+# Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
 
 
 def _places(classes: Tensor) -> Tensor:
-    """Where classes, of any shape, are in the code of a label.
+    """Return the codes of classes, of any shape.
 
-    In uneven steps, so that half of each of two classes is not the class between them.
+    Steps are uneven, so that half of each of two classes is not the class between them.
     """
     classes = classes.float()
     return CODE_STEPS * (classes + 0.5 * (GOLDEN * classes).frac())
 
 
 def _differing(before: Tensor, codes: Tensor) -> Tensor:
-    """Where (B,) codes of labels are of others than those before, if there were any."""
+    """Return where (B,) label codes differ from earlier ones; -1 stands for no earlier label."""
     return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
 
 
-class RefurbishedTargets(nn.Module):
-    r"""Soft targets for each training sample, from its label and what the model made of it so far.
+class RefurbishedTargets(Configured):
+    r"""Soft training targets from each sample's label and the model's past predictions.
 
-    Each call takes a batch's predictions into the samples' running averages and returns the targets
-    to train on: the labels while a sample is new, afterwards the
-    :func:`posterior.label_posterior` of the sharpened average. The noise matrix T is learned along
-    the way by expectation maximisation, from how these posteriors and the labels have gone
-    together, so no noise rate need be known:
+    Each call updates the running averages of the samples' predictions and returns the targets of
+    the batch: the given labels during the warm-up, afterwards the
+    :func:`posterior.label_posterior` of the sharpened average p (label refurbishment). The noise
+    matrix T is estimated in training by expectation maximisation, from these posteriors and the
+    labels; the noise rate need not be known:
 
     .. math:: p = \mathrm{softmax}(\log \bar p / \tau + b), \quad
         J_{ck} \gets (1 - B/N) \, J_{ck} + B/N \, \mathrm{mean}_B \, q'_c y_k, \quad
         T_{ck} = J_{ck} / \sum_k J_{ck}
 
-    where a soft label counts for the labels k in proportion to T_ck y_k. J_ck counts for J_cc at
-    most, since two classes could change places otherwise, and q' is
-    the posterior of p sharpened once more, of softmax(log p / tau'). Labels that are
-    wrong just where classes look alike leave a model undecided, and only surer beliefs tell them
-    from right ones; as targets they would be too sure.
+    For soft labels, labels k count in proportion to T_ck y_k. J_ck is capped at J_cc, because two
+    classes could be swapped otherwise. q' is the posterior of p sharpened once more,
+    softmax(log p / tau'): where wrong labels fall on similar classes, the model is undecided, and
+    only sharper predictions separate wrong from correct labels. As targets they would be
+    overconfident.
 
-    A network that is trained for long learns wrong labels by heart; its predictions are then no
-    second opinion on them. With `held_back`, that share of the samples keep their labels back at
-    first, with their own predictions as targets. How much better the network knows the labels of
-    the others is memory, and as much is taken out of each prediction before it is averaged:
+    Sharpening (tau < 1) is needed: a model trained on noisy labels is underconfident, which T alone
+    cannot distinguish from clean but ambiguous labels. Sharpening shrinks the hardest classes, so
+    the class bias b is updated until each class has the same share in p as in the averages.
+
+    With clean labels T approaches the identity and the targets stay the labels. Where one class is
+    often labelled as another, only such labels are changed.
+
+    **Memorization.** In a long training, a network memorizes wrong labels, and its predictions are
+    no longer independent of them. With `held_back`, the labels of that share of the samples are
+    held back at first; their targets are the model's own predictions. The gap in log-likelihood
+    between shown and held-back labels measures memorization, which is removed from each prediction
+    before it is averaged:
 
     .. math:: \tilde p_t = \mathrm{softmax}\Big(\log p_t - \kappa \sum_{s<t} (q_s - p_s)\Big)
 
-    While a network learns nothing by heart, doubts only repeat its mistakes. So labels are doubted
-    after a `warmup`, and in a shorter training only if there is `memory` when the held-back labels
-    are given back.
+    Before memorization sets in, refurbishing labels only reinforces the model's mistakes. So labels
+    are refurbished after `warmup`, and earlier only if memorization exceeds `memory` when the
+    held-back labels are released.
 
-    :class:`RobustLoss` makes these targets and calls them; the defaults are its own, for twenty
-    epochs or more.
-
-    On clean labels T comes close to the identity and the targets stay the labels; where one class
-    is often labelled as another, only labels of that kind are doubted. Sharpening (tau < 1) is
-    needed: a model of noisy labels is unsure, and T could not tell that from clean but ambiguous
-    ones. Alone it would take from the classes that are hardest to tell, so b is moved until each
-    class has the share in p that it has in the averages.
-
-    A model that has not learned a class yet would refuse all its labels and never learn it. So
-    labels y stand, as they do in J, where beliefs recognise few samples m_k of their classes:
+    **Classes not yet learned.** A model that has not learned a class would reject all its labels
+    and never learn it. So the weight w of the posterior against the label y, in targets and in J,
+    grows with the number m_k of samples of the class that the model has learned to distinguish:
 
     .. math:: q \gets w q + (1 - w) y, \quad w = \sum_k y_k \frac{m_k}{m_k + a}, \quad
         m_k = \frac{N \, \mathrm{Var}(p_k)}{1 - \mathrm{mean}(p_k)}
 
-    With `num_annotators`, each annotator a has a noise matrix T^a of their own, counted in the same
-    way and shrunk to the common T where they labelled little. The posterior is then
-    :func:`posterior.annotator_posterior` of all labels of a sample. In the place of a label y there
-    are the shares of its votes, also in what T is counted from.
+    **Several annotators.** With `num_annotators`, each annotator a has a noise matrix T^a. It is
+    estimated in the same way and shrunk to the common T where they gave few labels. The posterior
+    is :func:`posterior.annotator_posterior` given all labels of a sample. Elsewhere, and in the
+    estimate of T, the vote shares replace the label y.
+
+    :class:`RobustLoss` creates and calls these targets. The defaults are those it uses for 20
+    epochs or more.
 
     Args:
-        num_samples: N, the size of the training set; samples are named by their index in it.
+        num_samples: N, the size of the training set; samples are identified by their index in it.
         num_classes: C.
-        momentum: of the averages, in [0, 1); None for the plain mean of all predictions.
-        temperature: tau of the average, > 0; below 1 sharpens.
-        noise_temperature: tau' of what T is counted from, > 0; 1 takes p as it is.
-        prior_count: a, at how many recognised samples of a class its labels are half doubted, >= 0;
-            0 doubts the labels of all classes alike.
-        warmup: updates of a sample before its target moves away from its label, >= 0.
-        memory: by how many nats the network must know labels that it was shown better than
-            held-back ones, when these are given back, for doubts to begin at once; > 0.
-        held_back: share of the samples, in [0, 1); 0 takes all predictions as they are. It needs a
-            warm-up of 2 or more; None is the robust recipe's where there is one, else 0.
-        held_for: updates of a sample for which its label is held back, and before noise is counted,
-            in [0, warmup]; None for all of the warm-up.
-        num_annotators: A, how many people's labels a sample may have; 0 for one label a sample.
-        annotator_prior: how many labels of a class it takes until half of an annotator's matrix is
-            their own and half the common one, >= 0.
-        dtype: of the C numbers kept of a sample (with `held_back` 2 C); ``torch.float16`` is half.
-        validate_args: whether to check values, which waits for the device.
-        group: of the processes that train together; None for all. With one, targets cannot be
-            copied or pickled.
+        momentum: momentum of the averages, in [0, 1); None: plain mean of all predictions.
+        temperature: tau, > 0; below 1 sharpens.
+        noise_temperature: tau', > 0; 1: no further sharpening to estimate T.
+        prior_count: a, the number of learned samples of a class at which the posterior has weight
+            1/2 against the label, >= 0; 0: weight 1 for all classes.
+        warmup: updates of a sample before its label is refurbished, >= 0.
+        memory: threshold of memorization, in nats, > 0. If the log-likelihood of shown labels
+            exceeds that of held-back ones by more when these are released, labels are refurbished
+            from then on.
+        held_back: share of the samples whose labels are held back, in [0, 1); 0: no correction for
+            memorization. Needs a warm-up of 2 or more. None: that of the robust recipe if the
+            warm-up allows it, else 0.
+        held_for: updates of a sample for which its label is held back, and before it counts for T,
+            in [0, warmup]; None: the whole warm-up.
+        num_annotators: A, the number of annotators; 0: one label for each sample.
+        annotator_prior: number of labels of a class at which an annotator's matrix is half their
+            own and half the common one, >= 0.
+        dtype: dtype of the C numbers stored for each sample (2 C with `held_back`);
+            ``torch.float16`` halves the memory.
+        validate_args: check values, which synchronizes with the device.
+        group: process group that trains together; None: all processes. With a group, targets cannot
+            be copied or pickled.
 
     Shape:
         - index: (B,) int64 in [0, N); labels: (B,) int64 or (B, C) floating, with `num_annotators`
-          (B, A) int64, -1 where an annotator gave none; probs: (B, C) floating probabilities, which
-          get no gradient; returns (B, C) float32 or wider.
+          (B, A) int64, -1 where an annotator gave none; probs: (B, C) floating probabilities,
+          without gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C), ``updates`` (N,) int32, ``given`` (N,) int32, which tells whether a
-        label has changed; ``remembers`` () int8, whether there was memory, -1 before it is known;
-        ``joint`` (C, C), J above; ``classes``, whose ``tilt`` is b, ``memorization``, whose
-        ``strength`` is kappa, and ``annotators``, whose ``joint`` (A, C, C) counts each annotator's
-        labels. All ranks' batches are gathered, so that every rank holds the same state: all must
-        call it equally often, with batches of any size, an empty one where a rank has run out, and
-        have the same settings; else all of them end with an error. A sample that occurs more than
-        once counts as one update by its mean.
-        Keep the module outside DistributedDataParallel, which would send rank 0's buffers around
-        once more, and save it with the model.
+        ``average`` (N, C); ``updates`` (N,) int32; ``given`` (N,) int32, codes that detect changed
+        labels; ``remembers`` () int8, whether memorization was measured, -1 if not known yet;
+        ``joint`` (C, C), J above; ``classes``, whose ``tilt`` is b; ``memorization``, whose
+        ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is J of each annotator.
+        Save the module with the model.
+
+        In distributed training the batches of all ranks are gathered, so that every rank holds the
+        same state. All ranks must have the same settings and make equally many calls, with batches
+        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
+        sample that occurs several times in a call counts as one update, by its mean. Keep the
+        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
 
     Raises:
         TypeError: on a wrong dtype.
         ValueError: on wrong sizes, shapes or values.
 
-    Differs from paper: not in it. Averages of one's own predictions as targets are Liu et al.,
-    NeurIPS 2020 (https://arxiv.org/abs/2007.00151).
+    Differs from paper: not in it. Averages of the model's own predictions are used as targets by
+    Liu et al., NeurIPS 2020 (https://arxiv.org/abs/2007.00151).
 
     Example:
         >>> targets = RefurbishedTargets(100, num_classes=2, warmup=1, prior_count=0.0)
@@ -153,6 +159,21 @@ class RefurbishedTargets(nn.Module):
         tensor([[0.9915, 0.0085],
                 [0.7706, 0.2294]])
     """
+
+    SETTINGS: ClassVar = {
+        "num_samples": int,
+        "num_classes": int,
+        "momentum": float | None,
+        "temperature": float,
+        "noise_temperature": float,
+        "prior_count": float,
+        "warmup": int,
+        "memory": float,
+        "held_back": float,
+        "held_for": int,
+        "num_annotators": int,
+        "annotator_prior": float,
+    }
 
     average: Tensor
     updates: Tensor
@@ -202,6 +223,8 @@ class RefurbishedTargets(nn.Module):
         checks.positive("memory", memory)
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
+        self.num_samples = num_samples
+        self.num_classes = num_classes
         self.momentum = momentum
         self.temperature = temperature
         self.noise_temperature = noise_temperature
@@ -217,11 +240,11 @@ class RefurbishedTargets(nn.Module):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
-        self._remembers: bool | None = None  # what `remembers` holds
-        self._expects = False  # whether all labels are known beforehand
+        self._remembers: bool | None = None  # host copy of `remembers`
+        self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
-        # What else must be alike in all processes, by name.
+        # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
@@ -238,100 +261,98 @@ class RefurbishedTargets(nn.Module):
     def forward(
         self, index: Tensor, labels: Tensor, probs: Tensor, *, update: bool = True
     ) -> Tensor:
-        """Take in the predictions of one batch and return its targets.
+        """Update the state with the predictions of one batch and return its targets.
 
         Args:
-            index: each sample's place in the training set.
-            labels: the samples' labels, the same in every epoch.
-            probs: the model's predictions.
-            update: whether the predictions count. False where the same samples are judged once
-                more in a step, as by SAM: the targets are those of what is known already, no
-                process waits for another, and nothing changes.
+            index: index of each sample in the training set.
+            labels: labels of the samples, the same in every epoch.
+            probs: predictions of the model.
+            update: False for a second forward pass on the same samples in one step, as by SAM:
+                the targets follow from the current state, which is not changed, and processes do
+                not communicate.
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values, on the labels in the place of the index, on
-                another label than a sample had before, and where each of several batches comes
-                more than once in a row.
-            RuntimeError: if another process refused its batch, has other settings or another
+            ValueError: on wrong shapes or values, if `index` holds the labels, if a label differs
+                from an earlier one, and if each of several batches comes more than once in a row.
+            RuntimeError: if another process rejected its batch, has other settings or another
                 state, is at another call, or has ended.
         """
         gathers = update and is_distributed()
-        counts = self._meet(index, labels, probs) if gathers else []
+        counts = self._synchronize(index, labels, probs) if gathers else []
         if not gathers:
             self._check(index, labels, probs)
         if not update:
             given = as_probabilities(labels, RF.widen(probs))
-            doubted, _ = self._posteriors(self._scores(index), labels, given)
+            refurbished, _ = self._posteriors(self._scores(index), labels, given)
             updates = self.updates[index].unsqueeze(-1)
-            _, held = self._held_back(index, updates)
-            return self._shown(updates, held, doubted, given, probs)
+            _, held = self._memorization_groups(index, updates)
+            return self._select_targets(updates, held, refurbished, given, probs)
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
         given = as_probabilities(labels, RF.widen(probs))
         ordered = index.sort().values
-        # On a processor it costs little to know; elsewhere it would wait for the device.
+        # Cheap on a CPU; elsewhere it would synchronize with the device.
         is_cheap = index.is_cpu and checks.can_read_values()
         is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
         place = None if is_plain else torch.searchsorted(ordered, index)
-        self._note_labels(index, ordered, place, labels)
+        self._record_labels(index, ordered, place, labels)
         memorization = self.memorization
         if memorization is None:
-            residual, freed = None, probs
+            residual, debiased = None, probs
         else:
             residual = memorization.residual[index]
-            freed = memorization.free(residual, probs)
+            debiased = memorization.debias(residual, probs)
         updates = self.updates[index] + 1
         self.updates[index] = updates
         updates = updates.unsqueeze(-1)
-        average = self._update_average(index, updates, mean_of_repeated(place, freed))
+        average = self._update_average(index, updates, mean_of_repeated(place, debiased))
         scores = self._sharpened(average)
-        doubted, counted = self._posteriors(scores, labels, given)
+        refurbished, counted = self._posteriors(scores, labels, given)
         known = updates > self.held_for
         counted = counted * known
         self._update_joint(counted, given, is_soft=labels.is_floating_point())
         if self.annotators is not None:
             self.annotators.update(counted, labels, len(self.average))
         self.classes.update(average, RF._softmax(scores), known)
-        shown, held = self._held_back(index, updates)
-        targets = self._shown(updates, held, doubted, given, probs)
+        shown, held = self._memorization_groups(index, updates)
+        targets = self._select_targets(updates, held, refurbished, given, probs)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
-                memorization.learn(residual, given, freed, shown, held)
-            memorization.record(index, residual, mean_of_repeated(place, targets - probs))
+                memorization.update_strength(residual, given, debiased, shown, held)
+            memorization.add_residual(index, residual, mean_of_repeated(place, targets - probs))
         return targets[own]
 
     @property
     def noise_matrix(self) -> Tensor:
-        """T (C, C), what was learned so far: row c tells how samples of class c are labelled."""
+        """Current estimate of T (C, C): row c is the label distribution of class c."""
         return as_noise_matrix(self.joint, len(self.average))
 
     @property
     def annotator_matrices(self) -> Tensor | None:
-        """T^a (A, C, C), how each annotator labels samples of each class; None without them."""
+        """Current estimates of T^a (A, C, C), one for each annotator; None without annotators."""
         if self.annotators is None:
             return None
         return self.annotators.matrices(self.noise_matrix, len(self.average))
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
-        """How far each label agrees with its sample's posterior; low values are doubtful labels.
+        """Return the posterior probability that each label is correct; low values are doubtful.
 
-        Those of classes that are hardly known, too: they are not acted on, but may be looked at.
-        Of several annotators' labels it is the most frequent one that is judged, by the posterior
-        of all; of equally frequent ones the likeliest.
+        Includes classes that the model has barely learned, whose targets are not changed. Of
+        several annotators' labels the most frequent one is judged, by the posterior given all of
+        them; ties are broken by the posterior.
 
         Args:
-            index: the samples.
+            index: indices of the samples.
             labels: their labels.
 
         Shape:
             - index: (B,) int64; labels: (B,) int64, (B, C) floating or (B, A) int64; returns (B,)
-              in [0, 1]: the probability that an index label is right, or the overlap with a soft
-              one.
+              in [0, 1]; for a soft label the overlap with the posterior.
 
         Raises:
-            ValueError: if a sample has never been seen, or none often enough.
+            ValueError: if a sample was never seen, or none often enough.
         """
         if self.validate_args and checks.can_read_values():
             unseen = int((self.updates[index] == 0).sum())
@@ -348,19 +369,19 @@ class RefurbishedTargets(nn.Module):
         return posterior.minimum(judged).sum(-1)
 
     def beliefs(self, index: Tensor) -> Tensor:
-        """What is held of the samples before their labels are looked at: p above.
+        """Return the class probabilities p of samples before their labels are considered.
 
         Args:
-            index: the samples.
+            index: indices of the samples.
 
         Shape:
-            - index: (B,) int64; returns (B, C) float32 or wider, probabilities; of a sample that
-              was never seen the shares of the classes say all.
+            - index: (B,) int64; returns (B, C) float32 or wider, probabilities; for a sample that
+              was never seen, softmax(b).
         """
         return self._scores(index).softmax(-1)
 
     def _scores(self, index: Tensor) -> Tensor:
-        """Logarithms of the beliefs (B, C), but for a constant of each sample."""
+        """Return the logarithms of the beliefs (B, C), up to a constant for each sample."""
         return self._sharpened(self.average[index])
 
     def _sharpened(self, average: Tensor) -> Tensor:
@@ -368,24 +389,24 @@ class RefurbishedTargets(nn.Module):
 
     @torch.no_grad()
     def judge_memory(self) -> bool:
-        """Find out whether the network learns labels by heart, once held-back ones are given back.
+        """Decide whether the network memorizes labels, and release the held-back ones.
 
-        If it does, labels are doubted from now on, and not only after the warm-up. To be called
-        once, when an average sample has been seen `held_for` times; it waits for the device.
+        If it does, labels are refurbished from now on instead of after the warm-up. Call it once,
+        when samples were seen `held_for` times on average; it synchronizes with the device.
         """
         self.remembers.zero_()
         if self.memorization is not None:
-            self.remembers.copy_(self.memorization.advantage() > self.memory)
+            self.remembers.copy_(self.memorization.log_likelihood_gap() > self.memory)
         self._read_memory()
         return bool(self._remembers)
 
     @property
-    def _doubts_from(self) -> int:
-        """After how many updates of a sample its label is doubted."""
+    def _effective_warmup(self) -> int:
+        """Number of updates of a sample after which its label is refurbished."""
         return self.held_for if self._remembers else self.warmup
 
     def _read_memory(self) -> None:
-        """Keep on the host what was found, which each step asks for."""
+        """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
 
@@ -394,11 +415,11 @@ class RefurbishedTargets(nn.Module):
         self._read_memory()
 
     def samples_met(self, own: int) -> int:
-        """How many samples all processes gave in the last call, of which this one gave `own`."""
+        """Return how many samples all processes gave in the last call; `own`: this process's."""
         return self._ranks.samples if is_distributed() else own
 
     def check_known(self) -> None:
-        """Require that a sample was seen often enough for noise to be counted.
+        """Require that a sample was seen often enough to estimate the noise matrix.
 
         Raises:
             ValueError: if none was.
@@ -417,10 +438,10 @@ class RefurbishedTargets(nn.Module):
             )
 
     def expect(self, labels: Tensor) -> None:
-        """Say beforehand what labels the samples have: any other one is refused at its first call.
+        """Declare the labels of all samples, so that the first call already rejects other ones.
 
         Args:
-            labels: all N, as they will be trained on.
+            labels: all N labels, as trained on.
 
         Shape:
             - labels: (N,) int64 or (N, C) floating, with `num_annotators` (N, A) int64.
@@ -442,7 +463,7 @@ class RefurbishedTargets(nn.Module):
         """Require the labels that the samples were trained on.
 
         Args:
-            index: the samples; those that were never seen may have any label.
+            index: indices of the samples; a sample that was never seen may have any label.
             labels: their labels.
 
         Shape:
@@ -462,62 +483,49 @@ class RefurbishedTargets(nn.Module):
         """
         checks.indices("index", index)
         self._check_labels(labels, len(index))
-        self._refuse_other_labels(index, self.given[index], self._codes(labels))
+        self._check_unchanged(index, self.given[index], self._codes(labels))
 
     def check_ranks(self) -> None:
-        """Require that all processes have called equally often, at the end of an epoch.
+        """Require that all processes have made equally many calls, at the end of an epoch.
 
-        All processes must call it. One that has fewer batches then ends the others with an error
-        instead of letting them wait. Alone, or without a process group, it does nothing.
+        All processes must call it. If one had fewer batches, all raise an error instead of
+        waiting forever. Without a process group it does nothing.
 
         Raises:
-            RuntimeError: in all processes, if they have not, or their settings differ.
+            RuntimeError: in all processes, if they made unequally many calls or their settings
+                differ.
 
         Example:
             >>> RefurbishedTargets(num_samples=100, num_classes=2).check_ranks()
         """
         if is_distributed():
-            self._ranks.meet(self.updates.device, self._settings() | self.plan, is_last=True)
+            self._ranks.synchronize(self.updates.device, self._shared_settings(), is_last=True)
 
-    def _meet(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
-        """Check this process's batch and compare notes with the others; sizes of all batches."""
-        refusal: Exception | None = None
+    def _synchronize(self, index: Tensor, labels: Tensor, probs: Tensor) -> list[int]:
+        """Check this process's batch, compare with the others, and return all batch sizes."""
+        failure: Exception | None = None
         try:
             self._check(index, labels, probs)
         except (TypeError, ValueError) as error:
-            refusal = error
-        alike = self._settings() | self.plan
-        if refusal is None:
-            alike["soft labels"] = labels.is_floating_point()
-            alike["dtype of `probs`"] = probs.dtype
+            failure = error
+        settings = self._shared_settings()
+        if failure is None:
+            settings["soft labels"] = labels.is_floating_point()
+            settings["dtype of `probs`"] = probs.dtype
         if self._ranks.calls == 0:
-            alike["updates before"] = int(self.updates.sum())
-        count = len(index) if refusal is None else 0
-        return self._ranks.meet(self.updates.device, alike, count=count, refusal=refusal)
+            settings["updates before"] = int(self.updates.sum())
+        count = len(index) if failure is None else 0
+        return self._ranks.synchronize(self.updates.device, settings, count=count, failure=failure)
 
-    def _settings(self) -> dict[str, object]:
-        num_samples, num_classes = self.average.shape
-        return {
-            "num_samples": num_samples,
-            "num_classes": num_classes,
-            "momentum": self.momentum,
-            "temperature": self.temperature,
-            "noise_temperature": self.noise_temperature,
-            "prior_count": self.prior_count,
-            "warmup": self.warmup,
-            "memory": self.memory,
-            "held_back": self.held_back,
-            "held_for": self.held_for,
-            "num_annotators": self.num_annotators,
-            "annotator_prior": self.annotator_prior,
-            "dtype": self.average.dtype,
-            "validate_args": self.validate_args,
-        }
+    def _shared_settings(self) -> dict[str, object]:
+        """Return what must be equal in all processes."""
+        of_runs = {"dtype": self.average.dtype, "validate_args": self.validate_args}
+        return self.settings() | of_runs | self.plan
 
     def _codes(self, labels: Tensor) -> Tensor:
-        """One integer for each label (B,): its mean place, as exactly as float16 tells classes.
+        """Return an integer code for each label (B,): its mean class, to float16 resolution.
 
-        Of several annotators' labels a hash, which also tells by whom they are.
+        For several annotators' labels a hash, which also depends on who gave them.
         """
         if self.annotators is not None:
             return annotators.codes(labels)
@@ -527,22 +535,22 @@ class RefurbishedTargets(nn.Module):
         classes = torch.arange(labels.shape[-1], device=labels.device)
         return (wide * _places(classes)).sum(-1).round().int()
 
-    def _note_labels(
+    def _record_labels(
         self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
     ) -> None:
-        """Keep what labels these samples have, and refuse an index that cannot be theirs."""
+        """Store the codes of these labels; reject changed labels and a wrong index."""
         codes = first = self._codes(labels)
         if place is not None:
             first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and checks.can_read_values():
             if place is not None:
-                self._refuse_other_labels(index, first, codes)
-            self._refuse_other_labels(index, self.given[index], codes)
+                self._check_unchanged(index, first, codes)
+            self._check_unchanged(index, self.given[index], codes)
             self._calls.check(ordered)
         if not self._expects:
             self.given[index] = first
 
-    def _refuse_other_labels(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
+    def _check_unchanged(self, index: Tensor, before: Tensor, codes: Tensor) -> None:
         if torch.equal(before, codes):
             return
         other = _differing(before, codes)
@@ -551,16 +559,16 @@ class RefurbishedTargets(nn.Module):
                 "`labels` must be those that the samples of `index` have had before; got other "
                 f"labels for {int(other.sum())} of {len(index)} samples, the first of them sample "
                 f"{int(index[other][0])}. Does `index` count from 0 in each process, worker or "
-                "subset, or in shuffled order? It must be the place in the training set. Labels "
-                "that were corrected need new targets"
+                "subset, or in shuffled order? It must be the place in the training set. For "
+                "corrected labels create new targets"
             )
 
-    def _held_back(
+    def _memorization_groups(
         self, index: Tensor, updates: Tensor
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
-        """Which samples (B, 1) are in the comparison of shown and of held-back labels.
+        """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
 
-        None once all labels were given back.
+        None once the held-back labels are released.
         """
         if self.memorization is None or self._remembers is not None:
             return None, None
@@ -569,35 +577,40 @@ class RefurbishedTargets(nn.Module):
         return early ^ held, held
 
     def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
-        """What makes posteriors (B, C) of beliefs and labels, whose values it does not check."""
+        """Return the function from beliefs and labels to posteriors (B, C), without checks."""
         matrices = self.annotator_matrices
         if matrices is None:
             return partial(label_posterior, noise_matrix=self.noise_matrix)
         return partial(_annotator_posterior, noise_matrices=matrices)
 
     def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Posteriors (B, C) as targets, and sharper ones to count noise from."""
+        """Return posteriors (B, C) as targets, and sharper ones to estimate noise from."""
         both = torch.stack([scores, scores / self.noise_temperature])
-        if labels.ndim == 1:  # label_posterior in the log domain: all of T is above zero
+        if labels.ndim == 1:  # label_posterior in the log domain: all entries of T are positive
             likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
             posteriors = RF._softmax(both + likelihood)
         else:
             posterior_of = self._posterior_rule()
             posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
         given, posteriors = RF.widen(given, posteriors), RF.widen(posteriors, given)
-        evidence = self.classes.evidence(given, self.prior_count)
-        doubted, counted = given.lerp(posteriors, evidence)
-        return doubted, counted
+        weight = self.classes.posterior_weight(given, self.prior_count)
+        refurbished, counted = given.lerp(posteriors, weight)
+        return refurbished, counted
 
-    def _shown(
-        self, updates: Tensor, held: Tensor | None, doubted: Tensor, given: Tensor, probs: Tensor
+    def _select_targets(
+        self,
+        updates: Tensor,
+        held: Tensor | None,
+        refurbished: Tensor,
+        given: Tensor,
+        probs: Tensor,
     ) -> Tensor:
-        """Targets (B, C): in the warm-up labels, or predictions where these are held back."""
-        targets = doubted.where(updates > self._doubts_from, given)
+        """Return targets (B, C): in the warm-up labels, or predictions for held-back labels."""
+        targets = refurbished.where(updates > self._effective_warmup, given)
         return targets if held is None else probs.to(targets.dtype).where(held, targets)
 
     def _update_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
-        """Take predictions into the averages, and return these as they are stored."""
+        """Update the averages with predictions, and return them as stored."""
         old = RF.widen(self.average[index], probs)
         share = (
             updates.to(old.dtype).reciprocal()
@@ -609,20 +622,20 @@ class RefurbishedTargets(nn.Module):
         return average
 
     def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
-        """Take these samples into J, as much as they are of an epoch; zeros count for nothing.
+        """Update J with these samples, weighted by their share of an epoch; rows of 0 are ignored.
 
-        Of a soft label y, label k was meant of a sample of class c in proportion to T_ck y_k.
+        For a soft label y, label k counts for class c in proportion to T_ck y_k.
         """
         posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
         with RF._without_autocast(posterior):
             if is_soft:
                 matrix = self.noise_matrix.to(posterior.dtype)
                 tiny = torch.finfo(posterior.dtype).tiny
-                news = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
+                counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
             else:
-                news = posterior.T @ given
-            news = (news / len(self.average)).to(self.joint.dtype)
-        self.joint.mul_((1.0 - news.sum()).clamp_min(0.0)).add_(news)
+                counts = posterior.T @ given
+            shares = (counts / len(self.average)).to(self.joint.dtype)
+        self.joint.mul_((1.0 - shares.sum()).clamp_min(0.0)).add_(shares)
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
         num_samples, num_classes = self.average.shape
@@ -641,19 +654,52 @@ class RefurbishedTargets(nn.Module):
             checks.probability_values("`probs`", probs)
 
     def _check_labels(self, labels: Tensor, count: int) -> None:
-        """Require labels of so many samples by dtype and shape."""
+        """Require the dtype and shape of labels of `count` samples."""
         if self.annotators is None:
             checks.labels(labels, torch.Size([count]), self.average.shape[1])
         else:
             annotators.check_labels(labels, count, self.num_annotators)
 
     def _check_label_values(self, labels: Tensor) -> None:
-        """Require values that labels may have, and of annotators a label for each sample."""
+        """Require valid label values, and with annotators at least one label for each sample."""
         if self.annotators is None:
             checks.label_values(labels, self.average.shape[1])
         else:
             annotators.check_labelled(labels, self.average.shape[1])
 
-    def extra_repr(self) -> str:
-        """Name the sizes and settings."""
-        return ", ".join(f"{name}={value}" for name, value in self._settings().items())
+
+class RepeatedCalls:
+    """Detector of three successive batches that each come more than once in a row.
+
+    One repeated batch can be an epoch: the batch may hold all samples. Three different batches,
+    each repeated, cannot: the last batch of an epoch may be the first of the next one, but twice in
+    succession only if an epoch has two batches, which then alternate.
+    """
+
+    def __init__(self) -> None:
+        self._last: list[Tensor] = []  # up to three different batches, newest first
+        self._repeated = 0  # how many batches in a row before the newest were repeated
+        self._repeats = 0  # repetitions of the newest batch
+
+    def check(self, samples: Tensor) -> None:
+        """Record the sorted sample indices (B,) of one call.
+
+        Raises:
+            ValueError: if this is the third repeated batch in a row.
+        """
+        if self._last and _same_samples(samples, self._last[0]):
+            self._repeats += 1
+        else:
+            self._repeated = self._repeated + 1 if self._repeats else 0
+            self._last = [samples, *self._last[:2]]
+            self._repeats = 0
+        if self._repeats and self._repeated >= 2 and not _same_samples(samples, self._last[2]):
+            raise ValueError(
+                "`index` must name the samples of a step once; got each of three batches more than "
+                "once in a row, which would count as more epochs. Call with update=False from the "
+                "second time on (SAM), or give RobustLoss the other view as `second`"
+            )
+
+
+def _same_samples(first: Tensor, second: Tensor) -> bool:
+    return first.device == second.device and torch.equal(first, second)

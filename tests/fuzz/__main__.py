@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Annotated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / each) for each in (".", "tests", "examples", "examples/arbex")]
+PLACES = (".", "tests", "tests/helpers", "examples", "examples/arbex")
+sys.path[:0] = [str(ROOT / place) for place in PLACES]
 
 import torch  # noqa: E402
 import typer  # noqa: E402

@@ -1,0 +1,44 @@
+"""Training of a really tiny model, for tests that kill, interrupt or multiply the process."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [
+    str(ROOT),
+    str(ROOT / "examples"),
+    str(ROOT / "examples/arbex"),
+]
+
+import torch  # noqa: E402
+from configuration import Recipe, parse_recipe  # noqa: E402
+from synthetic_faces import synthetic_table  # noqa: E402
+from training.fitting import fit  # noqa: E402
+from training.run_folder import RunFolder  # noqa: E402
+
+
+def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:
+    return parse_recipe(
+        {
+            "data": {"image_size": 16, "per_class": 20, "per_group": 12},
+            "encoder": {"name": "small_cnn", "options": {"width": 4}},
+            "recipe": {"num_anchors": 2, "head": "mlp", "even_classes": False},
+            "optimization": {
+                "epochs": epochs,
+                "batch_size": 8,
+                "checkpoint_steps": 3,
+                "accumulate": 2,
+                "learning_rate": 0.003,
+                "patience": 6,
+            },
+            **sections,
+        },
+        where="tiny recipe",
+    )
+
+
+def train_tiny(folder: Path, recipe: Recipe | None = None) -> RunFolder:
+    torch.set_num_threads(1)
+    run = RunFolder(folder)
+    fit(recipe or tiny_recipe(), synthetic_table(), run, accelerator="cpu", show_progress=False)
+    return run

@@ -1,0 +1,88 @@
+"""What torchrun starts: the plain example, Lightning beside one process, and RobustTrainer."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from idx_files import write_mnist
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
+
+
+def run(*arguments, fails=False):
+    path = os.pathsep.join(str(ROOT / each) for each in ("", "examples"))
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", *(str(each) for each in arguments)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    return done.stdout
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+def assert_equal_states(first, second, tolerance=0.0):
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(value, second[name], rtol=0, atol=tolerance, msg=name)
+        elif isinstance(value, dict):
+            assert_equal_states(value, second[name], tolerance)
+        else:
+            assert value == second[name], name
+
+
+def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
+    folder, out = write_mnist(tmp_path / "data", count=64), tmp_path / "checkpoint.pt"
+    options = ("--data", folder, "--batch-size", 16, "--out", out)
+    output = run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3)
+    assert output.count("test accuracy") == 1
+    whole = load(out)
+    # Rank 0 knows of all samples, half of which rank 1 trained on.
+    learned = whole["criterion"]["_extra_state"]["targets"]
+    assert torch.equal(learned["updates"], torch.full((64,), 3, dtype=torch.int32))
+    run(*TORCHRUN, ROOT / "tests/helpers/torchrun_killed.py", *options, "--epochs", 3, fails=True)
+    assert load(out)["epoch"] == 2
+    run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3, "--resume")
+    resumed = load(out)
+    for part in ("model", "criterion"):
+        assert_equal_states(whole[part], resumed[part])
+
+
+def test_lightning_in_two_processes_follows_one(tmp_path):
+    script = ROOT / "tests/helpers/lightning_state.py"
+    run(script, tmp_path / "one")
+    run(*TORCHRUN, script, tmp_path / "two")
+    (one,) = (tmp_path / "one").iterdir()
+    two = sorted((tmp_path / "two").iterdir())
+    assert len(two) == 2
+    alone = load(one)
+    assert int(alone["targets"]["updates"].min()) == 3
+    for path in two:
+        assert_equal_states(load(path), alone, tolerance=1e-5)
+
+
+def test_the_trainer_mixes_and_resumes_in_two_processes(tmp_path):
+    def ranks():
+        return [load(tmp_path / f"rank{rank}.pt") for rank in range(2)]
+
+    run(*TORCHRUN, ROOT / "tests/helpers/trainer_state.py", tmp_path)
+    whole = ranks()
+    for part in whole[0]["weights"], whole[0]["targets"]:
+        assert all(bool(torch.isfinite(value).all()) for value in part.values())
+    assert_equal_states(*whole)
+    seen = whole[0]["targets"]["updates"]
+    assert torch.equal(seen, torch.full((48,), 3, dtype=torch.int32))
+    shutil.rmtree(tmp_path / "trainer" / "checkpoint-18")
+    run(*TORCHRUN, ROOT / "tests/helpers/trainer_state.py", tmp_path, "--resume")
+    for before, after in zip(whole, ranks(), strict=True):
+        assert_equal_states(before, after)
