@@ -25,16 +25,17 @@ def estimate_class_prior(log_probs: Tensor, *, source_prior: Tensor | None = Non
     nats of its maximum: the gap is at most N (max_c g_c - 1), where N counts samples and g_c is the
     factor by which a step changes frequency c. The result is for :func:`with_class_prior`.
 
-    The estimate is as good as two assumptions:
-        - Only the class frequencies differ from the training data (label shift). The inputs of each
-          class must look the same.
-        - The predictions are calibrated for rho. Overconfident predictions count the predicted
-          classes, errors included; underconfident ones overstate the shift. Calibrate first, with
-          :class:`VectorScaling` if there are samples of every class: it also removes class biases,
-          to which the estimate is most sensitive.
+    The estimate relies on two assumptions:
+        - Only the class frequencies differ from the training data (label shift): the inputs of each
+          class look the same, and labels mean the same.
+        - The predictions are calibrated for rho. Overconfident predictions count errors as samples
+          of the wrong class; underconfident ones overstate the shift. A single temperature does not
+          remove class biases, and can make the estimate worse: prefer :class:`VectorScaling` if
+          there are held-out samples of every class.
 
-    It cannot repair labels: a model that learned to label sad faces neutral predicts the
-    frequencies of those labels.
+    Wrong training labels are no label shift: the model predicts what it learned from them. With
+    FER2013's labels, about half of the gain of the true frequencies is left
+    (``benchmarks/label_shift.py``). Unlabelled data cannot show that an assumption fails.
 
     Args:
         log_probs: log-probabilities of unlabelled samples, which should be drawn like the data that
