@@ -23,6 +23,8 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},
+    "ClassPredictionSets": {"threshold": ("num_classes",)},
+    "GroupPredictionSets": {"threshold": ("num_groups",)},
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 LARGEST = 2.0**63
