@@ -1,6 +1,7 @@
-"""Calibration, prediction sets and abstention, all fitted on held-out predictions."""
+"""Calibration, prediction sets, abstention and familiarity, fitted on a model's outputs."""
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.scaling import (
     Calibration,
     TemperatureScaling,
@@ -14,6 +15,7 @@ __all__ = [
     "Abstention",
     "BranchTemperatures",
     "Calibration",
+    "Familiarity",
     "PredictionSets",
     "TemperatureScaling",
     "TopLabelScaling",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.scaling import TemperatureScaling, VectorScaling
 from reliability_balance.calibration.selective import Abstention, PredictionSets
 from reliability_balance.calibration.top_label import TopLabelScaling
@@ -35,6 +36,7 @@ KINDS: dict[str, type[Configured]] = {
         BranchTemperatures,
         PredictionSets,
         Abstention,
+        Familiarity,
     )
 }
 BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}

@@ -57,7 +57,8 @@ def save(
         preprocessing: what inputs need, in your own words, as far as JSON has them; tuples come
             back as lists.
         companions: modules of this package that go with the model, by any names: scalings,
-            :class:`PredictionSets`, :class:`Abstention`, :class:`RefurbishedTargets`, balancers.
+            :class:`PredictionSets`, :class:`Abstention`, :class:`Familiarity`,
+            :class:`RefurbishedTargets`, balancers.
 
     Raises:
         FileNotFoundError: if the folder does not exist.

@@ -23,6 +23,10 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},
+    "Familiarity": {
+        "references": ("num_references", "embedding_dim"),
+        "whitening": ("embedding_dim", "embedding_dim"),
+    },
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # in files from before there was such a setting
 LARGEST = 2.0**63

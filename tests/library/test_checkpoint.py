@@ -20,6 +20,7 @@ from reliability_balance import ReliabilityBalancer, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    Familiarity,
     PredictionSets,
     TemperatureScaling,
     TopLabelScaling,
@@ -64,6 +65,7 @@ def fitted_companions():
         "branches": BranchTemperatures(correction_weight=0.5).fit(output, labels),
         "sets": PredictionSets(0.8).fit(log_probs, labels),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
+        "familiarity": Familiarity(8, num_references=20).fit(output),
         "targets": targets,
         "spare": small(),
     }
@@ -122,6 +124,7 @@ SETTINGS = {
     BranchTemperatures: {"correction_weight": 0.5},
     PredictionSets: {"coverage": 0.8},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
+    Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
 }
 IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}

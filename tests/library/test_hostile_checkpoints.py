@@ -20,6 +20,7 @@ from reliability_balance import ReliabilityBalancer, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    Familiarity,
     PredictionSets,
     TemperatureScaling,
     TopLabelScaling,
@@ -49,6 +50,7 @@ def whole(path: Path) -> Content:
         "branches": BranchTemperatures(correction_weight=0.5),
         "sets": PredictionSets(0.8),
         "abstention": Abstention(0.3),
+        "familiarity": Familiarity(6, num_references=5),
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }
