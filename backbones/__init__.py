@@ -1,11 +1,10 @@
 """Reference backbones: modules with an ``embedding_dim`` whose forward gives an embedding.
 
-The balancer knows nothing of them; they are one way among others to get a (B, D) or (B, T, D)
-embedding.
+The balancer does not depend on them: any (B, D) or (B, T, D) embedding will do.
 """
 
 if __name__ != "reliability_balance.backbones":
-    # Two import paths would make two classes of each backbone, and isinstance would split.
+    # Two import paths would create two classes of each backbone and break isinstance.
     raise ImportError(f"import reliability_balance.backbones, not {__name__}")
 
 from typing import Protocol
@@ -39,7 +38,7 @@ __all__ = [
 
 
 class Backbone(Protocol):
-    """What a backbone is: a module that gives embeddings, and tells how wide they are."""
+    """Interface of a backbone: a module that gives embeddings of width ``embedding_dim``."""
 
     embedding_dim: int
 

@@ -1,11 +1,11 @@
-"""Libraries that are imported when a backbone needs them, and not before."""
+"""Import optional libraries when a backbone needs them."""
 
 import importlib
 from typing import Any
 
 
 def require(module: str, extra: str) -> Any:
-    """Import a module, or say which extra brings it.
+    """Import a module, or raise an error that names the extra to install.
 
     Args:
         module: name of the module.

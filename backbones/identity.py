@@ -1,4 +1,4 @@
-"""No encoder: embeddings that come from elsewhere."""
+"""Backbone for precomputed embeddings."""
 
 from torch import Tensor, nn
 
@@ -6,7 +6,7 @@ from reliability_balance import checks
 
 
 class Identity(nn.Module):
-    """Pass embeddings on, for features of a frozen model or of another library.
+    """Identity, for features from a frozen model or another library.
 
     Args:
         embedding_dim: D.
@@ -30,12 +30,12 @@ class Identity(nn.Module):
         self.embedding_dim = embedding_dim
 
     def forward(self, embedding: Tensor) -> Tensor:
-        """Return the embedding, after a look at its shape."""
+        """Return the embedding, after checking its shape."""
         checks.floating("embedding", embedding)
         checks.rank("embedding", embedding, f"(B, {self.embedding_dim}) or (B, T, D)", 2, 3)
         checks.width("embedding", embedding, self.embedding_dim)
         return embedding
 
     def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
+        """Return the settings that the submodules do not show."""
         return f"embedding_dim={self.embedding_dim}"

@@ -1,4 +1,4 @@
-"""An encoder for vectors, such as the rows of a table."""
+"""Backbone for vectors, such as tabular data."""
 
 from torch import Tensor, nn
 

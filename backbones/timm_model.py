@@ -1,4 +1,4 @@
-"""Any model of timm as a backbone."""
+"""Any timm model as a backbone."""
 
 import difflib
 from pathlib import Path
@@ -13,24 +13,25 @@ class TimmBackbone(nn.Module):
     """A timm model without its classifier.
 
     Args:
-        name: a name that ``timm.list_models()`` has.
-        weights: a local file with the model's weights, as timm saves them, for as many channels;
-            see :func:`weights.read_weights`. None starts at random. Nothing is ever downloaded.
-        tokens: False gives timm's pooled embedding; True the tokens before pooling: those of a
-            transformer, prefix tokens included, or the H*W positions of a feature map.
+        name: a name in ``timm.list_models()``.
+        weights: a local file with the model's weights, as timm saves them, for `image_channels`
+            channels; see :func:`weights.read_weights`. None: random initialisation. Nothing is
+            downloaded.
+        tokens: False: timm's pooled embedding. True: the tokens before pooling, those of a
+            transformer with its prefix tokens, or the H*W positions of a feature map.
         image_channels: channels of the image.
 
     Shape:
-        - images: (B, image_channels, H, W) floating, of a size that the model takes; returns
+        - images: (B, image_channels, H, W) floating, of a size that the model accepts; returns
           (B, D), or tokens (B, T, D).
 
     State:
-        ``load_report`` tells what became of the weight file; None without one.
+        ``load_report`` lists which weights of the file were loaded; None without a file.
 
     Raises:
         ImportError: without timm.
         FileNotFoundError: if there is no such weight file.
-        ValueError: if timm has no such model, or the weights do not fit.
+        ValueError: if timm has no such model, or the weights do not match.
 
     Example:
         >>> import torch
@@ -62,7 +63,7 @@ class TimmBackbone(nn.Module):
         if weights is not None:
             self.load_report = load_weights(self.model, read_weights(weights), source=weights)
         self.tokens = tokens
-        # The pooled embedding of some models passes one more layer, which changes its width.
+        # Some models have one more layer after pooling, which changes the width.
         self.embedding_dim = int(self.model.num_features if tokens else self.model.head_hidden_size)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Any classification model of torchvision as a backbone."""
+"""Any torchvision classification model as a backbone."""
 
 from collections import OrderedDict
 from itertools import takewhile
@@ -17,25 +17,25 @@ class TorchvisionBackbone(nn.Module):
     """A torchvision classifier without its last linear layer.
 
     Args:
-        name: a name that ``torchvision.models.list_models()`` has, of a model that ends in a
-            linear layer and gives one output.
+        name: a name in ``torchvision.models.list_models()``, of a model with one output, from a
+            linear layer.
         weights: a local file with the model's weights, as torchvision saves them; see
-            :func:`weights.read_weights`. None starts at random. Nothing is ever downloaded.
-        tokens: False gives the embedding, what enters the last linear layer; True the positions
-            of the last feature map, where the model has one: the transformers do not.
+            :func:`weights.read_weights`. None: random initialisation. Nothing is downloaded.
+        tokens: False: the embedding, which is the input of the last linear layer. True: the
+            positions of the last feature map; transformers have none.
 
     Shape:
-        - images: (B, 3, H, W) floating, of a size that the model takes; returns (B, D), or tokens
+        - images: (B, 3, H, W) floating, of a size that the model accepts; returns (B, D), or tokens
           (B, T, D).
 
     State:
-        ``load_report`` tells what became of the weight file; None without one.
+        ``load_report`` lists which weights of the file were loaded; None without a file.
 
     Raises:
         ImportError: without torchvision.
         FileNotFoundError: if there is no such weight file.
-        ValueError: if torchvision has no such model, it ends in no linear layer, gives more than
-            one output or has no feature map for tokens, or the weights do not fit.
+        ValueError: if torchvision has no such model, the model does not end in a linear layer, has
+            several outputs or no feature map for tokens, or the weights do not match.
 
     Example:
         >>> import torch
@@ -71,7 +71,7 @@ class TorchvisionBackbone(nn.Module):
         self.model = model
         if tokens:
             self.model = _without_pooling(model)
-            if isinstance(model, models.DenseNet):  # it rectifies in its own forward
+            if isinstance(model, models.DenseNet):  # it applies ReLU in its own forward
                 self.model.append(nn.ReLU())
             self.embedding_dim = _map_width(self.model, name)
 
@@ -82,7 +82,7 @@ class TorchvisionBackbone(nn.Module):
 
 
 def _without_pooling(model: nn.Module) -> nn.Sequential:
-    """The children that come before pooling and head; these models run them in order."""
+    """Return the children before pooling and head, which these models run in order."""
 
     def is_tail(child: tuple[str, nn.Module]) -> bool:
         return child[0] in HEAD_NAMES or isinstance(child[1], nn.AdaptiveAvgPool2d)
@@ -93,7 +93,7 @@ def _without_pooling(model: nn.Module) -> nn.Sequential:
 
 
 def _map_width(features: nn.Module, name: str) -> int:
-    """Run the children once, to see whether they give a feature map."""
+    """Return the width of the feature map, from one forward pass."""
     try:
         with torch.no_grad():
             feature_map: Tensor = features.eval()(torch.zeros(1, 3, 224, 224))

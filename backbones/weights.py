@@ -1,4 +1,4 @@
-"""Reading weight files, and loading them whole or not at all."""
+"""Read weight files, and load all of the weights or none."""
 
 import pickletools
 import zipfile
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Keys under which training scripts keep the weights beside epoch, optimizer and the like.
+# Keys under which training scripts store the weights beside epoch, optimizer and so on.
 NESTED_KEYS = ("state_dict", "model_state_dict", "model", "net", "weights")
 OLD_PICKLES = 4  # magic number, protocol, system, content
 LONGEST_NAME = 1000
@@ -17,11 +17,10 @@ WRAPPER_PREFIXES = ("module.", "_orig_mod.")  # DataParallel and torch.compile
 
 
 class LoadReport(NamedTuple):
-    """What became of a weight file.
+    """Result of loading a weight file.
 
-    ``loaded`` are the model's names that were filled, ``unused`` the file's names that the model
-    has no place for (a head, mostly), ``untouched`` the model's names that the file lacks and
-    that may be lacking.
+    ``loaded`` are the names that were loaded, ``unused`` the names in the file that the model does
+    not have (mostly a head), and ``untouched`` the model's names that the file may lack, and does.
     """
 
     loaded: tuple[str, ...]
@@ -30,7 +29,7 @@ class LoadReport(NamedTuple):
 
 
 class _Inert:
-    """Stands for an object that is not a tensor, in a file that holds more than weights."""
+    """Placeholder for an object that is not a tensor, in a file that holds more than weights."""
 
     def __new__(cls, *args: object) -> "_Inert":
         return super().__new__(cls)
@@ -40,16 +39,15 @@ class _Inert:
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
-    """Read the tensors of a weight file, on the CPU, under their plain names.
+    """Read the tensors of a weight file, on the CPU, by plain names.
 
-    Nothing in the file is executed: it is read with ``weights_only``, and where a training script
-    pickled its own objects beside the weights, as the published POSTER++ files do, these are
-    replaced by inert ones.
+    Nothing in the file is executed: it is read with ``weights_only``. Other pickled objects, which
+    the published POSTER++ files hold, are replaced by placeholders.
 
     Args:
         path: a ``.safetensors`` file, or one written by ``torch.save`` that holds a state_dict,
             or a dictionary with one at ``state_dict``, ``model_state_dict``, ``model``, ``net``
-            or ``weights``. Prefixes of DataParallel and ``torch.compile`` are taken off.
+            or ``weights``. Prefixes of DataParallel and ``torch.compile`` are removed.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -84,14 +82,14 @@ def load_weights(
     source: str | Path,
     may_lack: Collection[str] = (),
 ) -> LoadReport:
-    """Copy weights into a module by name, after all of them were found to fit.
+    """Copy weights into a module by name, if all of them match.
 
     Args:
-        module: what to fill; it is not touched if anything does not fit.
+        module: the module; it is unchanged if anything does not match.
         weights: tensors by name.
-        source: where they come from, for messages.
-        may_lack: names, or beginnings of names, that the weights need not have. Counters of batch
-            norm, which old files lack, are always among them.
+        source: their origin, for messages.
+        may_lack: names or prefixes that may be missing from the weights. Batch norm counters, which
+            old files lack, are always included.
 
     Raises:
         ValueError: if weights are missing or have other shapes; the message names them.
@@ -127,14 +125,14 @@ def load_weights(
 
 
 def check_sums(path: Path) -> None:
-    """Compare what ``torch.save`` wrote with its checksums, which ``torch.load`` does not.
+    """Verify the checksums of a file from ``torch.save``, which ``torch.load`` does not.
 
-    ``torch.save`` compresses nothing. An archive that does, or whose parts share bytes, could
-    unpack to any size, and is refused before anything of it is read.
+    ``torch.save`` does not compress. An archive that is compressed, or whose parts share bytes,
+    could unpack to any size and is rejected before it is read.
 
     Raises:
         ValueError: if a part of the archive is compressed, or has changed since it was written. Old
-            files, no archives, pass.
+            files, which are not archives, pass.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -162,17 +160,17 @@ def _read_torch(path: Path) -> Any:
 
 
 def _inert_globals(path: Path) -> list[Any]:
-    """Pair each class that ``weights_only`` would refuse with the inert one."""
+    """Map each class that ``weights_only`` would refuse to the placeholder."""
     try:
         names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except ValueError:  # not a zip archive: an old file, which holds its weights alone, or none
+    except ValueError:  # not a zip archive: an old file with weights only, or not a weight file
         _refuse_long_names(path)
         return []
     return [(_Inert, name) for name in names]
 
 
 def _refuse_long_names(path: Path) -> None:
-    """Name no class at endless length: torch quotes it, and searches what it says for minutes."""
+    """Reject very long class names: torch would search its own error message for minutes."""
     with path.open("rb") as file:
         for _ in range(OLD_PICKLES):
             for opcode, argument, _ in pickletools.genops(file):

@@ -1,11 +1,11 @@
-"""Train on the labels of several annotators: ours beside Dawid-Skene, cleanlab and plain votes.
+"""Train on labels of several annotators: ours against Dawid-Skene, cleanlab and majority votes.
 
-    python benchmarks/annotators.py                     # all; stop and go on as you like
+    python benchmarks/annotators.py                     # all; can be stopped and resumed
     python benchmarks/annotators.py --data digits-4k    # one data set
 
-Ten simulated annotators of unequal quality, each with confusions of their own, give 1 to 4 labels a
+Ten simulated annotators of unequal quality, each with their own confusions, give 1 to 4 labels per
 sample. All methods train the same encoder for the same epochs. Every run is one line of
-`results/annotators.jsonl`; what is there is not run again. Renders `results/annotators.md`.
+`results/annotators.jsonl`; finished runs are skipped. Renders `results/annotators.md`.
 """
 
 import os
@@ -57,16 +57,16 @@ METHODS = (
 
 
 class Run(NamedTuple):
-    """What names a run: a data set and a seed; all methods see the same labels."""
+    """Key of a run: a data set and a seed; all methods see the same labels."""
 
     data: str
     seed: int
 
 
 def annotator_matrices(num_classes: int, generator: torch.Generator) -> Tensor:
-    """Noise matrices (A, C, C): 40 to 90 % right, up to 10 points more or less by class.
+    """Draw noise matrices (A, C, C): 40 to 90 % right, with up to ±10 points per class.
 
-    Where they err, a few wrong classes get most of it, other ones for each annotator.
+    Most errors go to a few wrong classes, which differ between annotators.
     """
     quality = torch.linspace(0.4, 0.9, NUM_ANNOTATORS).view(-1, 1)
     by_class = torch.rand(NUM_ANNOTATORS, num_classes, generator=generator)
@@ -78,7 +78,7 @@ def annotator_matrices(num_classes: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_labels(classes: Tensor, matrices: Tensor, generator: torch.Generator) -> Tensor:
-    """Labels (N, A), -1 for none: each sample has 1 to 4, of annotators drawn alike."""
+    """Draw labels (N, A), -1 for none: 1 to 4 for each sample, from random annotators."""
     every = torch.stack(
         [torch.multinomial(m[classes], 1, generator=generator).squeeze(1) for m in matrices], 1
     )
@@ -88,18 +88,18 @@ def draw_labels(classes: Tensor, matrices: Tensor, generator: torch.Generator) -
 
 
 def vote_counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Votes for each class (N, C)."""
+    """Return the votes for each class (N, C)."""
     return F.one_hot(labels + 1, num_classes + 1)[..., 1:].sum(1)
 
 
 def majority(labels: Tensor, num_classes: int, generator: torch.Generator) -> Tensor:
-    """The most frequent label (N,), drawn among equals."""
+    """Return the most frequent label (N,); ties are broken at random."""
     counts = vote_counts(labels, num_classes).float()
     return (counts + 0.5 * torch.rand(counts.shape, generator=generator)).argmax(1)
 
 
 def dawid_skene(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """crowd-kit's posteriors (N, C) and matrices (A, C, C); without a label of a class, even."""
+    """Return crowd-kit's posteriors (N, C) and matrices (A, C, C); uniform if undetermined."""
     task, worker = (labels >= 0).nonzero(as_tuple=True)
     table = pd.DataFrame({"task": task, "worker": worker, "label": labels[task, worker]})
     model = DawidSkene(n_iter=100).fit(table)
@@ -108,7 +108,7 @@ def dawid_skene(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     found = model.probas_.reindex(index=range(len(labels)), columns=classes, fill_value=0.0)
     rows = pd.MultiIndex.from_product([annotators, classes], names=["worker", "label"])
     errors = model.errors_.reindex(index=rows, columns=classes, fill_value=0.0)
-    # Of crowd-kit rows are labels and columns true classes.
+    # In crowd-kit, rows are labels and columns are true classes.
     matrices = torch.from_numpy(errors.to_numpy(copy=True)).float()
     matrices = matrices.view(len(annotators), num_classes, num_classes).transpose(1, 2)
     sums = matrices.sum(-1, keepdim=True)
@@ -117,7 +117,7 @@ def dawid_skene(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def small(method: Any, width: int) -> Any:
-    """The same small encoder for every method, from inputs of this width."""
+    """Give a method the same small encoder as all others, for inputs of this width."""
     method.encoder = nn.Sequential(
         nn.Linear(width, WIDTH), nn.ReLU(), nn.Linear(WIDTH, EMBEDDING_DIM), nn.ReLU()
     )
@@ -125,7 +125,7 @@ def small(method: Any, width: int) -> Any:
 
 
 def trained(make: Callable[[Task], Method], task: Task, labels: Tensor, seed: int) -> Any:
-    """A method after training on these labels."""
+    """Return a method trained on these labels."""
     torch.manual_seed(seed)
     task = task._replace(labels=labels)
     method = small(make(task), task.inputs.shape[1])
@@ -134,12 +134,12 @@ def trained(make: Callable[[Task], Method], task: Task, labels: Tensor, seed: in
 
 
 def cross_entropy(task: Task) -> Method:
-    """Index labels or class probabilities, with the paper's MLP head."""
+    """Return cross-entropy on indices or class probabilities, with the paper's MLP head."""
     return Classifier(task, F.cross_entropy)
 
 
 def cleanlab_consensus(task: Task, labels: Tensor, voted: Tensor, seed: int) -> Tensor:
-    """cleanlab's consensus labels (N,), by votes and cross-validated predictions."""
+    """Return cleanlab's consensus labels (N,), from votes and cross-validated predictions."""
     order = torch.randperm(len(voted), generator=torch.Generator().manual_seed(seed))
     probs = cross_validated(
         lambda part: trained(cross_entropy, part, part.labels, seed),
@@ -155,7 +155,7 @@ def cleanlab_consensus(task: Task, labels: Tensor, voted: Tensor, seed: int) -> 
 
 
 def do_run(run: Run) -> dict[str, Any]:
-    """Accuracy, right consensus labels, error of the matrices and CPU seconds, by method."""
+    """Return accuracy, right consensus labels, matrix error and CPU seconds of each method."""
     torch.set_num_threads(1)
     task = DATA[run.data](run.seed)
     generator = torch.Generator().manual_seed(run.seed)
@@ -213,13 +213,13 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "# Labels of several annotators",
         "",
         "By `python benchmarks/annotators.py`, from `annotators.jsonl`. "
-        f"{NUM_ANNOTATORS} simulated annotators, 1 to {MOST_LABELS} labels a sample. All methods: "
-        f"encoder 784-{WIDTH}-{EMBEDDING_DIM}, {EPOCHS} epochs, last epoch. The others train the "
-        "paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over seeds "
-        f"from {FIRST_SEED}. torch {torch.__version__}.",
+        f"{NUM_ANNOTATORS} simulated annotators, 1 to {MOST_LABELS} labels per sample. All "
+        f"methods: encoder 784-{WIDTH}-{EMBEDDING_DIM}, {EPOCHS} epochs, last epoch. The others "
+        "train the paper's MLP head with cross-entropy. Means ± 95 % intervals by Student's t over "
+        f"seeds from {FIRST_SEED}. torch {torch.__version__}.",
         "",
-        "- accuracy: of the test set; difference: ours with annotators less the method, paired by "
-        "seed, bold beyond its interval",
+        "- accuracy: on the test set; difference: ours with annotators less the method, paired by "
+        "seed, bold if significant",
         "- right consensus: share of the training samples whose suggested label is right",
         "- matrix error: mean absolute error of the annotators' matrices, in points",
         "- CPU: seconds of aggregation, cross-validation and training",
@@ -231,7 +231,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         single, count = (show_mean([run[key] for run in runs], 1) for key in ("right", "labels"))
         parts += [
             "",
-            f"## {name}: {len(runs)} seeds, {count} labels a sample, {single} % of them right",
+            f"## {name}: {len(runs)} seeds, {count} labels per sample, {single} % of them right",
             "",
             "| method | accuracy % | difference | right consensus % | matrix error | CPU s |",
             "|---" * 6 + "|",
@@ -256,13 +256,13 @@ def _rows(runs: list[dict[str, dict[str, float]]]) -> Iterator[str]:
 
 
 def main(
-    data: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(DATA)}.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(DATA)}.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     if unknown := [name for name in data or [] if name not in DATA]:
         raise typer.BadParameter(f"must be of {', '.join(DATA)}; got {', '.join(unknown)}")
     path = results / "annotators.jsonl"

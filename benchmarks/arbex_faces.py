@@ -2,9 +2,9 @@
 
     python benchmarks/arbex_faces.py --seeds 5
 
-For each seed the quick recipe and the same encoder, data and budget with plain cross-entropy are
-trained, and judged on the same clean test faces: accuracy, and KL to the true distribution. The
-seed changes weights, batches, faces and noise. A run that is done is not run again. Writes
+For each seed it trains the quick recipe, and the same encoder, data and budget with plain
+cross-entropy. Both are evaluated on the same clean test faces: accuracy, and KL to the true
+distribution. The seed changes weights, batches, faces and noise. Finished runs are skipped. Writes
 `arbex_faces.json` and `arbex_faces.md`.
 """
 
@@ -33,7 +33,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/arbex_faces"),
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Compare corrected, primary and cross-entropy over seeds."""
+    """Compare corrected predictions, primary predictions and cross-entropy over seeds."""
     base = load_recipe(recipe, overrides or ())
     found: list[dict[str, Any]] = []
     for seed in range(seeds):
@@ -74,7 +74,7 @@ def main(
 def format_markdown(
     means: dict[str, Interval], differences: dict[str, Interval], seeds: int
 ) -> str:
-    """Lay means and paired differences out as a table."""
+    """Format means and paired differences as a table."""
     lines = [
         "# The balancer against plain cross-entropy, on noisy ambiguous faces",
         "",

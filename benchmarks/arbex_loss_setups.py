@@ -2,8 +2,8 @@
 
     python benchmarks/arbex_loss_setups.py
 
-The quick recipe's encoder and faces, labels as they are; the seed changes weights, batches and
-faces. A run that is done is not run again. Writes `arbex_loss_setups.json`, `.md` and the figure
+Encoder and faces are those of the quick recipe, with labels as given; the seed changes weights,
+batches and faces. Finished runs are skipped. Writes `arbex_loss_setups.json`, `.md` and the figure
 `arbex_loss_setups.png`, which shows the first seed.
 """
 
@@ -62,7 +62,7 @@ def main(
 
 
 def setups(base: Recipe) -> dict[str, Recipe]:
-    """The set-ups by name; "ideal" is the recipe as it is."""
+    """Return the set-ups by name; "ideal" is the unchanged recipe."""
     method = base.method
 
     def changed(**changes: float) -> Recipe:
@@ -84,7 +84,7 @@ def setups(base: Recipe) -> dict[str, Recipe]:
 
 
 def format_markdown(scores: dict[str, Scores], seeds: int) -> str:
-    """Lay the set-ups out beside the ideal one, and the paper's words beside what was found."""
+    """Format the set-ups against the ideal one, with the paper's claims."""
     lines = [
         "# Loss set-ups (Fig. 7 of the paper)",
         "",

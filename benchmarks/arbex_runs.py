@@ -1,4 +1,4 @@
-"""Runs of the ARBEx application for benchmarks: resumed or skipped where done, then summed up."""
+"""Runs of the ARBEx application for benchmarks: resumed or skipped, then summarised."""
 
 import json
 import os
@@ -27,7 +27,7 @@ from training.run_folder import RunFolder, recipe_of  # noqa: E402
 
 @dataclass(frozen=True)
 class Interval:
-    """Mean over the seeds and its 95 % interval by Student's t; NaN limits for a single seed."""
+    """Mean over the seeds with its 95 % interval by Student's t; NaN limits for a single seed."""
 
     mean: float
     low: float
@@ -38,26 +38,26 @@ class Interval:
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """Mean and interval of independent values."""
+    """Return mean and interval of independent values."""
     mean, half = mean_and_interval(list(values))
     return Interval(mean, mean - half, mean + half)
 
 
 def with_seed(recipe: Recipe, seed: int) -> Recipe:
-    """The same recipe with other weights, batches, faces and noise."""
+    """Return the recipe with other weights, batches, faces and noise."""
     rendered = {**recipe.data.rendered, "seed": seed}
     return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
 def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
-    """Train and evaluate, or go on where it was stopped; return the metrics.
+    """Train and evaluate, or resume a run; return the metrics.
 
     Raises:
         ValueError: if the folder holds a run of another recipe.
     """
     folder = RunFolder(root)
     if folder.recipe.exists() and recipe_of(folder) != recipe:
-        raise ValueError(f"{root} holds a run of another recipe: give another --runs")
+        raise ValueError(f"{root} holds a run of another recipe: choose another --runs")
     metrics = root / "metrics.json"
     if not metrics.exists():
         print(f"{root}", flush=True)
@@ -71,9 +71,9 @@ def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
 def save_results(
     folder: Path, name: str, recipe: Recipe, results: dict[str, Any], text: str
 ) -> None:
-    """Write JSON and Markdown, with all that one needs to judge or repeat them.
+    """Write JSON and Markdown, with all that is needed to reproduce them.
 
-    Folders of the user's are left out.
+    The user's folders are left out.
     """
     given = ["FOLDER" if Path(each).is_dir() else each for each in sys.argv[1:]]
     command = " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *given])
@@ -91,5 +91,5 @@ def save_results(
 
 
 def intervals_as_plain(intervals: dict[str, Interval]) -> dict[str, dict[str, float]]:
-    """Intervals as JSON knows them."""
+    """Convert intervals for JSON."""
     return {name: asdict(each) for name, each in intervals.items()}

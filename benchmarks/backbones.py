@@ -1,10 +1,10 @@
-"""What predicting with the backbones costs: parameters, operations, images a second and memory.
+"""Cost of prediction with the backbones: parameters, operations, images per second and memory.
 
     python benchmarks/backbones.py
 
-Each model runs in a process of its own, so that the peak of memory is its own, on one thread, and
-processor time is counted, so that other load on the machine is not. Writes `backbones.json` and
-`backbones.md` into `benchmarks/results/`.
+Each model runs in its own process, which isolates its peak memory, on one thread. CPU time is
+measured, which excludes other load on the machine. Writes `backbones.json` and `backbones.md` into
+`benchmarks/results/`.
 """
 
 import math
@@ -52,21 +52,21 @@ WINDOW_COUNTS = (1, 4, 16, 64, 256)
 
 @dataclass(frozen=True)
 class Cost:
-    """One model at one batch size; rates are medians, in images per second of one thread."""
+    """Cost of a model at a batch size; rates are medians, in images per second on one thread."""
 
     model: str
     image_size: int
     batch_size: int
     parameters: int
     trainable_parameters: int
-    giga_multiply_adds: float  # of one image, forward
+    giga_multiply_adds: float  # per image, forward
     images_per_second: float
     peak_mib: float | None
 
 
 @dataclass(frozen=True)
 class Growth:
-    """Exponent b of cost = a * windows^b: mean over the repetitions and its 95 % interval."""
+    """Exponent b of cost = a * windows^b: mean over the repetitions with its 95 % interval."""
 
     quantity: str
     exponent: float
@@ -75,7 +75,7 @@ class Growth:
 
 
 def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
-    """Time a model; called in a fresh process."""
+    """Measure a model; call this in a fresh process."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     build, image_size = MODELS[name]
@@ -86,7 +86,7 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
         with torch.inference_mode():
             model(images)
 
-    with PeakMemory() as peak:  # first, while the allocator has nothing to reuse
+    with PeakMemory() as peak:  # first, before the allocator has memory to reuse
         predict()
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(images[:1])
@@ -112,7 +112,7 @@ def _median_seconds(run: Callable[[], None], budget: float) -> float:
 
 
 def window_growth(seed: int, repetitions: int) -> list[Growth]:
-    """Fit how W-MCSA's cost grows with the number of windows, and beside it full attention."""
+    """Fit the growth of W-MCSA's cost with the number of windows, against full attention."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     windowed = WindowCrossAttention(WINDOW_WIDTH, WINDOW_HEADS, WINDOW_SIZE).eval()
@@ -125,7 +125,7 @@ def window_growth(seed: int, repetitions: int) -> list[Growth]:
         with FlopCounterMode(display=False) as counter, torch.inference_mode():
             windowed(windows, query)
         operations.append(float(counter.get_total_flops()))
-    # As one window, the same map needs every position to attend to every other.
+    # With one window over the whole map, every position attends to every other.
     full = [
         3 * WINDOW_WIDTH**2 * 2 * positions * count + 4 * WINDOW_WIDTH * (positions * count) ** 2
         for count in WINDOW_COUNTS
@@ -142,7 +142,7 @@ def window_growth(seed: int, repetitions: int) -> list[Growth]:
 
             row.append(_median_seconds(run, 0.2))
         seconds.append(row)
-    # Below 16 windows the time is that of the calls, not of the arithmetic.
+    # Below 16 windows, call overhead dominates.
     large = [index for index, count in enumerate(WINDOW_COUNTS) if count >= 16]
     times = [_exponent(row, large) for row in seconds]
     everything = list(range(len(WINDOW_COUNTS)))
@@ -169,7 +169,7 @@ def _growth(quantity: str, exponents: list[float]) -> Growth:
 
 
 def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growth]) -> str:
-    """Lay everything out as Markdown."""
+    """Format everything as Markdown."""
 
     def mib(value: float | None) -> str:
         return "-" if value is None else f"{value:.0f}"
@@ -207,11 +207,11 @@ def format_report(machine: dict[str, str], costs: list[Cost], growth: list[Growt
 
 def main(
     seconds: Annotated[float, typer.Option(min=0, help="Time for each rate.")] = 2.0,
-    repetitions: Annotated[int, typer.Option(min=2, help="Of the fit over windows.")] = 5,
+    repetitions: Annotated[int, typer.Option(min=2, help="Fits over the windows.")] = 5,
     seed: Annotated[int, typer.Option()] = 0,
     out: Annotated[Path, typer.Option(help="Folder of the results.")] = Path("benchmarks/results"),
 ) -> None:
-    """Measure all backbones beside two others of the same libraries."""
+    """Measure all backbones and two reference models."""
     machine = {
         **describe_machine(),
         "timm": timm.__version__,

@@ -1,9 +1,9 @@
-"""Do probabilities mean what they say? Calibrated predictions beside calibrated cross-entropy.
+"""Compare the calibration of our predictions with that of cross-entropy.
 
-    python benchmarks/calibration.py          # 30 short trainings; stop and go on as you like
+    python benchmarks/calibration.py          # 30 short trainings; can be stopped and resumed
 
-Every run is one line of `results/calibration.jsonl`; what is there is not run again. At the end
-the lines are rendered to `results/calibration.md`, which `--render-only` does alone.
+Every run is one line of `results/calibration.jsonl`; finished runs are skipped. At the end the
+lines are rendered to `results/calibration.md`; `--render-only` only does that.
 """
 
 import os
@@ -33,7 +33,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     path = results / "calibration.jsonl"
     runs = [
         Run("fashion-10k", corruption, method, FIRST_SEED + seed, epochs)

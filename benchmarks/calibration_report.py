@@ -9,7 +9,7 @@ from measures import mean_and_interval
 from result_files import save_text
 
 BASELINE, OURS = "cross-entropy", "ours, robust"
-# Name of the measure after `ece_` and `nll_`: what was fitted on which held-out labels.
+# Suffix of the measure after `ece_` and `nll_`: the calibration and its held-out labels.
 WAYS = {
     "none": "not calibrated",
     "clean": "temperature, clean labels",
@@ -21,7 +21,7 @@ WAYS = {
     "cleaned": "temperature, noisy labels, learned noise matrix",
     "top_cleaned": "top-label scaling, noisy labels, learned noise matrix",
 }
-# Ours calibrated in one of these ways, cross-entropy in the other; the same held-out samples.
+# Pairs to compare: calibration of ours and of cross-entropy, on the same held-out samples.
 CONTESTS = (
     ("clean", "clean"),
     ("branches_clean", "clean"),
@@ -40,14 +40,14 @@ PREAMBLE = """# Calibration
 By `python benchmarks/calibration.py`, from the runs in `calibration.jsonl`. Means over seeds,
 ± 95 % intervals by Student's t; differences are paired by seed. torch {torch}.
 
-10,000 images of Fashion-MNIST: 8,000 to train on, for 30 epochs, and 2,000 of the training set
-held out to fit the calibration on; ECE (15 bins) and NLL on the official 10,000 test images.
-Held-out labels are either clean, or have the noise of the training labels, which then bends the
-temperature. Where ours says "learned noise matrix" it saw noisy labels only, and took the noise
-into account by what `RefurbishedTargets` had learned; cross-entropy has nothing like it.
+10,000 images of Fashion-MNIST: 8,000 for training, over 30 epochs, and 2,000 of the training set
+held out to fit the calibration; ECE (15 bins) and NLL on the official 10,000 test images. Held-out
+labels are clean, or have the noise of the training labels, which biases the temperature. With
+"learned noise matrix" ours saw only noisy labels and corrected for the noise with the matrix from
+`RefurbishedTargets`; cross-entropy has no such estimate.
 
-Prediction sets are fitted after the temperature (clean labels) on 5,000 of the test images, drawn
-by the seed, and counted on the other 5,000; 90 % was asked for."""
+Prediction sets are fitted after the temperature (clean labels) on 5,000 random test images and
+evaluated on the other 5,000, for a coverage of 90 %."""
 
 
 def write_report(lines: list[Line], results: Path) -> str:
@@ -64,7 +64,7 @@ def write_report(lines: list[Line], results: Path) -> str:
 
 
 def _table(methods: dict[str, dict[int, Line]]) -> list[str]:
-    """ECE and NLL after each way to calibrate, and the prediction sets."""
+    """Return the rows for ECE and NLL after each calibration, and for the prediction sets."""
     rows = [
         "| method | calibration | seeds | accuracy % | ECE % | NLL |",
         "|---|---|---|---|---|---|",
@@ -72,11 +72,11 @@ def _table(methods: dict[str, dict[int, Line]]) -> list[str]:
     sets = ["| method | coverage % | farthest seed % | mean set size |", "|---|---|---|---|"]
     for method, seeds in methods.items():
         runs = list(seeds.values())
-        for way, told in WAYS.items():
+        for way, label in WAYS.items():
             if f"ece_{way}" in runs[0]:
                 cells = [_mean(runs, f"accuracy_{way}", 2), _mean(runs, f"ece_{way}", 2)]
                 cells.append(_mean(runs, f"nll_{way}", 3))
-                rows.append(f"| {method} | {told} | {len(runs)} | {' | '.join(cells)} |")
+                rows.append(f"| {method} | {label} | {len(runs)} | {' | '.join(cells)} |")
         farthest = max((run["coverage"] for run in runs), key=lambda value: abs(value - 90))
         sets.append(
             f"| {method} | {_mean(runs, 'coverage', 2)} | {farthest:.2f} "
@@ -86,7 +86,7 @@ def _table(methods: dict[str, dict[int, Line]]) -> list[str]:
 
 
 def _contests(methods: dict[str, dict[int, Line]]) -> list[str]:
-    """ECE of ours less that of cross-entropy, on the same held-out samples."""
+    """Return the rows for ECE of ours less that of cross-entropy, on the same held-out samples."""
     rows = [
         "| ours | cross-entropy | ECE difference, points |",
         "|---|---|---|",

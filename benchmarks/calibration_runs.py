@@ -1,4 +1,4 @@
-"""One run: train on four fifths of the data, calibrate on the fifth, judge on the test set."""
+"""One run: train on 80 % of the data, calibrate on 20 %, evaluate on the test set."""
 
 from typing import Any, NamedTuple
 
@@ -26,10 +26,10 @@ COVERAGE = 0.9
 
 
 class Predictions(NamedTuple):
-    """What a trained method says of held-out and test data, and the labels of both.
+    """Predictions of a trained method on held-out and test data, with the labels of both.
 
-    ``noise_matrix`` is what the method learned of the labels' noise while it trained, if it does;
-    the outputs have the balancer's branches, where there is one.
+    ``noise_matrix`` is the method's estimate from training, if it has one. The outputs have the
+    balancer's branches, if there is a balancer.
     """
 
     held_out: Tensor
@@ -43,12 +43,12 @@ class Predictions(NamedTuple):
 
 
 def do_run(run: Run) -> dict[str, Any]:
-    """Train, calibrate, judge."""
+    """Train, calibrate and evaluate."""
     return {**run._asdict(), **judge(train_and_predict(run), run.seed)}
 
 
 def train_and_predict(run: Run) -> Predictions:
-    """Train to the last epoch, without a look at the held-out fifth."""
+    """Train to the last epoch, without the held-out data."""
     torch.set_num_threads(1)
     task = CORRUPTIONS[run.corruption](DATA[run.data](run.seed), run.seed)
     count = round((1 - HELD_OUT_SHARE) * len(task.labels))
@@ -72,7 +72,7 @@ def train_and_predict(run: Run) -> Predictions:
 
 
 def judge(predictions: Predictions, seed: int) -> dict[str, float]:
-    """Calibration error and likelihood on the test set after each way to calibrate."""
+    """Return calibration error and likelihood on the test set after each calibration."""
     held_out, test = predictions.held_out, predictions.test
     clean, noisy = predictions.clean_labels, predictions.noisy_labels
     noise_matrix = predictions.noise_matrix
@@ -102,7 +102,7 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
 
 
 def coverage(log_probs: Tensor, labels: Tensor, seed: int) -> dict[str, float]:
-    """Fit prediction sets on a half of the test set, count on the other what they hold."""
+    """Fit prediction sets on one half of the test set; return their coverage on the other."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     fitted, counted = order.chunk(2)
     sets = PredictionSets(COVERAGE).fit(log_probs[fitted], labels[fitted])(log_probs[counted])

@@ -1,6 +1,6 @@
-"""CIFAR-10 with the labels that people gave it (CIFAR-10N, Wei et al., ICLR 2022).
+"""CIFAR-10 with human labels (CIFAR-10N, Wei et al., ICLR 2022).
 
-The folder is the user's, in one of two layouts: torchvision's `cifar-10-batches-py` with
+Provide the folder in one of two layouts: torchvision's `cifar-10-batches-py` with
 `CIFAR-10_human.pt` in it or beside it, or `cifar10n.npz`: JPEG bytes (`train_jpeg`, `test_jpeg`)
 with the offset of each image and of the end (`train_offsets`, `test_offsets`), `test_labels`, and
 the label sets `train_clean`, `train_aggre` and `train_random1`.
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 PACKED, BATCHES, HUMAN = "cifar10n.npz", "cifar-10-batches-py", "CIFAR-10_human.pt"
-# Label sets by our name: their names in the official file.
+# Our names of the label sets, and their names in the official file.
 LABEL_SETS = {"clean": "clean_label", "aggre": "aggre_label", "random1": "random_label1"}
 
 
@@ -31,10 +31,10 @@ class HumanCifar(NamedTuple):
 
 
 def load_human_cifar(folder: Path) -> HumanCifar:
-    """Read whichever layout the folder has.
+    """Read either layout.
 
     Raises:
-        FileNotFoundError: if it has neither.
+        FileNotFoundError: if the folder has neither.
         ValueError: if the parts do not belong together.
     """
     if (folder / PACKED).is_file():
@@ -75,7 +75,7 @@ def _read_batches(folder: Path) -> HumanCifar:
     human = next((each for each in (folder, folder / BATCHES) if (each / HUMAN).is_file()), None)
     if human is None:
         raise FileNotFoundError(f"{HUMAN} must lie in {folder} or in its {BATCHES}")
-    # torchvision compares the files' checksums and refuses others.
+    # torchvision verifies the files' checksums.
     train, test = (CIFAR10(str(folder), train=part) for part in (True, False))
     given = load_label_sets(human / HUMAN)
     if not torch.equal(given["clean"], torch.tensor(train.targets)):
@@ -87,14 +87,14 @@ def _read_batches(folder: Path) -> HumanCifar:
 
 
 def load_label_sets(path: Path) -> dict[str, Tensor]:
-    """Read `CIFAR-10_human.pt`, a dict of arrays, without running code that it may hold.
+    """Read `CIFAR-10_human.pt`, a dict of arrays, without executing code in it.
 
     Raises:
-        ValueError: if it holds anything but arrays of numbers, or lacks a label set.
+        ValueError: if it holds anything except numeric arrays, or lacks a label set.
     """
     rebuild = np.empty(0).__reduce__()[0]
     integers = [type(np.dtype(name)) for name in ("uint8", "int32", "int64")]
-    # numpy 1 and 2 name the function by different modules.
+    # The function is in different modules in numpy 1 and 2.
     names = [f"numpy.{core}.multiarray._reconstruct" for core in ("core", "_core")]
     known: list[Any] = [np.ndarray, np.dtype, *integers, *((rebuild, name) for name in names)]
     try:

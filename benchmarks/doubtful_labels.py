@@ -1,11 +1,11 @@
-"""Find wrong labels without cross-validation: ours beside cleanlab, and wrong beside ambiguous.
+"""Find wrong labels without cross-validation: ours against cleanlab, and wrong against ambiguous.
 
-    python benchmarks/doubtful_labels.py                   # all; stop and go on as you like
+    python benchmarks/doubtful_labels.py                   # all; can be stopped and resumed
     python benchmarks/doubtful_labels.py --data faces      # only wrong against ambiguous faces
 
-Every run is one line of `results/doubtful_labels.jsonl`; what is there is not run again. Both
-competitors train in one process, one after the other; CPU time is compared, since the wall's
-depends on what else the machine does. Renders `results/doubtful_labels.md`.
+Every run is one line of `results/doubtful_labels.jsonl`; finished runs are skipped. Both methods
+train in one process, one after the other. CPU time is compared, since wall time depends on other
+load. Renders `results/doubtful_labels.md`.
 """
 
 import os
@@ -27,13 +27,13 @@ DATA = ("symmetric-40", "pair-30", "clean", FACES)
 
 
 def main(
-    data: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(DATA)}.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(DATA)}.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 5,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     if unknown := [name for name in data or [] if name not in DATA]:
         raise typer.BadParameter(f"must be of {', '.join(DATA)}; got {', '.join(unknown)}")
     path = results / "doubtful_labels.jsonl"

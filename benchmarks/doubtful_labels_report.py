@@ -19,8 +19,8 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
         "",
         "By `python benchmarks/doubtful_labels.py`, from the runs in `doubtful_labels.jsonl`. "
         "Means ± 95 % intervals by Student's t over seeds from 100; settings were chosen on lower "
-        f"seeds. torch {torch.__version__}. Ours has targets for few epochs: the library's "
-        "defaults, but for `momentum=0.7, warmup=2`.",
+        f"seeds. torch {torch.__version__}. Ours has targets for short trainings: the library's "
+        "defaults with `momentum=0.7, warmup=2`.",
     ]
     data: dict[str, list[dict[str, Any]]] = {line["data"]: [] for line in lines}
     for line in sorted(lines, key=lambda line: line["seed"]):
@@ -40,14 +40,14 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
 
 
 def _finders(runs: list[dict[str, Any]]) -> list[str]:
-    """Ours is one training, cleanlab's are the five of 5-fold cross-validation of the same network.
+    """Ours is one training; cleanlab needs five, for 5-fold cross-validation of the same network.
 
-    It is judged by both of its scores, after the epochs of our other benchmarks and after as few
-    as ours.
+    cleanlab is evaluated with both of its scores, after as many epochs as in our other benchmarks
+    and after as few as ours.
     """
     rows = [
-        "| finder | epochs | AUROC | AP | CPU s | wall s | CPU time of ours over its "
-        "| AUROC of ours minus its | AP of ours minus its |",
+        "| finder | epochs | AUROC | AP | CPU s | wall s | CPU time of ours / finder "
+        "| AUROC of ours less finder | AP of ours less finder |",
         "|---" * 9 + "|",
     ]
     for finder in runs[0]["found"]:
@@ -82,8 +82,8 @@ def _noise(data: dict[str, list[dict[str, Any]]]) -> list[str]:
             f"| {covered} of {len(noise)} |"
         )
     return [
-        "The interval tells of the sampling alone; where it misses the truth, the model's own "
-        "mistakes look like wrong labels (or wrong labels like its own mistakes).",
+        "The interval covers sampling error only. Where it misses the true rate, the model's own "
+        "errors look like wrong labels, or wrong labels like its own errors.",
         "",
         *rows,
     ]
@@ -93,15 +93,15 @@ def _kinds(runs: list[dict[str, Any]]) -> list[str]:
     lines = [
         f"{len(runs)} seeds, about {runs[0]['mislabelled']} mislabelled and "
         f"{runs[0]['ambiguous']} ambiguous faces each. Mislabelled: noise replaced the label by "
-        "one that fewer than 5 % of people would give. Ambiguous: the label is the face's own, and "
-        "fewer than 60 % would give any one label.",
+        "one with a probability below 5 %. Ambiguous: the label was not replaced, and no class has "
+        "60 % or more.",
         "",
         f"- AUROC, ambiguous against mislabelled: "
         f"{show_mean([run['ambiguous_auroc'] for run in runs], 3)}",
-        f"- harder, {runs[0]['minority']} faces with under 75 % for any one label, and a label "
-        f"of their own that is not the likeliest, against mislabelled: "
+        f"- harder, {runs[0]['minority']} faces with less than 75 % for every class, and an "
+        f"original label that is not the most probable, against mislabelled: "
         f"{show_mean([run['minority_auroc'] for run in runs], 3)}",
-        f"- AUROC of the doubt, replaced labels against all others: "
+        f"- AUROC of doubt, replaced labels against all others: "
         f"{show_mean([run['wrong_label_auroc'] for run in runs], 3)}",
         "",
         "| truly | "

@@ -1,4 +1,4 @@
-"""Find wrong labels by one training of ours, and by cleanlab's five: scores and time of both."""
+"""Find wrong labels by one training of ours and by five of cleanlab: scores and time."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -32,30 +32,29 @@ Result = TypeVar("Result")
 
 FACES = "faces"
 OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
-# A face is ambiguous if people would give its likeliest class no larger share than this, and a
-# label is wrong if they would give it no larger one than that.
+# A face is ambiguous if its most probable class has less than this share; a label is wrong if it
+# has less than that share.
 AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
-# Harder to tell from a wrong label: one that was drawn from the face's own distribution against
-# its likeliest class.
+# A harder case: a label drawn from the face's own distribution that is not its most probable class.
 MINORITY_BELOW = 0.75
 
 
 class Run(NamedTuple):
-    """What names a run: a corruption of noisy_data.py, or "faces"."""
+    """Key of a run: a corruption of noisy_data.py, or "faces"."""
 
     data: str
     seed: int
 
 
 class Seconds(NamedTuple):
-    """Time taken, by the process's own clock and by the wall's."""
+    """CPU time and wall time."""
 
     cpu: float
     wall: float
 
 
 def do_run(run: Run) -> dict[str, Any]:
-    """Do one run; both competitors in this process, one after the other."""
+    """Do one run of both methods, one after the other, in this process."""
     torch.set_num_threads(1)
     return {**run._asdict(), **(_faces(run) if run.data == FACES else _fashion(run))}
 
@@ -94,7 +93,7 @@ def _rate(targets: RefurbishedTargets, labels: Tensor) -> Iterable[tuple[str, Te
 def inspect(
     task: Task, encoder: nn.Sequential, epochs: int, seed: int
 ) -> tuple[RefurbishedTargets, LabelRanking]:
-    """Ours: one training by the robust recipe, then the ranking."""
+    """Train once with the robust recipe, then rank the labels."""
     torch.manual_seed(seed)
     method = Robust(task)
     method.encoder = encoder
@@ -103,7 +102,7 @@ def inspect(
 
 
 def out_of_sample(task: Task, epochs: int, seed: int) -> Tensor:
-    """Out-of-sample probabilities (N, C) of the same network with cross-entropy, by 5 trainings."""
+    """Return out-of-sample probabilities (N, C) of the network with cross-entropy, 5-fold."""
 
     def fit(part: Task) -> Method:
         method = METHODS["cross-entropy"](part)
@@ -115,7 +114,7 @@ def out_of_sample(task: Task, epochs: int, seed: int) -> Tensor:
 
 
 def doubt_by_sample(ranking: LabelRanking) -> np.ndarray[Any, Any]:
-    """Doubts (N,) in the order of the samples; every one was seen."""
+    """Return doubts (N,) in the order of the samples, which were all seen."""
     doubt: np.ndarray[Any, Any] = ranking.doubt[ranking.sample.argsort()].numpy()
     return doubt
 
@@ -137,7 +136,7 @@ def _finding(wrong: Tensor, doubt: np.ndarray[Any, Any]) -> dict[str, float]:
 def timed(
     call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> tuple[Result, Seconds]:
-    """Call it and take the time."""
+    """Call a function and measure its time."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = call(*args, **kwargs)
     return result, Seconds(time.process_time() - cpu, time.perf_counter() - wall)
@@ -170,11 +169,11 @@ def _faces(run: Run) -> dict[str, Any]:
 def judge_kinds(
     ranking: LabelRanking, labels: Tensor, before_noise: Tensor, distributions: Tensor
 ) -> dict[str, Any]:
-    """How well ambiguous faces are told from wrong labels, and wrong labels from all others.
+    """Return the AUROC of ambiguous against mislabelled faces, and of wrong labels against others.
 
-    Truly mislabelled: noise replaced the label, by one that (almost) nobody would give. Truly
-    ambiguous: the label is one that was drawn from the face's own distribution, which has no
-    clear winner. Other faces are neither, and are left out of the first judgement.
+    Mislabelled: noise replaced the label by one of (almost) no probability. Ambiguous: the label
+    was drawn from the face's own distribution, which has no clear maximum. Other faces are neither
+    and do not count in the first comparison.
     """
     order = ranking.sample.argsort()
     plausibility, verdict = ranking.plausibility[order], ranking.verdict[order]

@@ -1,13 +1,12 @@
-"""Find wrong labels of stored embeddings: ours beside nearest neighbours, over many shapes.
+"""Find wrong labels of stored embeddings: ours against nearest neighbours, over many shapes.
 
-    python benchmarks/embedding_labels.py                     # all; stop and go on as you like
+    python benchmarks/embedding_labels.py                     # all; can be stopped and resumed
     python benchmarks/embedding_labels.py --shape elongated   # one shape of embeddings
-    python benchmarks/embedding_labels.py --cost              # CPU seconds of 1,000 classes alone
+    python benchmarks/embedding_labels.py --cost              # only CPU seconds of 1,000 classes
 
-Every run is one line of `results/embedding_labels.jsonl`; what is there is not run again. Nearest
-neighbours are scikit-learn's, each fifth predicted by the other four; the embeddings are taken as
-they are and standardised, with 10 and with 20 neighbours. Ours has no setting to choose. Renders
-`results/embedding_labels.md`.
+Every run is one line of `results/embedding_labels.jsonl`; finished runs are skipped. Nearest
+neighbours are scikit-learn's in 5-fold cross-validation, with 10 and 20 neighbours, on raw and
+standardised embeddings. Ours has no hyperparameters. Renders `results/embedding_labels.md`.
 """
 
 import os
@@ -46,7 +45,7 @@ ALLOWED = 0.01  # AUROC
 
 
 class Run(NamedTuple):
-    """What names a run: a shape of embedding_shapes.py or the cost, a noise, a seed."""
+    """Key of a run: a shape of embedding_shapes.py or the cost, a noise, a seed."""
 
     shape: str
     noise: str
@@ -54,7 +53,7 @@ class Run(NamedTuple):
 
 
 def neighbours_doubt(embeddings: Tensor, labels: Tensor, count: int, seed: int) -> Tensor:
-    """One less the share of a sample's neighbours with its label, each fifth by the others."""
+    """Return 1 less the share of a sample's neighbours with its label, 5-fold."""
     points, given = embeddings.numpy(), labels.numpy()
     doubt = np.ones(len(given))
     for kept, held_out in KFold(5, shuffle=True, random_state=seed).split(points):
@@ -67,7 +66,7 @@ def neighbours_doubt(embeddings: Tensor, labels: Tensor, count: int, seed: int) 
 
 
 def our_doubt(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """The library's, in the order of the samples."""
+    """Return the library's doubts, in the order of the samples."""
     ranking = rank_labels(inspect_embeddings(embeddings, labels, num_classes), labels)
     return ranking.doubt[ranking.sample.argsort()]
 
@@ -75,7 +74,7 @@ def our_doubt(embeddings: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 def finders(
     data: Embedded, labels: Tensor, seed: int
 ) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Ours, and the nearest neighbours that it is held against."""
+    """Yield our finder and the nearest-neighbour baselines."""
     spread = data.embeddings.std(0).clamp_min(1e-6)
     standard = (data.embeddings - data.embeddings.mean(0)) / spread
     yield "ours", partial(our_doubt, data.embeddings, labels, data.num_classes)
@@ -86,7 +85,7 @@ def finders(
 
 
 def do_run(run: Run) -> dict[str, Any]:
-    """AUROC of the wrong labels and CPU seconds, by each finder."""
+    """Return AUROC of the wrong labels and CPU seconds of each finder."""
     torch.set_num_threads(1)
     data = separated(1000, 20, 384)(run.seed) if run.shape == COST else SHAPES[run.shape](run.seed)
     make_noise, rate = NOISES[run.noise]
@@ -128,8 +127,8 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
             "",
             f"By `python benchmarks/embedding_labels.py`, from {seeds} seeds of "
             "`embedding_labels.jsonl`. AUROC of the wrong labels, means ± 95 % intervals by "
-            "Student's t. Beside ours is the best of four nearest-neighbour references in each "
-            "row, chosen afterwards: 10 or 20 neighbours, embeddings as they are or standardised. "
+            "Student's t. Ours is compared with the best of four nearest-neighbour baselines on "
+            "each row, chosen after the fact: 10 or 20 neighbours, raw or standardised embeddings. "
             f"torch {torch.__version__}.",
             "",
             f"Ours is more than {ALLOWED} below on {len(below)} of {len(rows)} rows"
@@ -157,14 +156,14 @@ def _cost(runs: dict[tuple[str, str], list[dict[str, Any]]]) -> Iterator[str]:
 
 
 def main(
-    shape: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(SHAPES)}.")] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(SHAPES)}.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 5,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     cost: Annotated[bool, typer.Option(help="Only the CPU seconds of a large set.")] = False,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     if unknown := [name for name in shape or [] if name not in SHAPES]:
         raise typer.BadParameter(f"must be of {', '.join(SHAPES)}; got {', '.join(unknown)}")
     path = results / "embedding_labels.jsonl"

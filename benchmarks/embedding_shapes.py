@@ -1,4 +1,4 @@
-"""Embeddings of many shapes, made or of scikit-learn's tables, for embedding_labels.py."""
+"""Embeddings of many shapes, synthetic or from scikit-learn's tables, for embedding_labels.py."""
 
 import math
 from collections.abc import Callable
@@ -25,7 +25,7 @@ Shape = Callable[[int], Embedded]
 
 
 def separated(num_classes: int, count: int, dim: int = 32, spread: float = 2.0) -> Shape:
-    """One round cluster a class; centres lie `spread` from the origin along each axis."""
+    """Return one round cluster per class; centres are normal with deviation `spread` per axis."""
 
     def make(seed: int) -> Embedded:
         generator = torch.Generator().manual_seed(seed)
@@ -37,7 +37,7 @@ def separated(num_classes: int, count: int, dim: int = 32, spread: float = 2.0) 
 
 
 def elongated(seed: int) -> Embedded:
-    """Classes differ along the directions in which all of them vary least."""
+    """Draw classes that differ along the directions of least variance."""
     data = separated(20, 100, spread=0.0)(seed)
     generator = torch.Generator().manual_seed(seed + 1)
     spread = torch.logspace(-0.5, 1.2, 32)
@@ -47,7 +47,7 @@ def elongated(seed: int) -> Embedded:
 
 
 def own_directions(seed: int) -> Embedded:
-    """Each class is long in a direction of its own."""
+    """Draw classes that are each elongated in their own direction."""
     generator = torch.Generator().manual_seed(seed + 1)
     data = separated(20, 100)(seed)
     direction = F.normalize(torch.randn(20, 32, generator=generator), dim=-1)
@@ -56,7 +56,7 @@ def own_directions(seed: int) -> Embedded:
 
 
 def several(num_classes: int, count: int, dim: int, spread: float) -> Shape:
-    """Four clusters a class."""
+    """Return four clusters per class."""
 
     def make(seed: int) -> Embedded:
         data = separated(4 * num_classes, count // 4, dim, spread)(seed)
@@ -66,7 +66,7 @@ def several(num_classes: int, count: int, dim: int, spread: float) -> Shape:
 
 
 def unbalanced(seed: int) -> Embedded:
-    """From 200 samples a class down to 4."""
+    """Draw classes of 200 samples down to 4."""
     generator = torch.Generator().manual_seed(seed)
     sizes = (200 * torch.logspace(0, -1.7, 20)).long()
     classes = torch.arange(20).repeat_interleave(sizes)
@@ -75,7 +75,7 @@ def unbalanced(seed: int) -> Embedded:
 
 
 def flat(seed: int) -> Embedded:
-    """Six dimensions folded into 512, with noise in all."""
+    """Draw 6 dimensions that are mapped to 512, with noise in all."""
     generator = torch.Generator().manual_seed(seed + 1)
     data = separated(20, 100, 6, 1.5)(seed)
     folds = torch.randn(6, 512, generator=generator) / 6**0.5
@@ -84,7 +84,7 @@ def flat(seed: int) -> Embedded:
 
 
 def unscaled(seed: int) -> Embedded:
-    """Each dimension has a scale, from .01 to 100, and an offset."""
+    """Draw dimensions with scales from .01 to 100 and offsets."""
     generator = torch.Generator().manual_seed(seed + 1)
     data = separated(20, 100, spread=1.0)(seed)
     scale = 10 ** (4 * torch.rand(32, generator=generator) - 2)
@@ -93,7 +93,7 @@ def unscaled(seed: int) -> Embedded:
 
 
 def small_noise(seed: int) -> Embedded:
-    """Four dimensions that tell the class among 96 small ones that do not."""
+    """Draw 4 informative dimensions and 96 small uninformative ones."""
     generator = torch.Generator().manual_seed(seed + 1)
     data = separated(10, 100, 4, 3.0)(seed)
     rest = 0.1 * torch.randn(1000, 96, generator=generator)
@@ -101,13 +101,13 @@ def small_noise(seed: int) -> Embedded:
 
 
 def far_off(seed: int) -> Embedded:
-    """All of it far from the origin."""
+    """Draw embeddings far from the origin."""
     data = separated(20, 100, spread=1.0)(seed)
     return data._replace(embeddings=data.embeddings + 50)
 
 
 def rings(seed: int) -> Embedded:
-    """Three rings around one centre."""
+    """Draw three concentric rings."""
     generator = torch.Generator().manual_seed(seed)
     classes = torch.arange(900) % 3
     angle = 2 * math.pi * torch.rand(900, generator=generator)
@@ -116,7 +116,7 @@ def rings(seed: int) -> Embedded:
 
 
 def table(load: Callable[..., tuple[Tensor, Tensor]], fold: str = "") -> Shape:
-    """One of scikit-learn's tables as it is, by its principal components, or by random ReLUs."""
+    """Return a scikit-learn table: raw, as principal components, or as random ReLU features."""
 
     def make(seed: int) -> Embedded:
         rows, classes = (torch.as_tensor(part) for part in load(return_X_y=True))

@@ -1,8 +1,8 @@
 """FER+ in its official layout, with FER2013's own labels of the same faces: real label noise.
 
-The folder is the user's: FER2013Train, FER2013Valid and FER2013Test with PNG images,
-`fer2013new.csv` with ten votes a face, and beside or in it `fer2013_labels.npz` (`names`,
-`fer_label`: FER2013's labels by the names of FER+).
+Provide the folder: FER2013Train, FER2013Valid and FER2013Test with PNG images, `fer2013new.csv`
+with ten votes per face, and in it or beside it `fer2013_labels.npz` (`names`, `fer_label`:
+FER2013's labels by the names of FER+).
 """
 
 import csv
@@ -19,7 +19,7 @@ from torch import Tensor
 CLASSES = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
 FOLDERS = {"Training": "FER2013Train", "PublicTest": "FER2013Valid", "PrivateTest": "FER2013Test"}
 LABELS, UNKNOWN = "fer2013_labels.npz", 255
-CLEAR = 5  # more of the ten votes than these are a clear majority
+CLEAR = 5  # more than this many of ten votes are a clear majority
 
 
 class HumanFaces(NamedTuple):
@@ -33,13 +33,13 @@ class HumanFaces(NamedTuple):
 
     @property
     def wrong(self) -> tuple[Tensor, Tensor]:
-        """Which labels are another class than a clear majority of votes, and where there is one."""
+        """Return which labels differ from a clear majority of votes, and which faces have one."""
         clear = self.votes.amax(1) > CLEAR
         return (self.votes.argmax(1) != self.labels) & clear, clear
 
 
 def load_human_faces(folder: Path) -> HumanFaces:
-    """Read the training and the test split; test faces that are in the training set, too, go.
+    """Read the training and the test split, without test faces that are in the training set.
 
     Raises:
         FileNotFoundError: if a part of the layout is missing.

@@ -1,12 +1,12 @@
-"""Compare ours with methods of others on labels that people gave.
+"""Compare our method with others on human labels.
 
     python benchmarks/human_labels.py --fer-plus FOLDER --cifar FOLDER --epochs 20
     python benchmarks/human_labels.py --cifar FOLDER --cache FOLDER --network embeddings
 
 `human_faces.py` and `cifar_human.py` describe what the folders must hold; tasks without a folder
-are skipped. Embeddings of a pre-trained network are kept in the folder `--cache` and computed by
-`image_embeddings.py` where they are missing. Epochs are a budget of forward passes: a method with
-two passes a sample trains for half as many. The last epoch is judged. Every run is one line of
+are skipped. Embeddings of a pre-trained network are cached in the folder `--cache` and computed by
+`image_embeddings.py` if missing. Epochs are a budget of forward passes: a method with two passes
+per sample trains for half as many. The last epoch is evaluated. Every run is one line of
 `results/human_labels.jsonl`, and finished runs are skipped. Renders `results/human_labels.md`.
 """
 
@@ -33,7 +33,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 class Run(NamedTuple):
-    """What names a run; samples 0 is all of them."""
+    """Key of a run; samples 0: all samples."""
 
     task: str
     network: str
@@ -44,7 +44,7 @@ class Run(NamedTuple):
 
 
 def do_run(run: Run, folders: Folders) -> dict[str, Any]:
-    """Train to the last epoch and judge that one."""
+    """Train to the last epoch and evaluate it."""
     torch.set_num_threads(1)
     task = make_task(run.task, run.network, run.samples, run.seed, folders)
     torch.manual_seed(run.seed)
@@ -57,9 +57,9 @@ def do_run(run: Run, folders: Folders) -> dict[str, Any]:
 
 
 def judge(method: HumanMethod, task: HumanTask, trust: Tensor | None) -> dict[str, float]:
-    """All measures of a trained method; those of the primary branch alone are named `primary_…`.
+    """Return all measures of a trained method; those of the primary branch are named `primary_…`.
 
-    A method without a judgement of its own trusts a label as far as it predicts it.
+    For a method without its own score, the trust in a label is its predicted probability.
     """
     judge_scores = partial(
         measures_by_frequency,
@@ -85,17 +85,19 @@ def main(
     fer_plus: Annotated[Path | None, typer.Option(help="Folder of FER+.")] = None,
     cifar: Annotated[Path | None, typer.Option(help="Folder of CIFAR-10N.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder of the embeddings.")] = None,
-    task: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(TASKS)}.")] = None,
-    network: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(NETWORKS)}.")] = None,
-    method: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(METHODS)}.")] = None,
-    samples: Annotated[int, typer.Option(min=0, help="How many to train on; 0: all.")] = 0,
-    epochs: Annotated[int, typer.Option(min=1, help="Forward passes of a sample.")] = 20,
+    task: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(TASKS)}.")] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help=f"One of {', '.join(NETWORKS)}.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(METHODS)}.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Number of training samples; 0: all.")] = 0,
+    epochs: Annotated[int, typer.Option(min=1, help="Forward passes per sample.")] = 20,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     folders = Folders(fer_plus, cifar, cache)
     there = [
         name for names, folder in ((FACES, fer_plus), (CIFAR, cifar)) if folder for name in names
@@ -113,7 +115,7 @@ def main(
     if not render_only and set(networks) - {"small-resnet"} and cache is None:
         raise typer.BadParameter("--cache must name a folder for embeddings; got none")
     path = results / "human_labels.jsonl"
-    # Methods innermost: when stopped early, what is there compares methods on the same seeds.
+    # Methods innermost: results of a stopped run compare methods on the same seeds.
     runs = [
         Run(task_name, network_name, method_name, samples, epochs, seed)
         for seed in range(seeds)

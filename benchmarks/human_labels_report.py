@@ -13,7 +13,7 @@ from result_files import save_text
 
 
 class Measure(NamedTuple):
-    """How a measure is shown, and whether more of it is better."""
+    """Format of a measure, and whether higher is better."""
 
     title: str
     digits: int
@@ -31,20 +31,20 @@ MEASURES = {
     "kl_to_votes": Measure("KL to votes", 3, False),
     "wrong_label_auroc": Measure("AUROC wrong labels", 3, True),
     "wrong_label_ap": Measure("AP wrong labels", 3, True),
-    TIME: Measure("processor seconds", 0, False),
+    TIME: Measure("CPU seconds", 0, False),
 }
 COMPARED = [name for name in MEASURES if name != TIME]
 INTRODUCTION = """\
-# Labels that people gave
+# Human labels
 
 By `python benchmarks/human_labels.py`, from `human_labels.jsonl`. Means of the last epoch, ± 95 %
 intervals by Student's t over seeds; differences are paired by seed, **bold** where significantly
 better and *italic* where significantly worse. All methods have the same network, augmentation,
-optimizer and number of forward passes; those of two views train for half the epochs. Accuracy, NLL,
-ECE, AURC and KL are judged with the class frequencies of the training labels, mean class accuracy
-with even ones, and accuracy at test frequencies with those of the test set. FER tasks are judged by
-the majority of FER+'s votes, without test faces that are in the training set; wrong labels are
-counted where more than five of ten votes agree."""
+optimizer and number of forward passes; those with two views train for half the epochs. Accuracy,
+NLL, ECE, AURC and KL are at the class frequencies of the training labels, mean class accuracy at
+even ones, and accuracy at test frequencies at those of the test set. FER tasks are evaluated on the
+majority of FER+'s votes, without test faces that are in the training set; wrong labels are counted
+where more than five of ten votes agree."""
 
 Seeds = dict[int, dict[str, Any]]
 Methods = dict[str, Seeds]
@@ -85,7 +85,7 @@ def _place(setting: tuple[str, str, int, int]) -> tuple[int, int, int, int]:
 
 
 def _shown(methods: Methods, names: list[str]) -> list[str]:
-    """The measures that all runs have, and the time, which some have."""
+    """Return the measures that all runs have, and the time, which some have."""
     lines = [line for seeds in methods.values() for line in seeds.values()]
     return [
         name
@@ -118,7 +118,7 @@ def _mean(seeds: Seeds, name: str) -> float:
 
 
 def _ahead(methods: Methods) -> Iterator[str]:
-    """One row for each of ours: its differences to the most accurate other method."""
+    """Yield a row for each of ours: its differences to the most accurate other method."""
     for ours in METHODS:
         others = [
             other
@@ -146,7 +146,7 @@ def _parts(methods: Methods) -> Iterator[str]:
 
 
 def _corrected(methods: Methods) -> Iterator[str]:
-    """One row for each of ours: what the correction changes."""
+    """Yield a row for each of ours: corrected less primary."""
     for method in METHODS:
         if method in methods and method.startswith("ours"):
             seeds = methods[method]
@@ -162,7 +162,7 @@ def _by_seed(seeds: Seeds, name: str) -> dict[int, float]:
 
 
 def _difference(ours: dict[int, float], theirs: dict[int, float], name: str) -> str:
-    """The mean of paired differences, marked where it is beyond its interval."""
+    """Return the mean of paired differences, marked if significant."""
     differences = list(paired_differences(ours, theirs).values())
     if not differences:
         return "-"

@@ -1,7 +1,7 @@
-"""Methods that learn from people's labels, for any network, with one or two views of a sample.
+"""Methods for human labels, for any network, with one or two views of a sample.
 
-All have the same budget of forward passes: a method with two passes a sample and epoch, with a
-gradient or without, trains for half the epochs. Those of others are written from their papers, with
+All have the same budget of forward passes: a method with two passes per sample and epoch, with or
+without gradient, trains for half the epochs. Methods of others are written from their papers, with
 the authors' settings for CIFAR-10. Each docstring says what is simplified.
 """
 
@@ -40,9 +40,9 @@ class HumanMethod(nn.Module):
     """A network, and all labels as probabilities (N, C).
 
     Attributes:
-        passes: forward passes of a sample in an epoch.
+        passes: forward passes per sample and epoch.
         for_even_classes: whether predictions are for evenly frequent classes.
-        epochs: how many fit into a budget of forward passes.
+        epochs: number of epochs in the budget of forward passes.
     """
 
     labels: Tensor
@@ -59,7 +59,7 @@ class HumanMethod(nn.Module):
         self.register_buffer("labels", soft)
 
     def logits(self, inputs: Tensor, views: int = 1) -> list[Tensor]:
-        """Logits of so many random views."""
+        """Return the logits of this many random views."""
         return [self.network(view) for view in self.seen.views(inputs, views)]
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
@@ -70,7 +70,7 @@ class HumanMethod(nn.Module):
         return log_probs
 
     def trust(self) -> Tensor | None:
-        """How far each label is trusted (N,), NaN where it was not trained on; None: not judged."""
+        """Return the trust in each label (N,), NaN if not trained on; None: no such score."""
         return None
 
 
@@ -86,9 +86,9 @@ class Plain(HumanMethod):
 
 
 class CrossValidated(Plain):
-    """cleanlab's self-confidence: labels are judged by networks that were not trained on them.
+    """cleanlab's self-confidence: out-of-sample predictions for each label.
 
-    Five more trainings by cross-entropy, each without a fifth of the samples.
+    Five more trainings with cross-entropy, for 5-fold cross-validation.
     """
 
     def __init__(self, task: HumanTask, budget: int) -> None:
@@ -108,7 +108,7 @@ class CrossValidated(Plain):
 
 
 class EarlyLearning(HumanMethod):
-    """ELR (Liu et al., NeurIPS 2020): a pull towards the average of a sample's predictions."""
+    """ELR (Liu et al., NeurIPS 2020): regularise towards the average of a sample's predictions."""
 
     weight, momentum = 3.0, 0.7
     average: Tensor
@@ -123,7 +123,7 @@ class EarlyLearning(HumanMethod):
         return F.cross_entropy(logits, self.labels[index]) + self.weight * pull
 
     def take_in(self, index: Tensor, logits: Tensor) -> Tensor:
-        """Average in these predictions and return the averages."""
+        """Update the averages with these predictions and return them."""
         probs = logits.detach().softmax(-1)
         self.average[index] = self.momentum * self.average[index] + (1 - self.momentum) * probs
         return self.average[index]
@@ -133,7 +133,7 @@ class EarlyLearningPlus(EarlyLearning):
     """ELR+: averages of the predictions of a weight-averaged network, and mixup.
 
     Simplified: one network instead of two that give each other targets. The averaged network gets
-    one view, without a gradient; the network is trained on the other. The averaged one predicts.
+    one view, without gradient; the network trains on the other. The averaged network predicts.
     The decay of the average starts small, for short trainings.
     """
 
@@ -146,7 +146,7 @@ class EarlyLearningPlus(EarlyLearning):
         self.averaged.requires_grad_(False)
 
     def average_in(self, average: Tensor, current: Tensor, count: Tensor | int) -> Tensor:
-        """The average of a weight with its current value."""
+        """Return the average of a weight, updated with its current value."""
         decay = min(self.decay, (1 + int(count)) / (10 + int(count)))
         return decay * average + (1 - decay) * current
 
@@ -167,10 +167,10 @@ class EarlyLearningPlus(EarlyLearning):
 
 
 class OverParameterised(HumanMethod):
-    """SOP (Liu et al., ICML 2022): learn the noise of each label beside the network.
+    """SOP (Liu et al., ICML 2022): learn the noise of each label together with the network.
 
-    The growth of u and v depends on learning rate times epochs. So the paper's rate, for 120
-    epochs, is scaled to shorter trainings.
+    The growth of u and v depends on learning rate times epochs, so the paper's rate, for 120
+    epochs, is scaled for shorter trainings.
     """
 
     rate, rated_for = 10.0, 120
@@ -178,14 +178,14 @@ class OverParameterised(HumanMethod):
     def __init__(self, task: HumanTask, budget: int) -> None:
         super().__init__(task, budget)
         self.step = self.rate * self.rated_for / self.epochs
-        # No parameters: plain gradient descent is theirs, not the network's optimizer.
+        # Not parameters: they use plain gradient descent, not the network's optimizer.
         self.noise = [1e-8 * torch.randn_like(self.labels) for _ in ("u", "v")]
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         return self.noisy_loss(index, self.logits(inputs)[0])
 
     def noisy_loss(self, index: Tensor, logits: Tensor) -> Tensor:
-        """The loss of this batch; its backward pass moves u and v."""
+        """Return the loss of a batch; its backward pass updates u and v."""
         parts = [whole[index].requires_grad_() for whole in self.noise]
         for whole, part in zip(self.noise, parts, strict=True):
             part.register_hook(self._mover(whole, index))
@@ -217,12 +217,12 @@ class OverParameterisedPlus(OverParameterised):
 
 
 class SemiSupervised(HumanMethod):
-    """Replace labels that are not trusted by guesses, and train by MixMatch.
+    """Base of DivideMix and PES: replace untrusted labels by predictions, and train with MixMatch.
 
-    Simplified: one network refines its own labels. It guesses from one view, without a gradient,
-    and is trained on the other. Labels are judged by the guesses of the last epoch, not in a pass
-    of their own. The prior of the classes is that of the labels, not uniform. The warm-up is a
-    share of the epochs, and the weight of guesses grows until the last epoch.
+    Simplified: one network refines its own labels. It predicts on one view, without gradient, and
+    trains on the other. Labels are evaluated with the predictions of the last epoch, not in a
+    separate pass. The class prior is that of the labels, not uniform. The warm-up is a share of the
+    epochs, and the weight of predicted labels grows until the last epoch.
     """
 
     passes = 2
@@ -239,7 +239,7 @@ class SemiSupervised(HumanMethod):
         self.register_buffer("probs", self.labels.mean(0).expand_as(self.labels).clone())
 
     def begin_epoch(self, epoch: int) -> None:
-        """Judge the labels."""
+        """Update the trust in the labels."""
         raise NotImplementedError
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
@@ -263,7 +263,7 @@ class SemiSupervised(HumanMethod):
         return matched + class_balance(logits.log_softmax(-1), self.labels.mean(0))
 
     def warmup_loss(self, index: Tensor, inputs: Tensor) -> Tensor:
-        """Cross-entropy of both views."""
+        """Return the cross-entropy of both views."""
         logits = self.logits(inputs, 2)
         self.probs[index] = torch.stack(logits).detach().softmax(-1).mean(0)
         losses = [F.cross_entropy(each, self.labels[index]) for each in logits]
@@ -273,8 +273,8 @@ class SemiSupervised(HumanMethod):
 class DivideMix(SemiSupervised):
     """DivideMix (Li et al., ICLR 2020): trust labels with a small loss.
 
-    Each epoch fits a mixture of two Gaussians to the losses; the trust in a label is the posterior
-    of the Gaussian with the smaller mean.
+    Each epoch fits a Gaussian mixture with two components to the losses; the trust in a label is
+    the posterior of the component with the smaller mean.
     """
 
     def begin_epoch(self, epoch: int) -> None:
@@ -291,9 +291,9 @@ class DivideMix(SemiSupervised):
 class ProgressiveStopping(SemiSupervised):
     """PES (Bai et al., NeurIPS 2021): stop later layers earlier, since they memorize earlier.
 
-    After the warm-up the last two layers (or blocks) are reset and trained for an epoch with the
-    others frozen, then the last one alone. From then on a label is trusted where the network
-    predicts it.
+    After the warm-up the last two layers (or blocks) are reset and trained for one epoch with the
+    others frozen, then only the last one. From then on a label is trusted if the network predicts
+    it.
     """
 
     def __init__(self, task: HumanTask, budget: int) -> None:
@@ -324,7 +324,7 @@ def _sharpen(probs: Tensor, temperature: float) -> Tensor:
 
 
 class Ours(HumanMethod):
-    """A wrapped network trained by RobustLoss; labels of annotators as they are."""
+    """Our method: a wrapped network trained with RobustLoss, also on labels of annotators."""
 
     def __init__(
         self,
@@ -351,11 +351,11 @@ class Ours(HumanMethod):
         return self.predict(inputs).log_probs
 
     def primary_log_probs(self, inputs: Tensor) -> Tensor:
-        """What the primary branch alone predicts."""
+        """Return the log-probabilities of the primary branch."""
         return self.predict(inputs).primary_log_probs
 
     def predict(self, inputs: Tensor) -> BalancerOutput:
-        """Everything that the balancer says of the plain view."""
+        """Return the balancer's output for the plain view."""
         output: BalancerOutput = self.model(self.seen.plain(inputs))
         return output
 

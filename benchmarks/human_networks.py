@@ -1,4 +1,4 @@
-"""The networks that learn from people's labels, and the views of a sample that they get."""
+"""Networks for human labels, and the views of a sample that they get."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -13,9 +13,9 @@ WIDTH, EMBEDDING_DIM = 256, 128
 
 
 class Network(NamedTuple):
-    """How to make a network that ends in a linear layer, and its views of stored inputs.
+    """Constructor of a network that ends in a linear layer, and its views of stored inputs.
 
-    `views` gives one or two random views of a batch; `plain` the view to predict from.
+    `views` gives one or two random views of a batch; `plain` the view for prediction.
     """
 
     make: Callable[[], nn.Sequential]
@@ -24,7 +24,7 @@ class Network(NamedTuple):
 
 
 def residual(channels: int, num_classes: int, *, crop: int, margin: int = 0) -> Network:
-    """The small residual network on random crops of images (N, channels, H, W) uint8.
+    """Return the small residual network on random crops of images (N, channels, H, W) uint8.
 
     A margin of reflected pixels is added before cropping.
     """
@@ -40,7 +40,7 @@ def residual(channels: int, num_classes: int, *, crop: int, margin: int = 0) -> 
 
 
 def perceptron(width: int, num_classes: int) -> Network:
-    """A hidden layer on frozen embeddings (N, 2, width) of images and mirrored images."""
+    """Return a hidden layer on frozen embeddings (N, 2, width) of images and flipped images."""
     return _of_embeddings(
         lambda: [
             nn.Linear(width, WIDTH),
@@ -54,12 +54,12 @@ def perceptron(width: int, num_classes: int) -> Network:
 
 
 def linear_probe(width: int, num_classes: int) -> Network:
-    """A linear layer on frozen embeddings (N, 2, width) of images and mirrored images."""
+    """Return a linear layer on frozen embeddings (N, 2, width) of images and flipped images."""
     return _of_embeddings(lambda: [nn.Linear(width, num_classes)], width)
 
 
 def _of_embeddings(layers: Callable[[], list[nn.Module]], width: int) -> Network:
-    """Layers on standardised embeddings; a second view is the mirrored image of the first."""
+    """Return layers on standardised embeddings; a second view is the flipped image."""
 
     def make() -> nn.Sequential:
         return nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers())

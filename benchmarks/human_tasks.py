@@ -1,4 +1,4 @@
-"""Tasks with labels that people gave, by name; the seed draws which samples are trained on."""
+"""Tasks with human labels, by name; the seed draws the training samples."""
 
 from collections.abc import Callable
 from functools import cache
@@ -20,7 +20,7 @@ FACE_CROP, CIFAR_CROP = 44, 32  # pixels of 48, and of 32 within a margin of 4
 
 
 class Folders(NamedTuple):
-    """Where the user keeps the data and the embeddings."""
+    """Folders of the data and the embeddings."""
 
     fer_plus: Path | None = None
     cifar: Path | None = None
@@ -28,11 +28,11 @@ class Folders(NamedTuple):
 
 
 class HumanTask(NamedTuple):
-    """What is trained on and judged.
+    """Training and test data of a task.
 
-    `data.labels` are (N,), or (N, C) shares of votes; `annotators` has the labels (N, A) that the
-    single ones are the majority of, -1 where an annotator gave none. `is_known` (N,) marks samples
-    whose true class is clear, and `test_votes` (M, C) are shares of votes on the test set.
+    `data.labels` are (N,), or (N, C) shares of votes. `annotators` (N, A) are the labels of
+    annotators, -1 for none, whose majority `data.labels` are. `is_known` (N,) marks samples with a
+    clear true class; `test_votes` (M, C) are shares of votes on the test set.
     """
 
     data: Task
@@ -43,7 +43,7 @@ class HumanTask(NamedTuple):
 
 
 class Samples(NamedTuple):
-    """All images of a data set, and what those that may be trained on are labelled."""
+    """All images of a data set, and the labels of those that can be used in training."""
 
     images: Tensor
     test_images: Tensor
@@ -57,7 +57,7 @@ class Samples(NamedTuple):
 
 
 class Given(NamedTuple):
-    """The faces (K,) that have labels, these, and what annotators gave."""
+    """Indices (K,) of labelled faces, their labels, and the labels of annotators."""
 
     chosen: Tensor
     labels: Tensor
@@ -65,33 +65,34 @@ class Given(NamedTuple):
 
 
 def given_labels(faces: HumanFaces, seed: int) -> Given:
-    """FER2013's own labels."""
+    """Return FER2013's own labels."""
     return Given(torch.arange(len(faces.labels)), faces.labels)
 
 
 def majority_of_votes(faces: HumanFaces, seed: int) -> Given:
-    """The class that a clear majority of FER+'s ten votes is for, where there is one."""
+    """Return the class with a clear majority of FER+'s ten votes, for faces that have one."""
     chosen = faces.wrong[1].nonzero().squeeze(1)
     return Given(chosen, faces.votes[chosen].argmax(1))
 
 
 def shares_of_votes(faces: HumanFaces, seed: int) -> Given:
-    """FER+'s votes as probabilities, of faces with a vote for one of the seven classes."""
+    """Return FER+'s votes as probabilities, for faces with a vote for one of the seven classes."""
     chosen = faces.votes.sum(1).nonzero().squeeze(1)
     return Given(chosen, _shares(faces.votes[chosen]))
 
 
 def drawn_annotators(faces: HumanFaces, seed: int) -> Given:
-    """Three of a face's votes, each by one of ten annotators; their majority, drawn among equals.
+    """Return three of a face's votes, each from one of ten annotators, and their majority.
 
-    FER+ does not tell who gave a vote, so all annotators are alike.
+    Ties are broken at random. FER+ does not record who gave a vote, so all annotators have the same
+    quality.
     """
     generator = torch.Generator().manual_seed(seed)
     chosen = (faces.votes.sum(1) >= LABELS_A_FACE).nonzero().squeeze(1)
     votes = faces.votes[chosen]
     is_vote = torch.arange(int(votes.sum(1).max())) < votes.sum(1, keepdim=True)
     drawn = torch.multinomial(is_vote.float(), LABELS_A_FACE, generator=generator)
-    # Vote v of a face is for the first class up to which there are more than v votes.
+    # Vote v of a face is for the first class whose cumulative count exceeds v.
     classes = (drawn.unsqueeze(2) >= votes.cumsum(1).unsqueeze(1)).sum(2)
     by = torch.rand(len(votes), NUM_ANNOTATORS, generator=generator).argsort(1)[:, :LABELS_A_FACE]
     annotators = torch.full((len(votes), NUM_ANNOTATORS), -1).scatter(1, by, classes)
@@ -111,10 +112,10 @@ _load_faces, _load_cifar = cache(load_human_faces), cache(load_human_cifar)
 
 
 def make_task(name: str, network: str, samples: int, seed: int, folders: Folders) -> HumanTask:
-    """Make one of TASKS for one of NETWORKS, with that many samples, or all where it is 0.
+    """Build one of TASKS for one of NETWORKS, with that many samples; 0: all.
 
     Raises:
-        ValueError: if a folder that it needs is None.
+        ValueError: if a required folder is None.
     """
     found = _faces(name, seed, folders) if name in FACES else _cifar(name, folders)
     rows = torch.randperm(len(found.chosen), generator=torch.Generator().manual_seed(seed))

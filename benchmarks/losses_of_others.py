@@ -1,4 +1,4 @@
-"""Losses of others, written from their papers, each on logits (B, C) and labels (B,)."""
+"""Losses of other methods, written from their papers, on logits (B, C) and labels (B,)."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,12 @@ from torch.nn import functional as F
 def focal(logits: Tensor, labels: Tensor, *, gamma: float = 2.0) -> Tensor:
     """Focal loss (Lin et al., 2017): cross-entropy times (1 - p)^gamma."""
     log_prob = logits.log_softmax(-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    # Below 1, gamma gives an infinite slope where p is 1.
+    # With gamma below 1, the gradient is infinite at p = 1.
     return -((1 - log_prob.exp()).clamp_min(1e-6) ** gamma * log_prob).mean()
 
 
 def generalised_cross_entropy(logits: Tensor, labels: Tensor, *, q: float = 0.7) -> Tensor:
-    """GCE (Zhang and Sabuncu, 2018): (1 - p^q) / q; its mean over labels that are probabilities."""
+    """GCE (Zhang and Sabuncu, 2018): (1 - p^q) / q; for soft labels its expectation."""
     losses = (1 - (q * logits.log_softmax(-1)).exp()) / q
     if labels.is_floating_point():
         return (labels * losses).sum(-1).mean()
@@ -37,33 +37,33 @@ def early_learning_term(logits: Tensor, average: Tensor) -> Tensor:
 def rank_regularisation(
     weights: Tensor, *, high_share: float = 0.7, margin: float = 0.15
 ) -> Tensor:
-    """SCN's term (Wang et al., 2020): the surer part must be surer by a margin, on average."""
+    """SCN's rank regularisation (Wang et al., 2020): a margin between high and low weights."""
     ordered = weights.sort(descending=True).values
     cut = round(high_share * len(ordered))
     return (margin - (ordered[:cut].mean() - ordered[cut:].mean())).clamp_min(0)
 
 
 def center_distance(embedding: Tensor, labels: Tensor, centers: Tensor) -> Tensor:
-    """Center loss (Wen et al., 2016): half the squared distance to the class's centre."""
+    """Center loss (Wen et al., 2016): half the squared distance to the class centre."""
     return (embedding - centers[labels]).square().sum(-1).mean() / 2
 
 
 def mix_by_uncertainty(embedding: Tensor, log_scale: Tensor, partner: Tensor) -> Tensor:
-    """RUL's fusion (Zhang et al., 2021): a pair, each weighted by its share of the uncertainty."""
+    """RUL's fusion (Zhang et al., 2021): mix a pair, weighted by their uncertainties."""
     own = torch.sigmoid(log_scale - log_scale[partner])  # e^a / (e^a + e^b)
     return own * embedding + (1 - own) * embedding[partner]
 
 
 def soft_cross_entropy(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy (B,) of log-probabilities with labels (B, C) that are probabilities."""
+    """Cross-entropy (B,) of log-probabilities with soft labels (B, C)."""
     return -(labels * log_probs).sum(-1)
 
 
 def over_parameterised(logits: Tensor, labels: Tensor, u: Tensor, v: Tensor) -> Tensor:
-    """SOP (Liu et al., 2022): the sparse noise u^2 y - v^2 (1 - y) of each label is learned, too.
+    """SOP (Liu et al., 2022): also learn the sparse noise u^2 y - v^2 (1 - y) of each label.
 
-    Cross-entropy of the noisy prediction trains the network and u, the squared error of its hard
-    prediction v. Labels, u and v are (B, C).
+    Cross-entropy of the noisy prediction trains the network and u; the squared error of its hard
+    prediction trains v. Labels, u and v are (B, C).
     """
     added = u.square() * labels
     removed = v.square() * (1 - labels)
@@ -76,19 +76,19 @@ def over_parameterised(logits: Tensor, labels: Tensor, u: Tensor, v: Tensor) -> 
 
 
 def class_balance(log_probs: Tensor, prior: Tensor) -> Tensor:
-    """SOP+ and DivideMix: KL divergence of the batch's mean prediction from the classes' prior."""
+    """SOP+ and DivideMix: KL divergence of the batch's mean prediction from the class prior."""
     mean = log_probs.exp().mean(0).clamp_min(1e-8)
     return (prior * (prior.clamp_min(1e-8) / mean).log()).sum()
 
 
 def view_consistency(logits: Tensor, second: Tensor) -> Tensor:
-    """SOP+: KL divergence of the second view's predictions from those of the first, a constant."""
+    """SOP+: KL divergence of the second view's predictions from the first's, without gradient."""
     first = logits.detach().log_softmax(-1)
     return F.kl_div(second.log_softmax(-1), first, log_target=True, reduction="batchmean")
 
 
 def mixmatch(logits: Tensor, targets: Tensor, trusted: Tensor, weight: float) -> Tensor:
-    """MixMatch (Berthelot et al., 2019): cross-entropy where trusted, else squared error.
+    """MixMatch (Berthelot et al., 2019): cross-entropy for trusted samples, else squared error.
 
     Targets are (B, C), `trusted` is (B,) bool; the squared error is a mean over classes.
     """
@@ -99,12 +99,12 @@ def mixmatch(logits: Tensor, targets: Tensor, trusted: Tensor, weight: float) ->
 
 
 def _mean_where(values: Tensor, chosen: Tensor) -> Tensor:
-    """The mean of the chosen ones; 0 of none."""
+    """Return the mean of the chosen values; 0 if there are none."""
     return values.where(chosen, 0.0).sum() / chosen.sum().clamp_min(1)
 
 
 def mixup(inputs: Tensor, targets: Tensor, concentration: float) -> tuple[Tensor, Tensor]:
-    """Mixup (Zhang et al., 2018) of a batch, each sample the greater part of its mixture."""
+    """Mixup (Zhang et al., 2018) of a batch; each sample has the larger weight in its mixture."""
     share = float(torch.distributions.Beta(concentration, concentration).sample())
     share = max(share, 1 - share)
     partner = torch.randperm(len(inputs))

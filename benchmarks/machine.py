@@ -1,4 +1,4 @@
-"""What a benchmark says of the machine, and the memory that a call takes there."""
+"""Description of the machine, and the memory that a call needs."""
 
 import itertools
 import json
@@ -15,11 +15,11 @@ from reliability_balance import __version__
 
 
 class PeakMemory:
-    """Resident memory at its peak above the start, in MiB; Linux alone tells."""
+    """Context that measures peak resident memory above the start, in MiB; only on Linux."""
 
     def __enter__(self) -> "PeakMemory":
         try:
-            Path("/proc/self/clear_refs").write_text("5")  # forget earlier peaks
+            Path("/proc/self/clear_refs").write_text("5")  # reset the peak
         except OSError:
             self.start = None
         else:
@@ -36,7 +36,7 @@ def _status_mib(field: str) -> float:
 
 
 def peak_allocated(call: Callable[[], object]) -> int:
-    """Bytes that torch holds at most during a call, above what it held before."""
+    """Return torch's peak memory during a call, in bytes above the start."""
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         call()
     with tempfile.TemporaryDirectory() as folder:
@@ -49,7 +49,7 @@ def peak_allocated(call: Callable[[], object]) -> int:
 
 
 def describe_machine() -> dict[str, str]:
-    """The machine and the versions that every benchmark depends on."""
+    """Return the machine and the software versions."""
     cpu = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():

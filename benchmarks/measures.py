@@ -1,4 +1,4 @@
-"""What a trained method is judged by; shares in percent, NLL and KL in nats."""
+"""Measures of a trained method; shares in percent, NLL and KL in nats."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 
 def prediction_measures(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
-    """Judge (N, C) predictions of the test set."""
+    """Return the measures of (N, C) predictions on the test set."""
     probs = log_probs.exp()
     return {
         **asdict(score(probs, log_probs.clamp_min(-30), labels)),
@@ -28,12 +28,12 @@ def measures_by_frequency(
     for_even_classes: bool,
     votes: Tensor | None = None,
 ) -> dict[str, float]:
-    """Judge (N, C) predictions of a test set whose classes are not evenly frequent.
+    """Return the measures of (N, C) predictions on a test set with uneven classes.
 
-    Mean class accuracy is judged with even class frequencies, accuracy at test frequencies with
-    those of the test set, all else with those of the training labels. Predictions are converted to
-    each; `for_even_classes` says what they are for. With shares of votes (N, C) their KL divergence
-    from the predictions is added.
+    Mean class accuracy is computed at even class frequencies, accuracy at test frequencies at those
+    of the test set, and all others at those of the training labels. Predictions are adjusted to
+    each; `for_even_classes` says which frequencies they are for. With shares of votes (N, C), their
+    KL divergence from the predictions is added.
     """
     log_prior = class_counts.clamp_min(1).to(log_probs).log()
     even = log_probs if for_even_classes else log_probs - log_prior
@@ -52,12 +52,12 @@ def measures_by_frequency(
 
 
 def _kl(truth: Tensor, log_probs: Tensor) -> float:
-    """Mean KL divergence of the true distributions from the predictions."""
+    """Return the mean KL divergence of the true distributions from the predictions."""
     return float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
 
 
 def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
-    """Mean error of the surest 1, 2, … N predictions."""
+    """Return the mean error rate of the 1, 2, … N most confident predictions."""
     surest, predicted = probs.max(1)
     wrong = (predicted != labels)[surest.argsort(descending=True)].double()
     return float((wrong.cumsum(0) / torch.arange(1, len(wrong) + 1)).mean())
@@ -66,9 +66,9 @@ def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
 def label_measures(
     log_probs: Tensor, truth: Tensor, labels: Tensor, trust: Tensor | None
 ) -> dict[str, float]:
-    """Judge what the method knows of its training samples: their true classes, the wrong labels.
+    """Return how well a method finds true classes and wrong labels of its training samples.
 
-    Without a judgement of its own, a method trusts a label as far as it predicts it.
+    For a method without its own score, the trust in a label is its predicted probability.
     """
     if trust is None:
         trust = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
@@ -77,7 +77,7 @@ def label_measures(
 
 
 def wrong_label_measures(trust: Tensor, wrong: Tensor) -> dict[str, float]:
-    """Judge how far the wrong labels are trusted less; nothing where all or none are wrong."""
+    """Return how well low trust finds wrong labels; empty if all or none are wrong."""
     if not wrong.any() or wrong.all():
         return {}
     return {
@@ -87,24 +87,24 @@ def wrong_label_measures(trust: Tensor, wrong: Tensor) -> dict[str, float]:
 
 
 def accuracy_by_seed(lines: list[dict[str, Any]], wanted: Mapping[str, Any]) -> dict[int, float]:
-    """Accuracy, by seed, of the runs whose fields have these values."""
+    """Return the accuracy by seed of the runs with these fields."""
     return {line["seed"]: line["accuracy"] for line in lines if wanted.items() <= line.items()}
 
 
 def paired_differences(ours: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
-    """Ours less theirs, by seed, where both have one."""
+    """Return ours less theirs by seed, for common seeds."""
     return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
 
 
 def show_mean(values: list[float], digits: int, sign: str = "") -> str:
-    """Mean ± 95 % interval as text; of a single value the mean alone."""
+    """Format mean ± 95 % interval; for a single value only the mean."""
     mean, interval = mean_and_interval(values)
     shown = f"{mean:{sign}.{digits}f}"
     return shown if interval != interval else f"{shown} ± {interval:.{digits}f}"
 
 
 def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Mean, and half the width of its 95 % interval by Student's t; NaN for a single value."""
+    """Return the mean and half the width of its 95 % interval (Student's t; NaN for one value)."""
     from scipy import stats
 
     sample = torch.tensor(values, dtype=torch.float64)

@@ -1,7 +1,7 @@
-"""All methods that are compared, in one shape: a module with a training loss and predictions.
+"""All compared methods behind one interface: a module with a training loss and predictions.
 
-Each has the same encoder, and its authors' settings, but for learning rates, which all share. None
-was tuned on the seeds of the tables, but for ours as far as docs/research_log.md tells.
+All have the same encoder and learning rate, and otherwise their authors' settings. None was tuned
+on the seeds of the tables; for ours see docs/research_log.md.
 """
 
 from collections.abc import Callable, Iterator
@@ -32,7 +32,7 @@ from reliability_balance.labels import RefurbishedTargets
 
 
 class Method(Protocol):
-    """What a run needs of a method; each is a torch module, too."""
+    """Interface of a method, which is also a torch module."""
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor: ...
     def log_probs(self, inputs: Tensor) -> Tensor: ...
@@ -42,7 +42,7 @@ class Method(Protocol):
 
 
 class Balanced(nn.Module):
-    """Our balancer alone: the labels as they are."""
+    """Our balancer alone, with the labels as given."""
 
     def __init__(self, task: Task, **options: Unpack[BalancerOptions]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Balanced(nn.Module):
 
 
 class Robust(Balanced):
-    """Our whole recipe: a balancer trained by a robust loss."""
+    """Our complete recipe: a balancer trained with RobustLoss."""
 
     def __init__(
         self, task: Task, settings: Recipe | None = None, **options: Unpack[BalancerOptions]
@@ -73,12 +73,12 @@ class Robust(Balanced):
         self.settings = settings
 
     def begin(self, epochs: int) -> None:
-        """Plan for so many epochs."""
+        """Create the criterion for this many epochs."""
         self.robust = RobustLoss(self.balancer, self.labels, epochs=epochs, recipe=self.settings)
 
     @property
     def targets(self) -> RefurbishedTargets:
-        """What was learned of the labels."""
+        """The criterion's refurbished targets."""
         return self.robust.targets
 
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Methods of others as modules: the shared encoder, a head, a training loss, and predictions.
+"""Other methods as modules: the shared encoder, a head, a training loss, and predictions.
 
-Most have the paper's MLP head, which does better than a linear one where they learn wrong labels by
-heart; some can have either.
+Most have the paper's MLP head, which is better than a linear one for methods that memorize wrong
+labels; some have both variants.
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ MakeHead = Callable[[int, int], nn.Module]
 
 
 class Classifier(nn.Module):
-    """Encoder, the paper's MLP head or another, and a loss on logits; most others."""
+    """Encoder, the paper's MLP head or another, and a loss on logits; used for most methods."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
 
 class EarlyLearning(nn.Module):
-    """ELR: cross-entropy, and a pull towards the running average of each sample's predictions."""
+    """ELR: cross-entropy, regularised towards the running average of each sample's predictions."""
 
     average: Tensor
 
@@ -79,7 +79,7 @@ class EarlyLearning(nn.Module):
 
 
 class SelfCure(nn.Module):
-    """SCN: each sample's importance, ranked; from epoch 10 a doubtful label gives way."""
+    """SCN: ranked importance weights of samples; doubtful labels are changed from epoch 10."""
 
     labels: Tensor
 
@@ -98,8 +98,8 @@ class SelfCure(nn.Module):
         if epoch >= self.relabel_from:
             low = weights.squeeze(1).argsort(descending=True)[round(0.7 * len(labels)) :]
             probs = (weights * logits).detach()[low].softmax(-1)
-            surest, other = probs.max(-1)
-            doubted = surest - probs.gather(1, labels[low].unsqueeze(1)).squeeze(1)
+            highest, other = probs.max(-1)
+            doubted = highest - probs.gather(1, labels[low].unsqueeze(1)).squeeze(1)
             moved = low[doubted > self.relabel_margin]
             self.labels[index[moved]] = other[doubted > self.relabel_margin]
         loss = F.cross_entropy(weights * logits, labels)
@@ -113,7 +113,7 @@ class SelfCure(nn.Module):
 
 
 class RelativeUncertainty(nn.Module):
-    """RUL: pairs fused by their learned uncertainty must show both labels."""
+    """RUL: pairs are mixed by their learned uncertainties and must predict both labels."""
 
     def __init__(self, task: Task) -> None:
         super().__init__()
@@ -132,10 +132,10 @@ class RelativeUncertainty(nn.Module):
 
 
 class ErasingConsistency(nn.Module):
-    """EAC in spirit: with parts of the input erased, what the net attends to stays the same.
+    """EAC, adapted: consistent attention when parts of the input are erased.
 
-    The original compares class activation maps of a flipped image. A perceptron has no maps, so
-    each embedding feature times its class weights takes their place, and nothing is flipped.
+    The original compares class activation maps of a flipped image. A perceptron has no maps, so we
+    use each embedding feature times its class weights, without flipping.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class ErasingConsistency(nn.Module):
 
 
 class Centers(nn.Module):
-    """Center loss beside cross-entropy."""
+    """Cross-entropy with center loss."""
 
     def __init__(self, task: Task, *, weight: float = 0.003) -> None:
         super().__init__()
@@ -182,7 +182,7 @@ class Centers(nn.Module):
 
 
 class Proxies(nn.Module):
-    """A proxy loss of pytorch-metric-learning; predicts by the softmax of its own similarities."""
+    """A proxy loss of pytorch-metric-learning, which predicts by a softmax of its similarities."""
 
     def __init__(self, task: Task, loss: str, **options: float) -> None:
         super().__init__()
@@ -207,7 +207,7 @@ class Proxies(nn.Module):
 
 
 def logit_adjusted(task: Task, head: MakeHead = MLPHead) -> Classifier:
-    """Cross-entropy that is told the classes' frequencies, and answers for even ones."""
+    """Logit adjustment: cross-entropy with the class prior, which predicts for even classes."""
     log_prior = log_prior_of(task)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -217,7 +217,7 @@ def logit_adjusted(task: Task, head: MakeHead = MLPHead) -> Classifier:
 
 
 def log_prior_of(task: Task) -> Tensor:
-    """Log-frequencies of the classes (C,)."""
+    """Return the log-frequencies of the classes (C,)."""
     counts = class_counts(task)
     return (counts / counts.sum()).log()
 

@@ -1,4 +1,4 @@
-"""What can be wrong with labels: functions from a task and a seed to a corrupted task."""
+"""Corruptions of labels: functions from a task and a seed to a corrupted task."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from reliability_balance.data import pair_noise, symmetric_noise
 
 
 class Task(NamedTuple):
-    """Training inputs (N, D) with given labels (N,) and true distributions (N, C); a test set."""
+    """Training inputs (N, D), given labels (N,) and true distributions (N, C); and a test set."""
 
     inputs: Tensor
     labels: Tensor
@@ -24,34 +24,34 @@ Corruption = Callable[[Task, int], Task]
 
 
 def class_counts(task: Task) -> Tensor:
-    """Given labels of each class (C,), and one more, since a rare one may be missing."""
+    """Return the count of each class (C,) plus 1, since a rare class may be missing."""
     return task.labels.bincount(minlength=task.num_classes) + 1
 
 
 def clean(task: Task, seed: int) -> Task:
-    """Leave all labels right."""
+    """Return the task unchanged."""
     return task
 
 
 def symmetric(rate: float) -> Corruption:
-    """Give a share of samples any other class."""
+    """Return symmetric noise: a share of the labels is flipped to any other class."""
     return lambda task, seed: task._replace(
         labels=symmetric_noise(task.labels, rate, task.num_classes, seed=seed)
     )
 
 
 def pair(rate: float) -> Corruption:
-    """Give a share of samples the next class."""
+    """Return pair noise: a share of the labels is flipped to the next class."""
     return lambda task, seed: task._replace(
         labels=pair_noise(task.labels, rate, task.num_classes, seed=seed)
     )
 
 
 def instance(rate: float) -> Corruption:
-    """Give the share of samples that look most alike to another class that other class.
+    """Return instance-dependent noise: samples most similar to another class get its label.
 
-    How alike is told by a linear classifier of these samples by their true labels, with noise of
-    one logit, so that which samples are wrong depends on the image.
+    Similarity is the score of a linear classifier, fitted on these samples' true labels, plus noise
+    of one logit.
     """
 
     def corrupt(task: Task, seed: int) -> Task:
@@ -67,7 +67,7 @@ def instance(rate: float) -> Corruption:
 
 
 def ambiguous(task: Task, seed: int) -> Task:
-    """Blend a third of the images with another, and label each by a draw from its blend."""
+    """Blend a third of the images with another one; draw their labels from the blend."""
     generator = torch.Generator().manual_seed(seed)
     count = len(task.labels)
     partner = torch.randperm(count, generator=generator)
@@ -80,7 +80,7 @@ def ambiguous(task: Task, seed: int) -> Task:
 
 
 def imbalanced(ratio: float) -> Corruption:
-    """Thin the classes out, geometrically, until the last has 1/ratio of the first."""
+    """Return class imbalance: counts fall geometrically to 1/ratio of the first class."""
 
     def corrupt(task: Task, seed: int) -> Task:
         share = ratio ** (-torch.arange(task.num_classes) / (task.num_classes - 1))
@@ -94,12 +94,12 @@ def imbalanced(ratio: float) -> Corruption:
 
 
 def both(first: Corruption, second: Corruption) -> Corruption:
-    """Apply one after the other."""
+    """Return both corruptions, applied in order."""
     return lambda task, seed: second(first(task, seed), seed)
 
 
 def _linear_scores(task: Task, seed: int) -> Tensor:
-    """Log-probabilities of a ridge classifier's scores, blurred by one logit."""
+    """Return log-probabilities of a ridge classifier with noise of one logit."""
     inputs = torch.nn.functional.pad(task.inputs, (0, 1), value=1.0).double()
     ridge = 1e-2 * len(inputs) * torch.eye(inputs.shape[1], dtype=torch.float64)
     weights = torch.linalg.solve(inputs.T @ inputs + ridge, inputs.T @ task.truth.double())

@@ -1,12 +1,12 @@
-"""How much the library costs, and how near it is to what the machine can do.
+"""Overhead of the library, and its distance from the machine's limits.
 
     python benchmarks/overhead.py
     python benchmarks/overhead.py --part encoder --part limits
 
-Every figure is a ratio of two costs that were measured in turn, in one process and on one thread:
-the median over the rounds of processor time, with a 95 % bootstrap interval. Other load on the
-machine falls on both sides. Parts that are run anew replace their figures in
-`results/overhead.json`, from which `results/overhead.md` is made.
+Every figure is a ratio of two costs, measured alternately in one process on one thread: the median
+of CPU time over the rounds, with a 95 % bootstrap interval. Other load on the machine affects both
+sides. Parts that are run again replace their figures in `results/overhead.json`, from which
+`results/overhead.md` is rendered.
 """
 
 import json
@@ -29,11 +29,11 @@ RESULTS = Path(__file__).parent / "results"
 
 def main(
     part: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(PARTS)}.")] = None,
-    quick: Annotated[bool, typer.Option(help="Small sizes, to see that it works.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small sizes, as a smoke test.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Measure all parts, or those that are named."""
+    """Measure all parts, or the chosen ones."""
     torch.set_num_threads(1)
     names = part or list(PARTS)
     unknown = sorted(set(names) - set(PARTS))
@@ -49,7 +49,7 @@ def main(
 def record(
     path: Path, name: str, about: str, findings: Iterator[Finding], settings: dict[str, str]
 ) -> None:
-    """Measure a part, and put its figures in the place of its last ones, in JSON and Markdown."""
+    """Measure a part and replace its figures in JSON and Markdown."""
     report: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {}
     machine = describe_machine() | settings
     rows = []
@@ -63,7 +63,7 @@ def record(
 
 
 def render(report: dict[str, Any], command: str) -> str:
-    """Lay out the figures as Markdown."""
+    """Format the figures as Markdown."""
     lines = [
         "# Overhead",
         "",

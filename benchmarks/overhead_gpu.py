@@ -1,8 +1,8 @@
-"""What the heads cost where a GPU may wait for the host: whole training steps of a ResNet-18.
+"""Overhead of the heads on a GPU: whole training steps of a ResNet-18.
 
     python benchmarks/overhead_gpu.py
 
-A small encoder on a fast GPU waits for the host's next kernel, and the heads have many small ones.
+With a small encoder, a fast GPU waits for kernel launches, and the heads launch many small kernels.
 Writes `overhead_gpu.json` and `overhead_gpu.md`.
 """
 
@@ -35,7 +35,7 @@ as_graphs: Wrapping = partial(torch.compile, mode="reduce-overhead", fullgraph=T
 
 
 def as_it_is(module: nn.Module) -> nn.Module:
-    """Do not compile."""
+    """Return the module, not compiled."""
     return module
 
 
@@ -53,7 +53,7 @@ class PlainHead(nn.Module):
 class RobustHead(nn.Module):
     """The robust recipe: balancer, targets, class frequencies, mixing and losses.
 
-    Put together here, since a `RobustLoss` counts its samples, which no graph of kernels does.
+    Assembled here, since `RobustLoss` counts its samples, which a CUDA graph cannot do.
     """
 
     prior: Tensor
@@ -85,7 +85,7 @@ class RobustHead(nn.Module):
 
 
 class Step(NamedTuple):
-    """A head to be trained under a ResNet-18, and how the two are run."""
+    """A head on a ResNet-18, and how both are run."""
 
     head: Callable[[Size], nn.Module]
     of_head: Wrapping = as_it_is
@@ -94,7 +94,7 @@ class Step(NamedTuple):
 
 def main(
     device: Annotated[str, typer.Option(help="cuda, xpu …")] = "cuda",
-    quick: Annotated[bool, typer.Option(help="Small sizes, to see that it works.")] = False,
+    quick: Annotated[bool, typer.Option(help="Small sizes, as a smoke test.")] = False,
     seed: Annotated[int, typer.Option()] = 0,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
@@ -133,7 +133,7 @@ def all_as_graphs(device: torch.device, quick: bool) -> Iterator[Finding]:
 def compare(
     base: str, base_step: Step, others: dict[str, Step], device: torch.device, quick: bool
 ) -> Iterator[Finding]:
-    """Time each step beside the base's, in two precisions."""
+    """Time each step against the baseline, in two precisions."""
     image_size, batch_size = (32, 8) if quick else (224, 64)
     size = BASE._replace(batch=batch_size)
     images = torch.randn(batch_size, 3, image_size, image_size, device=device)

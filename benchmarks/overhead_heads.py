@@ -1,4 +1,4 @@
-"""The balancer and what it is compared with: each a loss of one batch, and what it trains."""
+"""The balancer and its baselines: each a loss of one batch with its trained tensors."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -11,11 +11,11 @@ from torch.nn import functional as F
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
 
-WIDEST_PAIRWISE = 2**26  # elements of (B, C, K, D) that fit beside everything else
+WIDEST_PAIRWISE = 2**26  # maximum number of elements of (B, C, K, D)
 
 
 class Size(NamedTuple):
-    """Batch, width of the embedding, classes and anchors of each."""
+    """Batch size, embedding width, classes, and anchors of each class."""
 
     batch: int
     dim: int
@@ -27,14 +27,14 @@ class Size(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Embeddings (B, D), as an encoder under training gives them, and labels (B,)."""
+    """Embeddings (B, D) with gradient, and labels (B,)."""
 
     embedding: Tensor
     labels: Tensor
 
 
 class Head(NamedTuple):
-    """A loss of a batch, and the tensors that it has gradients for."""
+    """A loss of a batch, and the tensors to differentiate it by."""
 
     loss: Callable[[], Tensor]
     trained: list[Tensor]
@@ -56,7 +56,7 @@ def make_batch(size: Size) -> Batch:
 
 
 def balancer(size: Size, batch: Batch, **options: Any) -> Head:
-    """Our balancer on a linear head, and all of its losses."""
+    """Return our balancer with a linear head, and all of its losses."""
     module = ReliabilityBalancer(
         size.dim, size.classes, num_anchors=size.anchors, head="linear", **options
     )
@@ -68,7 +68,7 @@ def balancer(size: Size, batch: Batch, **options: Any) -> Head:
 
 
 def linear(size: Size, batch: Batch) -> Head:
-    """A linear head and cross-entropy."""
+    """Return a linear head with cross-entropy."""
     module = nn.Linear(size.dim, size.classes)
     return Head(
         lambda: F.cross_entropy(module(batch.embedding), batch.labels),
@@ -77,7 +77,7 @@ def linear(size: Size, batch: Batch) -> Head:
 
 
 def soft_triple(size: Size, batch: Batch) -> Head:
-    """SoftTriple of pytorch-metric-learning, with as many centres as we have anchors."""
+    """Return SoftTriple of pytorch-metric-learning, with as many centres as anchors."""
     module = SoftTripleLoss(size.classes, size.dim, centers_per_class=size.anchors)
 
     def loss() -> Tensor:
@@ -88,7 +88,7 @@ def soft_triple(size: Size, batch: Batch) -> Head:
 
 
 def anchor_branch(size: Size, batch: Batch) -> Head:
-    """Eq. 12-14 and 22 alone, by the library."""
+    """Return only Eq. 12-14 and 22, by the library."""
     anchors = _anchors(size)
 
     def loss() -> Tensor:
@@ -99,7 +99,7 @@ def anchor_branch(size: Size, batch: Batch) -> Head:
 
 
 def pairwise_branch(size: Size, batch: Batch) -> Head:
-    """The same with the differences of Eq. 12 written out, (B, C, K, D)."""
+    """Return the same with the differences of Eq. 12 materialised, (B, C, K, D)."""
     anchors = _anchors(size)
 
     def loss() -> Tensor:
@@ -111,7 +111,7 @@ def pairwise_branch(size: Size, batch: Batch) -> Head:
 
 
 def matmul_softmax(size: Size, batch: Batch) -> Head:
-    """The product of embeddings and anchors and a softmax over it: what no form can do without."""
+    """Return the product of embeddings and anchors with a softmax: a lower bound of the cost."""
     anchors = _anchors(size)
 
     def loss() -> Tensor:
@@ -123,7 +123,7 @@ def matmul_softmax(size: Size, batch: Batch) -> Head:
 
 
 def fits_pairwise(size: Size) -> bool:
-    """Whether (B, C, K, D) fits in memory."""
+    """Return whether (B, C, K, D) fits into memory."""
     return size.batch * size.dim * size.classes * size.anchors <= WIDEST_PAIRWISE
 
 

@@ -1,4 +1,4 @@
-"""The questions of `overhead.py`, each answered by a few ratios."""
+"""The parts of `overhead.py`, each with a few ratios."""
 
 import os
 import resource
@@ -55,7 +55,7 @@ GROWTH = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One ratio; `limit` is the largest that was asked for."""
+    """One ratio; `limit` is its target."""
 
     question: str
     setup: str
@@ -65,7 +65,7 @@ class Finding:
 
 
 def heads(quick: bool) -> Iterator[Finding]:
-    """The balancer and its losses beside a linear head, SoftTriple and the pairwise form."""
+    """The balancer and its losses against a linear head, SoftTriple and the pairwise form."""
     for size in GRID[:1] if quick else GRID:
         batch = make_batch(size)
         ours, branch = balancer(size, batch), anchor_branch(size, batch)
@@ -108,7 +108,7 @@ def _finding(
 
 
 def limits(quick: bool) -> Iterator[Finding]:
-    """Distances and similarities beside the matrix product that they cannot do without."""
+    """Distances and similarities against the matrix product, which is a lower bound."""
     size = LARGEST._replace(classes=500) if quick else LARGEST
     embedding = torch.randn(size.batch, size.dim)
     anchors = torch.randn(size.classes, size.anchors, size.dim) * size.dim**-0.5
@@ -165,7 +165,7 @@ def limits(quick: bool) -> Iterator[Finding]:
 
 
 def small(quick: bool) -> Iterator[Finding]:
-    """A training step of a perceptron by RobustLoss, beside one by cross-entropy."""
+    """A training step of a perceptron with RobustLoss against one with cross-entropy."""
     for width in (64,) if quick else (64, 256, 1024):
         for classes in (10,) if quick else (2, 10, 100, 1000):
             steps = _steps_of_a_perceptron(width, classes)
@@ -191,7 +191,7 @@ def _steps_of_a_perceptron(width: int, classes: int) -> dict[str, Callable[[], N
 
     plain = encoder().append(torch.nn.Linear(width, classes))
     ours, head = encoder(), ReliabilityBalancer(width, classes)
-    # Mixed from the first step on, as most steps of a training are.
+    # Mixing from the first step on, as in most steps of a training.
     recipe = replace(get_recipe("robust"), mix_from=0.0)
     robust = RobustLoss(head, labels, epochs=100, recipe=recipe)
     optimizers = [
@@ -215,7 +215,7 @@ def _batches_for_ever() -> Iterator[Tensor]:
 
 
 def growth(quick: bool) -> Iterator[Finding]:
-    """How the anchor branch's step grows; 1 is linear."""
+    """Growth of the anchor branch's step with size; 1 is linear."""
     for name, sizes in GROWTH.items():
         sizes = sizes[:2] if quick else sizes
         calls = {str(size): anchor_branch(size, make_batch(size)).step for size in sizes}
@@ -260,7 +260,7 @@ def encoder(quick: bool) -> Iterator[Finding]:
     criterion = ReliabilityLoss()
     index = torch.arange(batch_size)
     everyone = torch.cat([batch.labels, torch.randint(size.classes, (10_000 - batch_size,))])
-    # Mixed from the first step on, as most steps of a training are.
+    # Mixing from the first step on, as in most steps of a training.
     mixed = replace(get_recipe("robust"), mix_from=0.0)
     robust = RobustLoss(ours, everyone, epochs=100, recipe=mixed)
     plain = torch.nn.Linear(size.dim, size.classes)
@@ -317,7 +317,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def sampler(quick: bool) -> Iterator[Finding]:
-    """An epoch of the data refinement beside one of torch's own random sampler."""
+    """An epoch of data refinement against one of torch's random sampler."""
     rows = 30_000 if quick else 3_000_000
     ours = DataRefinementSampler(torch.randint(8, (rows,)), torch.randint(600, (rows,)))
     torchs = RandomSampler(TensorDataset(torch.empty(rows)))
@@ -332,7 +332,7 @@ def sampler(quick: bool) -> Iterator[Finding]:
 
 
 def start(quick: bool) -> Iterator[Finding]:
-    """A fresh interpreter that imports the library beside one that imports torch."""
+    """A new interpreter that imports the library against one that imports torch."""
     rounds = 2 if quick else 9
     costs: dict[str, list[float]] = {"torch": [], "reliability_balance": []}
     for _ in range(rounds):

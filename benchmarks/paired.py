@@ -1,4 +1,4 @@
-"""Costs compared in turn: what else the machine does falls on both sides of each ratio."""
+"""Alternate measurements: other load on the machine affects both sides of each ratio."""
 
 import gc
 import statistics
@@ -14,7 +14,7 @@ MOST_CALLS = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A median over the rounds and its 95 % bootstrap interval."""
+    """A median over the rounds with its 95 % bootstrap interval."""
 
     value: float
     low: float
@@ -27,7 +27,7 @@ def alternate(
     rounds: int,
     clock: Callable[[], float] = time.process_time,
 ) -> dict[str, list[float]]:
-    """Seconds of each call in each round, all calls in each, every other round back."""
+    """Return the seconds of each call in each round; every other round is in reverse order."""
     counts = {name: _calls_in_a_sample(call, clock) for name, call in calls.items()}
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     order = list(calls)
@@ -48,7 +48,7 @@ def alternate(
 
 def _calls_in_a_sample(call: Callable[[], object], clock: Callable[[], float]) -> int:
     for _ in range(3):
-        call()  # the first calls set up what later ones find
+        call()  # warm-up
     start = clock()
     call()
     once = max(clock() - start, 1e-6)
@@ -56,7 +56,7 @@ def _calls_in_a_sample(call: Callable[[], object], clock: Callable[[], float]) -
 
 
 def estimate(values: Sequence[float], seed: int = 0) -> Estimate:
-    """Median of the rounds' values, with an interval from 2,000 resamples of the rounds."""
+    """Return the median over the rounds, with an interval from 2,000 bootstrap samples."""
     sample = np.asarray(values)
     chosen = np.random.default_rng(seed).integers(len(sample), size=(2000, len(sample)))
     low, high = np.percentile(np.median(sample[chosen], axis=1), [2.5, 97.5])
@@ -64,7 +64,7 @@ def estimate(values: Sequence[float], seed: int = 0) -> Estimate:
 
 
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
-    """Estimate how much longer the one takes, round by round."""
+    """Estimate the ratio of two times, round by round."""
     return estimate([one / other for one, other in zip(numerator, denominator, strict=True)])
 
 

@@ -1,4 +1,4 @@
-"""Render the runs of paper_tables.py beside the paper's figures, and test each claim in words."""
+"""Render the runs of paper_tables.py with the paper's figures, and test each claim."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -55,9 +55,9 @@ def write_report(lines: Lines, results: Path) -> str:
         "",
         'By `python benchmarks/paper_tables.py`: `recipe="paper"` behind a small perceptron, '
         "test accuracy in percent at the last epoch, ± 95 % intervals over seeds. Gains are paired "
-        "by seed. K = 0 is the head alone, the paper's base line, so a gain is that of anchors and "
-        "attention together. The paper's figures are of AffWild2 (Tables 1-3) and of a set it does "
-        "not name (Table 4).",
+        "by seed. K = 0 is the head alone, the paper's baseline, so a gain is that of anchors and "
+        "attention together. The paper's figures are for AffWild2 (Tables 1-3) and a data set that "
+        "it does not name (Table 4).",
     ]
     for data in sorted({line["data"] for line in lines}):
         these = [line for line in lines if line["data"] == data]
@@ -100,7 +100,7 @@ def _gains(lines: Lines, title: str, name: str, paper: dict[int, tuple[float, fl
 
 
 def _more_than_without(lines: Lines, name: str, paper: dict[int, tuple[float, float]]) -> str:
-    """By how much more K = 8 gains under noise or smoothing than without, paired by seed."""
+    """Return how much the gain of K = 8 changes with noise or smoothing, paired by seed."""
     without, *levels = paper
     printed = {level: eight - none for level, (none, eight) in paper.items()}
     papers = fmean(printed[level] for level in levels) - printed[without]
@@ -136,7 +136,7 @@ def _section(
 
 
 def _select(lines: Lines, wanted: dict[str, float]) -> dict[int, float]:
-    """Accuracy by seed of one cell; what is not named is at its default."""
+    """Return the accuracy by seed of one cell; other fields have their defaults."""
     cell = {"num_anchors": 8, "noise": 0, "smoothing": 0, "anchor_factor": 1.0, **wanted}
     return accuracy_by_seed(lines, cell)
 
@@ -147,7 +147,7 @@ def _accuracy(lines: Lines, **wanted: float) -> str | None:
 
 
 def _differences(lines: Lines, num_anchors: int, **wanted: float) -> dict[int, float]:
-    """Gain over K = 0 in the same setting, by seed."""
+    """Return the gain over K = 0 in the same setting, by seed."""
     ours = _select(lines, {**wanted, "num_anchors": num_anchors})
     base = _select(lines, {**wanted, "num_anchors": 0})
     return paired_differences(ours, base)
@@ -164,4 +164,4 @@ def _verdict(differences: Iterable[float]) -> str:
         return "one seed, no verdict"
     if mean - interval > 0:
         return "helps"
-    return "hurts" if mean + interval < 0 else "no difference beyond chance"
+    return "hurts" if mean + interval < 0 else "no significant difference"

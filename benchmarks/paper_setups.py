@@ -29,7 +29,7 @@ class Setup(NamedTuple):
     epochs: int = 30
 
 
-# Numbers of anchors that the report sets against each other under noise and smoothing.
+# Numbers of anchors that the report compares under noise and smoothing.
 COMPARED = (0, 8)
 ANCHORS = (0, 1, 2, 3, 4, 5, 6, 8, 10)
 TABLES: dict[int, list[Setup]] = {
@@ -45,7 +45,7 @@ TABLES: dict[int, list[Setup]] = {
 
 
 class PaperModel(nn.Module):
-    """The paper's balancer and losses behind the shared encoder."""
+    """The paper's balancer and losses on the shared encoder."""
 
     def __init__(self, task: Task, setup: Setup) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class PaperModel(nn.Module):
             task.num_classes,
             num_anchors=setup.num_anchors,
             recipe="paper",
-            # Without anchors the paper has no correction at all: its base line.
+            # Without anchors the paper has no correction at all: its baseline.
             attention=None if setup.num_anchors else "off",
         )
         self.criterion = ReliabilityLoss(
@@ -77,7 +77,7 @@ class PaperModel(nn.Module):
 
 
 def do_setup(setup: Setup) -> dict[str, Any]:
-    """Train one cell to the last epoch and judge that one."""
+    """Train one cell to the last epoch and evaluate it."""
     torch.set_num_threads(1)
     task = symmetric(setup.noise / 100)(DATA[setup.data](setup.seed), setup.seed)
     torch.manual_seed(setup.seed)

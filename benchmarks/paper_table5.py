@@ -1,11 +1,10 @@
-"""Table 5 of the paper for whoever has the data: train a recipe, set the paper's column beside it.
+"""Table 5 of the paper, if you have the data: train a recipe and compare with the paper's column.
 
     python benchmarks/paper_table5.py raf-db /data/raf-db
     python benchmarks/paper_table5.py jaffe /data/jaffe --recipe robust --set data.image_size=112
 
-The folder's layout is that of the reader; `python examples/arbex inspect-data` tells whether it
-fits. A run that was stopped goes on where it was. Writes `paper_table5_DATASET_RECIPE.json` and
-`.md`.
+The folder needs the layout of the reader; check it with `python examples/arbex inspect-data`. A
+stopped run is resumed. Writes `paper_table5_DATASET_RECIPE.json` and `.md`.
 """
 
 from pathlib import Path
@@ -16,7 +15,7 @@ from arbex_runs import RESULTS, run_recipe, save_results
 from configuration import Recipe, load_recipe, override_recipe
 
 MODELS = ("SCN", "RAN", "RUL", "EfficientFace", "POSTER", "POSTER++", "ARBEx")
-# Accuracy in percent, in the order of MODELS; None is the paper's dash.
+# Accuracy in percent, in the order of MODELS; None is a dash in the paper.
 PAPER: dict[str, tuple[float | None, ...]] = {
     "aff-wild2": (60.55, 59.81, 62.37, 62.21, 68.83, 69.18, 72.48),
     "raf-db": (87.03, 86.9, 88.98, 88.36, 92.05, 92.21, 92.47),
@@ -34,7 +33,7 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/paper_table5"),
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
-    """Train and test on one data set, and print the paper's column of Table 5 beside."""
+    """Train and test on one data set, and print the result with the paper's column of Table 5."""
     if dataset not in PAPER:
         raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
     chosen = choose(dataset, root, recipe, overrides or [])
@@ -45,13 +44,13 @@ def main(
 
 
 def choose(dataset: str, root: Path, recipe: str, overrides: list[str]) -> Recipe:
-    """The recipe on this data set."""
+    """Return the recipe for this data set."""
     named = load_recipe(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
     return override_recipe(named, overrides)
 
 
 def format_markdown(dataset: str, recipe: str, metrics: dict[str, Any]) -> str:
-    """The column of the data set, the paper's figures and ours."""
+    """Format the column of the data set, with the paper's figures and ours."""
     rows = [
         f"| {model} | {'-' if accuracy is None else f'{accuracy:.2f}'} |"
         for model, accuracy in zip(MODELS, PAPER[dataset], strict=True)

@@ -1,10 +1,10 @@
-"""The set-ups of the paper's Tables 1-4, on data that may be shipped, beside the paper's figures.
+"""The set-ups of the paper's Tables 1-4 on redistributable data, with the paper's figures.
 
     python benchmarks/paper_tables.py --quick        # K = 0 and 8 only in Tables 2 and 3
     python benchmarks/paper_tables.py --table 2 --seeds 2
 
-The paper's data may not be shipped, so absolute figures cannot agree; what is tested is the shape
-of each claim. Every run is one line of `results/paper_tables.jsonl` and is not run again.
+The paper's data cannot be redistributed, so absolute figures cannot agree; we test the trend of
+each claim. Every run is one line of `results/paper_tables.jsonl`; finished runs are skipped.
 """
 
 import os
@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def main(
-    quick: Annotated[bool, typer.Option(help="Only what the report compares.")] = False,
+    quick: Annotated[bool, typer.Option(help="Only the cells that the report compares.")] = False,
     data: Annotated[list[str] | None, typer.Option(help="Fashion-MNIST and faces.")] = None,
     table: Annotated[list[int] | None, typer.Option(min=1, max=4, help="1 to 4; all.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 5,
@@ -34,9 +34,9 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     path = results / "paper_tables.jsonl"
-    # Sets, since Table 1 is the first column of Tables 2 and 3.
+    # Sets, since Table 1 is also the first column of Tables 2 and 3.
     setups: dict[Setup, None] = {
         setup._replace(data=name, seed=FIRST_SEED + seed, epochs=epochs): None
         for name in data or ("fashion-10k", "faces-7k")

@@ -1,4 +1,4 @@
-"""Many runs, one process a core: each ends as one JSON line, and what is there is not run again."""
+"""Many runs, one process per core: each gives one JSON line, and finished runs are skipped."""
 
 import json
 import multiprocessing
@@ -15,10 +15,10 @@ RunT = TypeVar("RunT", bound=NamedTuple)
 def run_all(
     do: Callable[[RunT], dict[str, Any]], runs: Sequence[RunT], path: Path, workers: int
 ) -> None:
-    """Do the runs that the file does not hold yet, and append what each returns.
+    """Do the runs that are not in the file yet, and append their results.
 
-    A run is named by its fields, which `do` must put into its result. Where one raises, those that
-    have begun are finished and kept, no other begins, and the error is raised at the end.
+    The fields of a run are its key; `do` must put them into its result. If a run raises, the ones
+    that have started are finished and stored, no other starts, and the error is raised at the end.
     """
     done = read_lines(path)
     missing = [run for run in runs if not any(_names(line, run) for line in done)]
@@ -46,7 +46,7 @@ def run_all(
 
 
 def read_lines(path: Path, **wanted: Any) -> list[dict[str, Any]]:
-    """The finished runs whose fields have these values; a line cut short by a crash is none."""
+    """Return the finished runs with these fields; a line truncated by a crash is ignored."""
     if not path.is_file():
         return []
     lines = []

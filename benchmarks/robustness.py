@@ -1,10 +1,10 @@
-"""Wrong, ambiguous and unbalanced labels: our recipes beside the methods of others.
+"""Wrong, ambiguous and imbalanced labels: our recipes against other methods.
 
     python benchmarks/robustness.py --quick          # minutes
-    python benchmarks/robustness.py                  # hours; stop and go on as you like
+    python benchmarks/robustness.py                  # hours; can be stopped and resumed
 
-Every run is one line of `results/robustness.jsonl`; what is there is not run again. At the end
-the lines are rendered to `results/robustness.md` and `.png`, which `--render-only` does alone.
+Every run is one line of `results/robustness.jsonl`; finished runs are skipped. At the end the lines
+are rendered to `results/robustness.md` and `.png`; `--render-only` only does that.
 """
 
 import os
@@ -30,7 +30,7 @@ QUICK_METHODS = ["cross-entropy", "GCE", "ELR", "ours, paper", "ours, robust"]
 
 def main(
     quick: Annotated[bool, typer.Option(help="Three noises, five methods, one seed.")] = False,
-    data: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(DATA)}.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(DATA)}.")] = None,
     corruption: Annotated[list[str] | None, typer.Option(help="See noisy_data.py.")] = None,
     method: Annotated[list[str] | None, typer.Option(help="See methods.py.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 5,
@@ -39,14 +39,14 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     path = results / "robustness.jsonl"
     corruptions = corruption or (QUICK_CORRUPTIONS if quick else list(CORRUPTIONS))
     methods = method or (QUICK_METHODS if quick else list(METHODS))
     for given, known in ((data or [], DATA), (corruptions, CORRUPTIONS), (methods, METHODS)):
         if unknown := [name for name in given if name not in known]:
             raise typer.BadParameter(f"must be of {', '.join(known)}; got {', '.join(unknown)}")
-    # Methods innermost: when stopped early, what is there compares methods on the same seeds.
+    # Methods innermost: results of a stopped run compare methods on the same seeds.
     runs = [
         Run(data_name, corruption_name, method_name, FIRST_SEED + seed, epochs)
         for data_name in data or (["fashion-10k"] if quick else list(DATA))

@@ -41,7 +41,7 @@ def write_report(lines: list[dict[str, Any]], results: Path) -> str:
     """Write `robustness.md` and `robustness.png`, and return the Markdown."""
     settings = _group(lines)
     parts = [
-        "# Robustness to wrong, ambiguous and unbalanced labels",
+        "# Robustness to wrong, ambiguous and imbalanced labels",
         "",
         "By `python benchmarks/robustness.py`, from the runs in `robustness.jsonl`. Means of the "
         "last epoch, ± 95 % intervals by Student's t over seeds; the difference is paired by seed. "
@@ -77,7 +77,7 @@ def _group(lines: list[dict[str, Any]]) -> Settings:
 
 
 def _summary(settings: Settings) -> list[str]:
-    """Cross-entropy, ours, and the best other method of each setting, as a table and in words."""
+    """Return a table of cross-entropy, ours and the best other method, with a summary."""
     verdicts: Counter[str] = Counter()
     rows = [
         "| data, labels | cross-entropy: accuracy %, ECE % | ours: accuracy %, ECE % | "
@@ -108,15 +108,15 @@ def _summary(settings: Settings) -> list[str]:
         ]
         rows.append("| " + " | ".join(cells) + " |")
     words = (
-        f"Of {verdicts.total()} settings ours is ahead of the best other beyond the interval on "
-        f"{verdicts['**']} (bold), within it on {verdicts['']}, and behind beyond it on "
+        f"Of {verdicts.total()} settings, ours is significantly better than the best other method "
+        f"on {verdicts['**']} (bold), level on {verdicts['']} and significantly worse on "
         f"{verdicts['*']} (italic)."
     )
     return [*rows, "", words]
 
 
 def _setting_name(data: str, corruption: str) -> str:
-    """`fashion-10k`, `imbalance-17+pair-30`: Fashion-MNIST, 10,000, 1 to 17, 30 % pair."""
+    """Format `fashion-10k`, `imbalance-17+pair-30`: Fashion-MNIST, 10,000, 1 to 17, 30 % pair."""
     name, size = data.split("-")
     parts = []
     for part in corruption.split("+"):
@@ -151,7 +151,7 @@ def _table(methods: Methods) -> list[str]:
 
 
 def _behind(methods: Methods, method: str) -> str:
-    """Ours minus this method's accuracy, over the seeds that both have."""
+    """Return ours minus this method's accuracy, over common seeds."""
     if method == OURS or not (differences := _differences(methods, method)):
         return ""
     return _cell(differences, "accuracy")
@@ -171,7 +171,7 @@ def _cell(values: list[float], name: str) -> str:
 
 
 def _plot(settings: Settings, path: Path) -> None:
-    """Accuracy of each method, one panel a setting."""
+    """Plot the accuracy of each method, one panel per setting."""
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
     most = max(map(len, settings.values()))

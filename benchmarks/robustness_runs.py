@@ -1,4 +1,4 @@
-"""One run of one method: train to the last epoch under the shared budget, and judge."""
+"""One run of one method: train to the last epoch with the common budget, and evaluate."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ FOLDS = 5
 
 
 class Run(NamedTuple):
-    """What names a run."""
+    """Key of a run."""
 
     data: str
     corruption: str
@@ -26,10 +26,10 @@ class Run(NamedTuple):
 
 
 def do_run(run: Run) -> dict[str, Any]:
-    """Train to the last epoch and judge that one."""
+    """Train to the last epoch and evaluate it."""
     make = METHODS[run.method]
-    judged = train_and_judge(make, run.data, run.corruption, run.seed, run.epochs)
-    return {**run._asdict(), **judged}
+    measures = train_and_judge(make, run.data, run.corruption, run.seed, run.epochs)
+    return {**run._asdict(), **measures}
 
 
 def train_and_judge(
@@ -46,12 +46,12 @@ def train_and_judge(
     index = torch.arange(len(task.labels))
     trust = method.targets.trust(index, task.labels) if isinstance(method, Robust) else None
     known = label_measures(predict(method, task.inputs), task.truth, task.labels, trust)
-    judged = prediction_measures(predict(method, task.test_inputs), task.test_labels)
-    return {"seconds": round(seconds, 1), "samples": len(index), **judged, **known}
+    measures = prediction_measures(predict(method, task.test_inputs), task.test_labels)
+    return {"seconds": round(seconds, 1), "samples": len(index), **measures, **known}
 
 
 def train(method: Method, task: Task, epochs: int) -> None:
-    """AdamW under the one-cycle rule, the same for every method."""
+    """Train with AdamW and the one-cycle schedule, the same for every method."""
     if isinstance(method, Robust):
         method.begin(epochs)
     steps = len(task.labels) // BATCH_SIZE
@@ -72,19 +72,19 @@ def train(method: Method, task: Task, epochs: int) -> None:
 
 
 def predict(method: Method, inputs: Tensor) -> Tensor:
-    """Log-probabilities in eval mode."""
+    """Return log-probabilities in eval mode."""
     method.eval()
     return in_parts(method.log_probs, inputs)
 
 
 @torch.no_grad()
-def in_parts(answer: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    """Answer a thousand inputs at a time."""
-    return torch.cat([answer(part) for part in inputs.split(1000)])
+def in_parts(function: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """Call a function on batches of a thousand inputs, and concatenate the results."""
+    return torch.cat([function(part) for part in inputs.split(1000)])
 
 
 def cross_validated(fit: Callable[[Task], Method], task: Task, order: Tensor) -> Tensor:
-    """Probabilities (N, C) of each fifth of the samples, in this order, by what the others fit."""
+    """Return 5-fold cross-validated probabilities (N, C), with folds in this order."""
     probs = torch.zeros(len(order), task.num_classes)
     for held_out in order.chunk(FOLDS):
         kept = torch.ones(len(order), dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""The encoder that all methods share."""
+"""The encoder of all methods."""
 
 from torch import nn
 
@@ -6,5 +6,5 @@ EMBEDDING_DIM = 128
 
 
 def make_encoder(width: int) -> nn.Sequential:
-    """From inputs of this width to an embedding."""
+    """Build the encoder for inputs of this width."""
     return nn.Sequential(nn.Linear(width, 512), nn.ReLU(), nn.Linear(512, EMBEDDING_DIM), nn.ReLU())

@@ -1,11 +1,11 @@
-"""A small residual network for images of about 48 pixels, which a processor can train."""
+"""A small residual network for images of about 48 pixels, which trains on a CPU."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class Block(nn.Module):
-    """Two convolutions beside a shortcut."""
+    """Two convolutions with a shortcut."""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Block(nn.Module):
         )
 
     def forward(self, features: Tensor) -> Tensor:
-        """Add what the convolutions say."""
+        """Return shortcut plus residual."""
         inner = F.relu(self.first_norm(self.first(features)))
         return F.relu(self.second_norm(self.second(inner)) + self.shortcut(features))
 
@@ -28,7 +28,7 @@ class Block(nn.Module):
 def small_resnet(
     channels: int, num_classes: int, widths: tuple[int, ...] = (24, 48, 96)
 ) -> nn.Sequential:
-    """A stem of stride 2, one block a width, the mean over positions, a linear layer."""
+    """Build a stem of stride 2, one block per width, average pooling and a linear layer."""
     layers: list[nn.Module] = [
         nn.Conv2d(channels, widths[0], 3, 2, 1, bias=False),
         nn.BatchNorm2d(widths[0]),

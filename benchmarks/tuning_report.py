@@ -1,4 +1,4 @@
-"""Pick each method's best setting, and render the picks beside the untuned and beside ours."""
+"""Choose each method's best setting, and compare it with the untuned one and with ours."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -18,12 +18,12 @@ Lines = list[dict[str, Any]]
 
 
 def pick(lines: Lines) -> dict[str, str]:
-    """The setting of the best mean accuracy over the noises and the seeds of the tuning."""
+    """Return each method's setting with the best mean accuracy over noise types and seeds."""
     return {method: _best(means) for method, means in _tuning_means(lines).items()}
 
 
 def authors_setting(method: str) -> str:
-    """The first of the grid."""
+    """Return the authors' setting, which is the first of the grid."""
     return next(iter(GRIDS[method]))
 
 
@@ -41,7 +41,7 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
         "# Tuning the others",
         "",
         "By `python benchmarks/tuning.py`, on 10,000 images of Fashion-MNIST. Accuracy in percent "
-        "at the last epoch. Ours is not tuned here: it was, for longer than the others are.",
+        "at the last epoch. Ours is not tuned here; it was tuned before, longer than the others.",
         "",
         "## The grids",
         "",
@@ -52,7 +52,7 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
         "|---" * 5 + "|",
         *grids,
         "",
-        "## The best of each beside ours",
+        "## The best setting of each method against ours",
         "",
         "On the seeds of `robustness.md`, ± 95 % intervals, differences paired by seed. Where the "
         "authors' setting is the best, the runs are those of `robustness.md`.",
@@ -67,7 +67,7 @@ def write_report(lines: Lines, robustness: Lines, results: Path) -> str:
 
 
 def _tuning_means(lines: Lines) -> dict[str, dict[str, float]]:
-    """Mean accuracy of each method's settings on the seeds of the tuning."""
+    """Return the mean accuracy of each method's settings on the tuning seeds."""
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     for line in lines:
         if line["seed"] < FIRST_SEED:

@@ -1,10 +1,11 @@
-"""Train a wrapped transformer with the Trainer of Hugging Face, on labels of which some are wrong.
+"""Train a wrapped transformer with Hugging Face's Trainer on noisy labels.
 
     python examples/huggingface_trainer.py
     python examples/huggingface_trainer.py --resume
 
-A tiny vision transformer with random weights; nothing is downloaded. Any classifier of
-transformers is wrapped likewise: `wrap(AutoModelForSequenceClassification.from_pretrained(...))`.
+The model is a tiny vision transformer with random weights; nothing is downloaded. Any classifier of
+transformers is wrapped in the same way:
+`wrap(AutoModelForSequenceClassification.from_pretrained(...))`.
 """
 
 from pathlib import Path
@@ -34,13 +35,13 @@ from reliability_balance.integrations.transformers import RobustTrainer
 
 
 def as_samples(data: TensorDataset) -> list[dict[str, Any]]:
-    """Name the fields as the model wants them."""
+    """Convert to dictionaries with the model's field names."""
     columns = zip(*data.tensors, strict=True)
     return [{"pixel_values": image, "labels": int(label)} for image, label in columns]
 
 
 def tiny_transformer(image_shape: torch.Size, num_classes: int) -> ViTForImageClassification:
-    """A vision transformer of a few thousand weights."""
+    """Build a small vision transformer with random weights."""
     channels, side, _ = image_shape
     return ViTForImageClassification(
         ViTConfig(
@@ -57,7 +58,7 @@ def tiny_transformer(image_shape: torch.Size, num_classes: int) -> ViTForImageCl
 
 
 def accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Share of the corrected predictions that are right."""
+    """Return the accuracy of the corrected predictions."""
     return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
 
 

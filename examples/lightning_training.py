@@ -1,11 +1,11 @@
-"""Train a LightningModule on labels of which some are wrong.
+"""Train a LightningModule on noisy labels.
 
     python examples/lightning_training.py
     torchrun --nproc_per_node 2 examples/lightning_training.py
     python examples/lightning_training.py --resume PATH.ckpt
 
-The criterion is an attribute like any other loss. What it learns of the labels is in Lightning's
-checkpoints, and in several processes all of them learn from all samples.
+The criterion is an attribute like any other loss. Lightning's checkpoints include its state, and
+with several processes it is synchronised over all of them.
 """
 
 import os
@@ -33,7 +33,7 @@ from reliability_balance.data import IndexedDataset
 
 
 class RobustModule(lightning.LightningModule):
-    """An ordinary LightningModule around a wrapped classifier."""
+    """LightningModule with a wrapped classifier."""
 
     def __init__(
         self, classifier: nn.Module, labels: Tensor, *, epochs: int, learning_rate: float
@@ -58,7 +58,7 @@ class RobustModule(lightning.LightningModule):
         self.log("accuracy", hits.float().mean(), prog_bar=True, sync_dist=True)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """AdamW for all that is trained."""
+        """Return AdamW for the trainable parameters."""
         parameters = [each for each in self.parameters() if each.requires_grad]
         return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-3)
 

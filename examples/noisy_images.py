@@ -1,4 +1,4 @@
-"""What the examples of one framework each have in common: images, some of them wrongly labelled."""
+"""Images with label noise, shared by the examples."""
 
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -15,16 +15,16 @@ from reliability_balance.data import symmetric_noise
 from reliability_balance.wrapping import WrappedClassifier
 
 DataOption = Annotated[
-    Path | None, typer.Option(help="Folder of IDX files, or of one folder of images a class.")
+    Path | None, typer.Option(help="Folder of IDX files, or with a folder of images per class.")
 ]
-CountOption = Annotated[int, typer.Option(min=1, help="Images to train on, at most.")]
+CountOption = Annotated[int, typer.Option(min=1, help="Maximum number of training images.")]
 RateOption = Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")]
 EpochsOption = Annotated[int, typer.Option(min=1)]
 BatchOption = Annotated[int, typer.Option(min=2)]
 
 
 class NoisyImages(NamedTuple):
-    """Both sets hold normalised images and labels, of which some are wrong in `train`."""
+    """Normalised images with labels, which are noisy in `train`."""
 
     train: TensorDataset
     test: TensorDataset
@@ -32,17 +32,17 @@ class NoisyImages(NamedTuple):
 
     @property
     def labels(self) -> Tensor:
-        """All labels to train on."""
+        """Return all training labels."""
         return self.train.tensors[1]
 
     @property
     def shape(self) -> torch.Size:
-        """Channels, height and width of an image."""
+        """Return channels, height and width of an image."""
         return self.train.tensors[0].shape[1:]
 
 
 def noisy_images(folder: Path | None, *, count: int, rate: float, seed: int = 0) -> NoisyImages:
-    """Load images as :func:`image_data.load_images` does, and make a share of labels wrong."""
+    """Load images by :func:`image_data.load_images` and add symmetric label noise."""
     data = load_images(folder, image_size=32, seed=seed)
     num_classes = len(data.class_names)
     chosen = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))[
@@ -58,7 +58,7 @@ def noisy_images(folder: Path | None, *, count: int, rate: float, seed: int = 0)
 
 @torch.inference_mode()
 def accuracy(model: WrappedClassifier, test: TensorDataset) -> float:
-    """Share of the corrected predictions that are right."""
+    """Return the accuracy of the corrected predictions."""
     images, labels = test.tensors
     device = next(model.parameters()).device
     model.eval()
@@ -67,8 +67,8 @@ def accuracy(model: WrappedClassifier, test: TensorDataset) -> float:
 
 
 def report(test_accuracy: float, criterion: RobustLoss) -> None:
-    """Print how good the model is, and what was learned of the labels."""
+    """Print the accuracy, the estimated noise and the most doubtful labels."""
     print(f"test accuracy {test_accuracy:.4f}")
     doubtful = criterion.doubtful_labels().first(5).sample.tolist()
-    print(f"labels taken for right: {criterion.noise_matrix.diag().mean():.0%}")
+    print(f"labels estimated to be right: {criterion.noise_matrix.diag().mean():.0%}")
     print(f"most doubtful labels: of samples {', '.join(map(str, doubtful))}")

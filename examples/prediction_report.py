@@ -1,4 +1,4 @@
-"""Compare the primary and the corrected predictions on a test set: figures, table, picture."""
+"""Compare primary and corrected predictions on a test set: scores, table, figure."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -27,8 +27,8 @@ PRIMARY_COLOR, CORRECTED_COLOR = "#b0b7c3", "#1f6f8b"
 class Scores:
     """Accuracies, macro F1 and expected calibration error in percent; NLL in nats.
 
-    Means over classes are over those that the labels have: what a class is predicted for that is
-    not there is an error of the others.
+    Class means are over the classes that occur in the labels. Predictions of other classes count as
+    errors of these.
     """
 
     accuracy: float
@@ -55,7 +55,7 @@ def score(probs: Tensor, log_probs: Tensor, labels: Tensor) -> Scores:
 
 
 def format_table(primary: Scores, corrected: Scores) -> str:
-    """Lay the two out side by side, for a terminal."""
+    """Format both side by side, for a terminal."""
     units = {"nll": "nats"}
     lines = [f"{'':24}{'primary':>10}{'corrected':>11}"]
     for name, before in asdict(primary).items():
@@ -75,7 +75,7 @@ def save_picture(
     title: str,
     num_examples: int = 6,
 ) -> None:
-    """Draw the reliability diagram, and changed predictions with their distributions (Fig. 5).
+    """Draw the reliability diagram and changed predictions with their distributions (Fig. 5).
 
     Args:
         path: a PNG file.
@@ -83,20 +83,20 @@ def save_picture(
         images: (N, channels, H, W) uint8.
         labels: (N,) true classes.
         class_names: C names.
-        title: one line above the picture.
-        num_examples: changed predictions to show: those that the correction is surest of.
+        title: one line above the figure.
+        num_examples: number of changed predictions to show, the most confident first.
     """
     with (
         mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}),
-        mpl.rc_context({"text.parse_math": False}),  # a $ in the name of a class is a $
+        mpl.rc_context({"text.parse_math": False}),  # class names may have a $
     ):
         figure = Figure(figsize=(11, 4.6), layout="constrained")
         figure.suptitle(title, fontsize=10)
         left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=[1, 2.1])[0]
         draw_reliability(left.subplots(), output, labels)
-        surest = output.confidence.where(output.changed, -1.0).argsort(descending=True)
-        shown = surest[: min(num_examples, int(output.changed.sum()))]
-        right.suptitle("Changed predictions that the correction is surest of", fontsize=9)
+        by_confidence = output.confidence.where(output.changed, -1.0).argsort(descending=True)
+        shown = by_confidence[: min(num_examples, int(output.changed.sum()))]
+        right.suptitle("Changed predictions with the highest confidence", fontsize=9)
         if len(shown):
             axes = right.subplots(2, len(shown), squeeze=False, height_ratios=[1, 1.3])
             for column, index in enumerate(shown.tolist()):
@@ -110,7 +110,7 @@ def save_picture(
 
 
 def draw_reliability(axes: Axes, output: BalancerOutput, labels: Tensor) -> None:
-    """Draw accuracy over confidence, for primary and corrected; on the diagonal is calibrated."""
+    """Draw accuracy over confidence, for primary and corrected; the diagonal is calibrated."""
     axes.plot([0, 1], [0, 1], color="0.8", linewidth=1)
     for name, probs, color in (
         ("primary", output.primary, PRIMARY_COLOR),

@@ -1,4 +1,4 @@
-"""Results written to files: whole, or not at all."""
+"""Write results to files, atomically."""
 
 import json
 from collections.abc import Iterator
@@ -13,10 +13,10 @@ from reliability_balance.files import open_atomically
 
 @contextmanager
 def open_result(path: Path) -> Iterator[BinaryIO]:
-    """Open a file to write, making its folder; see :mod:`reliability_balance.files`.
+    """Open a file for writing and create its folder; see :mod:`reliability_balance.files`.
 
     Raises:
-        OSError: if it cannot be written, as on a full disk; it names `path`, which stays as it is.
+        OSError: if it cannot be written, as on a full disk; it names `path`, which is unchanged.
         ValueError: if `path` is a folder, a named pipe, a device or a socket.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -25,22 +25,22 @@ def open_result(path: Path) -> Iterator[BinaryIO]:
 
 
 def save_text(path: Path, content: str) -> None:
-    """Write text, whole or not at all."""
+    """Write text, atomically."""
     with open_result(path) as file:
         file.write(content.encode())
 
 
 def save_json(path: Path, content: object) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, atomically."""
     save_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def save_tensors(path: Path, content: object) -> None:
-    """Write what ``torch.save`` can, whole or not at all."""
+    """Write any content of ``torch.save``, atomically."""
     with open_result(path) as file:
         try:
             torch.save(content, file)
         except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # what the disk said, behind torch's own
+            if isinstance(error.__context__, OSError):  # the cause behind torch's error
                 raise error.__context__ from None
             raise

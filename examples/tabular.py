@@ -1,9 +1,8 @@
-"""Train a classifier of scikit-learn's kind on a table with wrong labels, and find these.
+"""Train a scikit-learn classifier on tabular data with label noise, and find the wrong labels.
 
     python examples/tabular.py --table wine --rate 0.3
 
-The same works for stored embeddings of text, images or sound. The tables are those that
-scikit-learn ships.
+This also works for stored embeddings of text, images or sound. The tables come with scikit-learn.
 """
 
 from typing import Annotated, Literal
@@ -28,7 +27,7 @@ def main(
     rate: Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")] = 0.3,
     seed: int = 0,
 ) -> None:
-    """Make labels of a table wrong, train on it, and rank the labels by doubt."""
+    """Add label noise to a table, train on it, and rank the labels by doubt."""
     rows, classes = TABLES[table](return_X_y=True)
     train, test, true_labels, test_labels = train_test_split(
         rows, classes, test_size=0.3, stratify=classes, random_state=seed
@@ -44,7 +43,7 @@ def main(
         f"{table}: {len(labels)} rows, {int(wrong.sum())} labels wrong\n"
         f"wrong labels found, AUROC {roc_auc_score(wrong, ranking.doubt.numpy()):.3f}\n"
         f"test accuracy {robust.score(test, test_labels):.3f}, "
-        f"of a logistic regression {usual.score(test, test_labels):.3f}"
+        f"logistic regression {usual.score(test, test_labels):.3f}"
     )
 
 

@@ -1,9 +1,9 @@
-"""Train a wrapped timm model in the way of timm's own `train.py`.
+"""Train a wrapped timm model as timm's own `train.py` does.
 
     python examples/timm_training.py --model resnet18 --epochs 10
 
-Augmentation, optimizer and scheduler are timm's. The lines marked "new" are all that such a script
-needs. timm's own mixup is left out: `RobustLoss` mixes, and must see each label as it was given.
+Augmentation, optimizer and scheduler are timm's. Such a script only needs the lines marked "new".
+Do not use timm's mixup: `RobustLoss` has its own and needs the labels as given.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ from reliability_balance.data import (
 
 
 class PictureDataset(Dataset[tuple[Tensor, int]]):
-    """Pictures and labels, the pictures by one of timm's transforms."""
+    """Images, transformed by timm, and labels."""
 
     def __init__(self, data: LabelledImages, transform: Callable[[Image], Tensor]) -> None:
         self.data = data
@@ -53,7 +53,7 @@ def train_one_epoch(
     criterion: RobustLoss,
     optimizer: torch.optim.Optimizer,
 ) -> float:
-    """Train on the labels as they are given; return the mean loss."""
+    """Train for one epoch and return the mean loss."""
     model.train()
     losses = AverageMeter()
     for images, labels, index in loader:  # new: index
@@ -67,7 +67,7 @@ def train_one_epoch(
 
 @torch.inference_mode()
 def validate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
-    """Share of the corrected predictions that are right."""
+    """Return the accuracy of the corrected predictions."""
     model.eval()
     hits = AverageMeter()
     for images, labels in loader:
@@ -77,7 +77,7 @@ def validate(model: nn.Module, loader: DataLoader[tuple[Tensor, int]]) -> float:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="A name that timm.list_models() has.")] = "test_resnet",
+    model: Annotated[str, typer.Option(help="A name in timm.list_models().")] = "test_resnet",
     data: DataOption = None,
     count: CountOption = 10_000,
     rate: RateOption = 0.2,

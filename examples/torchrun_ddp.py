@@ -1,11 +1,11 @@
-"""Train in several processes, by DistributedDataParallel and a plain loop.
+"""Train in several processes with DistributedDataParallel and a plain loop.
 
     torchrun --nproc_per_node 2 examples/torchrun_ddp.py
     torchrun --nproc_per_node 2 examples/torchrun_ddp.py --resume
 
-Each process sees its share of every batch. `RobustLoss` gathers what they learn of the labels, so
-that every process holds the same. It stays outside DistributedDataParallel. Every trained weight
-gets a gradient: `find_unused_parameters` stays off.
+Each process sees its share of every batch. `RobustLoss` synchronises its state over all processes
+and stays outside DistributedDataParallel. Every trained weight gets a gradient, so
+`find_unused_parameters` stays off.
 """
 
 import os
@@ -46,7 +46,7 @@ def train(
     batch_size: int,
     learning_rate: float,
 ) -> tuple[WrappedClassifier, RobustLoss]:
-    """Train this process's part; `batch_size` is that of all processes together."""
+    """Train in this process; `batch_size` is the total over all processes."""
     rank, world_size = distributed.get_rank(), distributed.get_world_size()
     wrapped = wrap(small_cnn(images.shape[0], images.num_classes)).to(device)
     model = DistributedDataParallel(wrapped, find_unused_parameters=False)
@@ -65,7 +65,7 @@ def train(
             part.load_state_dict(checkpoint[name])
     for epoch in range(first, epochs):
         sampler.set_epoch(epoch)
-        torch.manual_seed(world_size * epoch + rank)  # of mixing
+        torch.manual_seed(world_size * epoch + rank)  # for mixing
         for batch in loader:
             pixels, labels, index = (each.to(device) for each in batch)
             loss = criterion(model(pixels), labels, index)
@@ -88,7 +88,7 @@ def main(
     out: Path = Path("runs/torchrun/checkpoint.pt"),
     resume: bool = False,
 ) -> None:
-    """Train a small CNN on noisy labels in all processes that torchrun started."""
+    """Train a small CNN on noisy labels in all processes of torchrun."""
     on_gpu = torch.cuda.is_available()
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
     distributed.init_process_group("nccl" if on_gpu else "gloo")

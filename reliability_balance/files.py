@@ -1,19 +1,19 @@
-"""Write files whole, or not at all, from any number of threads and processes at once.
+"""Write files atomically, from any number of threads and processes.
 
-Whoever reads a path sees the old content or the new, never a part of either. Not even a power cut
-changes that, since the content is on the disk before it takes the path. If writing fails, the old
-file stays as it is.
+A reader of a path sees the old content or the new, never a part of either. This holds even after a
+power cut, since the content is on the disk before it takes the path. If writing fails, the old
+file is unchanged.
 
 - **Permissions**: those of the old file, which is replaced even if it is read-only; those of a
-  new one follow the umask. The file belongs to whoever wrote it last.
-- **Symbolic links**: followed, as :func:`open` does; the link stays, and what it points to is
-  replaced. Other hard links keep the old content.
-- **Anything but a regular file** is refused: folders, named pipes, devices and sockets.
-- **Two writers at once**: the last to finish wins.
+  new one follow the umask. The owner is the last writer.
+- **Symbolic links**: followed, as by :func:`open`; the link stays and its target is replaced. Other
+  hard links keep the old content.
+- **Not a regular file**: folders, named pipes, devices and sockets are rejected.
+- **Concurrent writers**: the last to finish wins.
 - **Killed writers** leave a hidden ``.reliability-balance-*.tmp`` in the folder. The next writer in
-  that folder deletes it, and knows it from a living writer's by a lock.
+  that folder deletes it; a lock protects the files of live writers.
 
-:func:`strict_json` reads the descriptions that come with files of any origin.
+:func:`strict_json` parses JSON from untrusted files.
 """
 
 import contextlib
@@ -36,11 +36,11 @@ PREFIX, SUFFIX = ".reliability-balance-", ".tmp"
 
 
 def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write a file, whole or not at all.
+    """Write a file, atomically.
 
     Args:
         path: the file, whose folder must exist.
-        content: all of it.
+        content: the whole content.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -64,9 +64,9 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
 @contextlib.contextmanager
 def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """Open a binary file to write, which takes `path` when the block ends without an error.
+    """Open a binary file for writing; it replaces `path` when the block ends without an error.
 
-    The file can be read back within the block, as for a check of what was written. Leave it open.
+    The file can be read back within the block, for example to verify it. Do not close it.
 
     Args:
         path: the file, whose folder must exist.
@@ -97,8 +97,8 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
                 file.flush()
                 os.fsync(file.fileno())
                 if sys.platform == "win32":
-                    file.close()  # an open file can't be renamed there
-                os.replace(temporary, target)  # before the lock goes
+                    file.close()  # Windows cannot rename an open file
+                os.replace(temporary, target)  # before the lock is released
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(target.parent)
@@ -108,7 +108,7 @@ def open_atomically(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def _target(path: Path) -> tuple[Path, int | None]:
-    """Where the file lies behind all links, and the permissions of what is there, if anything."""
+    """Return the path behind all links, and the permissions of an existing file or None."""
     target = Path(os.path.realpath(path))
     if not target.parent.is_dir():
         raise FileNotFoundError(f"`path` must lie in an existing folder; got {path}")
@@ -130,12 +130,12 @@ def _kind(mode: int) -> str:
 
 
 def _create(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
-    """Create a file under a new name, and lock it as long as it is open."""
+    """Create a file with a new name, locked as long as it is open."""
     while True:
         temporary = folder / f"{PREFIX}{secrets.token_hex(8)}{SUFFIX}"
-        # "x" is O_EXCL: what is there, a link too, is neither opened nor followed.
+        # "x" is O_EXCL: an existing file or link is neither opened nor followed.
         file = open(temporary, "x+b", opener=functools.partial(os.open, mode=mode))  # noqa: SIM115
-        # Before it was locked, another writer may have taken it for a leftover.
+        # Before it was locked, another writer may have deleted it as a leftover.
         if _lock(file.fileno()) and temporary.exists():
             return temporary, file
         file.close()
@@ -143,19 +143,19 @@ def _create(folder: Path, mode: int) -> tuple[Path, BinaryIO]:
 
 
 def _lock(descriptor: int) -> bool:
-    """Lock a file for as long as it is open; False if another has it."""
+    """Lock a file for as long as it is open; return False if it is locked already."""
     if sys.platform != "win32":
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # a file system without locks, where no leftover is deleted, either
+        except OSError:  # a file system without locks, where no leftovers are deleted
             return True
     return True
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Delete what killed writers left. Without a lock to know it by, it stays."""
+    """Delete the files of killed writers, on systems with locks."""
     if sys.platform == "win32":
         return
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
@@ -179,7 +179,7 @@ def _remove_unless_locked(path: str) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the new name last, too; not every system can."""
+    """Flush the folder's entry to disk, where the system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -189,14 +189,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def strict_json(text: str) -> Any:
-    """Read JSON in which no name occurs twice and each number is one.
+    """Parse JSON, rejecting duplicate names, NaN and infinity.
 
     Args:
-        text: that may be anyone's.
+        text: may be untrusted.
 
     Raises:
-        ValueError: if it is no JSON, has NaN or infinity, or a name twice in one object.
-        RecursionError: on very many nested lists or objects.
+        ValueError: if it is not JSON, has NaN or infinity, or a name twice in one object.
+        RecursionError: on very deep nesting.
 
     Example:
         >>> strict_json('{"a": 1, "a": 2}')

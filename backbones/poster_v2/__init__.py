@@ -1,7 +1,7 @@
 """The window cross-attention encoder of POSTER++ (ARBEx, section 3.2, Eq. 1-8).
 
-Mao et al., POSTER++, 2023, https://arxiv.org/abs/2301.12149. Names and shapes of the weights are
-those of its published code; the code is our own.
+Mao et al., POSTER++, 2023, https://arxiv.org/abs/2301.12149. The weights have the names and shapes
+of its published code; the code is our own.
 """
 
 from reliability_balance.backbones.poster_v2.config import PosterV2Config

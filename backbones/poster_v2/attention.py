@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 
 def partition_windows(features: Tensor, window_size: int) -> Tensor:
-    """Cut a map into windows, row by row.
+    """Split a map into windows, row by row.
 
     Shape:
         - features: (B, H, W, C), H and W multiples of `window_size`; returns (B, M, N, C).
@@ -24,7 +24,7 @@ def partition_windows(features: Tensor, window_size: int) -> Tensor:
 
 
 def merge_windows(windows: Tensor, window_size: int, num_columns: int) -> Tensor:
-    """Put windows together again; undoes :func:`partition_windows`.
+    """Merge windows into a map; the inverse of :func:`partition_windows`.
 
     Args:
         windows: windows of a map, row by row.
@@ -45,7 +45,7 @@ def merge_windows(windows: Tensor, window_size: int, num_columns: int) -> Tensor
 
 
 def relative_position_index(window_size: int) -> Tensor:
-    """Number each pair of positions by how far apart they are, in rows and in columns.
+    """Return the index of each pair of positions by its relative offset in rows and columns.
 
     Shape:
         - returns (N, N) int64 in [0, (2 window_size - 1)^2), N = window_size^2.
@@ -63,14 +63,14 @@ def relative_position_index(window_size: int) -> Tensor:
 
 
 class WindowCrossAttention(nn.Module):
-    r"""Attend from one window of landmark features to every window of an image map (Eq. 1-3).
+    r"""Window cross-attention from landmark queries to each window of an image map (Eq. 1-3).
 
     .. math::
         o^{(i)} = softmax(q^{(i)} k^{(i)T} / \sqrt d + b) v^{(i)}, \quad
         o = [o^{(1)} \dots o^{(I)}] w_o
 
     with k = z_img w_k and v = z_img w_v of a window's N image positions, q the N landmark
-    positions, d = C / I, and b a learnt bias for each head and relative position.
+    positions, d = C / I, and b a learned bias for each head and relative position.
 
     Args:
         width: C.
@@ -82,8 +82,8 @@ class WindowCrossAttention(nn.Module):
           returns (B, M, N, C).
 
     State:
-        ``relative_position_index`` (N, N) is constant, and kept since the published weights have
-        it.
+        ``relative_position_index`` (N, N) is constant; it is stored since the published weights
+        include it.
 
     Differs from paper: as in the published model there is no w_q; the queries are the landmark
     features themselves. The bias is (I, N, N), one for each pair of positions, where the paper
@@ -109,11 +109,11 @@ class WindowCrossAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, windows: Tensor, query: Tensor) -> Tensor:
-        """Return the attended windows, before they are merged."""
+        """Return the attended windows, not yet merged."""
         num_windows = windows.shape[1]
         key, value = self.qkv(windows).unflatten(-1, (2, self.num_heads, -1)).unbind(-3)
-        # The same queries for all windows of a sample; (B, M) become one dimension, since the
-        # fused kernels take four.
+        # All windows of a sample share the queries. (B, M) become one dimension, since the fused
+        # kernels take four dimensions.
         query = query.unflatten(-1, (self.num_heads, -1))[:, None].expand(
             -1, num_windows, -1, -1, -1
         )
@@ -128,5 +128,5 @@ class WindowCrossAttention(nn.Module):
         return output
 
     def position_bias(self) -> Tensor:
-        """The bias b of Eq. 2: (I, N, N)."""
+        """Return the bias b of Eq. 2, (I, N, N)."""
         return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)

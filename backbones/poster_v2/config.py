@@ -1,4 +1,4 @@
-"""The sizes of the encoder, in one place."""
+"""Sizes of the encoder."""
 
 from dataclasses import dataclass
 
@@ -9,30 +9,30 @@ NUM_SCALES = 3
 
 @dataclass(frozen=True)
 class PosterV2Config:
-    """Sizes of a window cross-attention encoder; those of its three scales follow from them.
+    """Sizes of a window cross-attention encoder, from which the sizes at its scales follow.
 
-    The defaults are the published model's.
+    The defaults are those of the published model.
 
     Args:
-        image_size: S, pixels per side at which both branches see the image; others are resampled.
+        image_size: S, pixels per side of the input of both branches; other images are resampled.
         image_channels: channels of the image.
         widths: channels of the image maps at the three scales, and of their fusion.
         heads: attention heads at the three scales.
-        windows_per_side: windows along each side of each map, so that a map has its square; 1 in
-            the published model.
+        windows_per_side: windows along each side of each map; a map has the square of it. 1 in the
+            published model.
         image_units: residual units of the image branch before each of its three maps.
-        input_stride: stride of the image branch's first convolution: 1, or 2 to spare time.
+        input_stride: stride of the image branch's first convolution: 1, or 2 to save time.
         landmark_width: channels of the landmark branch's first map.
         landmark_units: residual units of the landmark branch at the three scales.
         token_width: width of the tokens over all scales.
         depth: blocks of self-attention over the tokens.
         token_heads: heads of that self-attention.
         mlp_ratio: hidden width of every MLP, as a multiple of its input's.
-        layer_scale: start of the factors on what a fusion adds, > 0.
-        drop_path: probability, in [0, 1), of leaving out what the fusion adds at the last scale;
+        layer_scale: initial value of the layer scale in the fusions, > 0.
+        drop_path: drop probability of the fusion's residual branches at the last scale, in [0, 1);
             it grows linearly from 0 at the first.
-        reduction_dim: width of the linear reduction behind the encoder, 128 in ARBEx; None for
-            none.
+        reduction_dim: width of the linear reduction after the encoder, 128 in ARBEx. None: no
+            reduction.
 
     Raises:
         TypeError: if a size is not an int.
@@ -63,7 +63,7 @@ class PosterV2Config:
     reduction_dim: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that do not fit each other."""
+        """Check that the sizes are valid and fit each other."""
         for name in ("image_size", "image_channels", "windows_per_side", "landmark_width"):
             checks.at_least(name, getattr(self, name), 1)
         for name in ("token_width", "depth", "token_heads"):
@@ -97,22 +97,22 @@ class PosterV2Config:
 
     @property
     def map_sizes(self) -> tuple[int, ...]:
-        """Pixels per side of the three maps that are fused."""
+        """Return pixels per side of the three maps that are fused."""
         return tuple(self.image_size // stride for stride in (4, 8, 16))
 
     @property
     def window_sizes(self) -> tuple[int, ...]:
-        """Pixels per side of a window at the three scales."""
+        """Return pixels per side of a window at the three scales."""
         return tuple(size // self.windows_per_side for size in self.map_sizes)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all scales together: each map is brought to the size of the smallest."""
+        """Return the number of tokens of all scales; each map is reduced to the smallest size."""
         return NUM_SCALES * self.map_sizes[-1] ** 2
 
     @property
     def drop_paths(self) -> tuple[float, ...]:
-        """Drop probabilities of the fusion at the three scales."""
+        """Return the drop probabilities of the fusion at the three scales."""
         return tuple(self.drop_path * scale / (NUM_SCALES - 1) for scale in range(NUM_SCALES))
 
     @property

@@ -1,4 +1,4 @@
-"""The encoder: image and landmarks fused at three scales, then a transformer over all of them."""
+"""The encoder: fusion of image and landmarks at three scales, then a transformer over all."""
 
 from typing import TypedDict
 
@@ -18,7 +18,7 @@ from reliability_balance.backbones.poster_v2.vision_transformer import TokenTran
 
 
 class EncoderOptions(TypedDict, total=False):
-    """The keyword arguments of :class:`PosterV2`, for functions that pass them on."""
+    """Keyword arguments of :class:`PosterV2`, for functions that pass them on."""
 
     landmark_branch: nn.Module | None
     train_landmarks: bool
@@ -28,7 +28,7 @@ class EncoderOptions(TypedDict, total=False):
 
 
 class PosterV2(nn.Module):
-    """Window cross-attention encoder of POSTER++, written to load the published weights by name.
+    """Window cross-attention encoder of POSTER++, which loads the published weights by name.
 
     .. code-block:: text
 
@@ -40,15 +40,14 @@ class PosterV2(nn.Module):
 
     Args:
         config: all sizes.
-        landmark_branch: any module that gives three maps, see :class:`LandmarkBranch`; None for a
+        landmark_branch: any module that gives three maps, see :class:`LandmarkBranch`. None: a
             MobileFaceNet.
         train_landmarks: False freezes the landmark branch and keeps its batch norm in eval mode,
-            whatever :meth:`train` says: right for a branch with pre-trained weights, and for no
-            other.
-        tokens: False gives the embedding; True the tokens of all scales, the embedding first.
+            also after :meth:`train`. Use this only for a branch with pre-trained weights.
+        tokens: False: the embedding. True: the tokens of all scales, with the embedding first.
         gradient_checkpointing: whether to trade time for memory in training: units of the image
-            branch, fusions and transformer blocks are run again in the backward pass.
-        channels_last: whether to keep convolution weights and images in the channels-last layout.
+            branch, fusions and transformer blocks are recomputed in the backward pass.
+        channels_last: whether to use the channels-last memory format for convolutions and images.
 
     Shape:
         - images: (B, image_channels, H, H) floating, any H; they are resampled to the config's
@@ -56,13 +55,13 @@ class PosterV2(nn.Module):
           (B, 1 + T, D), with D = ``embedding_dim``.
 
     Raises:
-        TypeError: if images are not floating, or the landmark branch is no module.
+        TypeError: if images are not floating, or the landmark branch is not a module.
         ValueError: if images are not square or have a wrong number of channels, or if the
-            landmark branch has no fitting ``widths``.
+            landmark branch has no matching ``widths``.
 
     Differs from paper: see :class:`WindowCrossAttention`, :class:`FusionMLP`,
-    :func:`fusion.cross_fuse` and :class:`TransformerBlock`; where paper and published model part,
-    the published model wins.
+    :func:`fusion.cross_fuse` and :class:`TransformerBlock`. Where paper and published model differ,
+    we follow the published model.
 
     Reference: Mao et al., POSTER++, 2023, https://arxiv.org/abs/2301.12149.
 
@@ -160,7 +159,7 @@ class PosterV2(nn.Module):
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the embedding e = p(x), or the tokens that it is the first of."""
+        """Return the embedding e = p(x), or all tokens with it first."""
         images = self._prepare(images)
         first, second, third = self.face_landback(images)
         levels = zip(
@@ -194,14 +193,14 @@ class PosterV2(nn.Module):
         return embedding
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode, but leave a frozen landmark branch in eval mode."""
+        """Set training mode, but keep a frozen landmark branch in eval mode."""
         super().train(mode)
         if not self.train_landmarks:
             self.face_landback.eval()
         return self
 
     def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
+        """Return the settings that the submodules do not show."""
         return f"embedding_dim={self.embedding_dim}, tokens={self.tokens}, config={self.config}"
 
     def _prepare(self, images: Tensor) -> Tensor:
@@ -219,7 +218,7 @@ class PosterV2(nn.Module):
 
 
 def _landmark_widths(branch: nn.Module, config: PosterV2Config) -> tuple[int, int, int]:
-    """The channels of the branch's maps, of which the first two are queries as they are."""
+    """Return the channels of the branch's maps; the first two are used as queries directly."""
     if not isinstance(branch, nn.Module):
         raise TypeError(f"`landmark_branch` must be a torch.nn.Module; got {type(branch).__name__}")
     widths = getattr(branch, "widths", None)

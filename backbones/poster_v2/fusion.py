@@ -1,4 +1,4 @@
-"""The fusion of image and landmarks at one scale (Eq. 4-5)."""
+"""Fusion of image and landmarks at one scale (Eq. 4-5)."""
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from reliability_balance.backbones.poster_v2.recompute import run_segment
 
 
 class FusionMLP(nn.Module):
-    r"""Add the attended image to the image, then what an MLP makes of both (Eq. 4-5).
+    r"""Residual connections around cross-attention and around an MLP (Eq. 4-5).
 
     .. math::
         X' = \gamma_1 W\text{-}MCSA(X) + X, \quad X_O = \gamma_2 MLP(Norm(X')) + X'
@@ -22,13 +22,13 @@ class FusionMLP(nn.Module):
     Args:
         width: C.
         mlp_ratio: hidden width of the MLP, as a multiple of C.
-        layer_scale: start of the factors gamma, which are learnt for each channel.
-        drop_path: probability of leaving an addition out in training, see :class:`DropPath`.
+        layer_scale: initial value of the factors gamma, which are learned for each channel.
+        drop_path: drop probability of each residual branch in training, see :class:`DropPath`.
 
     Shape:
         - image, attended: (B, H, W, C) floating; returns (B, H, W, C).
 
-    Differs from paper: the factors gamma and the drop path, which the published model has.
+    Differs from paper: the factors gamma and drop path are from the published model.
 
     Example:
         >>> FusionMLP(8)(torch.randn(2, 4, 4, 8), torch.randn(2, 4, 4, 8)).shape
@@ -71,12 +71,12 @@ def cross_fuse(
 
     Args:
         image: the image map, a multiple of the window size in height and width.
-        landmarks: the landmark map; it is averaged down to one window.
+        landmarks: the landmark map; it is pooled to one window.
         norm: normalises channels, which come last.
-        attention: from landmarks to image windows.
-        feed_forward: from image and attended image to the fused map.
+        attention: attention from landmarks to image windows.
+        feed_forward: maps image and attended image to the fused map.
         window_size: positions along the side of a window.
-        recompute: whether to keep no activations inside, see :func:`run_segment`.
+        recompute: whether to recompute activations in the backward pass, see :func:`run_segment`.
 
     Shape:
         - image, landmarks: (B, C, H, W) floating; returns (B, C, H, W).
@@ -93,7 +93,7 @@ def cross_fuse(
 
 
 def pool_to(features: Tensor, size: int) -> Tensor:
-    """Average a (B, C, H, W) map down to `size` x `size`; one that has that size stays."""
+    """Average-pool a (B, C, H, W) map to `size` x `size`; a map of that size is unchanged."""
     if features.shape[-2:] == (size, size):
         return features
     return F.adaptive_avg_pool2d(features, size)

@@ -1,4 +1,4 @@
-"""The image branch: an improved residual network, of which IR50's first three stages are one."""
+"""The image branch: an improved residual network, such as the first three stages of IR50."""
 
 from torch import Tensor, nn
 
@@ -9,8 +9,8 @@ class IRUnit(nn.Module):
     """Improved residual unit: norm, convolution, PReLU, strided convolution, norm.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
+        inputs: input channels.
+        outputs: output channels.
         stride: of the second convolution and of the shortcut.
 
     Shape:
@@ -48,14 +48,14 @@ class IRUnit(nn.Module):
 
 
 class IRBranch(nn.Module):
-    """Three maps of an image, each half as wide and high as the one before.
+    """Encoder that gives three maps of an image, each half the size of the one before.
 
     Args:
         image_channels: channels of the image.
         widths: channels of the three maps.
         units: residual units before each map; (3, 4, 14) are IR50's.
         input_stride: of the first convolution, 1 in IR50.
-        recompute: whether to keep no activations inside the units, see :func:`run_segment`.
+        recompute: whether to recompute activations in the backward pass, see :func:`run_segment`.
 
     Shape:
         - images: (B, image_channels, S, S) floating; returns three maps (B, widths[i], S_i, S_i)
@@ -89,7 +89,7 @@ class IRBranch(nn.Module):
         self.body3 = _stage(widths[1], widths[2], units[2])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps, the largest first."""
+        """Return the maps, largest first."""
         features = run_segment(self.input_layer, images, recompute=self.recompute)
         first = self._run(self.body1, features)
         second = self._run(self.body2, first)
@@ -102,7 +102,7 @@ class IRBranch(nn.Module):
 
 
 def _stage(inputs: int, outputs: int, units: int) -> nn.Sequential:
-    """The first unit halves the map."""
+    """Build a stage, whose first unit halves the map."""
     return nn.Sequential(
         IRUnit(inputs, outputs, stride=2),
         *(IRUnit(outputs, outputs, stride=1) for _ in range(units - 1)),

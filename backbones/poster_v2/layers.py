@@ -1,4 +1,4 @@
-"""Small layers that several parts of the encoder share."""
+"""Small layers shared by parts of the encoder."""
 
 from collections import OrderedDict
 
@@ -7,23 +7,23 @@ from torch import Tensor, nn
 
 
 def named(**modules: nn.Module) -> nn.Sequential:
-    """Chain modules under names of one's choice, as the published weights have them."""
+    """Chain modules with given names, to match the published weights."""
     return nn.Sequential(OrderedDict(modules))
 
 
 def mlp(width: int, hidden_width: int) -> nn.Sequential:
-    """Two linear layers with a GELU between."""
+    """Build two linear layers with a GELU between."""
     return named(
         fc1=nn.Linear(width, hidden_width), act=nn.GELU(), fc2=nn.Linear(hidden_width, width)
     )
 
 
 class DropPath(nn.Module):
-    """Leave out a residual branch for some samples in training (stochastic depth).
+    """Stochastic depth: drop a residual branch for random samples in training.
 
     Args:
-        rate: probability of leaving a sample's branch out, in [0, 1); what stays is scaled up, so
-            that the expectation does not change.
+        rate: drop probability for each sample, in [0, 1); kept branches are scaled up to preserve
+            the expectation.
 
     Shape:
         - branch: (B, ...) floating; returns the same shape.
@@ -40,7 +40,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
-        """Return the branch, or zeros for the samples that were drawn."""
+        """Return the branch, zero for dropped samples."""
         if not self.training or self.rate == 0:
             return branch
         shape = (branch.shape[0], *(1,) * (branch.ndim - 1))
@@ -48,5 +48,5 @@ class DropPath(nn.Module):
         return branch * kept.bernoulli_(1 - self.rate) / (1 - self.rate)
 
     def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
+        """Return the rate."""
         return f"rate={self.rate}"

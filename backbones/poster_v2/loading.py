@@ -1,4 +1,4 @@
-"""Loading published weights: the whole encoder, or its IR50 or MobileFaceNet alone."""
+"""Load published weights: the whole encoder, or its IR50 or MobileFaceNet alone."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ LANDMARK_PART = "face_landback."
 
 
 class LoadedPosterV2(NamedTuple):
-    """An encoder with weights from a file, and what became of the file."""
+    """An encoder with weights from a file, and the report of loading."""
 
     encoder: PosterV2
     report: LoadReport
@@ -30,21 +30,21 @@ def load_poster_v2(
 ) -> LoadedPosterV2:
     """Build ``poster_v2_base`` with the weights of a published POSTER++ file.
 
-    They were trained on RGB images in [0, 1], less ImageNet's mean (.485, .456, .406) and over its
+    They were trained on RGB images in [0, 1], normalised by ImageNet's mean (.485, .456, .406) and
     standard deviation (.229, .224, .225).
 
     Args:
         path: a file of the POSTER_V2 repository, or a state_dict with its names; see
             :func:`read_weights`. The number of classes is read from its head.
-        reduction_dim: width of a linear reduction behind the encoder, which no published file
-            has, so that it starts at random; None for none.
-        **options: go to :class:`PosterV2`. The file's landmark weights are unused where another
-            `landmark_branch` is given.
+        reduction_dim: width of a linear reduction after the encoder. No published file has one, so
+            it is initialised at random. None: no reduction.
+        **options: passed to :class:`PosterV2`. With another `landmark_branch`, the file's landmark
+            weights are unused.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no weight file, or lacks a part, or a shape is another; the
-            message names what.
+        ValueError: if the file is not a weight file, lacks a part, or has other shapes; the message
+            names them.
 
     Example:
         >>> import tempfile, torch
@@ -69,17 +69,17 @@ def load_poster_v2(
 
 
 def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:
-    """Fill an image branch from an IR50 file.
+    """Load an IR50 file into an image branch.
 
     Args:
         branch: ``encoder.ir_back`` of ``poster_v2_base``.
         path: a file with stages ``body1``, ``body2``, ``body3`` (POSTER, POSTER++), or with all
-            units in one ``body`` (face.evoLVe, ArcFace). What belongs to a fourth stage or to
-            the face recognition head is reported as unused.
+            units in one ``body`` (face.evoLVe, ArcFace). Weights of a fourth stage and of the face
+            recognition head are reported as unused.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no weight file, or lacks a unit, or a shape is another.
+        ValueError: if the file is not a weight file, lacks a unit, or has other shapes.
 
     Example:
         >>> import tempfile, torch
@@ -95,7 +95,7 @@ def load_ir50(branch: IRBranch, path: str | Path) -> LoadReport:
 
 
 def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
-    """Fill a landmark branch from a MobileFaceNet file.
+    """Load a MobileFaceNet file into a landmark branch.
 
     Args:
         branch: ``encoder.face_landback`` of ``poster_v2_base``.
@@ -103,7 +103,7 @@ def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is no weight file, or lacks a part, or a shape is another.
+        ValueError: if the file is not a weight file, lacks a part, or has other shapes.
 
     Example:
         >>> import tempfile, torch
@@ -117,7 +117,7 @@ def load_mobilefacenet(branch: MobileFaceNet, path: str | Path) -> LoadReport:
 
 
 def _split_body(weights: dict[str, Tensor], units: list[int]) -> dict[str, Tensor]:
-    """Rename units that are numbered through, ``body.9.``, to ours, ``body3.2.``."""
+    """Rename consecutively numbered units, ``body.9.``, to ours, ``body3.2.``."""
 
     def rename(match: re.Match[str]) -> str:
         index = int(match[1])

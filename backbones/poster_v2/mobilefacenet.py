@@ -1,4 +1,4 @@
-"""The landmark branch: MobileFaceNet, whose features know where the parts of a face are."""
+"""The landmark branch: MobileFaceNet, a facial landmark network."""
 
 from typing import Protocol
 
@@ -8,21 +8,21 @@ from reliability_balance.backbones.poster_v2.layers import named
 
 
 class LandmarkBranch(Protocol):
-    """What may stand in the landmark branch's place: a module that gives three feature maps.
+    """Interface of a landmark branch: a module that gives three feature maps.
 
-    ``widths`` are the channels of the maps. The first two must be the encoder's; the third may be
-    any. A map larger than a window of its scale is averaged down to it.
+    ``widths`` are the channels of the maps. The first two must be those of the encoder; the third
+    is free. A map larger than a window of its scale is average-pooled to that size.
     """
 
     widths: tuple[int, int, int]
 
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps of (B, C, S, S) images, the largest first."""
+        """Return the maps of (B, C, S, S) images, largest first."""
         ...
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int) -> nn.Sequential:
-    """Convolution and batch norm; the size changes by the stride alone."""
+    """Build convolution and batch norm; only the stride changes the size."""
     return named(
         conv=nn.Conv2d(
             inputs, outputs, kernel, stride, padding=kernel // 2, groups=groups, bias=False
@@ -34,20 +34,20 @@ def conv_norm(inputs: int, outputs: int, kernel: int, stride: int, groups: int) 
 def conv_block(
     inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1
 ) -> nn.Sequential:
-    """Convolution, batch norm and PReLU."""
+    """Build convolution, batch norm and PReLU."""
     block = conv_norm(inputs, outputs, kernel, stride, groups)
     block.add_module("prelu", nn.PReLU(outputs))
     return block
 
 
 class Bottleneck(nn.Module):
-    """Widen, convolve each channel by itself, narrow; with a residual where nothing changes size.
+    """Inverted residual: expand, depthwise convolution, project; residual if sizes are equal.
 
     Args:
-        inputs: channels that come in.
-        outputs: channels that go out.
+        inputs: input channels.
+        outputs: output channels.
         hidden: channels between.
-        stride: of the convolution; 1 makes the unit residual.
+        stride: of the convolution; the unit is residual only with 1.
 
     Shape:
         - features: (B, inputs, H, W) floating; returns (B, outputs, H / stride, W / stride).
@@ -68,19 +68,19 @@ class Bottleneck(nn.Module):
         self.is_residual = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the new map."""
+        """Return the output map."""
         output: Tensor = self.project(self.conv_dw(self.conv(features)))
         return features + output if self.is_residual else output
 
 
 class MobileFaceNet(nn.Module):
-    """Landmark features at a quarter, an eighth and a sixteenth of the image.
+    """MobileFaceNet encoder: landmark features at strides 4, 8 and 16.
 
     Args:
         image_channels: channels of the image.
-        width: channels of the first map; the others have 2 and 8 times as many. 64 is the
-            published network.
-        units: residual units at the three scales; (4, 6, 2) are the published ones.
+        width: channels of the first map; the others have 2 and 8 times as many. 64 in the published
+            network.
+        units: residual units at the three scales; (4, 6, 2) in the published network.
 
     Shape:
         - images: (B, image_channels, S, S) floating; returns (B, width, S/4, S/4),
@@ -119,7 +119,7 @@ class MobileFaceNet(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps, the largest first."""
+        """Return the maps, largest first."""
         first: Tensor = self.conv_3(self.conv_23(self.conv2_dw(self.conv1(images))))
         second: Tensor = self.conv_4(self.conv_34(first))
         third: Tensor = self.conv_6_sep(self.conv_5(self.conv_45(second)))

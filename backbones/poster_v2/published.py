@@ -1,4 +1,4 @@
-"""What the published model stores besides the encoder, so that its weights load by name."""
+"""Parts that the published model stores besides the encoder, so that its weights load by name."""
 
 from torch import nn
 
@@ -7,8 +7,8 @@ from reliability_balance.backbones.poster_v2.layers import named
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet, conv_norm
 
 NUM_LANDMARK_COORDINATES = 136  # 68 points
-PUBLISHED_MAP = 7  # pixels a side of the smallest map, of whatever size the images are here
-# How the names begin that the encoder does without, so that a file may lack them.
+PUBLISHED_MAP = 7  # pixels per side of the smallest map, at any image size here
+# Prefixes of weights that the encoder does not use, so that a file may lack them.
 PUBLISHED_REST = (
     "VIT.head.",
     "VIT.patch_embed.",
@@ -24,13 +24,13 @@ PUBLISHED_REST = (
 
 
 def add_published_rest(encoder: PosterV2, num_classes: int) -> None:
-    """Register the published head, and the parts that never run, under their published names.
+    """Register the published head and the unused parts under their published names.
 
     All are frozen: an optimiser would keep state for them, and distributed training would wait
-    for gradients that never come. The head becomes trainable by ``VIT.head.requires_grad_()``.
+    for their gradients. To train the head, call ``VIT.head.requires_grad_()``.
 
     Args:
-        encoder: the encoder to add them to; its forward stays as it is.
+        encoder: the encoder to add them to; its forward is unchanged.
         num_classes: outputs of the head.
     """
     config, vit = encoder.config, encoder.VIT

@@ -1,4 +1,4 @@
-"""Gradient checkpointing that leaves batch norm's running statistics right."""
+"""Gradient checkpointing that keeps batch norm's running statistics correct."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -11,10 +11,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 def run_segment(segment: nn.Module, *inputs: Any, recompute: bool) -> Any:
-    """Call a module; with `recompute` keep only its inputs, and run it again in the backward pass.
+    """Call a module; with `recompute` store only its inputs and run it again in the backward pass.
 
-    Nothing is recomputed in eval mode, nor under ``torch.compile``, which decides by itself what
-    to keep.
+    Nothing is recomputed in eval mode or under ``torch.compile``, which decides itself what to
+    store.
 
     Example:
         >>> layer = nn.Linear(2, 3)
@@ -32,7 +32,7 @@ def run_segment(segment: nn.Module, *inputs: Any, recompute: bool) -> Any:
 
 @contextmanager
 def _running_statistics_kept(segment: nn.Module) -> Iterator[None]:
-    """Keep the second pass over a batch from counting it twice."""
+    """Prevent the second pass over a batch from updating the running statistics again."""
     norms = [module for module in segment.modules() if isinstance(module, _BatchNorm)]
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:

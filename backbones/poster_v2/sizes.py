@@ -45,22 +45,23 @@ def poster_v2_base(
     reduction_dim: int | None = None,
     **options: Unpack[EncoderOptions],
 ) -> PosterV2:
-    """Build the published encoder: 43.8 M parameters that run, 768 wide.
+    """Build the published encoder: 43.8 M active parameters, width 768.
 
-    Its ``state_dict`` has the published model's names and shapes, and no others but those of the
-    reduction. That includes the classification head, ``VIT.head``, which turns the embedding into
-    the published logits, and parts that the published model stores but never runs (14.6 M
-    parameters); all of these are frozen.
+    Its ``state_dict`` has the names and shapes of the published model, plus those of the reduction.
+    It includes the classification head, ``VIT.head``, which maps the embedding to the published
+    logits, and parts that the published model stores but does not run (14.6 M parameters). All of
+    these are frozen.
 
     The landmark branch is frozen too, and random until you load it: see :func:`load_poster_v2`
     and :func:`load_mobilefacenet`.
 
     Args:
-        num_classes: outputs of the published head: 7, or 8 for AffectNet's eight.
-        image_size: a multiple of 16. The published weights fit 112 alone, since they have one
-            vector for each position.
-        reduction_dim: width of a linear reduction behind the encoder, 128 in ARBEx; None for none.
-        **options: go to :class:`PosterV2`.
+        num_classes: outputs of the published head: 7, or 8 for AffectNet-8.
+        image_size: a multiple of 16. The published weights only fit 112, since they have one
+            positional embedding for each position.
+        reduction_dim: width of a linear reduction after the encoder, 128 in ARBEx. None: no
+            reduction.
+        **options: passed to :class:`PosterV2`.
 
     Raises:
         ValueError: as :class:`PosterV2Config` and :class:`PosterV2` do, and for fewer than two
@@ -87,13 +88,13 @@ def poster_v2_small(
     reduction_dim: int | None = None,
     **options: Unpack[EncoderOptions],
 ) -> PosterV2:
-    """Build an encoder 384 wide to train from scratch; its landmark branch is trained by default.
+    """Build an encoder of width 384 to train from scratch, by default with its landmark branch.
 
     Args:
         image_size: a multiple of 16.
         image_channels: 1 for grey images.
-        reduction_dim: width of a linear reduction behind the encoder; None for none.
-        **options: go to :class:`PosterV2`; `train_landmarks` is True unless given.
+        reduction_dim: width of a linear reduction after the encoder. None: no reduction.
+        **options: passed to :class:`PosterV2`; `train_landmarks` is True by default.
 
     Raises:
         ValueError: as :class:`PosterV2Config` and :class:`PosterV2` do.
@@ -117,13 +118,13 @@ def poster_v2_tiny(
     reduction_dim: int | None = None,
     **options: Unpack[EncoderOptions],
 ) -> PosterV2:
-    """Build an encoder 128 wide that trains from scratch in minutes on two cores.
+    """Build an encoder of width 128 that trains from scratch in minutes on two cores.
 
     Args:
         image_size: a multiple of 16.
         image_channels: 1 for grey images.
-        reduction_dim: width of a linear reduction behind the encoder; None for none.
-        **options: go to :class:`PosterV2`; `train_landmarks` is True unless given.
+        reduction_dim: width of a linear reduction after the encoder. None: no reduction.
+        **options: passed to :class:`PosterV2`; `train_landmarks` is True by default.
 
     Raises:
         ValueError: as :class:`PosterV2Config` and :class:`PosterV2` do.

@@ -1,4 +1,4 @@
-"""The transformer over the tokens of all scales (Eq. 6-8)."""
+"""Transformer over the tokens of all scales (Eq. 6-8)."""
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +40,7 @@ class SelfAttention(nn.Module):
 
 
 class TransformerBlock(nn.Module):
-    r"""One encoder block, normalised before each part (Eq. 7-8).
+    r"""Pre-norm transformer encoder block (Eq. 7-8).
 
     .. math:: X_{o'} = MHSA(Norm(X_o)) + X_o, \quad X_{o,out} = MLP(Norm(X_{o'})) + X_{o'}
 
@@ -52,8 +52,8 @@ class TransformerBlock(nn.Module):
     Shape:
         - tokens: (B, T, D) floating; returns (B, T, D).
 
-    Differs from paper: Eq. 7 prints no norm and Eq. 8 Norm(X_o); the published weights are those
-    of the usual block above.
+    Differs from paper: Eq. 7 prints no norm and Eq. 8 prints Norm(X_o); the published weights are
+    for the standard block above.
 
     Example:
         >>> TransformerBlock(8, num_heads=2)(torch.randn(2, 5, 8)).shape
@@ -75,7 +75,7 @@ class TransformerBlock(nn.Module):
 
 
 class ChannelGate(nn.Module):
-    """Squeeze and excitation of a vector: scale each channel by a gate that sees all of them.
+    """Squeeze-and-excitation of a vector: scale each channel by a gate computed from all channels.
 
     Args:
         width: D.
@@ -100,7 +100,7 @@ class ChannelGate(nn.Module):
 
 
 class TokenTransformer(nn.Module):
-    """A class token before the tokens of all scales, positions, and encoder blocks (Eq. 6-8).
+    """Transformer encoder with class token and positional embeddings (Eq. 6-8).
 
     Args:
         num_tokens: T, without the class token.
@@ -108,13 +108,13 @@ class TokenTransformer(nn.Module):
         depth: number of blocks.
         num_heads: heads of each block.
         mlp_ratio: hidden width of each MLP, as a multiple of D.
-        recompute: whether to keep no activations inside the blocks, see :func:`run_segment`.
+        recompute: whether to recompute activations in the backward pass, see :func:`run_segment`.
 
     Shape:
         - tokens: (B, T, D) floating; returns (B, 1 + T, D), the class token first, normalised.
 
     State:
-        ``se_block`` belongs here by its published name, and is applied by the encoder.
+        ``se_block`` is here because of its published name; the encoder applies it.
 
     Example:
         >>> TokenTransformer(5, width=8, depth=1, num_heads=2)(torch.randn(2, 5, 8)).shape
@@ -148,7 +148,7 @@ class TokenTransformer(nn.Module):
                 nn.init.zeros_(module.bias)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return all tokens, of which the first has seen the others."""
+        """Return all tokens, with the class token first."""
         class_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1) + self.pos_embed
         for block in self.blocks:

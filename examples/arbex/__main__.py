@@ -1,4 +1,4 @@
-"""ARBEx from faces to a report: train, evaluate, predict, inspect data, export, serve.
+"""The ARBEx reference application: train, evaluate, predict, inspect data, export, serve.
 
 python examples/arbex train
 torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # what all examples share
+sys.path.append(str(Path(__file__).resolve().parent.parent))  # modules shared by all examples
 
 app = typer.Typer(
     help="ARBEx, the reference application: facial expressions with reliability balancing.",
@@ -20,15 +20,13 @@ app = typer.Typer(
 )
 
 RecipeOption = Annotated[
-    str, typer.Option(help="quick, robust, paper, or the path of a YAML file of your own.")
+    str, typer.Option(help="quick, robust, paper, or the path of your own YAML file.")
 ]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", help="Override the recipe: section.key=value; may be repeated."),
+    typer.Option("--set", help="Override a value of the recipe: section.key=value; repeatable."),
 ]
-ModelOption = Annotated[
-    Path, typer.Option(help="A model.safetensors, or the folder of the run that made it.")
-]
+ModelOption = Annotated[Path, typer.Option(help="A model.safetensors, or the folder of its run.")]
 OutOption = Annotated[Path, typer.Option(help="Folder of the results.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
 
@@ -38,22 +36,22 @@ def train(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     baseline: Annotated[
-        bool, typer.Option(help="Same encoder and budget, but an ordinary head and cross-entropy.")
+        bool, typer.Option(help="Same encoder and budget, with an ordinary head and cross-entropy.")
     ] = False,
     out: OutOption = Path("runs/arbex"),
     resume: Annotated[
-        bool, typer.Option(help="Go on with the run in --out, by its own recipe.")
+        bool, typer.Option(help="Resume the run in --out, with its own recipe.")
     ] = False,
     accelerator: Annotated[
         Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to train.")
     ] = "auto",
 ) -> None:
-    """Train a model, judge it on the test split, and write a report.
+    """Train a model, evaluate it on the test split, and write a report.
 
-    With no option at all it renders its own faces and needs some minutes on two cores. Ctrl-C or
-    SIGTERM finishes the batch and leaves a checkpoint, which --resume goes on from; so does a run
-    that was killed. One training at a time holds a folder, and a run goes on only with the data
-    and the recipe that it began with. Under torchrun all processes share each batch.
+    Without options it renders its own faces and takes some minutes on two cores. Ctrl-C or SIGTERM
+    stops after the current batch with a checkpoint, from which --resume continues; a killed run can
+    be resumed, too. A folder is locked by one training at a time, and a run resumes only with its
+    own data and recipe. With torchrun, each batch is split among the processes.
     """
     import os
     from contextlib import nullcontext
@@ -87,7 +85,7 @@ def train(
             fit(chosen, faces, folder, accelerator=accelerator)
         except TrainingInterrupted as stop:
             if leads:
-                say(f"{stop}; go on with: python examples/arbex train --resume --out {out}")
+                say(f"{stop}; resume with: python examples/arbex train --resume --out {out}")
             raise typer.Exit(128 + stop.number) from None
         test = faces.subset(TEST)
         if leads and len(test):
@@ -101,16 +99,16 @@ def evaluate(
     model: ModelOption = Path("runs/arbex"),
     overrides: SetOption = None,
     split: Annotated[
-        Literal["train", "validation", "test"], typer.Option(help="Which faces.")
+        Literal["train", "validation", "test"], typer.Option(help="Split to evaluate.")
     ] = "test",
     device: DeviceOption = "cpu",
     out: OutOption = Path("runs/evaluation"),
 ) -> None:
-    """Judge a trained model on its own data set, or on another one, and write a report.
+    """Evaluate a trained model on its own data set, or on another one, and write a report.
 
-    Another data set is named by overrides, such as --set data.dataset=fer-plus --set
-    data.root=~/FERPlus. Its classes are matched to the model's by name; faces of classes that the
-    model does not know are left out and counted.
+    Choose another data set by overrides, such as --set data.dataset=fer-plus --set
+    data.root=~/FERPlus. Its classes are matched to the model's by name; faces of unknown classes
+    are left out and counted.
     """
     from dataclasses import replace
 
@@ -138,21 +136,21 @@ def predict(
     source: Annotated[Path, typer.Argument(help="An image, a folder of images, or a video.")],
     model: ModelOption = Path("runs/arbex"),
     detect_faces: Annotated[
-        bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
+        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
     ] = False,
     every: Annotated[
-        float, typer.Option(min=0, help="Seconds between two frames of a video; 0 for all.")
+        float, typer.Option(min=0, help="Seconds between two frames of a video; 0: all frames.")
     ] = 1.0,
     annotate: Annotated[
-        int, typer.Option(min=0, help="Pictures to write with the predictions beside them.")
+        int, typer.Option(min=0, help="Maximum number of annotated pictures to write.")
     ] = 20,
     device: DeviceOption = "cpu",
     out: OutOption = Path("runs/prediction"),
 ) -> None:
-    """Predict the faces of pictures or videos: CSV, JSON, and annotated pictures.
+    """Predict faces in pictures or videos; write CSV, JSON and annotated pictures.
 
-    Without --detect-faces each picture is taken as one cropped face. A damaged file has a row that
-    says so, and the exit status is then 1.
+    Without --detect-faces each picture must be one cropped face. A damaged file gets a row with its
+    problem, and the exit status is then 1.
     """
     import torch
     from face_detection import mtcnn_detector, whole_picture
@@ -171,14 +169,14 @@ def predict(
             write(found)
             for each in found:
                 problems += each.problem is not None
-                said = each.problem or (
+                result = each.problem or (
                     f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
                     f"{each.decision}"
                 )
-                say(printable(f"{each.name}: {said}"))
+                say(printable(f"{each.name}: {result}"))
             if frame.picture is not None and drawn < annotate:
                 drawn += 1
-                stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # what any disk takes
+                stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # short enough for any disk
                 draw_annotated(out / "annotated" / f"{drawn:04}-{stem}.png", frame.picture, found)
     say(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
     if problems:
@@ -190,15 +188,15 @@ def inspect_data(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     images: Annotated[
-        bool, typer.Option(help="Decode every image, to find damaged and equal ones.")
+        bool, typer.Option(help="Decode every image, to find damaged ones and duplicates.")
     ] = True,
     out: OutOption = Path("runs/inspection"),
 ) -> None:
-    """Look a data set over: counts against the published ones, problems, duplicates, leaks.
+    """Inspect a data set: counts against the published ones, problems, duplicates, leaks.
 
-    The data set is the recipe's, or named by overrides: --set data.dataset=raf-db
-    --set data.root=~/RAF-DB. Known are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
-    affectnet, folders (of images, one a class) and csv.
+    The data set is the recipe's, or chosen by overrides: --set data.dataset=raf-db
+    --set data.root=~/RAF-DB. Supported are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
+    affectnet, folders (of images, one per class) and csv.
     """
     from configuration import load_recipe
     from inspection.audit import audit, format_text
@@ -219,11 +217,11 @@ def export(
     model: ModelOption = Path("runs/arbex"),
     out: OutOption = Path("runs/export"),
 ) -> None:
-    """Write the model as ONNX and as a torch.export program, from pixels to classes.
+    """Export the model, with preprocessing, as ONNX and as a torch.export program.
 
-    Both take RGB pictures of one face each, of any size and number, and do all that `predict` does
-    with them; the files' metadata say so. Each is run and compared with `predict` before it is
-    written.
+    Both take RGB pictures of one face each, of any size and number, and preprocess them as
+    `predict` does; the files' metadata describe this. Each is run and compared with `predict`
+    before it is written.
     """
     from exporting import export_onnx, export_program
     from model_bundle import load_bundle
@@ -239,17 +237,17 @@ def export(
 def serve(
     model: ModelOption = Path("runs/arbex"),
     detect_faces: Annotated[
-        bool, typer.Option(help="Find the faces first, by MTCNN; needs facenet-pytorch.")
+        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
     ] = False,
     port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Port; a free one from 7860 on if none.")
+        int | None, typer.Option(min=1, max=65535, help="Port. None: a free one from 7860 on.")
     ] = None,
     device: DeviceOption = "cpu",
 ) -> None:
-    """Show a page where a picture goes in, and faces, bars, anchors and confidences come out.
+    """Serve a local page that predicts an uploaded picture: faces, bars, anchors, confidences.
 
-    The page is for browsers of this machine only; neither it nor the server asks anything of
-    another one. Pictures of up to 32 MiB and 64 million pixels are taken, and none is kept. Needs
+    Only browsers on this machine can open the page; neither it nor the server contacts another
+    machine. Pictures of up to 32 MiB and 64 million pixels are accepted, and none is stored. Needs
     the extra `web`.
     """
     import torch
@@ -270,7 +268,7 @@ def serve(
 
 
 def main() -> None:
-    """Run a command; what is wrong with its input or the machine is told in one line."""
+    """Run a command; print an error of input or machine in one line."""
     from plain_text import printable
 
     try:

@@ -1,7 +1,7 @@
-"""Recipes: everything that decides a run, read strictly from YAML and kept with the run.
+"""Recipes: the configuration of a run, parsed strictly from YAML and stored with the run.
 
-A recipe is a YAML file of the four sections below. A key that no section knows, or a value of the
-wrong kind, is an error that names the file and the key.
+A recipe is a YAML file with the four sections below. An unknown key or a value of the wrong type is
+an error that names the file and the key.
 """
 
 import re
@@ -42,18 +42,18 @@ from reliability_balance.core import Recipe as Method
 from reliability_balance.core import RecipeName
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
-MUST = {  # what pydantic says in words of its own
+MUST = {  # replacements for pydantic's messages
     "string_type": "must be text, in quotes where YAML reads something else",
     "path_type": "must be a path, in quotes where YAML reads something else",
     "tuple_type": "must be a list, such as [a, b]",
     "dataclass_type": "must hold keys with values",
     "dict_type": "must hold keys with values",
 }
-LARGEST_SEED = 2**32 - 1  # of NumPy, which Lightning seeds too
+LARGEST_SEED = 2**32 - 1  # NumPy's limit; Lightning seeds NumPy, too
 
 
 def _expand_home(path: Path) -> Path:
-    """The shell leaves the ~ in a=~/b; that of a person whom nobody knows is a mere name."""
+    """Expand ~, which the shell does not in a=~/b; ~ of an unknown user stays as it is."""
     try:
         return path.expanduser()
     except RuntimeError:
@@ -61,7 +61,7 @@ def _expand_home(path: Path) -> Path:
 
 
 def _not_empty(value: Any) -> Any:
-    if value == "":  # which pathlib takes for the folder where one is
+    if value == "":  # pathlib would take it for the current folder
         raise ValueError("must be a path")
     return value
 
@@ -97,7 +97,7 @@ def _encoder_options(name: str) -> TypeAdapter[dict[str, Any]]:
 
 
 def rendered_settings(options: Mapping[str, Any]) -> RenderedFacesSettings:
-    """Bring a recipe's ``data.rendered`` to settings.
+    """Return the settings for a recipe's ``data.rendered``.
 
     Raises:
         ValueError: if a value is out of range.
@@ -108,24 +108,24 @@ def rendered_settings(options: Mapping[str, Any]) -> RenderedFacesSettings:
 
 @dataclass(frozen=True, config=STRICT)
 class Data:
-    """What is trained on, and how it is changed on the way (4.2).
+    """Training data and its preprocessing (4.2).
 
     Args:
         dataset: name of a data set, see :mod:`faces.reading`.
-        root: its folder; of rendered faces the cache, which has a place where none is given.
-        rendered: of rendered faces the `difficulty`, and what is to differ from it in
+        root: its folder; for rendered faces the cache folder, which has a default.
+        rendered: for rendered faces the `difficulty`, and changes to its
             :class:`RenderedFacesSettings`.
-        splits: of data sets in files, those of :class:`SplitOptions`.
-        corrupt: whether damaged images are an error ("error") or left out and reported ("skip");
-            both decode all images beforehand, which "unchecked" does not.
-        max_missing: share of the faces that may be left out, or be of a class that stands in
-            one split alone, before that is an error.
-        image_size: pixels a side that the encoder sees.
-        augmentation: strength, from 0 for the random crop alone to 2.
-        per_group: images of each video or face that an epoch draws from, at most.
-        per_class: images of each class in an epoch, the paper's refinement; None for all images.
-        soft_labels: whether to train on the votes of FER+ or JAFFE rather than on the labels.
-        workers: processes that load images; 0 loads in the main process.
+        splits: for data sets in files, the :class:`SplitOptions`.
+        corrupt: damaged images are an error ("error") or left out and reported ("skip"). Both
+            decode all images beforehand; "unchecked" does not.
+        max_missing: maximum share of faces that are left out, or whose class occurs in one split
+            only; more is an error.
+        image_size: pixels per side of the encoder's input.
+        augmentation: strength, from 0 (only the random crop) to 2.
+        per_group: maximum of images of each video or person that an epoch draws from.
+        per_class: images of each class in an epoch, the paper's refinement. None: all images.
+        soft_labels: whether to train on the votes of FER+ or JAFFE instead of the labels.
+        workers: processes that load images; 0: the main process.
     """
 
     dataset: DatasetName = "rendered"
@@ -150,13 +150,13 @@ class Data:
 
 @dataclass(frozen=True, config=STRICT)
 class Encoder:
-    """The network that turns a face into an embedding.
+    """The encoder.
 
     Args:
         name: as in :mod:`encoders`.
         options: keyword arguments of that encoder.
-        ir50: file of weights that the image branch starts from.
-        mobilefacenet: file of weights that the landmark branch starts from.
+        ir50: file of pre-trained weights of the image branch.
+        mobilefacenet: file of pre-trained weights of the landmark branch.
     """
 
     name: Annotated[str, AfterValidator(_check_encoder)] = "poster_v2_tiny"
@@ -166,7 +166,7 @@ class Encoder:
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:
-        """Check the options by the types that this encoder takes."""
+        """Check the options against the types of this encoder's arguments."""
         try:
             _encoder_options(self.name).validate_python(self.options)
         except ValidationError as error:
@@ -177,17 +177,18 @@ class Encoder:
 
 @dataclass(frozen=True, config=STRICT)
 class Optimization:
-    """How it is trained (4.3): Adam, its rate decaying by a factor each epoch.
+    """Optimization (4.3): Adam with exponential decay of the learning rate.
 
     Args:
-        epochs: at most.
-        batch_size: images in one forward pass, over all processes together.
+        epochs: maximum number of epochs.
+        batch_size: images in one forward pass, over all processes.
         learning_rate: of Adam in the first epoch.
         decay: factor on the learning rate after each epoch.
-        accumulate: batches to a step.
-        gradient_clip: greatest norm of the gradient; None for no limit.
-        precision: "32-true", or mixed with "bf16-mixed" or "16-mixed".
-        patience: epochs without a better validation accuracy before training stops; None for never.
+        accumulate: batches per step.
+        gradient_clip: maximum norm of the gradient. None: no clipping.
+        precision: "32-true", or mixed precision: "bf16-mixed" or "16-mixed".
+        patience: epochs without a better validation accuracy before training stops. None: no early
+            stopping.
         checkpoint_steps: batches between two resume points within an epoch.
     """
 
@@ -204,16 +205,16 @@ class Optimization:
 
 @dataclass(frozen=True, config=STRICT)
 class Recipe:
-    """One run, whole.
+    """Configuration of a run.
 
     Args:
         seed: of weights and batches.
-        data: what is trained on.
+        data: training data.
         encoder: the network before the balancer.
-        recipe: `base`, "robust" or "paper", and what is to differ from it in
+        recipe: `base`, "robust" or "paper", and changes to this
             :class:`reliability_balance.recipes.Recipe`, which has all defaults of balancer, loss,
             targets and mixing; see :mod:`method`.
-        optimization: how it is trained.
+        optimization: optimizer and schedule.
     """
 
     seed: Annotated[WholeNumber, Field(ge=0, le=LARGEST_SEED)] = 0
@@ -226,12 +227,12 @@ class Recipe:
 
     @property
     def base(self) -> RecipeName:
-        """The library's recipe that this one begins with."""
+        """Return the name of the library's recipe that this one is based on."""
         return base_of(self.recipe)
 
     @property
     def method(self) -> Method:
-        """The library's recipe with the changes of this one."""
+        """Return the library's recipe with the changes of this one."""
         return method_of(self.recipe)
 
 
@@ -239,11 +240,11 @@ CHECKED_RECIPE = TypeAdapter(Recipe)
 
 
 def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by the name of a file in ``recipes/``, or by the path of one's own.
+    """Read a recipe by the name of a file in ``recipes/``, or by the path of your own.
 
     Args:
         name: "paper", "robust", "quick", or the path of a YAML file.
-        overrides: ``section.key=value``, the value in YAML; they win over the file.
+        overrides: ``section.key=value``, the value in YAML; they override the file.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
@@ -265,15 +266,14 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
 def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     """Change single values of a recipe.
 
-    Text and paths are taken as they are, ``null`` alone is None; all else is read as YAML.
+    Text and paths are taken literally, except that ``null`` is None; all other values are YAML.
 
     Args:
-        recipe: what to change.
+        recipe: the recipe to change.
         overrides: ``section.key=value``, in any order.
 
     Raises:
-        ValueError: on an unknown key, one that is given twice, or a value out of range; it names
-            the key.
+        ValueError: on an unknown or repeated key, or a value out of range; it names the key.
     """
     content = _as_written(recipe)
     for keys, value in _split(overrides):
@@ -282,7 +282,7 @@ def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
 
 
 def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
-    """Turn nested mappings into a recipe; `where` begins the error, which is one line."""
+    """Parse nested mappings as a recipe; errors are one line that starts with `where`."""
     try:
         return CHECKED_RECIPE.validate_python(content)
     except ValidationError as error:
@@ -291,26 +291,26 @@ def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """Write a recipe as YAML, with every default in it; :func:`load_recipe` reads it back."""
+    """Write a recipe as YAML with all defaults; :func:`load_recipe` reads it back."""
     return write_yaml(as_plain(recipe))
 
 
 def as_plain(recipe: Recipe) -> dict[str, Any]:
-    """Nested dictionaries of what JSON and YAML know, with every default in them.
+    """Return nested dictionaries for JSON and YAML with all defaults.
 
-    A run keeps these, so that it stays what it was when the library's defaults change.
+    A run stores these, so that it does not change with the library's defaults.
     """
     return {**_as_written(recipe), "recipe": {"base": recipe.base, **values_of(recipe.method)}}
 
 
 def _as_written(recipe: Recipe) -> dict[str, Any]:
-    """The same, but of the library's recipe only what differs: a change of `base` then counts."""
+    """Return the same without the library's defaults, so that `base` can still be changed."""
     plain: dict[str, Any] = CHECKED_RECIPE.dump_python(recipe)
     return {name: _without_paths(value) for name, value in plain.items()}
 
 
 def plain_cross_entropy(recipe: Recipe) -> Recipe:
-    """The same encoder, data and budget with an ordinary head and loss: what to compare with."""
+    """Return the baseline: the same encoder, data and budget with an ordinary head and loss."""
     plain = {
         "num_anchors": 0,
         "token_attention": "off",
@@ -324,7 +324,7 @@ def plain_cross_entropy(recipe: Recipe) -> Recipe:
 
 
 def _without_paths(value: Any) -> Any:
-    """Paths as text; pydantic itself refuses those that are no UTF-8."""
+    """Convert paths to text; pydantic rejects those that are not UTF-8."""
     if isinstance(value, dict):
         return {name: _without_paths(each) for name, each in value.items()}
     if isinstance(value, tuple | list):
@@ -333,7 +333,7 @@ def _without_paths(value: Any) -> Any:
 
 
 def _split(overrides: Sequence[str]) -> list[tuple[list[str], str]]:
-    """Keys and value of each override, the outer keys first; none is within another."""
+    """Return keys and value of each override, outer keys first; none may contain another."""
     values: dict[str, str] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -363,12 +363,12 @@ def _override(content: dict[str, Any], keys: list[str], value: str) -> None:
 
 
 def _type_of(keys: list[str], content: Mapping[str, Any]) -> Any:
-    """The type of a key's value; None if there is no such key."""
+    """Return the type of a key's value; None if there is no such key."""
     return _types_in(keys[:-1], content).get(keys[-1])
 
 
 def _types_in(section: Sequence[str], content: Mapping[str, Any]) -> dict[str, Any]:
-    """Types of the keys of a section; none of a section that there is not."""
+    """Return the types of the keys of a section; empty if there is no such section."""
     if [*section] == ["encoder", "options"]:
         name = content["encoder"].get("name")
         return option_types(ENCODERS[name]) if name in ENCODERS else {}
@@ -393,7 +393,7 @@ def _explain(error: Any, known: Known, within: str) -> str:
         return f"unknown key `{key}`; known are {', '.join(known(error['loc'][:-1]))}"
     message = message.removeprefix("Value error, ")
     message = re.sub(r"(Input|Keys) should", "must", message)
-    if kind == "value_error" and "`" in message:  # it names a key of the section, and its value
+    if kind == "value_error" and "`" in message:  # it names a key of the section and its value
         return message.replace("`", f"`{key}.", 1)
     must = MUST.get(kind, message)
     return f"`{key}` {must}; got {error['input']!r:.200}"

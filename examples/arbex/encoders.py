@@ -12,10 +12,10 @@ from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2
 
 
 class SmallCNN(nn.Module):
-    """Four convolutions: for tests, and for a first look at new data.
+    """CNN of four layers, for tests and first experiments.
 
     Args:
-        width: channels of the first layer; each further layer has twice as many.
+        width: channels of the first layer; each further layer doubles them.
 
     Shape:
         - images: (B, 3, H, W) floating; returns (B, 8 * width).
@@ -54,27 +54,27 @@ def build_encoder(name: str, options: Mapping[str, Any]) -> nn.Module:
     """Build the encoder of that name.
 
     Raises:
-        ValueError: if the name or an option is not known.
+        ValueError: if the name or an option is unknown.
     """
     if name not in ENCODERS:
         raise ValueError(f"`encoder.name` must be one of {', '.join(ENCODERS)}; got {name!r}")
     try:
         return ENCODERS[name](**options)
-    except (TypeError, RuntimeError) as error:  # which timm raises on an unknown name
+    except (TypeError, RuntimeError) as error:  # timm raises RuntimeError on an unknown name
         raise ValueError(f"`encoder.options` must fit {name}: {error}") from error
 
 
 def load_published(encoder: nn.Module, ir50: Path | None, mobilefacenet: Path | None) -> None:
-    """Start a POSTER++ encoder from the files that the paper starts from.
+    """Load the pre-trained weights of the paper into a POSTER++ encoder.
 
     Args:
-        encoder: a ``poster_v2_base``, where a file is given.
+        encoder: a ``poster_v2_base``, if a file is given.
         ir50: weights of the image branch, or None.
         mobilefacenet: weights of the landmark branch, or None.
 
     Raises:
         FileNotFoundError: if a file does not exist.
-        ValueError: if the encoder is another one, or a file does not fit.
+        ValueError: if it is another encoder, or the weights do not match.
     """
     if ir50 is None and mobilefacenet is None:
         return

@@ -1,4 +1,4 @@
-"""Judge a trained model on a table of faces: primary and corrected predictions side by side."""
+"""Evaluate a trained model on a table of faces: primary and corrected predictions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,7 +41,7 @@ SCORE_LABELS = {
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All figures of one model on one data set; the confusion matrix has true classes as rows."""
+    """Scores of a model on a data set; the confusion matrix has true classes as rows."""
 
     dataset: str
     num_faces: int
@@ -51,7 +51,7 @@ class Evaluation:
     clustering: Clustering | None
     classes: list[ClassScores]
     confusion: list[list[int]]
-    attainable_accuracy: float | None  # of always naming the likeliest class, where it is known
+    attainable_accuracy: float | None  # of the true most probable class, if known
 
 
 @torch.inference_mode()
@@ -61,8 +61,8 @@ def predict_table(
     """Predict every face of a table, in order.
 
     Raises:
-        ValueError: if there is none.
-        MemoryError: if a batch is too large for the memory.
+        ValueError: if the table is empty.
+        MemoryError: if a batch runs out of memory.
     """
     if len(table) == 0:
         raise ValueError(f"`table` must have faces to predict; got none of {table.name}")
@@ -75,18 +75,18 @@ def predict_table(
 
 
 def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTable, list[str]]:
-    """Bring a table's labels to the classes of a model, by name, whatever their order.
+    """Map a table's labels to the classes of a model, by name.
 
     Args:
         table: with its own classes.
-        class_names: the model's.
+        class_names: classes of the model.
 
     Returns:
-        The table with the model's classes, and the names of classes that the model does not know,
-        whose faces are left out.
+        The table with the model's classes, and the names of unknown classes, whose faces are left
+        out.
 
     Raises:
-        ValueError: if the two have no class in common.
+        ValueError: if they have no class in common.
     """
     places = {name.casefold(): place for place, name in enumerate(class_names)}
     targets = [places.get(name.casefold()) for name in table.class_names]
@@ -102,7 +102,7 @@ def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTab
     if distributions is not None:
         moved = torch.zeros(len(kept), len(class_names))
         moved[:, target[known]] = distributions[:, known]
-        # The share of classes that the model does not know goes to the others.
+        # Renormalise over the classes that the model knows.
         distributions = moved / moved.sum(-1, keepdim=True).clamp_min(1e-12)
     true_labels = None if kept.true_labels is None else target[kept.true_labels]
     if true_labels is not None and bool((true_labels < 0).any()):
@@ -121,7 +121,7 @@ def in_classes_of(table: FaceTable, class_names: Sequence[str]) -> tuple[FaceTab
 
 
 def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
-    """Score predictions of a table's faces."""
+    """Score the predictions for a table's faces."""
     labels, distributions = table.labels, table.distributions
     attainable = None
     if distributions is not None and table.distributions_are_true:
@@ -145,7 +145,7 @@ def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
 
 
 def format_evaluation(evaluation: Evaluation) -> str:
-    """Lay an evaluation out as text, for a terminal or a file."""
+    """Format an evaluation as text, for a terminal or a file."""
     lines = [
         f"{evaluation.num_faces} faces of {evaluation.dataset}",
         "",
@@ -169,13 +169,13 @@ def format_evaluation(evaluation: Evaluation) -> str:
 
 
 def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Name of each score that is known, and how to print it."""
+    """Return the names of the available scores, with their labels."""
     known = asdict(evaluation.primary)
     return [(name, label) for name, label in SCORE_LABELS.items() if known[name] is not None]
 
 
 def describe_changes(changes: Changes) -> str:
-    """Say in a sentence what the correction did."""
+    """Describe the changes by the correction in a sentence."""
     return (
         f"{changes.changed} predictions changed: {changes.helped} became right, "
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
@@ -183,7 +183,7 @@ def describe_changes(changes: Changes) -> str:
 
 
 def describe_clustering(clustering: Clustering) -> str:
-    """Say in a sentence how the classes stand apart."""
+    """Describe the separation of the classes in a sentence."""
     return (
         f"Embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
         f"Calinski-Harabasz {clustering.calinski_harabasz:.1f} (higher is better)"

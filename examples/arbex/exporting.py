@@ -1,4 +1,4 @@
-"""Export a model for other runtimes, and check that it still says the same."""
+"""Export a model for other runtimes, and check that its predictions are the same."""
 
 import json
 from collections.abc import Callable, Iterable
@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
 
 OUTPUTS = ("corrected", "primary", "confidence")
-TOLERANCE = 1e-4  # of probabilities, which other kernels may round otherwise
-ROUNDING = 1e-2  # likewise, of pictures that `predict` resizes in 8 bits and the export in 32
-SIZES = ((97, 64), (48, 51), (300, 210))  # of the pictures that an export is tried on
+TOLERANCE = 1e-4  # of probabilities, for different kernels
+ROUNDING = 1e-2  # of probabilities, since `predict` resizes in 8 bits and the export in 32
+SIZES = ((97, 64), (48, 51), (300, 210))  # of the pictures that test an export
 
 
 class ExportedFaces(nn.Module):
-    """All from the pixels of a face to the part of the output that an application needs.
+    """A model with its preprocessing, and the outputs that an application needs.
 
     Shape:
         - images: (B, 3, H, W) uint8, RGB, of any size; returns corrected (B, C), primary (B, C)
           and confidence (B,).
     """
 
-    pixel_mean: Tensor  # a mere "mean" would collide with a value within the ONNX graph
+    pixel_mean: Tensor  # "mean" would collide with a value in the ONNX graph
     pixel_deviation: Tensor
 
     def __init__(self, model: FaceModel, image_size: int) -> None:
@@ -39,8 +39,8 @@ class ExportedFaces(nn.Module):
         self.register_buffer("pixel_deviation", torch.tensor(STANDARD_DEVIATION).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Resize, take the middle, normalise, predict, and keep three fields."""
-        # What torchvision's own `resize` does, but for a shortcut that no export knows.
+        """Resize, crop the centre, normalise and predict; return three fields of the output."""
+        # As torchvision's `resize`, without a shortcut that cannot be exported.
         resized = nn.functional.interpolate(
             images.float(), self.before_crop, mode="bilinear", antialias=True
         )
@@ -49,7 +49,7 @@ class ExportedFaces(nn.Module):
         return output.corrected, output.primary, output.confidence
 
     def describe(self) -> str:
-        """Say in JSON what is done in the graph."""
+        """Return a description of the preprocessing in JSON."""
         return json.dumps(
             {
                 "resize": self.before_crop,
@@ -63,17 +63,17 @@ class ExportedFaces(nn.Module):
 
 
 def export_onnx(bundle: ModelBundle, path: Path) -> float:
-    """Write an ONNX file: from the pixels of faces of any size to their classes.
+    """Write an ONNX file, from the pixels of faces of any size to their classes.
 
-    All that `predict` does with a decoded picture is in the graph; the metadata have the names of
-    the classes, and what goes in.
+    The graph includes all preprocessing of a decoded picture; the metadata hold the class names and
+    describe the input.
 
     Returns:
-        The greatest difference of a probability from those of `predict`, over some pictures.
+        The largest difference of a probability from that of `predict`, over some pictures.
 
     Raises:
         ImportError: if onnx, onnxruntime or onnxscript is not installed.
-        RuntimeError: if the exported model says something else; the file is then not written.
+        RuntimeError: if the exported model's output differs; the file is then not written.
     """
     try:
         import onnx
@@ -109,13 +109,13 @@ def export_onnx(bundle: ModelBundle, path: Path) -> float:
 
 
 def export_program(bundle: ModelBundle, path: Path) -> float:
-    """Write a ``torch.export`` program (``.pt2``) with all that :func:`export_onnx` has.
+    """Write a ``torch.export`` program (``.pt2``) with the content of :func:`export_onnx`.
 
     Returns:
-        The greatest difference of a probability from those of `predict`, over some pictures.
+        The largest difference of a probability from that of `predict`, over some pictures.
 
     Raises:
-        RuntimeError: if the exported model says something else; the file is then not written.
+        RuntimeError: if the exported model's output differs; the file is then not written.
     """
     module, example = _prepare(bundle)
     program = torch.export.export(module, (example,), dynamic_shapes=_dynamic_shapes())
@@ -137,7 +137,7 @@ def _dynamic_shapes() -> dict[str, dict[int, Any]]:
 
 
 def _waves(batch_size: int, size: tuple[int, int]) -> Tensor:
-    """Pictures of edges and shades; of noise, the two ways of rounding would differ most."""
+    """Return smooth pictures with edges; on noise the two ways of rounding would differ most."""
     generator = torch.Generator().manual_seed(batch_size)
     rows, columns = (torch.linspace(0, 1, each) for each in size)
     pitch, phase = 20 * torch.rand(2, batch_size, 3, 1, 1, 2, generator=generator) - 10
@@ -160,18 +160,18 @@ def _metadata(bundle: ModelBundle, module: ExportedFaces) -> dict[str, str]:
 def check_parity(
     module: ExportedFaces, run: Callable[[Tensor], list[Tensor]], bundle: ModelBundle
 ) -> float:
-    """Compare an exported model with the one that it came from, and with what `predict` does.
+    """Compare an exported model with the original and with `predict`.
 
     Args:
-        module: what was exported.
+        module: the original.
         run: runs the exported model.
         bundle: the model.
 
     Returns:
-        The greatest difference of a probability from those of `predict`, over some pictures.
+        The largest difference of a probability from that of `predict`, over some pictures.
 
     Raises:
-        RuntimeError: if the exported model says something else, or is NaN somewhere.
+        RuntimeError: if the exported model's output differs or has NaN.
     """
     transform = eval_transform(bundle.recipe.data.image_size)
     differences = []
@@ -187,7 +187,7 @@ def check_parity(
 
 def _expect_close(expected: Iterable[Tensor], actual: Iterable[Tensor], tolerance: float) -> float:
     pairs = zip(expected, actual, strict=True)
-    # Python's `max` would pass over NaN; a tensor's does not.
+    # Python's `max` would ignore NaN; that of tensors does not.
     difference = float(torch.cat([(one - other).abs().flatten() for one, other in pairs]).max())
     if not difference <= tolerance:
         raise RuntimeError(

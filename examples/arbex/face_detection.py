@@ -1,4 +1,4 @@
-"""Find faces in a picture, where facenet-pytorch and its weights are installed."""
+"""Detect faces in a picture; needs facenet-pytorch and its weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,11 +6,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-MARGIN = 0.15  # of the box's side, added all around: the detector cuts chin and forehead
+MARGIN = 0.15  # of the box's side, on each side: the detector cuts chin and forehead
 
 
 class Box(NamedTuple):
-    """A square in pixels; the lower and the right edge do not belong to it."""
+    """A square in pixels; right and bottom are exclusive."""
 
     left: int
     top: int
@@ -22,19 +22,19 @@ Detector = Callable[[Tensor], list[Box]]
 
 
 def whole_picture(picture: Tensor) -> list[Box]:
-    """Take a (3, H, W) picture as one face: right for images that are cropped already."""
+    """Return the whole (3, H, W) picture as one face, for cropped images."""
     _, height, width = picture.shape
     return [Box(0, 0, width, height)]
 
 
 def mtcnn_detector(least_confidence: float = 0.9) -> Detector:
-    """Load MTCNN (Zhang et al., 2016), which finds any number of faces, the largest first.
+    """Load MTCNN (Zhang et al., 2016), which detects any number of faces, largest first.
 
     Args:
-        least_confidence: of a face to count, in [0, 1].
+        least_confidence: minimum confidence of a detected face, in [0, 1].
 
     Raises:
-        ImportError: if facenet-pytorch is not installed; it is asked for nowhere else.
+        ImportError: if facenet-pytorch is not installed; nothing else needs it.
     """
     try:
         from facenet_pytorch import MTCNN
@@ -61,7 +61,7 @@ def mtcnn_detector(least_confidence: float = 0.9) -> Detector:
 
 
 def square_around(box: list[float], height: int, width: int) -> Box:
-    """Widen a box of left, top, right, bottom to a square with a margin, within the picture."""
+    """Extend a box (left, top, right, bottom) to a square with a margin, inside the picture."""
     left, top, right, bottom = box
     side = (1 + 2 * MARGIN) * max(right - left, bottom - top)
     x, y = (left + right) / 2, (top + bottom) / 2

@@ -1,4 +1,4 @@
-"""The model: an encoder, and the balancer on its embedding."""
+"""The model: an encoder and the balancer on its embedding."""
 
 from typing import cast
 
@@ -11,11 +11,11 @@ from reliability_balance import BalancerOutput, ReliabilityBalancer
 
 
 class FaceModel(nn.Module):
-    """From faces to corrected label distributions (Fig. 2).
+    """Encoder and balancer: maps faces to corrected label distributions (Fig. 2).
 
     Args:
         encoder: a module with ``embedding_dim``, from (B, 3, H, W) to (B, D) or (B, T, D).
-        balancer: takes its embedding.
+        balancer: on its embedding.
 
     Shape:
         - images: (B, 3, H, W) floating, normalised; returns a :class:`BalancerOutput`.
@@ -33,10 +33,10 @@ class FaceModel(nn.Module):
 
 
 def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
-    """Build the recipe's model, with new weights.
+    """Build the recipe's model with new weights.
 
     Args:
-        recipe: what to build.
+        recipe: the configuration.
         num_classes: C.
     """
     encoder = build_encoder(recipe.encoder.name, recipe.encoder.options)

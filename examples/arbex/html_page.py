@@ -1,4 +1,4 @@
-"""HTML from templates, which escape whatever they are given; no page needs another file."""
+"""Render self-contained HTML pages from templates that escape all values."""
 
 import base64
 from io import BytesIO
@@ -20,22 +20,22 @@ TEMPLATES = Environment(
 
 
 def render(template: str, **values: object) -> str:
-    """Fill a file of ``templates/``; every value is text, and none of it is taken for HTML."""
+    """Render a file of ``templates/``; every value is escaped."""
     return in_utf_8(TEMPLATES.get_template(template).render(values))
 
 
 def save_page(path: Path, template: str, **values: object) -> None:
-    """Write a page, whole or not at all."""
+    """Write a page, atomically."""
     save_text(path, render(template, **values))
 
 
 def png_url(png: bytes) -> str:
-    """A PNG as an address that holds it."""
+    """Return a PNG as a data URL."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def picture_url(picture: Tensor, most_pixels: int) -> str:
-    """A (3, H, W) uint8 picture as an address that holds it, no side of it longer than that."""
+    """Return a (3, H, W) uint8 picture as a data URL, downscaled to at most that size."""
     image = Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy())
     image.thumbnail((most_pixels, most_pixels))
     file = BytesIO()

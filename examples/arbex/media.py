@@ -17,7 +17,7 @@ VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".web
 
 @dataclass(frozen=True)
 class Frame:
-    """A picture (3, H, W) uint8, or what is wrong with it; seconds are None but for videos."""
+    """A picture (3, H, W) uint8, or its problem; ``seconds`` are None except for videos."""
 
     name: str
     picture: Tensor | None
@@ -26,20 +26,19 @@ class Frame:
 
 
 def read_media(path: Path, *, every_seconds: float = 1.0) -> Iterator[Frame]:
-    """Read what there is at a path, in order.
+    """Read all images and video frames at a path, in order.
 
-    A damaged image, or a video that breaks off or has no frames, gives a frame with its problem,
-    so that the rest is not lost and nothing is passed over in silence. So does a pipe, a link to
-    nowhere, and a picture beyond :data:`image_files.PIXEL_LIMIT`. Hidden files and what the
-    operating system leaves among others are nobody's pictures.
+    A damaged image, or a video that is truncated or has no frames, gives a frame with its problem,
+    and reading continues. So does a pipe, a broken link, and a picture beyond
+    :data:`image_files.PIXEL_LIMIT`. Hidden files and files of the operating system are ignored.
 
     Args:
-        path: an image, a video, or a folder, whose images and videos are all read.
-        every_seconds: time between two frames of a video that are used; 0 for all frames.
+        path: an image, a video, or a folder, which is read recursively.
+        every_seconds: time between two frames of a video; 0: all frames.
 
     Raises:
         FileNotFoundError: if there is no such path, or a folder has neither images nor videos.
-        ValueError: if the file is neither image nor video, by its name.
+        ValueError: if the file's suffix is neither that of an image nor of a video.
     """
     if not path.exists() and not path.is_symlink():
         raise FileNotFoundError(f"`source` must be an image, a video or a folder; got {path}")
@@ -77,18 +76,18 @@ def _read_file(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
 
 
 def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
-    if not file.is_file():  # to open a pipe would wait for its other end
+    if not file.is_file():  # opening a pipe would block
         raise CorruptImageError(f"{file} must be a video; got no regular file")
     due, found = 0.0, False
     try:
-        # Some formats are lists of other places, which are not to be asked.
+        # Some formats are lists of URLs, which must not be opened.
         with av.open(f"file:{file}", options={"protocol_whitelist": "file"}) as container:
             for frame in _decode_frames(container):
                 seconds = frame.time or 0.0
                 if seconds + 1e-6 < due:
                     continue
                 due, found = seconds + every_seconds, True
-                # Phones write sideways, and tell by how many degrees to turn it.
+                # Phones store the rotation as metadata.
                 turns = round(getattr(frame, "rotation", 0) / 90)
                 pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns).copy()
                 yield Frame(
@@ -103,11 +102,11 @@ def _read_video(file: Path, name: str, every_seconds: float) -> Iterator[Frame]:
 
 
 def _decode_frames(container: InputContainer) -> Iterator[av.VideoFrame]:
-    """Frames of the first stream of pictures; none where there is only sound."""
+    """Yield the frames of the first video stream; none if there is only sound."""
     for stream in container.streams.video[:1]:
         if stream.codec_context is None:
             raise ValueError("no codec for its pictures")
         expect_pixels(stream.codec_context.width, stream.codec_context.height)
-        # The decoder's own limit holds for later frames, too, which may be larger.
+        # The decoder's own limit also holds for later frames, which may be larger.
         stream.codec_context.options = {"max_pixels": str(PIXEL_LIMIT)}
         yield from container.decode(stream)

@@ -1,4 +1,4 @@
-"""Say what to do when the memory does not suffice."""
+"""Give advice on out-of-memory errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,12 +8,12 @@ import torch
 
 @contextmanager
 def advising_out_of_memory(advice: str) -> Iterator[None]:
-    """Turn torch's error into one that tells the way out.
+    """Add advice to torch's out-of-memory error.
 
     Raises:
-        MemoryError: with the advice, where the block ran out of memory.
+        MemoryError: with the advice, if the block runs out of memory.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise MemoryError(f"the memory does not suffice: {advice}") from error
+        raise MemoryError(f"out of memory: {advice}") from error

@@ -1,7 +1,7 @@
-"""A trained model in one file: its weights, and all that is needed to use them.
+"""Save and load a trained model in one file: weights and configuration.
 
-The file is safetensors, which holds numbers and text but no code; the configuration is JSON in its
-header, so weights and configuration cannot part; a digest of both tells a damaged file.
+The file is safetensors, which holds numbers and text but no code. The configuration is JSON in its
+header, so weights and configuration stay together. A digest of both detects damage.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from reliability_balance.files import strict_json
 
 FORMAT = 3
 KEYS = {"format", "class_names", "recipe", "versions", "sha256"}
-# Anyone can write such a file; these bound what it can make us read before its sizes are checked.
-LONGEST_HEADER = 2**21  # bytes: room for ten thousand weights or classes
+# Files may be untrusted: limits on what is read before the sizes are checked.
+LONGEST_HEADER = 2**21  # bytes, enough for ten thousand weights or classes
 LONGEST_RECIPE = 2**16  # characters of JSON
-MOST_BRACKETS = 2**16  # each makes a list or an object: three a weight
+MOST_BRACKETS = 2**16  # lists and objects, three per weight
 DTYPES = {  # safetensors' names
     "F64": torch.float64,
     "F32": torch.float32,
@@ -52,7 +52,7 @@ DTYPES = {  # safetensors' names
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model in eval mode, the recipe it was trained by, and the names of its classes."""
+    """A model in eval mode, the recipe of its training, and its class names."""
 
     model: FaceModel
     recipe: Recipe
@@ -61,10 +61,10 @@ class ModelBundle:
 
 
 def save_bundle(path: Path, model: FaceModel, recipe: Recipe, class_names: tuple[str, ...]) -> None:
-    """Write the model to one file, whole or not at all.
+    """Write the model to one file, atomically.
 
     Raises:
-        OSError: if the disk refuses it; what was there before stays.
+        OSError: if the file cannot be written; an old one stays.
     """
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
     header = {
@@ -83,20 +83,20 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
     """Read a model that :func:`save_bundle` wrote.
 
     Args:
-        path: the file, or the folder of a run, whose best model is then taken.
-        device: where the model goes; None for the CPU.
+        path: the file, or the folder of a run, whose best model is loaded.
+        device: device of the model. None: the CPU.
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is no bundle, is damaged, or its weights are not finite, or do not fit its
-            configuration.
+        ValueError: if it is not a bundle, is damaged, or its weights are not finite or do not match
+            its configuration.
     """
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
             f"`model` must be a model.safetensors, or the folder of a run that has one; got {path}"
         )
-    # Opened once, since a save may put a new file in its place meanwhile.
+    # Open once: a save may replace the file meanwhile.
     with _telling_damage(file):
         opened = file.open("rb")
     with opened:
@@ -106,9 +106,9 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
         class_names = tuple(header["class_names"])
         build = partial(build_model, _without_files(recipe), len(class_names))
         try:
-            # First without memory, which the sizes of a forged configuration could fill.
+            # First without memory, which a forged configuration could exhaust.
             expected = state_without_memory(build)
-        except Exception as error:  # torch raises anything on sizes that make no sense
+        except Exception as error:  # torch can raise anything on invalid sizes
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(
                 f"{file}: its configuration must be a model's; got: {reason}"
@@ -124,13 +124,13 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
 
 
 def _without_files(recipe: Recipe) -> Recipe:
-    """The recipe without the weights that training began from, which may be gone by now."""
+    """Return the recipe without the file of pre-trained weights, which may no longer exist."""
     options = {name: value for name, value in recipe.encoder.options.items() if name != "weights"}
     return replace(recipe, encoder=replace(recipe.encoder, options=options))
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a result depends on."""
+    """Return the versions of the packages that a result depends on."""
     found = {"python": platform.python_version(), "reliability_balance": __version__}
     for package in ("torch", "torchvision", "lightning", "numpy"):
         try:
@@ -142,7 +142,7 @@ def versions() -> dict[str, str]:
 
 @contextmanager
 def _telling_damage(file: Path) -> Iterator[None]:
-    """Name the file in the error, whatever reading stumbles upon."""
+    """Name the file in any error of reading it."""
     try:
         yield
     except PermissionError:
@@ -155,7 +155,7 @@ def _telling_damage(file: Path) -> Iterator[None]:
 def _read_header(
     file: BinaryIO,
 ) -> tuple[bytes, dict[str, tuple[torch.dtype | None, Any]], dict[str, Any]]:
-    """The file's start, dtype and shape of each of its weights, and our own header."""
+    """Return the file's start, dtype and shape of each weight, and our own header."""
     start = file.read(8)
     length = int.from_bytes(start, "little")
     if len(start) < 8 or length > LONGEST_HEADER:
@@ -190,7 +190,7 @@ def _read_header(
 
 
 def _read_json(text: str) -> dict[str, Any]:
-    """Read one object, of which no key is there twice and each number is one."""
+    """Parse one JSON object, without duplicate keys, NaN or infinity."""
     if text.count("[") + text.count("{") > MOST_BRACKETS:
         raise ValueError(f"JSON of more than {MOST_BRACKETS} lists and objects")
     content = strict_json(text)
@@ -202,7 +202,7 @@ def _read_json(text: str) -> dict[str, Any]:
 def _read_weights(
     file: BinaryIO, start: bytes, header: Mapping[str, Any], expected: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """The weights, after the size was found to be theirs and the digest to be the file's."""
+    """Return the weights, after checking the file's size and digest."""
     wanted = len(start) + sum(each.numel() * each.element_size() for each in expected.values())
     size = os.fstat(file.fileno()).st_size
     if size != wanted:
@@ -248,7 +248,7 @@ def _spell(kind: tuple[torch.dtype | None, Any] | None) -> str:
 
 
 def _check_values(file: Path, weights: Mapping[str, Tensor]) -> None:
-    """Require finite weights, variances that are none below 0, and frequencies above it."""
+    """Require finite weights, variances of at least 0, and class frequencies above 0."""
     for name, value in weights.items():
         if not bool(torch.isfinite(value).all()):
             raise ValueError(f"{file}: its weights must be finite; {name} has NaN or infinite ones")

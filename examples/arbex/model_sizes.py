@@ -1,4 +1,4 @@
-"""Names, shapes and dtypes of a model's weights, without the memory that they would take."""
+"""Names, shapes and dtypes of a model's weights, without allocating them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-# They change no shape, and take most of the time of building a large model.
+# They change no shape but take most of the time of building a large model.
 INITIALIZERS = {
     getattr(Tensor, f"{name}_")
     for name in ("add", "clamp", "copy", "div", "erfinv", "fill", "mul", "normal", "sub", "uniform")
@@ -16,7 +16,7 @@ COUNTERS = {torch.arange, torch.linspace, torch.tensor}
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Leave initialization out; keep small tensors on the CPU where a model reads their values."""
+    """Skip initialization; keep small tensors on the CPU if the model reads their values."""
 
     def __init__(self, *, values_are_read: bool) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class _WithoutMemory(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call one function of torch."""
+        """Call a torch function, or skip it."""
         options = dict(kwargs or {})
         if func in INITIALIZERS and args[0].is_meta:
             return args[0]
@@ -39,7 +39,7 @@ class _WithoutMemory(TorchFunctionMode):
 
 
 def state_without_memory(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
-    """Return the state of a model that is built on the meta device.
+    """Return the state of a model built on the meta device.
 
     Args:
         build: returns the model, on torch's default device.
@@ -50,7 +50,7 @@ def state_without_memory(build: Callable[[], nn.Module]) -> dict[str, Tensor]:
     try:
         return _build(build, values_are_read=False)
     except Exception as error:
-        # RegNets of torchvision count in tensors, and read the counts.
+        # torchvision's RegNets compute sizes with tensors and read the values.
         if not isinstance(error.__cause__, NotImplementedError):
             raise
     return _build(build, values_are_read=True)

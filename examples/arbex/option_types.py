@@ -1,4 +1,4 @@
-"""Types of a recipe's values, and of the keyword arguments that it passes on."""
+"""Types of a recipe's values, and of keyword arguments that it passes on."""
 
 import inspect
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-LARGEST_WHOLE = 2**63  # torch keeps whole numbers in 64 bits
+LARGEST_WHOLE = 2**63  # torch has 64-bit integers
 
 
 def _no_number(value: Any) -> Any:
@@ -19,7 +19,7 @@ def _no_number(value: Any) -> Any:
     return value
 
 
-# Strict: true is no 1, and "3" no 3.
+# Strict: true is not 1, and "3" is not 3.
 WholeNumber = Annotated[int, Field(strict=True, gt=-LARGEST_WHOLE, lt=LARGEST_WHOLE)]
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Truth = Annotated[bool, BeforeValidator(_no_number)]
@@ -27,7 +27,7 @@ CHECKED = {int: WholeNumber, float: Number, bool: Truth}
 
 
 def option_types(kind: Callable[..., object]) -> dict[str, Any]:
-    """Types of the keyword arguments of a function or class, those in ``**`` included."""
+    """Return the types of a function's or class's keyword arguments, including ``**``."""
     call = kind.__init__ if inspect.isclass(kind) else kind
     hints = get_type_hints(call, include_extras=True)
     types: dict[str, Any] = {}
@@ -42,11 +42,11 @@ def option_types(kind: Callable[..., object]) -> dict[str, Any]:
 
 @dataclass(frozen=True, init=False)
 class OptionsOf:
-    """Make pydantic check a dictionary by the keyword arguments of a function or class.
+    """Annotation by which pydantic checks a dictionary of keyword arguments.
 
     Args:
-        kind: what takes them.
-        without: an argument that is no key.
+        kind: the function or class that takes them.
+        without: an argument that is not a key.
         further: types of further keys.
     """
 
@@ -69,7 +69,7 @@ class OptionsOf:
 
 
 def holds_text(kind: Any) -> bool:
-    """Whether values of a type are text, a path, or a list of such; or None."""
+    """Return whether values of a type are text, a path, or a list of such, or None."""
     origin = get_origin(kind)
     if origin is Annotated:
         return holds_text(get_args(kind)[0])
@@ -81,12 +81,12 @@ def holds_text(kind: Any) -> bool:
 
 
 def is_list(kind: Any) -> bool:
-    """Whether values of a type are lists."""
+    """Return whether values of a type are lists."""
     return get_origin(kind) is tuple
 
 
 def _checked(kind: Any) -> Any:
-    """The type with our strict one for each plain number in it."""
+    """Replace plain numbers in a type by our strict ones."""
     if get_origin(kind) in (Union, UnionType):
         return Union[tuple(_checked(each) for each in get_args(kind))]  # noqa: UP007
     return CHECKED.get(kind, kind) if isinstance(kind, type) else kind

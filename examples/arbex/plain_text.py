@@ -1,10 +1,10 @@
-"""What may be printed: names of files and classes are anybody's, and a terminal obeys some."""
+"""Escape text for the terminal, since names of files and classes may hold control codes."""
 
 import sys
 
 
 def printable(text: object) -> str:
-    r"""Escape what is no letter, mark or space: line ends, terminal codes, bytes that are no UTF-8.
+    r"""Escape unprintable characters: line ends, terminal codes, bytes that are not UTF-8.
 
     Example:
         >>> print(printable("a\x1b[2Jb.png"))
@@ -16,12 +16,12 @@ def printable(text: object) -> str:
 
 
 def in_utf_8(text: str) -> str:
-    """Put backslashes in the place of bytes that are no UTF-8, as names of files may have."""
+    """Escape bytes that are not UTF-8, which file names may have."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 
 def say(text: object) -> None:
-    """Print one line or several; what the terminal cannot show is escaped."""
+    """Print one line or several; characters that the terminal cannot show are escaped."""
     encoding = sys.stdout.encoding or "utf-8"
     lines = "\n".join(printable(line) for line in str(text).split("\n"))
     print(lines.encode(encoding, "backslashreplace").decode(encoding), flush=True)

@@ -1,4 +1,4 @@
-"""Predict the faces of pictures and videos, and tell which branch decided."""
+"""Predict the faces in pictures and videos, with the branch that decided."""
 
 import csv
 import io
@@ -31,10 +31,10 @@ Branch = Literal["primary", "anchor", "attentive", "all"]
 
 @dataclass(frozen=True)
 class FacePrediction:
-    """One face: where it is, what it shows, and how sure each distribution is of it.
+    """Prediction of one face: its box, class, and the confidence of each distribution.
 
-    A branch that the model lacks is None. ``problem`` is None, or says why there is no prediction;
-    all but the name is then None.
+    A branch that the model lacks is None. ``problem`` says why there is no prediction; all other
+    fields except the name are then None.
     """
 
     name: str
@@ -58,7 +58,7 @@ class FacePrediction:
 
     @property
     def decision(self) -> str:
-        """What decided, in words; see :func:`deciding_branches`."""
+        """Describe which branch decided; see :func:`deciding_branches`."""
         together = self.decided_by == "all"
         which = "all branches together" if together else f"the {self.decided_by} branch"
         return f"decided by {which}"
@@ -66,7 +66,7 @@ class FacePrediction:
 
 @torch.inference_mode()
 def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[FacePrediction]:
-    """Predict every face of a frame; a frame without a face, or damaged, gives its problem."""
+    """Predict every face in a frame; a damaged frame or one without faces gives a problem."""
     if frame.picture is None:
         return [FacePrediction(frame.name, frame.seconds, problem=frame.problem)]
     boxes = detect(frame.picture)
@@ -83,11 +83,11 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
 
 
 def deciding_branches(output: BalancerOutput) -> list[Branch]:
-    """Name the branch that decided each corrected class (Eq. 18-19).
+    """Return the branch that decided each corrected class (Eq. 18-19).
 
-    The probability of the corrected class is a sum with one part from each branch, by its weight.
-    Of the branches that predict this class themselves, the one with the largest part decides; if
-    none of them does, all decide together.
+    The probability of the corrected class is a weighted sum over the branches. Among the branches
+    that predict this class themselves, the one with the largest contribution decides; if there is
+    none, all decide together.
     """
     predicted = output.corrected.argmax(-1)
     if output.correction is None:
@@ -115,7 +115,7 @@ def deciding_branches(output: BalancerOutput) -> list[Branch]:
 
 
 def crop(picture: Tensor, box: Box) -> Tensor:
-    """Cut a box out of a (3, H, W) picture."""
+    """Crop a (3, H, W) picture to a box."""
     return picture[:, box.top : box.bottom, box.left : box.right]
 
 
@@ -124,22 +124,22 @@ Writer = Callable[[Sequence[FacePrediction]], None]
 
 @contextmanager
 def prediction_files(folder: Path, class_names: Sequence[str]) -> Iterator[Writer]:
-    r"""Write ``predictions.json`` with all there is, and ``predictions.csv`` with a row a face.
+    r"""Write ``predictions.json`` with all results, and ``predictions.csv`` with a row per face.
 
-    The table leaves out the distributions of the correction's branches, and the distances. Names
-    that are no UTF-8 have backslashes there, as ``\udcff``; ``os.fsencode`` brings those of the
-    JSON file back to the file's own.
+    The table leaves out the distributions of the correction's branches and the distances. File
+    names that are not UTF-8 are escaped there, as ``\udcff``; ``os.fsencode`` recovers the original
+    names from the JSON file.
 
     Args:
-        folder: where the files go.
+        folder: folder of the files.
         class_names: of the model.
 
     Yields:
-        What takes the predictions as they come. They are on the disk at once, beside the results
-        that were there before, and take their place at the end. What stops before stays there.
+        A function that writes predictions as they come. They go to partial files, which replace
+        earlier results at the end. If prediction stops early, the partial files stay.
 
     Raises:
-        OSError: if the disk refuses it; what was there before stays.
+        OSError: if the files cannot be written; earlier results stay.
     """
     folder.mkdir(parents=True, exist_ok=True)
     table = _PartialFile(folder / "predictions.csv", _csv_row(_columns(class_names)))
@@ -158,18 +158,18 @@ def prediction_files(folder: Path, class_names: Sequence[str]) -> Iterator[Write
             yield write
     except BaseException:
         if table.count:
-            say(f"stopped; {table.partial} has what came until then")
+            say(f"stopped; {table.partial} has the predictions so far")
         raise
 
 
 class _PartialFile:
-    """A file that grows beside the one that it replaces at the end; it is whole after each part."""
+    """A file that is valid after each addition and replaces another file at the end."""
 
     def __init__(self, path: Path, head: str, tail: str = "") -> None:
         self.path, self.tail, self.count = path, tail.encode(), 0
         self.partial = path.with_name(f"{path.stem}.part-{os.getpid()}{path.suffix}")
         self.partial.unlink(missing_ok=True)
-        self.file = self.partial.open("x+b")  # which follows no link
+        self.file = self.partial.open("x+b")  # "x" follows no link
         self._write(head)
 
     def append(self, text: str) -> None:
@@ -186,7 +186,7 @@ class _PartialFile:
         except OSError as error:
             raise type(error)(
                 f"{self.path} could not be written, and is as it was before; "
-                f"{self.partial} has what came until then: {error}"
+                f"{self.partial} has the predictions so far: {error}"
             ) from error
 
     def __enter__(self) -> Self:
@@ -199,7 +199,7 @@ class _PartialFile:
                 shutil.copyfileobj(self.file, result)
             self.partial.unlink()
             return
-        with suppress(OSError):  # again, of what could not be written
+        with suppress(OSError):  # the same error once more
             self.file.close()
         if self.count == 0:
             self.partial.unlink(missing_ok=True)

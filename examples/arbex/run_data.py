@@ -1,4 +1,4 @@
-"""The faces that a recipe names."""
+"""Load the faces of a recipe."""
 
 from pathlib import Path
 
@@ -9,21 +9,20 @@ from faces.face_table import FaceTable
 from faces.reading import check_images, read_faces
 from readers.rows import SplitOptions
 
-CACHE = Path("runs/cache")  # of rendered faces, where the recipe names no folder
+CACHE = Path("runs/cache")  # default folder of rendered faces
 
 
 def load_faces(data: Data, *, used: int | None = None) -> FaceTable:
-    """Read the data set of a recipe, or render it, and hold it to what the recipe asks of it.
+    """Read or render the data set of a recipe, and check it against the recipe's requirements.
 
     Args:
-        data: which faces, what to do about damaged images, and how many may be missing.
-        used: TRAIN, VALIDATION or TEST, where only images of that split are going to be used, and
-            so looked at for damage; None for all.
+        data: the data set, the policy for damaged images, and the share that may be missing.
+        used: TRAIN, VALIDATION or TEST, to check only the images of that split. None: all images.
 
     Raises:
         FileNotFoundError: if its folder does not exist.
-        ValueError: if an option is not known, its files are not as expected, images are damaged,
-            or too many are missing.
+        ValueError: if an option is unknown, its files are not as expected, images are damaged, or
+            too many are missing.
     """
     table = read_recipe_faces(data)
     if data.dataset != "rendered":
@@ -36,11 +35,11 @@ def load_faces(data: Data, *, used: int | None = None) -> FaceTable:
 
 
 def read_recipe_faces(data: Data) -> FaceTable:
-    """Read the data set of a recipe as it is, or render it.
+    """Read or render the data set of a recipe, unchecked.
 
     Raises:
         FileNotFoundError: if its folder does not exist.
-        ValueError: if an option is not known, or its files are not as expected.
+        ValueError: if an option is unknown, or its files are not as expected.
     """
     if data.dataset == "rendered":
         return read_faces("rendered", data.root or CACHE, rendered=rendered_settings(data.rendered))

@@ -1,4 +1,4 @@
-"""Everything there is to see of a trained model: scores, figures, and one page with both."""
+"""Report on a trained model: scores, figures, and one page with both."""
 
 import json
 from dataclasses import asdict, replace
@@ -27,30 +27,31 @@ from reliability_balance import BalancerOutput
 
 HIGHER_IS_BETTER = ("accuracy", "mean_class_accuracy", "macro_precision", "macro_f1")
 CAPTIONS = {
-    "faces": "Fig. 5 of the paper: primary (PD) and corrected (CD) distributions. First the faces "
-    "that the correction made right, surest first; then some that it made wrong, and those that "
-    "it is least sure of. The label is shaded green.",
-    "reliability": "Left: accuracy of the predictions with a given highest probability. Right: "
-    "error that is left when only the surest predictions are kept; its mean is AURC.",
+    "faces": "Fig. 5 of the paper: primary (PD) and corrected (CD) distributions. First faces that "
+    "the correction made right, most confident first; then some that it made wrong, and the least "
+    "confident ones. The label is shaded green.",
+    "reliability": "Left: accuracy against the highest probability. Right: error rate of the most "
+    "confident predictions against coverage; its mean is AURC.",
     "confusion": "Corrected predictions: counts, shaded by their share of the row.",
-    "embedding": "Fig. 6 of the paper: t-SNE of the test embeddings, and scores of how the "
-    "classes stand apart in the embedding itself.",
-    "anchors": "Anchors among the test embeddings, on the plane in which these vary most.",
-    "training": "Accuracy and loss over the epochs. Training accuracy is against the given "
-    "labels, wrong ones included.",
+    "embedding": "Fig. 6 of the paper: t-SNE of the test embeddings, with clustering scores of the "
+    "embeddings themselves.",
+    "anchors": "Anchors and test embeddings, projected on the first two principal components of "
+    "the embeddings.",
+    "training": "Accuracy and loss over the epochs. Training accuracy is measured against the "
+    "given labels, including wrong ones.",
 }
 
 
 def report_on(
     bundle: ModelBundle, faces: FaceTable, folder: Path, *, history: Path | None = None
 ) -> Evaluation:
-    """Evaluate a model, and write ``metrics.json``, ``metrics.txt``, figures and ``report.html``.
+    """Evaluate a model; write ``metrics.json``, ``metrics.txt``, figures and ``report.html``.
 
     Args:
         bundle: the model.
-        faces: to judge it on; classes are matched by name.
-        folder: where all goes.
-        history: the training's CSV file, for its curves; None for none.
+        faces: test faces; classes are matched by name.
+        folder: folder of the results.
+        history: the training's CSV file, for its curves. None: no curves.
 
     Raises:
         ValueError: if there are no faces, or none of a class that the model knows.
@@ -82,14 +83,14 @@ def _draw(
     folder: Path,
     history: Path | None,
 ) -> dict[str, Path]:
-    """Draw what there is to draw, and tell where each figure lies."""
+    """Draw the available figures and return their paths."""
     figures = {name: folder / f"{name}.png" for name in CAPTIONS}
     faces = replace(faces, class_names=tuple(map(printable, faces.class_names)))
     names, labels = faces.class_names, faces.labels
     draw_faces(figures["faces"], output, faces)
     draw_reliability_and_risk(figures["reliability"], output, labels)
     draw_confusion(figures["confusion"], evaluation.confusion, names)
-    if len(labels) < 2:  # a point alone makes no plane
+    if len(labels) < 2:  # one point has no projection
         del figures["embedding"]
     else:
         draw_embedding(figures["embedding"], output, labels, names, evaluation.clustering)
@@ -107,7 +108,7 @@ def _draw(
 def _page_values(
     bundle: ModelBundle, evaluation: Evaluation, figures: dict[str, Path]
 ) -> dict[str, object]:
-    """What the page shows."""
+    """Return the values that the page shows."""
     primary, corrected = evaluation.primary, evaluation.corrected
     recipe = bundle.recipe
     headline = [
@@ -119,7 +120,7 @@ def _page_values(
     if corrected.kl is not None:
         headline.append((f"{corrected.kl:.3f}", "KL to the label distribution (nats)"))
     if evaluation.attainable_accuracy is not None:
-        headline.append((f"{evaluation.attainable_accuracy:.1f} %", "accuracy that is attainable"))
+        headline.append((f"{evaluation.attainable_accuracy:.1f} %", "attainable accuracy"))
     clustering = evaluation.clustering
     scores, best = _scores(evaluation)
     return {
@@ -127,7 +128,7 @@ def _page_values(
         "summary": (
             f"{evaluation.num_faces} test faces, {len(bundle.class_names)} classes; encoder "
             f"{recipe.encoder.name}, balancer recipe “{recipe.base}”, "
-            f"{recipe.method.num_anchors} anchors a class, seed {recipe.seed}."
+            f"{recipe.method.num_anchors} anchors per class, seed {recipe.seed}."
         ),
         "headline": headline,
         "scores": scores,
@@ -151,7 +152,7 @@ def _page_values(
 
 
 def _scores(evaluation: Evaluation) -> tuple[list[list[str]], list[int | None]]:
-    """Rows of the table, and the column of each that is better."""
+    """Return the rows of the table, and for each row the better column."""
     rows: list[list[str]] = []
     best: list[int | None] = []
     for name, label in score_labels(evaluation):

@@ -1,4 +1,4 @@
-"""Scores of predicted distributions, against labels and against true distributions."""
+"""Scores of predicted distributions against labels and true distributions."""
 
 from dataclasses import asdict, dataclass
 
@@ -18,7 +18,7 @@ from reliability_balance import functional as RF
 class FaceScores:
     """Accuracies, macro scores, ECE, AURC and total variation in percent; NLL and KL in nats.
 
-    ``mean_class_accuracy`` is macro recall. ``kl`` and ``total_variation`` are None where no true
+    ``mean_class_accuracy`` is macro recall. ``kl`` and ``total_variation`` are None if no true
     distribution is known.
     """
 
@@ -36,7 +36,7 @@ class FaceScores:
 
 @dataclass(frozen=True)
 class ClassScores:
-    """One class: how many there are, and precision, recall and F1 in percent."""
+    """Scores of one class: its count, and precision, recall and F1 in percent."""
 
     name: str
     support: int
@@ -47,7 +47,7 @@ class ClassScores:
 
 @dataclass(frozen=True)
 class Clustering:
-    """How the embeddings of the classes stand apart: the first is better low, the second high."""
+    """Separation of the classes in the embedding: the first is better low, the second high."""
 
     davies_bouldin: float
     calinski_harabasz: float
@@ -74,7 +74,7 @@ def score_faces(
 
 
 def score_classes(probs: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> list[ClassScores]:
-    """Score each class alone."""
+    """Score each class separately."""
     columns = precision_recall_fscore_support(
         labels, probs.argmax(-1), labels=range(len(class_names)), zero_division=0
     )
@@ -85,7 +85,7 @@ def score_classes(probs: Tensor, labels: Tensor, class_names: tuple[str, ...]) -
 
 
 def score_clustering(embedding: Tensor, labels: Tensor) -> Clustering | None:
-    """Score (N, D) embeddings on the unit sphere; None where they are of fewer than 2 classes."""
+    """Score (N, D) embeddings on the unit sphere; None for fewer than 2 classes."""
     num_labels = len(labels.unique())
     if not 2 <= num_labels < len(labels):
         return None
@@ -96,16 +96,15 @@ def score_clustering(embedding: Tensor, labels: Tensor) -> Clustering | None:
 
 
 def brier(probs: Tensor, labels: Tensor) -> float:
-    """Mean squared distance to the one-hot label, in [0, 2]."""
+    """Return the mean squared distance to the one-hot label, in [0, 2]."""
     one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1])
     return float((probs - one_hot).square().sum(-1).mean())
 
 
 def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
-    """Error rate among the surest predictions, averaged over how many are kept; in [0, 1].
+    """Return the error rate of the most confident predictions, averaged over coverage; in [0, 1].
 
-    Sure is a high largest probability. 0 is best; a score that ranks at random gives the error
-    rate.
+    Confidence is the largest probability. 0 is best; a random ranking gives the error rate.
     """
     top, predicted = probs.max(-1)
     wrong = (predicted != labels)[top.argsort(descending=True, stable=True)].double()
@@ -113,10 +112,10 @@ def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
 
 
 def kl_divergence(distributions: Tensor, log_probs: Tensor) -> float:
-    """Mean of KL(true distribution || predicted), in nats."""
+    """Return the mean of KL(true distribution || predicted), in nats."""
     return float(torch.nn.functional.kl_div(log_probs, distributions, reduction="batchmean"))
 
 
 def total_variation(distributions: Tensor, probs: Tensor) -> float:
-    """Mean of half the absolute difference: the probability mass at the wrong place, in [0, 1]."""
+    """Return the mean total variation distance, in [0, 1]."""
     return float(0.5 * (distributions - probs).abs().sum(-1).mean())

@@ -1,11 +1,11 @@
-"""YAML without its surprises: the numbers of YAML 1.2, and no key twice."""
+"""Strict YAML: numbers as in YAML 1.2, and no duplicate keys."""
 
 import re
 from typing import Any
 
 import yaml
 
-# YAML 1.1, which PyYAML speaks, reads 010 as eight, 1:30 as ninety, 1e3 as text, and no as false.
+# YAML 1.1, as in PyYAML, reads 010 as 8, 1:30 as 90, 1e3 as text, and no as false.
 SCALARS = {
     "null": (r"~|null|Null|NULL|", "~nN"),
     "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
@@ -22,7 +22,7 @@ class _Loader(yaml.SafeLoader):  # type: ignore[misc]  # PyYAML has no types
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML copies it on change
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Refuse a key that is there twice, of which PyYAML takes the last."""
+        """Reject duplicate keys, of which PyYAML would use the last."""
         seen = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
@@ -39,7 +39,7 @@ class _Dumper(yaml.SafeDumper):  # type: ignore[misc]
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - PyYAML copies it on change
 
     def ignore_aliases(self, data: Any) -> bool:
-        """Write equal values out."""
+        """Write repeated values in full."""
         return True
 
 
@@ -59,10 +59,10 @@ def read_yaml(text: str | bytes, *, all_text: bool = False) -> Any:
 
     Args:
         text: the document.
-        all_text: whether numbers, truth values and null stay the text that they are.
+        all_text: whether numbers, booleans and null are read as text.
 
     Raises:
-        ValueError: if it is no YAML, or has a key twice; in one line.
+        ValueError: if it is not YAML or has duplicate keys; the message is one line.
     """
     try:
         return yaml.load(text, yaml.BaseLoader if all_text else _Loader)

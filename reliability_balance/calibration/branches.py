@@ -1,4 +1,4 @@
-"""Calibrate the balancer's branches before they are fused, and the fused distribution after it."""
+"""Calibrate the balancer's branches before fusion, and the fused distribution after it."""
 
 import math
 from typing import ClassVar
@@ -22,7 +22,7 @@ from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.settings import Configured
 
 BRANCHES = ("logits", "anchor_log_probs", "attentive_log_probs")
-LARGEST = math.log(1e2)  # of the logarithms of temperatures
+LARGEST = math.log(1e2)  # log-temperature
 
 
 class BranchTemperatures(Configured):
@@ -31,26 +31,26 @@ class BranchTemperatures(Configured):
     .. math:: \hat p = softmax(\log fuse(l^{1/T_1}, fuse(t_g^{1/T_2}, t_a^{1/T_3})) / T_4)
 
     where fuse is the confidence-weighted mean (Eq. 18, 19) and the powers are scaled to sum to 1.
-    Fusion weighs a branch by how sure it looks, so a branch that looks surer than it may pulls too
-    hard; its own temperature puts that right. The last one is needed since a mean of calibrated
-    distributions is not calibrated, but too flat.
+    Fusion weights a branch by its confidence, so an overconfident branch gets too much weight; its
+    own temperature corrects this. The last temperature is needed because a mean of calibrated
+    distributions is underconfident.
 
-    All four are fitted together, by L-BFGS on the negative log-likelihood of the held-out labels,
-    from where :class:`TemperatureScaling` of the corrected distribution ends, under the weak prior
-    of :mod:`calibration`, of all four logarithms about 0. They lie between 1/100 and 100: flat
-    branches that are sharpened together often fit best, and flatter ones would be lost in rounding.
-    It keeps that start where nothing is better on the held-out labels. So on these, but for
-    rounding, it is never worse than that, nor than the output's ``log_probs``. It can change the
-    predicted class.
+    All four are fitted jointly, by L-BFGS on the negative log-likelihood of the held-out labels,
+    under the weak prior of :mod:`calibration` on their logarithms, centred on 0. The fit starts at
+    the :class:`TemperatureScaling` of the corrected distribution and stays there if nothing is
+    better on the held-out labels. So on these, up to rounding, it is never worse than that, nor
+    than the output's ``log_probs``. Temperatures lie between 1/100 and 100: often the best fit
+    flattens the branches and sharpens their fusion, and flatter branches would be lost in rounding.
+    It can change the predicted class.
 
     Args:
-        correction_weight: the :class:`ReliabilityBalancer`'s own, >= 0; 0 uses the primary branch
-            alone. ``fit`` refuses outputs that were fused otherwise.
+        correction_weight: that of the :class:`ReliabilityBalancer`, >= 0; 0 uses the primary branch
+            alone. ``fit`` refuses outputs that were fused with another weight.
 
     Shape:
         - output: a :class:`BalancerOutput` of B samples, before
-          :func:`class_prior.with_class_prior`, which does not keep the answer a fusion of its
-          branches; returns (B, C) log-probabilities.
+          :func:`class_prior.with_class_prior`, after which ``log_probs`` are no longer the fusion
+          of the branches; returns (B, C) log-probabilities.
 
     State:
         ``temperatures`` (4,), a buffer: of the primary, anchor and attentive branch and of the
@@ -59,8 +59,8 @@ class BranchTemperatures(Configured):
 
     Raises:
         TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
-        ValueError: on wrong shapes or values, where a branch has probabilities for logits, or where
-            the branches' fusion is not the output's ``log_probs``.
+        ValueError: on wrong shapes or values, if a branch has probabilities instead of logits, or
+            if the branches' fusion is not the output's ``log_probs``.
 
     Differs from paper: not in it.
 
@@ -95,22 +95,21 @@ class BranchTemperatures(Configured):
     def fit(
         self, output: BalancerOutput, labels: Tensor, *, class_prior: Tensor | None = None
     ) -> Self:
-        """Find the temperatures.
+        """Fit the temperatures.
 
         Args:
-            output: what the balancer says of held-out data, in eval mode.
+            output: outputs of the balancer on held-out data, in eval mode.
             labels: their class indices, or class probabilities.
-            class_prior: how frequent each class is in the held-out data, > 0, where `output` is
-                for evenly frequent classes; counts will do. None: held-out data and answers have
-                the same class frequencies.
+            class_prior: frequency or count of each class in the held-out data, > 0, if `output` is
+                for evenly frequent classes. None: no importance weights.
 
         Shape:
             - output: of N samples; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype, or if `output` is no :class:`BalancerOutput`.
-            ValueError: on wrong shapes or values, where a branch has probabilities for logits, or
-                where the branches' fusion is not the output's ``log_probs``.
+            ValueError: on wrong shapes or values, if a branch has probabilities instead of logits,
+                or if the branches' fusion is not the output's ``log_probs``.
 
         Warns:
             UserWarning: if all samples are of one class.
@@ -140,24 +139,24 @@ class BranchTemperatures(Configured):
         return self
 
     def _check_fusion(self, fused: Tensor, log_probs: Tensor) -> None:
-        """Require what the fit starts from to be the output's answer, but for rounding."""
+        """Require that fusing the branches gives the output's ``log_probs``, up to rounding."""
         if log_probs.shape != fused.shape:
             raise ValueError(
                 "`output` must have `log_probs` of the shape of its branches, "
                 f"{tuple(fused.shape)}; got {tuple(log_probs.shape)}"
             )
-        apart = float((fused.exp() - log_probs.to(fused).exp()).abs().amax(-1).mean())
-        # Storing an output in half precision rounds branches and answer apart.
-        if not apart <= max(1e-4, 2 * torch.finfo(log_probs.dtype).eps):
+        difference = float((fused.exp() - log_probs.to(fused).exp()).abs().amax(-1).mean())
+        # An output stored in half precision rounds branches and fusion separately.
+        if not difference <= max(1e-4, 2 * torch.finfo(log_probs.dtype).eps):
             raise ValueError(
                 "`output` must have `log_probs` that its branches give with "
-                f"correction_weight={self.correction_weight}; got probabilities {apart:.2g} apart "
-                "on average: use the balancer's own `correction_weight` and its eval mode, and "
-                "calibrate before `with_class_prior`"
+                f"correction_weight={self.correction_weight}; got probabilities {difference:.2g} "
+                "apart on average: use the balancer's own `correction_weight` and its eval mode, "
+                "and calibrate before `with_class_prior`"
             )
 
     def _fuse(self, output: BalancerOutput, temperatures: Tensor) -> Tensor:
-        """Eq. 18 and 19 of the scaled branches that there are, scaled once more."""
+        """Fuse the scaled branches that are on (Eq. 18, 19), and scale the result."""
         first, *corrections = (
             tempered(scores, temperature)
             for scores, temperature in zip(
@@ -174,5 +173,5 @@ class BranchTemperatures(Configured):
 
 
 def _temperatures(free: Tensor) -> Tensor:
-    """From free values, which are their logarithms unless these are large."""
+    """Map free values to temperatures: their exponential, saturating for large values."""
     return (LARGEST * (free / LARGEST).tanh()).exp()

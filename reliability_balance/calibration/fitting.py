@@ -1,4 +1,4 @@
-"""What all calibrations are fitted by: held-out targets, the prior, and the searches."""
+"""Held-out targets, the prior and the optimizers that all calibrations are fitted with."""
 
 import math
 import warnings
@@ -13,10 +13,10 @@ from reliability_balance import functional as RF
 from reliability_balance.labels.posterior import as_probabilities
 
 LBFGS_STEPS = 200
-# Inverse temperatures that are looked at, and the halvings that find one to double precision.
+# Range of inverse temperatures, and the bisection steps that reach double precision.
 SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
-# Samples that a class needs for parameters of its own: from fewer its frequency is known to no
-# better than half (a standard error of 1 / sqrt(5)).
+# Samples that a class needs for parameters of its own: with fewer, the standard error of its
+# frequency is about half of it (1 / sqrt(5)).
 FEWEST = 5
 
 
@@ -90,7 +90,7 @@ def held_out(
     *,
     class_prior: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Check what a calibration is fitted on; scores and (N, C) targets in float64.
+    """Check the data of a fit; return scores and (N, C) targets in float64.
 
     The targets' rows sum to the samples' weights, which are 1 on average: 1 each, or with a
     `class_prior` the inverse frequency of their classes.
@@ -120,49 +120,49 @@ def held_out(
 
 
 def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Temperature () that :class:`TemperatureScaling` stores, of what `held_out` gave."""
+    """Return the temperature () that :class:`TemperatureScaling` fits to `held_out` data."""
     weight = prior_weight(scores, targets)
     weights = targets.sum(-1, keepdim=True)
 
     def slope(inverse: float) -> float:
-        """Derivative of negative log-likelihood and prior by log(1/T)."""
+        """Return the derivative of negative log-likelihood and prior by log(1/T)."""
         expected = ((scores * inverse).softmax(-1) * weights - targets) * scores * inverse
         return float(expected.sum(-1).mean()) + weight * math.log(inverse)
 
     unchanged = torch.ones((), dtype=dtype, device=scores.device)
     temperature = unchanged * (1.0 / _rising_root(slope, FLATTEST, SHARPEST))
-    # Judged as it is stored.
+    # Evaluated in the precision in which it is stored.
     found = F.cross_entropy(tempered(scores, temperature), targets)
     return temperature if bool(found < F.cross_entropy(scores, targets)) else unchanged
 
 
 def warn_of_one_class(targets: Tensor) -> None:
-    """Warn the caller of `fit` where the held-out data say nothing of all classes but one."""
-    there = (targets.sum(0) > 0).nonzero().flatten().tolist()
-    if len(there) == 1:
+    """Warn the caller of `fit` if the held-out data hold a single class."""
+    present = (targets.sum(0) > 0).nonzero().flatten().tolist()
+    if len(present) == 1:
         warnings.warn(
-            f"`labels` must hold several classes to calibrate all of them; got class {there[0]} "
-            "alone: answers for other classes may be far less, or more, sure than they should be",
+            f"`labels` must hold several classes to calibrate all of them; got class {present[0]} "
+            "alone: the confidence in other classes may be far off",
             stacklevel=4,
         )
 
 
 def warn_of_scarce_classes(counts: Tensor) -> None:
-    """Warn the caller of `fit` of classes that too few samples (C,) are known of."""
+    """Warn the caller of `fit` of classes with too few samples (C,)."""
     scarce = (counts < FEWEST).nonzero().flatten().tolist()
     if not scarce:
         return
-    told = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
+    listed = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
     more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
     warnings.warn(
         f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
-        f"{told}{more}: these classes keep the common temperature and a bias of 0",
+        f"{listed}{more}: these classes keep the common temperature and a bias of 0",
         stacklevel=4,
     )
 
 
 def _rising_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising function crosses 0, halved on a log scale; an end where it does not."""
+    """Return the root of a rising function by bisection on a log scale, or an end of the range."""
     if function(high) <= 0:
         return high
     if function(low) >= 0:

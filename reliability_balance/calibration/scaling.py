@@ -1,28 +1,29 @@
-"""Make probabilities mean what they say: scalings fitted on held-out log-probabilities.
+"""Calibrate probabilities by scalings that are fitted to held-out log-probabilities.
 
-Fit on data that the model was not trained on; its labels should be as clean as can be had, since
-wrong ones make every answer look less sure than it should.
+Fit on data that the model was not trained on. Its labels should be as clean as possible: wrong
+labels make the calibrated predictions underconfident.
 
-A small set may hold no error, or too few to tell its answers apart. Its likelihood then has no
-finite optimum (Albert and Anderson, Biometrika 1984, https://doi.org/10.1093/biomet/71.1.1), and
-would turn every answer into a certainty. So all scalings are fitted under a weak prior, as Gelman
-et al. propose for logistic regression (Annals of Applied Statistics 2008,
-https://doi.org/10.1214/08-AOAS191): log T, and what takes its place in the other scalings, is
-normal about what changes nothing, with a standard deviation of 1 + k, where k is the number of
-wrong answers, or of right ones if these are fewer. That width is ours. Ten answers that were all
-right with p = (.5, .3, .2) raise the .5 to .94, near the 11/12 of the rule of succession; with
-hundreds of errors the prior moves nothing that could be measured.
+**Prior.** A small set may hold no error, or errors that the scores separate perfectly. Its
+likelihood then has no finite optimum (Albert and Anderson, Biometrika 1984,
+https://doi.org/10.1093/biomet/71.1.1), and a fit would turn every prediction into a certainty. So
+all scalings are fitted under a weak prior, as Gelman et al. propose for logistic regression (Annals
+of Applied Statistics 2008, https://doi.org/10.1214/08-AOAS191). The prior on log T, and on its
+counterpart in the other scalings, is normal, centred on the identity, with standard deviation
+1 + k. Here k is the number of wrong predictions, or of right ones if these are fewer. That width is
+ours. Example: after ten predictions that were all right with p = (.5, .3, .2), the .5 becomes .94,
+near the 11/12 of the rule of succession. With hundreds of errors the prior has no measurable
+effect.
 
-A model that was trained with `class_prior` answers for evenly frequent classes. Held-out data with
-other frequencies then need importance weights: with ``fit(..., class_prior=...)`` each sample
-weighs the inverse of its class's frequency, so that all classes count alike. This fits the expected
-likelihood on data with even classes (Shimodaira, Journal of Statistical Planning and Inference
-2000, https://doi.org/10.1016/S0378-3758(00)00115-4). To turn the answers to the held-out
-frequencies before the fit would fit the frequent classes instead.
+**Class frequencies.** The predictions of a model that was trained with `class_prior` are for evenly
+frequent classes. Held-out data with other frequencies then need importance weights:
+``fit(..., class_prior=...)`` weights each sample by the inverse frequency of its class. This fits
+the expected likelihood on data with even classes (Shimodaira, Journal of Statistical Planning and
+Inference 2000, https://doi.org/10.1016/S0378-3758(00)00115-4). Adjusting the predictions to the
+held-out frequencies before the fit would fit the frequent classes instead.
 
-What a fit promises: on the data that it was fitted on, the mean negative log-likelihood, without
-the prior and with the weights, is not above that of the predictions as they were, but for rounding.
-Each fit is compared with that as it will be stored, and is not kept where it is not better.
+**Guarantee.** On the data that it was fitted on, a scaling never raises the mean negative
+log-likelihood (with the weights, without the prior), up to rounding. Each fit is evaluated as it
+will be stored, and dropped if it is not better than the uncalibrated predictions.
 """
 
 import warnings
@@ -55,9 +56,9 @@ EM_STEPS = 50
 
 
 class Calibration(Protocol):
-    """What all calibrations have in common.
+    """Interface of all calibrations.
 
-    They take log-probabilities, and :class:`branch_calibration.BranchTemperatures` takes a
+    They take log-probabilities; :class:`branch_calibration.BranchTemperatures` takes a
     :class:`BalancerOutput`.
     """
 
@@ -72,13 +73,13 @@ CalibrationT = TypeVar("CalibrationT", bound=Calibration)
 
 
 class TemperatureScaling(Configured):
-    r"""Sharpen or flatten all predictions alike, by one temperature.
+    r"""Temperature scaling: one temperature for all predictions.
 
     .. math:: \hat p = softmax(\log p / T)
 
-    The predicted class stays what it is. T minimises the negative log-likelihood of the held-out
-    labels under the weak prior told above, about T = 1; it is found by halving an interval, so to
-    all digits. T = 1 stays where no other is better on the held-out labels.
+    The predicted class does not change. T minimises the negative log-likelihood of the held-out
+    labels under the module's weak prior, centred on T = 1, and is found by bisection to full
+    precision. T stays 1 if no other value is better on the held-out labels.
 
     Shape:
         - log_probs: (..., C) floating, logits or log-probabilities; returns (..., C)
@@ -89,8 +90,7 @@ class TemperatureScaling(Configured):
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if probabilities are given where logarithms are
-            wanted.
+        ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
     Reference: Guo et al., On Calibration of Modern Neural Networks, ICML 2017, section 4.2,
         https://arxiv.org/abs/1706.04599.
@@ -117,21 +117,20 @@ class TemperatureScaling(Configured):
 
     @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
-        """Find the temperature.
+        """Fit the temperature.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
-            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
-                for evenly frequent classes; counts will do. None: held-out data and answers have
-                the same class frequencies.
+            class_prior: frequency or count of each class in the held-out data, > 0, if `log_probs`
+                are for evenly frequent classes. None: no importance weights.
 
         Shape:
             - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+            ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
         Warns:
             UserWarning: if all samples are of one class.
@@ -143,21 +142,20 @@ class TemperatureScaling(Configured):
 
 
 class VectorScaling(Configured):
-    r"""Scale and shift each class's score: temperature scaling that also corrects class biases.
+    r"""Vector scaling: a weight and a bias for each class, which also correct class biases.
 
     .. math:: \hat p = softmax(w \odot \log p + b)
 
-    Fitted by L-BFGS on the negative log-likelihood of the held-out labels, from where
-    :class:`TemperatureScaling` ends, w = 1/T and b = 0, under the weak prior told above, of w T
-    and b. It keeps that where nothing is better on the held-out labels, which leaves w = 1 where no
-    temperature is either. It can change the predicted class.
+    Fitted by L-BFGS on the negative log-likelihood of the held-out labels, under the module's weak
+    prior on w T and b. The fit starts at the result of :class:`TemperatureScaling`, w = 1/T and
+    b = 0, and stays there if nothing is better on the held-out labels. It can change the predicted
+    class.
 
-    A class of fewer than 5 held-out samples says too little of itself, and one without any would
-    only be ruled out. It keeps the common temperature and a bias of 0, and `fit` warns. The other
-    classes are fitted by the conditional likelihood, given that the class is one of them, so that
-    nothing is gained by a shift from the classes that are left out to them. The prior's width for
-    the weight and bias of a class grows with k as told above, but not beyond the class's own
-    samples, nor those of all others.
+    A class with fewer than 5 held-out samples is too rare to be fitted, and one without any would
+    get probability 0. It keeps the common temperature and a bias of 0, and `fit` warns. The other
+    classes are fitted by the likelihood conditional on these classes, so that moving probability
+    to them from the excluded ones gains nothing. For each class, the k of the prior's width is
+    limited to the number of its own samples and to that of all others.
 
     Args:
         num_classes: C.
@@ -172,8 +170,7 @@ class VectorScaling(Configured):
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if probabilities are given where logarithms are
-            wanted.
+        ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
     Reference: Guo et al., ICML 2017, section 4.2, https://arxiv.org/abs/1706.04599.
 
@@ -204,21 +201,20 @@ class VectorScaling(Configured):
 
     @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
-        """Find weight and bias.
+        """Fit weight and bias.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
-            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
-                for evenly frequent classes; counts will do. None: held-out data and answers have
-                the same class frequencies.
+            class_prior: frequency or count of each class in the held-out data, > 0, if `log_probs`
+                are for evenly frequent classes. None: no importance weights.
 
         Shape:
             - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+            ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
         Warns:
             UserWarning: if a class has fewer than 5 samples.
@@ -231,7 +227,7 @@ class VectorScaling(Configured):
         return self
 
     def _fit(self, scores: Tensor, targets: Tensor, counts: Tensor) -> None:
-        """Fit to what `held_out` gave, for classes that so many samples (C,) are known of."""
+        """Fit to the output of `held_out`, given the number of samples of each class (C,)."""
         fitted = counts >= FEWEST
         temperature = common_temperature(scores, targets, self.weight.dtype).to(scores)
         rarer = rarer_answers(scores, targets)
@@ -265,32 +261,31 @@ def fit_with_noise(
     *,
     class_prior: Tensor | None = None,
 ) -> CalibrationT:
-    r"""Fit a calibration to held-out labels that are as noisy as those of the training.
+    r"""Fit a calibration to held-out labels that are as noisy as the training labels.
 
-    By turns the true classes' :func:`posterior.label_posterior`, and the calibration fitted to it:
-    this is expectation maximisation of the noisy labels' likelihood under the noise matrix, and of
-    the calibration's own prior. :class:`VectorScaling` fits the weight and bias of classes alone
-    that the labels show at least 5 samples of, beyond three standard errors of the noise.
+    Expectation maximisation of the noisy labels' likelihood under the noise matrix, with the
+    calibration's own prior: it alternates between the :func:`posterior.label_posterior` of the true
+    classes and a fit to that posterior. :class:`VectorScaling` fits weight and bias only for
+    classes with at least 5 samples beyond three standard errors of the noise.
 
     Args:
-        calibration: any of this library; it is fitted in place, and returned.
-        log_probs: what its own `fit` takes: held-out logits or log-probabilities, or for
+        calibration: any of this library; it is fitted in place and returned.
+        log_probs: input of its own `fit`: held-out logits or log-probabilities, or for
             :class:`branch_calibration.BranchTemperatures` a :class:`BalancerOutput`.
         labels: their noisy class indices.
-        noise_matrix: T_{ck}, how often class c is labelled k, such as
+        noise_matrix: noise transition matrix, T_{ck} = P(label k | class c), such as
             :attr:`targets.RefurbishedTargets.noise_matrix`.
-        class_prior: how frequent each true class is in the held-out data, > 0, where `log_probs`
-            are for evenly frequent classes; counts will do. None: held-out data and answers have
-            the same class frequencies.
+        class_prior: frequency or count of each true class in the held-out data, > 0, if `log_probs`
+            are for evenly frequent classes. None: no importance weights.
 
     Shape:
         - log_probs: (N, C) floating, or an output of N samples; labels: (N,) int64; noise_matrix:
           (C, C) floating; class_prior: (C,).
 
     Raises:
-        TypeError: on a wrong dtype, or if `log_probs` is not what the calibration takes.
+        TypeError: on a wrong dtype, or if the calibration does not take such `log_probs`.
         ValueError: on wrong shapes or values, rows of the matrix that do not sum to 1, or
-            probabilities instead of logarithms.
+            probabilities instead of their logarithms.
 
     Warns:
         UserWarning: as the calibration's own `fit`.
@@ -328,9 +323,9 @@ def fit_with_noise(
     frequencies = torch.ones(wide.shape[-1]) if class_prior is None else class_prior
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        log_beliefs = wide.log_softmax(-1)  # and not what an earlier fit made of it
+        log_beliefs = wide.log_softmax(-1)  # uncalibrated, even if the calibration was fitted
         for _ in range(EM_STEPS):
-            # The labels were given where classes are as frequent as in the held-out data.
+            # The labels follow the class frequencies of the held-out data.
             beliefs = (log_beliefs + frequencies.to(log_beliefs).log()).softmax(-1)
             fit(label_posterior(beliefs, labels, noise_matrix.to(beliefs.device)))
             log_beliefs = calibration(log_probs)
@@ -338,10 +333,10 @@ def fit_with_noise(
 
 
 def _counts_beyond_noise(labels: Tensor, noise_matrix: Tensor) -> Tensor:
-    """How many samples of each class (C,) noisy labels (N, C) show, less three standard errors.
+    """Return a lower bound of each class's count (C,) from noisy labels (N, C).
 
-    The error is that of a class that does not occur: its count is then made of the labels that
-    samples of other classes got.
+    It is the estimate less three standard errors, under the hypothesis that the class does not
+    occur: then its labels all come from samples of other classes.
     """
     given = labels.sum(0)
     inverse: Tensor = torch.linalg.pinv(noise_matrix)

@@ -1,4 +1,4 @@
-"""Answers with a promise: sets that hold the truth, and thresholds below which not to answer."""
+"""Predictions with guarantees: conformal prediction sets, and abstention below a threshold."""
 
 import math
 from typing import ClassVar
@@ -15,26 +15,26 @@ HALVINGS = 60
 
 
 class PredictionSets(Configured):
-    r"""Sets of classes that hold the true one as often as asked (split conformal prediction).
+    r"""Sets of classes that contain the true one with given probability (split conformal).
 
     .. math:: S(x) = \{c : -\log p_c(x) \le q\}
 
     where q is the ceil((N + 1) coverage)-th smallest of the N held-out values -log p_y. For data
-    exchangeable with the held-out, the truth is in the set with probability `coverage` at least,
-    on average over all data, whatever the model is worth; a poor model only has larger sets.
-    The promise is one for all classes together: sets may hold a rare class less often, and nothing
-    is promised of a class that the held-out data lack. Where answers are wanted for evenly frequent
-    classes, fit on as many held-out samples of each class, each taken once.
+    exchangeable with the held-out data, the set contains the true class with probability
+    `coverage` at least, on average over all data. This holds for any model; a poor one only has
+    larger sets. Coverage is marginal: it may be lower for a rare class, and nothing is guaranteed
+    for a class that the held-out data lack. For coverage on evenly frequent classes, fit on equally
+    many held-out samples of each class, none repeated.
 
     Args:
-        coverage: share of true classes that the sets must hold, in (0, 1).
+        coverage: probability with which a set contains the true class, in (0, 1).
 
     Shape:
         - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
 
     State:
-        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and after
-        fitting on so few samples that no threshold keeps the promise.
+        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and if there
+        were too few samples for any finite threshold.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -63,16 +63,16 @@ class PredictionSets(Configured):
         self.register_buffer("threshold", torch.full((), torch.inf))
 
     def forward(self, log_probs: Tensor) -> Tensor:
-        """Return which classes each set holds."""
+        """Return which classes each set contains."""
         wide = RF.widen(log_probs)
         return -wide <= self.threshold.to(wide.dtype)
 
     @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
-        """Find the threshold.
+        """Fit the threshold.
 
         Args:
-            log_probs: held-out log-probabilities, which nothing else was fitted on.
+            log_probs: held-out log-probabilities, on which nothing else was fitted.
             labels: their class indices.
 
         Shape:
@@ -98,35 +98,34 @@ class PredictionSets(Configured):
 
 
 class Abstention(Configured):
-    r"""Answer only where the confidence promises an error rate of at most `max_risk`.
+    r"""Selective prediction: predict only where the error rate is at most `max_risk`, else abstain.
 
-    With probability 1 - `delta` over the N held-out samples, the error rate among the answers is at
-    most `max_risk`, for data drawn alike. This is tested for
+    With probability 1 - `delta` over the N held-out samples, the error rate of the accepted
+    predictions is at most `max_risk`, for data from the same distribution. This is tested for
 
     .. math:: G = \lceil \log_2 N \rceil
 
-    thresholds that no label has a say in: those that answer all, (G - 1)/G, ..., 1/G of the
-    held-out samples. Each is tested by the exact bound on the error rate of its answers
-    (Clopper-Pearson) with probability `delta` / G of being wrong, so that all G hold together
-    (union bound). The lowest threshold that passes is taken; equal scores are answered together.
+    thresholds that do not depend on labels: those that accept all, (G - 1)/G, ..., 1/G of the
+    held-out samples. Each is tested by the exact (Clopper-Pearson) bound on the error rate of its
+    accepted predictions at level `delta` / G, so that all G bounds hold together (union bound). The
+    lowest threshold that passes is taken; equal scores are accepted or rejected together.
 
-    "Drawn alike" includes the frequencies of the classes: an error rate on unbalanced data is
-    mostly that of the frequent classes.
+    The same distribution includes the class frequencies: an error rate on imbalanced data is mostly
+    that of the frequent classes.
 
-    It answers less than it might: 1/G of the samples is the step between two thresholds, and the
-    least that is tried; and since the tests go wrong together, `delta` / G each is stricter than
-    all of them need.
+    It is conservative: coverage moves in steps of 1/G of the samples, which is also the least that
+    is tried, and since the tests are dependent, `delta` / G is stricter than needed.
 
     Args:
-        max_risk: error rate among the answers that may not be exceeded, in (0, 1).
-        delta: probability of breaking the promise, in (0, 1).
+        max_risk: bound of the error rate of accepted predictions, in (0, 1).
+        delta: probability that the bound does not hold, in (0, 1).
 
     Shape:
-        - confidence: (...) floating, any score that is higher where the model is surer, such as
-          ``BalancerOutput.confidence``; returns (...) bool, True where to answer.
+        - confidence: (...) floating, any score that is higher where the model is more confident,
+          such as ``BalancerOutput.confidence``; returns (...) bool, True where accepted.
 
     State:
-        ``threshold`` (), a buffer; infinite (never answer) until fitted, and where no threshold
+        ``threshold`` (), a buffer; infinite (accept nothing) until fitted, and if no threshold
         passes.
 
     Raises:
@@ -135,8 +134,8 @@ class Abstention(Configured):
 
     Reference: Geifman and El-Yaniv, Selective Classification for Deep Neural Networks, NeurIPS
         2017, https://arxiv.org/abs/1705.08500, for the bound and the union over thresholds. Their
-        algorithm 1 finds its thresholds by bisection, which misses those that pass where the bound
-        does not fall steadily with the threshold; the fixed grid is ours.
+        algorithm 1 searches by bisection, which misses thresholds where the bound is not monotonic
+        in the threshold; the fixed grid is ours.
 
     Example:
         >>> confidence = torch.linspace(0, 1, 1000)
@@ -160,13 +159,13 @@ class Abstention(Configured):
         self.register_buffer("threshold", torch.full((), torch.inf))
 
     def forward(self, confidence: Tensor) -> Tensor:
-        """Return where to answer."""
+        """Return which predictions to accept."""
         wide = RF.widen(confidence)
         return wide >= self.threshold.to(wide.dtype)
 
     @torch.no_grad()
     def fit(self, confidence: Tensor, right: Tensor) -> Self:
-        """Find the threshold.
+        """Fit the threshold.
 
         Args:
             confidence: held-out scores.
@@ -193,25 +192,25 @@ class Abstention(Configured):
         scores = RF.widen(confidence)
         thresholds = _not_below(scores.sort().values[_grid(len(scores))])
         for threshold in thresholds:
-            answered = scores >= threshold
-            errors = int((answered & ~right).sum())
-            # One of them lies at the threshold by choice, and so tells nothing of the others' rate.
-            drawn = max(errors, int(answered.sum()) - 1)
-            if error_rate_bound(errors, drawn, self.delta / len(thresholds)) <= self.max_risk:
+            accepted = scores >= threshold
+            errors = int((accepted & ~right).sum())
+            # The sample that sets the threshold is not a random draw above it: it does not count.
+            count = max(errors, int(accepted.sum()) - 1)
+            if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
                 break
         return self
 
 
 def error_rate_bound(errors: int, count: int, delta: float) -> float:
-    """Rate that the true error rate does not exceed, with probability 1 - `delta`.
+    """Return an upper bound of the true error rate that holds with probability 1 - `delta`.
 
-    The exact binomial bound (Clopper-Pearson): the rate at which as few errors as were seen, or
-    fewer, have probability `delta`.
+    The exact binomial (Clopper-Pearson) bound: the rate at which `errors` or fewer errors have
+    probability `delta`.
 
     Args:
-        errors: wrong answers seen, in [0, count].
-        count: answers seen.
+        errors: wrong predictions, in [0, count].
+        count: predictions.
         delta: probability of a rate above the bound, in (0, 1).
 
     Raises:
@@ -242,13 +241,13 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
 
 
 def _grid(count: int) -> list[int]:
-    """How many of `count` samples each threshold leaves without an answer, rising from none."""
+    """Return how many of `count` samples each threshold rejects, rising from 0."""
     size = min(count, math.ceil(math.log2(max(2, count))))
     return [step * count // size for step in range(size)]
 
 
 def _not_below(value: Tensor) -> Tensor:
-    """The value in float32, rounded up, so that no promise is lost in rounding."""
+    """Return the value in float32, rounded up, so that rounding breaks no guarantee."""
     single = value.to(torch.float32)
     return torch.nextafter(single, single + torch.inf).where(single < value, single)
 

@@ -1,4 +1,4 @@
-"""Calibrate how sure the predicted class is, by a curve that one temperature cannot draw."""
+"""Calibrate the probability of the predicted class by a curve with three coefficients."""
 
 import math
 
@@ -19,20 +19,20 @@ from reliability_balance.core.settings import Configured
 
 
 class TopLabelScaling(Configured):
-    r"""Map the probability of the predicted class, and leave the others their proportions.
+    r"""Top-label calibration: rescale the predicted class, keep the proportions of the others.
 
     .. math:: \hat p_t = \sigma(a \log p_t - b \log (1 - p_t) + c), \quad
         \hat p_k = (1 - \hat p_t) \frac{p_k}{1 - p_t}
 
-    with t the likeliest class, and a, b > 0, so that more sure stays more sure. With a = b the
-    curve is a temperature between t and the rest; with a != b it bends at one end alone, as is
-    needed where a fusion with a flat distribution keeps every probability from its end.
+    with t the most probable class, and a, b > 0, so that the map is increasing. With a = b the
+    curve is a temperature between t and the rest. With a != b it bends at one end alone, which is
+    needed where fusion with a flat distribution keeps every probability away from 0 or 1.
 
-    The likelihood of the labels splits into that of "t is right" and a part without a, b and c.
+    The likelihood of the labels factors into that of "t is right" and a part without a, b and c.
     So the fit, by L-BFGS on the held-out labels, is a logistic regression with three coefficients,
-    under the weak prior of :mod:`calibration`, of log a, log b and c about 0. It keeps a = b = 1,
-    c = 0 where nothing is better on the held-out labels. Where t was barely ahead and turns out to
-    be less sure than that, another class takes its place.
+    under the weak prior of :mod:`calibration` on log a, log b and c, centred on 0. It keeps
+    a = b = 1, c = 0 if nothing is better on the held-out labels. If t was barely ahead and loses
+    probability, the predicted class can change.
 
     Shape:
         - log_probs: (..., C) floating, logits or log-probabilities; returns (..., C)
@@ -44,11 +44,10 @@ class TopLabelScaling(Configured):
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, or if probabilities are given where logarithms are
-            wanted.
+        ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
-    Reference: the curve is that of Kull et al., Beta calibration, AISTATS 2017,
-        https://proceedings.mlr.press/v54/kull17a.html; the question that of Gupta and Ramdas,
+    Reference: the curve is from Kull et al., Beta calibration, AISTATS 2017,
+        https://proceedings.mlr.press/v54/kull17a.html; the task from Gupta and Ramdas,
         Top-label calibration, ICLR 2022, https://arxiv.org/abs/2107.08353.
 
     Example:
@@ -76,21 +75,20 @@ class TopLabelScaling(Configured):
 
     @torch.no_grad()
     def fit(self, log_probs: Tensor, labels: Tensor, *, class_prior: Tensor | None = None) -> Self:
-        """Find the coefficients.
+        """Fit the coefficients.
 
         Args:
             log_probs: held-out logits or log-probabilities.
             labels: their class indices, or class probabilities.
-            class_prior: how frequent each class is in the held-out data, > 0, where `log_probs` are
-                for evenly frequent classes; counts will do. None: held-out data and answers have
-                the same class frequencies.
+            class_prior: frequency or count of each class in the held-out data, > 0, if `log_probs`
+                are for evenly frequent classes. None: no importance weights.
 
         Shape:
             - log_probs: (N, C) floating; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values, or probabilities instead of logarithms.
+            ValueError: on wrong shapes or values, or probabilities instead of their logarithms.
 
         Warns:
             UserWarning: if all samples are of one class.
@@ -112,7 +110,7 @@ class TopLabelScaling(Configured):
 
 
 def _split(scores: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log-probabilities (..., C), the likeliest class (..., 1), its and the others' logarithm."""
+    """Return log p (..., C), the top class (..., 1), and log p of it and of all others."""
     normalised = scores.log_softmax(-1)
     log_top, top = normalised.max(-1, keepdim=True)
     log_rest = normalised.scatter(-1, top, -torch.inf).logsumexp(-1, keepdim=True)
@@ -124,5 +122,5 @@ def _score(log_top: Tensor, log_rest: Tensor, coefficients: Tensor) -> Tensor:
 
 
 def _coefficients(free: Tensor) -> Tensor:
-    """All three from 0; of the first two the logarithms are free, so that they stay positive."""
+    """Map free values to coefficients: exp for the first two, which stay positive."""
     return torch.cat([free[:2].exp(), free[2:]])

@@ -1,4 +1,4 @@
-"""The versions of the checkpoint's format, and the way from each to the next."""
+"""Versions of the checkpoint format, and migrations from each to the next."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from torch import Tensor
 from reliability_balance.checkpoint import schema
 
 FORMAT_VERSION = 4
-# What targets were by default while files might leave a setting out.
+# Defaults of the targets before format 4, whose files may lack a setting.
 TARGETS_BEFORE_4 = {
     "momentum": 0.9,
     "temperature": 0.5,
@@ -24,10 +24,10 @@ Content = tuple[dict[str, Tensor], dict[str, Any]]
 
 
 def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Bring what a file holds to the present format.
+    """Migrate the content of a file to the current format.
 
     Raises:
-        ValueError: if its format is not known, or it holds anything but what `save` writes.
+        ValueError: if its format is unknown, or its content is not what `save` writes.
     """
     version = config["format_version"]
     if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
@@ -42,7 +42,7 @@ def migrate(path: str | Path, tensors: dict[str, Tensor], config: dict[str, Any]
 
 
 def _is_complete(config: dict[str, Any]) -> bool:
-    """Whether all is there that a step to the next version reads."""
+    """Return whether the configuration has everything that the migrations read."""
     modules = config.get("modules")
     names = {"class_names", "preprocessing", "versions"}
     return (
@@ -60,7 +60,7 @@ def _is_complete(config: dict[str, Any]) -> bool:
 
 
 def _from_1_to_2(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Version 1 held a model alone, under its own names, and no digest."""
+    """Migrate from version 1: a single model under its own names, without a digest."""
     rest = {name: value for name, value in config.items() if name not in ("class", "parts")}
     modules = {"model": {"class": config.get("class"), "parts": config.get("parts")}}
     return (
@@ -70,7 +70,7 @@ def _from_1_to_2(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
 
 
 def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Version 2 told of a wrapped model its layer and side alone; maps were channels first."""
+    """Migrate from version 2: only layer and side of a wrapper; maps were channels first."""
     modules = config["modules"].values() if _is_complete(config) else ()
     for module in modules:
         for settings in module["parts"].values():
@@ -81,7 +81,7 @@ def _from_2_to_3(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
 
 
 def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Version 3 told which balancers had class frequencies, and did not know of early doubts."""
+    """Migrate from version 3: `has_class_prior` was a setting; `held_for` was missing."""
     room = sum(tensor.numel() for tensor in tensors.values())
     tensors = dict(tensors)
     modules = config["modules"].items() if _is_complete(config) else ()
@@ -92,11 +92,11 @@ def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
                 module["parts"][part] = {**settings, "held_for": settings["warmup"]}
                 tensors[_name(role, part, "remembers")] = torch.full((), -1, dtype=torch.int8)
                 given = _name(role, part, "given")
-                if given in tensors:  # told by another code
+                if given in tensors:  # encoded differently
                     tensors[given] = torch.full_like(tensors[given], -1)
             if settings.get("class") == "ReliabilityBalancer":
                 prior, size = _name(role, part, "class_prior"), settings.get("num_classes")
-                # A file that contradicts itself keeps the setting, and is refused for it.
+                # A contradictory file keeps the setting, for which it is rejected later.
                 if settings.get("has_class_prior", False) is (prior in tensors):
                     settings.pop("has_class_prior", None)
                 else:

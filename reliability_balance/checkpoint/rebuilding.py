@@ -1,7 +1,8 @@
-"""Tell by which settings a module of this package was built, and build one like it."""
+"""Extract the settings of this package's modules, and rebuild modules from settings."""
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from reliability_balance.calibration.scaling import TemperatureScaling, VectorSc
 from reliability_balance.calibration.selective import Abstention, PredictionSets
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
+from reliability_balance.core.recipes import Recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.targets import RefurbishedTargets
 from reliability_balance.wrapping.classifier import WrappedClassifier, attach
@@ -22,8 +24,8 @@ Settings = dict[str, Any]
 SHOWN = 8  # differences in an error message
 
 
-# What is not told by a setting lies in the state: sizes of weights, dtypes, fitted thresholds. Only
-# `validate_args` and `group` are in neither: they are choices of each run.
+# Sizes of weights, dtypes and fitted thresholds are in the state instead. `validate_args` and
+# `group` are in neither: they are choices of each run.
 KINDS: dict[str, type[Configured]] = {
     kind.__name__: kind
     for kind in (
@@ -43,7 +45,7 @@ BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedCl
 
 
 def parts_of(module: nn.Module) -> dict[str, Settings]:
-    """Class and settings of each part that is this package's, by its name within the module."""
+    """Return class and settings of each part that is from this package, by module name."""
     return {
         name: {"class": type(part).__name__, **_plain(part.settings())}
         for name, part in module.named_modules()
@@ -52,15 +54,18 @@ def parts_of(module: nn.Module) -> dict[str, Settings]:
 
 
 def _plain(settings: Settings) -> Settings:
-    """The same numbers as Python's own, since JSON knows no others."""
-    return {
-        name: value.item() if isinstance(value, np.generic | Tensor) else value
-        for name, value in settings.items()
-    }
+    """Convert values to what JSON can hold."""
+    return {name: _as_json(value) for name, value in settings.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, Recipe):
+        return asdict(value)
+    return value.item() if isinstance(value, np.generic | Tensor) else value
 
 
 def build(parts: dict[str, Settings]) -> nn.Module | None:
-    """Build the module of these parts, or None where settings alone do not suffice.
+    """Build the module from the settings of its parts; None if settings are not enough.
 
     It is on the meta device: it has shapes, but no values until they are assigned.
     """
@@ -69,28 +74,30 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
     try:
+        if isinstance(arguments.get("recipe"), dict):
+            arguments["recipe"] = Recipe(**arguments["recipe"])
         with torch.device("meta"):
             return kind(**arguments)
-    except (TypeError, RuntimeError, OverflowError) as error:  # of sizes that make no sense, too
+    except (TypeError, RuntimeError, OverflowError) as error:  # also from impossible sizes
         raise ValueError(
-            f"the settings of a {kind.__name__} must be its arguments; got {error}"
+            f"the settings of a {kind.__name__} must be valid arguments; got {error}"
         ) from error
 
 
 def wrapped_as(
     parts: dict[str, Settings], model: nn.Module, state: Mapping[str, Tensor]
 ) -> nn.Module:
-    """Wrap a network as the model of these parts and this state was; others stay as they are.
+    """Wrap a network as a saved classifier was; return any other module as it is.
 
-    A wrapper stays, if it is alike; else its network is wrapped anew once its weights are seen to
-    fit, and the old wrapper is taken off.
+    A wrapper with the same settings is kept. Otherwise its network is wrapped again, after a check
+    that the weights fit, and the old wrapper is removed.
     """
     settings = parts.get("", {})
     if settings.get("class") != WrappedClassifier.__name__ or parts_of(model) == parts:
         return model
     balancer = build({"": parts.get("balancer", {})})
     network = model.model if isinstance(model, WrappedClassifier) else model
-    # A head of the user's own cannot be built; what differs is told by the caller.
+    # A custom head cannot be rebuilt; the caller reports what differs.
     if not isinstance(balancer, ReliabilityBalancer):
         return model
     problems = [
@@ -99,30 +106,32 @@ def wrapped_as(
         for problem in _misfits(module, state_within(state, name))
     ]
     if settings["layer"] not in dict(network.named_modules()):
-        problems.append(f"the file has the embedding's layer {settings['layer']!r}, which is not")
+        problems.append(
+            f"the file has the embedding layer {settings['layer']!r}, which is not here"
+        )
     if problems:
-        told = _differences(parts, parts_of(model)) if model is not network else []
-        raise ValueError(_refusal("model", told + problems))
+        differences = _differences(parts, parts_of(model)) if model is not network else []
+        raise ValueError(_refusal("model", differences + problems))
     place = {name: value for name, value in settings.items() if name != "class"}
     old = model if isinstance(model, WrappedClassifier) else None
     return attach(network, balancer.to_empty(device="cpu"), **place, old=old)
 
 
 def state_within(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """The part of a state whose names begin with `name`, under the rest of their names."""
+    """Return the part of a state with the prefix `name`, without the prefix."""
     start = f"{name}."
     return {key.removeprefix(start): each for key, each in state.items() if key.startswith(start)}
 
 
 def fits(module: nn.Module, state: Mapping[str, Tensor]) -> bool:
-    """Whether a module takes a state: the same names, shapes and dtypes."""
+    """Return whether a state has the module's names, shapes and dtypes."""
     return not _misfits(module, state)
 
 
 def check_fit(
     role: str, module: nn.Module, parts: dict[str, Settings], state: Mapping[str, Tensor]
 ) -> None:
-    """Require that a module has the settings, and the state's names, shapes and dtypes.
+    """Require that a module has these settings and the state's names, shapes and dtypes.
 
     Raises:
         ValueError: if it does not, or a weight is not finite; the message names what differs.
@@ -136,13 +145,13 @@ def check_fit(
 def _refusal(role: str, problems: list[str]) -> str:
     more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return (
-        f"`{role}` must be built as the one that was saved, and nothing was loaded; "
+        f"`{role}` must be built like the saved one, and nothing was loaded; "
         f"got: {'; '.join(problems[:SHOWN])}{more}"
     )
 
 
 def check_weights(role: str, module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Require finite values for all parameters of a module; an infinite buffer may be meant.
+    """Require finite values for all parameters of a module; an infinite buffer may be intended.
 
     Raises:
         ValueError: if one is NaN or infinite; the message names it.
@@ -155,15 +164,13 @@ def check_weights(role: str, module: nn.Module, state: Mapping[str, Tensor]) -> 
 
 
 def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[str]:
-    """What each part's settings are in the file and here, where they differ."""
+    """Return each difference between the settings in the file and here."""
     differences = []
     for part in sorted({*parts, *own}):
         there, here = parts.get(part), own.get(part)
         if there is None or here is None or there["class"] != here["class"]:
-            told = (
-                "nothing of the kind" if each is None else each["class"] for each in (there, here)
-            )
-            differences.append("{} is {} in the file and {} here".format(part or "it", *told))
+            kinds = ("missing" if each is None else each["class"] for each in (there, here))
+            differences.append("{} is {} in the file and {} here".format(part or "it", *kinds))
             continue
         differences += [
             f"{part}.{name}".lstrip(".") + f" is {saved!r} in the file and {value!r} here"
@@ -179,18 +186,18 @@ def arguments_of(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:
 
 
 def _default(kind: type[nn.Module], name: str) -> Any:
-    """What a setting was in files from before there was such a setting."""
+    """Return the value of a setting that an older file does not have."""
     argument = arguments_of(kind).get(name)
     return None if argument is None or argument.default is argument.empty else argument.default
 
 
 def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Names, shapes and dtypes in which a state is not the module's."""
+    """Return each difference between a state and the module in names, shapes and dtypes."""
     own = module.state_dict()
     misfits = [f"the file lacks {name}" for name in own if name not in state]
     misfits += [f"the file has {name}, which is not here" for name in state if name not in own]
     misfits += [
-        f"{name} is {_told(state[name])} in the file and {_told(tensor)} here"
+        f"{name} is {_described(state[name])} in the file and {_described(tensor)} here"
         for name, tensor in own.items()
         if name in state and not _fits(state[name], tensor)
     ]
@@ -198,10 +205,10 @@ def _misfits(module: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
 
 
 def _fits(saved: Tensor, own: Tensor) -> bool:
-    # A module on the meta device takes on whatever precision was saved.
+    # A module on the meta device takes the precision that was saved.
     both_floating = own.is_meta and saved.is_floating_point() and own.is_floating_point()
     return saved.shape == own.shape and (saved.dtype == own.dtype or both_floating)
 
 
-def _told(tensor: Tensor) -> str:
+def _described(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

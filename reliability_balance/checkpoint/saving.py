@@ -1,12 +1,13 @@
-"""A trained model in one file: weights, settings, class names, preprocessing, calibration.
+"""Save and load a trained model: weights, settings, class names, preprocessing, calibration.
 
-The file is safetensors with JSON in its header; nothing in it is ever executed. It needs the extra
+The file is safetensors with JSON in its header; nothing in it is executed. It needs the extra
 ``checkpoint``.
 
-A digest tells a file that was damaged. It is no signature: whoever makes a file makes its digest.
-So all that a file holds is checked before anything is built of it: names and types of all settings,
-sizes by the tensors, finite weights, names of the classes. What passes is a model, but maybe
-another one than was sent to you: where that matters, compare a checksum that came another way.
+A digest detects damage. It is not a signature: anyone who writes a file can write its digest. So
+the whole content is checked before anything is built from it: names and types of settings, sizes
+against the tensors, finite weights, class names. A file that passes is a valid model, but not
+necessarily the one that was sent to you. Where that matters, compare a checksum from a trusted
+channel.
 """
 
 import json
@@ -27,7 +28,7 @@ MODEL = "model"
 
 
 class Checkpoint(NamedTuple):
-    """What :func:`load` found: the model, and all that was saved beside it."""
+    """Content of a checkpoint, from :func:`load`: the model and what was saved with it."""
 
     model: nn.Module
     class_names: tuple[str, ...] | None
@@ -44,19 +45,18 @@ def save(
     preprocessing: Mapping[str, Any] | None = None,
     companions: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Write a model and what belongs to it to one file, whole or not at all.
+    """Write a model and its companions to one file, atomically.
 
-    An old file of that name stays whole until the new one is on the disk, also if the process is
-    killed. Permissions, links and several writers: :mod:`reliability_balance.files`.
+    An existing file stays intact until the new one is on the disk, even if the process is killed.
+    For permissions, links and concurrent writers see :mod:`reliability_balance.files`.
 
     Args:
         path: the file, whose folder must exist.
-        model: a balancer, a wrapped classifier, or any module; of one that was compiled or made
-            parallel the module within.
+        model: a balancer, a wrapped classifier, or any module. A compiled or parallel model is
+            saved without that wrapper.
         class_names: C names, in the order of the classes.
-        preprocessing: what inputs need, in your own words, as far as JSON has them; tuples come
-            back as lists.
-        companions: modules of this package that go with the model, by any names: scalings,
+        preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
+        companions: modules of this package that belong to the model, by any names: scalings,
             :class:`PredictionSets`, :class:`Abstention`, :class:`Familiarity`,
             :class:`RefurbishedTargets`, balancers.
 
@@ -64,10 +64,10 @@ def save(
         FileNotFoundError: if the folder does not exist.
         ImportError: without the package safetensors.
         OSError: if the file cannot be written, as on a full disk; the old one stays.
-        TypeError: if `model` is no module, its state holds more than dense tensors, or settings
-            or `preprocessing` hold more than JSON does.
+        TypeError: if `model` is not a module, its state is not dense tensors, or settings or
+            `preprocessing` do not fit JSON.
         ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
-            what was fitted are not finite, or `path` is no regular file, such as a folder.
+            fitted values are not finite, or `path` is not a regular file, such as a folder.
 
     Example:
         >>> import tempfile
@@ -114,30 +114,30 @@ def save(
         rebuilding.check_weights(role, module, _state(role, module))
     problem = schema.problem_of(tensors, config)
     if problem is not None:
-        raise ValueError(f"`model` and `companions` must be what `load` takes; got {problem}")
+        raise ValueError(f"`model` and `companions` must be loadable; got {problem}")
     tensor_file.write(Path(path), tensors, config)
 
 
 def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
-    """Read what :func:`save` wrote.
+    """Load a checkpoint that :func:`save` wrote.
 
     Args:
         path: the file.
-        model: what to fill, on any device; it is not touched unless all fits. Of a wrapped
-            classifier the network alone will do: it is wrapped as the saved one was. None builds a
-            :class:`ReliabilityBalancer` anew, if all of its layers are those of its settings.
+        model: model to load the weights into, on any device; it is unchanged if anything does not
+            match. For a wrapped classifier the plain network is enough: it is wrapped like the
+            saved one. None: a new :class:`ReliabilityBalancer`, if the saved model is one without
+            layers of your own.
 
     Returns:
-        The model that was given, or a wrapper of it, or a new one on the CPU; all in eval mode. A
-        wrapper that was given stays if it is like the saved one, and else is unwrapped for a new
-        one. New parts have ``validate_args=True``, which is no part of a model but a choice of
-        each run: set the attribute to change it.
+        The given model, its wrapper, or a new model on the CPU; all in eval mode. A given wrapper
+        is kept if its settings are those of the saved one, else replaced by a new one. New parts
+        have ``validate_args=True``, which is not saved: set the attribute to change it.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: without the package safetensors.
         ValueError: if the file is of another kind, damaged or of a newer format, or if its sizes,
-            dtypes or settings are not the model's; the message names them.
+            dtypes or settings differ from the model's; the message names them.
 
     Example:
         >>> import tempfile
@@ -162,8 +162,8 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
         is_new_model = role == MODEL and given is None
         if module is None or (is_new_model and not rebuilding.fits(module, states[role])):
             raise ValueError(
-                f"`model` must be given, since {path} holds a {described['class']}, of which only "
-                "you can build another; got None"
+                f"`model` must be given, since {path} holds a {described['class']}, which cannot "
+                "be rebuilt from its settings; got None"
             )
         built[role] = module
     if model is not None:
@@ -186,7 +186,7 @@ def load(path: str | Path, model: nn.Module | None = None) -> Checkpoint:
 
 
 def describe(path: str | Path) -> str:
-    """Return a checkpoint's configuration as indented JSON, to read.
+    """Return a checkpoint's configuration as indented JSON.
 
     Args:
         path: the file.
@@ -194,14 +194,14 @@ def describe(path: str | Path) -> str:
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: without the package safetensors.
-        ValueError: if it is no checkpoint, or damaged.
+        ValueError: if it is not a checkpoint, or damaged.
     """
     _, config = migrate(path, *tensor_file.read(Path(path)))
     return json.dumps(config, indent=2)
 
 
 def _without_shell(model: nn.Module) -> nn.Module:
-    """The module that ``torch.compile`` or data parallelism was put around."""
+    """Return the module inside ``torch.compile`` or data-parallel wrappers."""
     while True:
         is_parallel = isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel)
         within = model.module if is_parallel else getattr(model, "_orig_mod", None)
@@ -211,7 +211,7 @@ def _without_shell(model: nn.Module) -> nn.Module:
 
 
 def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
-    """The module's state, which must be dense tensors with values."""
+    """Return the module's state; it must consist of dense tensors that hold values."""
     state: dict[str, Any] = module.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
@@ -227,7 +227,7 @@ def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Mo
             raise TypeError(f"`companions` must be modules; got {role}: {type(module).__name__}")
         if role == MODEL or not role.isidentifier():
             raise ValueError(
-                f"`companions` must have identifiers but {MODEL!r} for names; got {role!r}"
+                f"`companions` must have identifiers other than {MODEL!r} as names; got {role!r}"
             )
         built = rebuilding.build(rebuilding.parts_of(module))
         if built is None or not rebuilding.fits(built, _state(role, module)):
@@ -241,7 +241,7 @@ def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Mo
 def _check_names(
     class_names: Sequence[str] | None, parts: Mapping[str, Mapping[str, Any]]
 ) -> list[str] | None:
-    """Require distinct names, as many as the model's parts have classes."""
+    """Require distinct names, one for each class of the model's parts."""
     if class_names is None:
         return None
     names = list(class_names)

@@ -1,6 +1,6 @@
-"""What a checkpoint may hold, looked at before anything is built of it.
+"""Validate the content of a checkpoint before anything is built from it.
 
-A file can be made by anyone: its digest tells damage, but is no signature.
+Anyone can write a file: its digest detects damage, but is not a signature.
 """
 
 import inspect
@@ -15,7 +15,7 @@ from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of
 from reliability_balance.core.balancer import OWN_HEAD
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
-# Settings that a tensor's shape repeats: no size is believed that takes no room in the file.
+# Settings that must match a tensor's shape, so that no size is trusted without data of that size.
 SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
     "RefurbishedTargets": {
@@ -28,18 +28,18 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "whitening": ("embedding_dim", "embedding_dim"),
     },
 }
-ABSENT_IF_MISSING = {"num_annotators": 0}  # in files from before there was such a setting
+ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 LARGEST = 2.0**63
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 POSITIVE = {"temperature", "temperatures", "class_prior"}
-MAY_BE_INFINITE = {"threshold"}  # no answer, or all classes
+MAY_BE_INFINITE = {"threshold"}  # abstain always, or all classes
 
 
 def check(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Require a configuration as `save` writes it, and tensors that go with it.
+    """Require a configuration as `save` writes it, and matching tensors.
 
     Raises:
-        ValueError: if there is anything else; the message names it.
+        ValueError: on anything else; the message names it.
     """
     problem = problem_of(tensors, config)
     if problem is not None:
@@ -49,28 +49,28 @@ def check(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, 
 
 
 def problem_of(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> str | None:
-    """What is wrong with a checkpoint's content first, or None."""
+    """Return the first problem of a checkpoint's content, or None."""
     return next(_problems(tensors, config), None)
 
 
 def check_names(names: list[str], parts: Mapping[str, Mapping[str, Any]]) -> None:
-    """Require distinct names, as many as the model's parts have classes.
+    """Require distinct names, one for each class of the model's parts.
 
     Raises:
-        ValueError: if they are not.
+        ValueError: on any others.
     """
     if len(set(names)) != len(names):
         raise ValueError(f"`class_names` must differ from each other; got {names!r:.200}")
     for part in parts.values():
         if part.get("num_classes", len(names)) != len(names):
             raise ValueError(
-                f"`class_names` must be the {part['num_classes']} of the model; "
+                f"`class_names` must be {part['num_classes']}, one for each class of the model; "
                 f"got {len(names)}: {names!r:.200}"
             )
 
 
 def _problems(tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Iterator[str]:
-    """Everything that is wrong, in an order in which each step relies on those before it."""
+    """Yield all problems; each check relies on the ones before it."""
     yield from _of_names(config, KEYS, KEYS, "it")
     versions, preprocessing = config["versions"], config["preprocessing"]
     if not _is_mapping_to(versions, str):
@@ -120,7 +120,7 @@ def _of_module(
 
 
 def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """Names that the kind knows, with values of their types; its constructor knows the ranges."""
+    """Check names and types of settings; the constructor checks the ranges."""
     kind = KINDS[settings["class"]]
     arguments = arguments_of(kind)
     needed = {name for name in kind.SETTINGS if arguments[name].default is inspect.Parameter.empty}
@@ -130,8 +130,8 @@ def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
             continue
         value, types = settings[name], get_args(declared) or (declared,)
         if type(value) not in types and not (type(value) is int and float in types):
-            told = " or ".join(each.__name__ for each in types)
-            yield f"{where}.{name} = {value!r:.100}, which is no {told}"
+            expected = " or ".join(each.__name__ for each in types)
+            yield f"{where}.{name} = {value!r:.100}, which is no {expected}"
         elif isinstance(value, int | float) and not abs(value) < LARGEST:
             yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
 
@@ -145,13 +145,13 @@ def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]
 
 
 def _of_values(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
-    """No weight or buffer of this package is NaN, and but for thresholds none is infinite."""
+    """Check that no weight or buffer is NaN and only thresholds are infinite."""
     for name, tensor in own.items():
         is_own_head = settings.get("head") == OWN_HEAD and name.startswith("head.")
         if is_own_head or not tensor.is_floating_point():
             continue
         if tensor.dtype not in FLOATING:
-            yield f"{where}.{name} of {tensor.dtype}, in which nothing is computed"
+            yield f"{where}.{name} of the unsupported dtype {tensor.dtype}"
         upper = tensor < torch.inf
         good = upper | (tensor == torch.inf) if name in MAY_BE_INFINITE else upper
         if not bool((good & (tensor > -torch.inf)).all()):

@@ -1,8 +1,9 @@
-"""One file of tensors and one JSON configuration: written whole or not at all, read with distrust.
+"""Write tensors and a JSON configuration to one file atomically, and read untrusted files.
 
-The file is safetensors, which holds numbers and text but no code. The configuration lies in its
-header, and beside it a digest of configuration and tensors, so that a single flipped bit is seen.
-It is no signature: whoever makes a file makes its digest, so :mod:`_schema` checks the rest.
+The file is safetensors, which holds numbers and text but no code. Its header holds the
+configuration and a digest of configuration and tensors, which detects a single flipped bit. The
+digest is not a signature: anyone who writes a file can write its digest. So :mod:`_schema` checks
+the rest.
 """
 
 import hashlib
@@ -18,11 +19,11 @@ from torch import Tensor
 from reliability_balance.files import strict_json, write_atomically
 
 CONFIG_KEY, DIGEST_KEY = "reliability_balance", "sha256"
-WITHOUT_DIGEST = 1  # the format version that had none
+WITHOUT_DIGEST = 1  # format version
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write both to one file, whole or not at all."""
+    """Write both to one file, atomically."""
     save = _safetensors("safetensors.torch").save
     # Tensors that share memory, such as tied weights, are each written in full.
     plain = {
@@ -35,12 +36,12 @@ def write(path: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) 
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read tensors, on the CPU, and configuration of what :func:`write` wrote.
+    """Read the tensors, on the CPU, and the configuration that :func:`write` wrote.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: without the package safetensors.
-        ValueError: if it is anything else, or damaged; the message names what was found.
+        ValueError: if the file is of another kind or damaged; the message names what was found.
     """
     if not path.exists():
         raise FileNotFoundError(f"`path` must be an existing checkpoint; got {path}")
@@ -49,7 +50,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(f"`path` must be a regular file; got {kind}{path}")
     safetensors = _safetensors("safetensors")
     load = _safetensors("safetensors.torch").load
-    # Read once, since another process may put a new file in its place meanwhile.
+    # Read once: another process may replace the file meanwhile.
     content = path.read_bytes()
     try:
         tensors = load(content)
@@ -57,16 +58,16 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise ValueError(
             f"`path` must be a whole checkpoint; got {_describe_foreign(content)}: {path}: {error}"
         ) from error
-    except Exception as error:  # of dtypes and sizes that torch does not have
+    except Exception as error:  # dtypes and sizes that torch does not support
         raise ValueError(
-            f"`path` must hold tensors that torch has; got {path}: {error!r:.200}"
+            f"`path` must hold tensors that torch supports; got {path}: {error!r:.200}"
         ) from error
     length = int.from_bytes(content[:8], "little")
     metadata = json.loads(content[8 : 8 + length]).get("__metadata__") or {}
     if CONFIG_KEY not in metadata:
         raise ValueError(
             "`path` must be a checkpoint that `save` wrote; got a safetensors file of another "
-            f"origin: {path}. `backbones.weights.read_weights` reads weights alone"
+            f"origin: {path}. `backbones.weights.read_weights` reads plain weights"
         )
     text = metadata[CONFIG_KEY]
     try:
@@ -78,14 +79,14 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ) from error
     if has_digest and metadata.get(DIGEST_KEY) != _digest(text, tensors):
         raise ValueError(
-            "`path` must be as `save` left it; got a file that was damaged or changed, since its "
+            "`path` must be as `save` wrote it; got a file that was damaged or changed, since its "
             f"digest differs: {path}"
         )
     return tensors, config
 
 
 def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the configuration and of each tensor's name, dtype, shape and bytes."""
+    """Return SHA-256 of the configuration and of each tensor's name, dtype, shape and bytes."""
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -105,9 +106,9 @@ def _safetensors(module: str) -> Any:
 
 
 def _describe_foreign(content: bytes) -> str:
-    """Name what is mistaken for a checkpoint most, by its first bytes alone."""
+    """Describe a file that is not safetensors, by its first bytes."""
     start = content[:4]
     is_pickle = start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
     if start == b"PK\x03\x04" or is_pickle:
         return "a pickle, as torch.save writes, which is not opened since it can run any code"
-    return "a file that is damaged, cut short, or no safetensors at all"
+    return "a file that is damaged, cut short, or not safetensors"

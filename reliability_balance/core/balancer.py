@@ -18,6 +18,7 @@ from reliability_balance.core.recipes import (
     HEAD_NAMES,
     AttentionMode,
     HeadName,
+    Recipe,
     RecipeName,
     get_recipe,
 )
@@ -31,7 +32,7 @@ class BalancerOptions(TypedDict, total=False):
     """Keyword arguments of :class:`ReliabilityBalancer`, for functions that pass them on."""
 
     num_anchors: int | None
-    recipe: RecipeName
+    recipe: RecipeName | Recipe
     head: Head
     metric: RF.Metric | None
     delta: float | None
@@ -57,8 +58,8 @@ class ReliabilityBalancer(Configured):
         embedding_dim: D, the width of the embedding.
         num_classes: C, at least 2.
         num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
-        recipe: recipe for arguments that are None: "robust" (our best) or "paper" (the paper to the
-            letter); see :class:`recipes.Recipe`.
+        recipe: recipe for arguments that are None: "robust" (our best), "paper" (the paper to the
+            letter), or a :class:`recipes.Recipe`.
         head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
             "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
             `primary_logits`.
@@ -109,7 +110,7 @@ class ReliabilityBalancer(Configured):
         "embedding_dim": int,
         "num_classes": int,
         "num_anchors": int,
-        "recipe": str,
+        "recipe": str | dict,
         "head": str | None,
         "metric": str,
         "delta": float,
@@ -128,7 +129,7 @@ class ReliabilityBalancer(Configured):
         num_classes: int,
         *,
         num_anchors: int | None = None,
-        recipe: RecipeName = "robust",
+        recipe: RecipeName | Recipe = "robust",
         head: Head = "recipe",
         metric: RF.Metric | None = None,
         delta: float | None = None,
@@ -154,7 +155,7 @@ class ReliabilityBalancer(Configured):
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.num_anchors = num_anchors
-        self.recipe: RecipeName = recipe
+        self.recipe: RecipeName | Recipe = recipe
         self.correction_weight = correction_weight
         self.validate_args = validate_args
 

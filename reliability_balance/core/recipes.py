@@ -4,7 +4,7 @@ Each field of a :class:`Recipe` is also an argument of the class or function tha
 explicit argument overrides the recipe. Change fields with ``dataclasses.replace``.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from reliability_balance import checks
@@ -35,7 +35,7 @@ def check_concentration(name: str, value: float) -> None:
         raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Recipe:
     """Defaults of :class:`ReliabilityBalancer`, :class:`ReliabilityLoss` and :class:`RobustLoss`.
 
@@ -133,6 +133,12 @@ class Recipe:
             raise ValueError(
                 f"`held_for` must be a share of the epochs, up to 1; got {self.held_for}"
             )
+
+    def __repr__(self) -> str:
+        """Return the fields that differ from the robust recipe."""
+        values = ((field, getattr(self, field.name)) for field in fields(self))
+        changed = [f"{field.name}={value!r}" for field, value in values if value != field.default]
+        return f"Recipe({', '.join(changed)})"
 
     def held_for_of(self, epochs: float) -> int:
         """Return for how many updates of a sample its label is held back."""

@@ -1,4 +1,4 @@
-"""A data set whose items say which samples they are, as :class:`RobustLoss` needs it."""
+"""A data set that returns each sample's index, as :class:`RobustLoss` needs it."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -10,24 +10,24 @@ KEY = "index"
 
 
 class IndexedDataset(Dataset[Any]):
-    """Add to each item of a data set its place in that data set.
+    """Data set that adds to each item its index.
 
     A tuple or list gets the index as its last field, a dictionary the key "index", and any other
     item becomes the pair (item, index). Loaders, samplers and workers are used as before.
 
-    The index counts the items of `dataset`. Give :class:`RobustLoss` the labels in the same order:
-    those of the subset where a ``Subset`` is indexed, those of all samples where an indexed data
-    set is divided.
+    The index counts the items of `dataset`. Pass :class:`RobustLoss` the labels in the same order:
+    those of the subset if you index a ``Subset``, those of all samples if you split an indexed data
+    set.
 
     Args:
-        dataset: map-style, with ``__getitem__`` and ``__len__``: of torch, torchvision, Hugging
+        dataset: map-style, with ``__getitem__`` and ``__len__``: from torch, torchvision, Hugging
             Face `datasets`, or a list.
 
     Raises:
         TypeError: if `dataset` is iterable-style, or a DataLoader.
-        ValueError: if it or a data set within it is indexed already, or has a column or key
-            "index", and if its ``__getitems__`` returns no list of as many items.
-        IndexError: on an index beyond the data set.
+        ValueError: if it or a data set inside it is indexed already, or has a column or key
+            "index", or if its ``__getitems__`` does not return a list of as many items.
+        IndexError: on an index out of range.
 
     Example:
         >>> import torch
@@ -65,7 +65,7 @@ class IndexedDataset(Dataset[Any]):
         return _with_index(self.dataset[place], place)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
-        """Return several items, at once where `dataset` can; DataLoader asks for batches so."""
+        """Return several items, by one call if `dataset` supports it; DataLoader calls this."""
         places = [self._place(index) for index in indices]
         fetch = getattr(self.dataset, "__getitems__", None)
         items = fetch(places) if fetch else [self.dataset[place] for place in places]
@@ -78,7 +78,7 @@ class IndexedDataset(Dataset[Any]):
         return [_with_index(item, place) for item, place in zip(items, places, strict=True)]
 
     def _place(self, index: int) -> int:
-        """The index counted from the start."""
+        """Return the index counted from the start."""
         place, count = operator.index(index), len(self)
         if not -count <= place < count:
             raise IndexError(f"`index` must lie in [{-count}, {count}); got {place}")
@@ -86,7 +86,7 @@ class IndexedDataset(Dataset[Any]):
 
 
 def is_indexed(dataset: Any) -> bool:
-    """Whether a data set, or one within its ``dataset`` or ``datasets``, is an IndexedDataset."""
+    """Return whether a data set, or one in its ``dataset`` or ``datasets``, is indexed."""
     found, waiting = set(), [dataset]
     while waiting:
         each = waiting.pop()

@@ -1,8 +1,8 @@
-"""Put wrong labels of a known kind and rate into a data set, to measure what withstands them.
+"""Inject label noise of a known type and rate, to measure robustness.
 
-Both functions draw exactly ``round(rate * N)`` samples without replacement and never give a
-sample its own class again, so the realised rate is the wanted one to within half a sample.
-(Some papers draw from all C classes, and so realise rate * (C - 1) / C.)
+Both functions draw exactly ``round(rate * N)`` samples without replacement and always change their
+class, so the actual rate is the requested one to within half a sample. (Some papers draw from all
+C classes, which gives an actual rate of rate * (C - 1) / C.)
 """
 
 import torch
@@ -12,13 +12,13 @@ from reliability_balance import checks
 
 
 def symmetric_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int) -> Tensor:
-    """Give a share of the samples another class, each other class being as likely.
+    """Flip a share of the labels to another class, each with equal probability.
 
     Args:
         labels: the true classes.
         rate: share of wrong labels, in [0, 1].
         num_classes: C.
-        seed: of the draw; the same seed gives the same labels.
+        seed: the same seed gives the same labels.
 
     Shape:
         - labels: (N,) int64 in [0, C); returns (N,) int64.
@@ -40,13 +40,13 @@ def symmetric_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int)
 
 
 def pair_noise(labels: Tensor, rate: float, num_classes: int, *, seed: int) -> Tensor:
-    """Give a share of the samples the next class (the last class the first one).
+    """Flip a share of the labels to the next class, the last class to the first.
 
     Args:
         labels: the true classes.
         rate: share of wrong labels, in [0, 1].
         num_classes: C.
-        seed: of the draw; the same seed gives the same labels.
+        seed: the same seed gives the same labels.
 
     Shape:
         - labels: (N,) int64 in [0, C); returns (N,) int64.

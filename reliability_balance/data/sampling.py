@@ -1,4 +1,4 @@
-"""Data refinement: each epoch a fresh sample that no group and no class can dominate."""
+"""Data refinement: draw each epoch a sample that is balanced over groups and classes."""
 
 from collections.abc import Iterator, Mapping
 from typing import Literal, TypedDict
@@ -21,9 +21,9 @@ def limit_per_key(
     """Choose at most `limit` rows of each key, at random and without replacement.
 
     Args:
-        keys: what each row is counted by.
+        keys: key of each row.
         limit: rows to keep of each key, >= 1.
-        generator: of the choice.
+        generator: random number generator.
 
     Shape:
         - keys: (N,) integers; returns (M,) int64 rows, sorted by key and in random order within.
@@ -34,7 +34,7 @@ def limit_per_key(
         [5, 5, 8]
     """
     shuffled = generator.permutation(len(keys))
-    # A stable sort by key of a shuffled list is a shuffled list within each key.
+    # A stable sort by key keeps the shuffled order within each key.
     order = shuffled[np.argsort(keys[shuffled], kind="stable")]
     starts, lengths = _runs(keys[order])
     position = np.arange(len(keys)) - np.repeat(starts, lengths)
@@ -50,16 +50,16 @@ def refine(
     short_classes: ShortClasses,
     generator: "np.random.Generator",
 ) -> Indices:
-    """Choose one epoch's rows: a pool from all groups, then the classes from the pool (4.2.2).
+    """Choose one epoch's rows: a pool from all groups, then classes from the pool (4.2.2).
 
     Args:
         labels: class of each row.
         groups: the video, person or other source of each row.
-        per_group: rows of each group that enter the pool, at most.
-        per_class: rows of each class that are chosen from the pool.
-        short_classes: what to do about a class with fewer rows in the pool: "replace" repeats
-            its rows as evenly as can be until it has `per_class`; "keep" leaves it short.
-        generator: of the choice.
+        per_group: maximum of rows of each group in the pool.
+        per_class: rows of each class to choose from the pool.
+        short_classes: how to treat a class with fewer rows in the pool: "replace" repeats its rows
+            as evenly as possible until it has `per_class`; "keep" leaves it short.
+        generator: random number generator.
 
     Shape:
         - labels, groups: (N,) integers; returns (M,) int64 rows in random order. With "replace"
@@ -82,46 +82,46 @@ def refine(
 
 
 class SamplerState(TypedDict):
-    """Where a sampler stands: plain numbers, for a checkpoint."""
+    """State of a sampler in plain numbers, for a checkpoint."""
 
     seed: int
     epoch: int
     position: int
 
 
-# The base is taken for its kind: Lightning splits what any other sampler gives among the ranks, and
-# so would split these once more. Its constructor is not called: the lengths that it notes would be
-# those of a whole data set.
+# The base class only serves as a type: Lightning would split the indices of any other sampler
+# among the ranks once more. Its constructor is not called: it would store the length of the whole
+# data set.
 class DataRefinementSampler(DistributedSampler[int]):
-    """Sample each epoch evenly from groups and classes (ARBEx section 4.2.2).
+    """Sampler that draws each epoch evenly from groups and classes (ARBEx section 4.2.2).
 
-    For any data set whose labels and groups are known: it draws indices only. All ranks draw the
-    same epoch from the seed, then each takes every `num_replicas`-th row of it. So ranks share one
-    epoch out and are equally long (up to `num_replicas` - 1 rows are left out of it for that); a
-    sample that is repeated to fill its class can come to several ranks.
+    It needs only labels and groups and draws indices, so it works with any data set. All ranks draw
+    the same epoch from the seed, then each takes every `num_replicas`-th row. All ranks get equally
+    many; up to `num_replicas` - 1 rows are dropped for that. A sample that is repeated to fill its
+    class can go to several ranks.
 
-    Iterating does not move on to the next epoch; call :meth:`set_epoch`. Lightning calls it, and
-    leaves the sampler as it is. Accelerate, and so the Trainer of Hugging Face, splits what any
-    sampler gives among the ranks: there, give `num_replicas` = 1 and `rank` = 0.
+    Iterating does not advance the epoch; call :meth:`set_epoch`. Lightning calls it and does not
+    split this sampler again. Accelerate, and with it Hugging Face's Trainer, splits every sampler
+    among the ranks: there, pass `num_replicas` = 1 and `rank` = 0.
 
     Args:
         labels: class of each sample.
-        groups: its video, person or other source; None puts each sample in a group of its own.
-        per_group: samples of each group that enter an epoch's pool, at most; the paper's 512.
-        per_class: samples of each class in an epoch; the paper's 500.
-        short_classes: "replace" repeats the samples of a class that has fewer in the pool, as
-            evenly as can be; "keep" leaves the class short, and the epoch's length varies.
-        num_replicas: number of ranks; by default that of torch.distributed, or 1.
-        rank: this rank; by default that of torch.distributed, or 0.
+        groups: its video, person or other source. None: each sample is its own group.
+        per_group: maximum of samples of each group in an epoch's pool; 512 in the paper.
+        per_class: samples of each class in an epoch; 500 in the paper.
+        short_classes: for a class with fewer samples in the pool: "replace" repeats its samples as
+            evenly as possible; "keep" leaves the class short, and the epoch's length varies.
+        num_replicas: number of ranks. None: that of torch.distributed, or 1.
+        rank: this rank. None: that of torch.distributed, or 0.
         seed: the same on all ranks.
 
     Shape:
         - labels: (N,) int64, >= 0; groups: (N,) int64.
 
     State:
-        Seed, epoch and position within it, by :meth:`state_dict`: resuming in the middle of an
-        epoch gives exactly the rest of it. A loader's workers ask for indices ahead of training,
-        so a loop that stops midway must save the position by its own count of samples.
+        Seed, epoch and position within it, by :meth:`state_dict`. Resuming in the middle of an
+        epoch yields exactly the rest of it. A loader's workers draw indices ahead of training, so a
+        loop that stops midway must save the position from its own count of samples.
 
     Raises:
         TypeError: if labels or groups are not int64 tensors, or a count is not an int.
@@ -169,7 +169,7 @@ class DataRefinementSampler(DistributedSampler[int]):
         checks.at_least("rank", rank, 0)
         if rank >= num_replicas:
             raise ValueError(f"`rank` must be less than {num_replicas}; got {rank}")
-        # Narrow keys sort faster, and take less memory.
+        # Narrow keys sort faster and take less memory.
         self._labels = _narrow(labels)
         self._groups = _narrow(groups)
         self.per_group = per_group
@@ -184,13 +184,13 @@ class DataRefinementSampler(DistributedSampler[int]):
         self._drawn: tuple[int, Indices] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Turn to another epoch; all ranks must name the same."""
+        """Set the epoch, which must be the same on all ranks."""
         checks.at_least("epoch", epoch, 0)
         if epoch != self.epoch:
             self.epoch, self._start, self._position = epoch, 0, 0
 
     def __len__(self) -> int:
-        """Samples of a whole epoch on this rank."""
+        """Return the number of samples of a whole epoch on this rank."""
         return len(self._indices(self.epoch))
 
     def __iter__(self) -> Iterator[int]:
@@ -201,17 +201,16 @@ class DataRefinementSampler(DistributedSampler[int]):
         self._position = 0
 
     def state_dict(self) -> SamplerState:
-        """Seed, epoch and position; the same on all ranks that have drawn as many samples."""
+        """Return seed, epoch and position; equal on ranks that have drawn equally many samples."""
         return {"seed": self.seed, "epoch": self.epoch, "position": self._position}
 
     def load_state_dict(self, state: SamplerState) -> None:
-        """Let the next iteration give what is left of the epoch of `state`.
+        """Resume from `state`: the next iteration yields the rest of its epoch.
 
         Raises:
-            TypeError: if a part of it is not an int.
-            ValueError: if it has another seed, and so is of another sequence, if it has other parts
-                than :meth:`state_dict` gives, or a position that its epoch does not have. Nothing
-                has changed then.
+            TypeError: if a value is not an int.
+            ValueError: if it has another seed, other keys than :meth:`state_dict`, or a position
+                beyond its epoch. The sampler is then unchanged.
         """
         if not isinstance(state, Mapping) or set(state) != set(SamplerState.__annotations__):
             got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
@@ -232,7 +231,7 @@ class DataRefinementSampler(DistributedSampler[int]):
         self._start = self._position = position
 
     def _indices(self, epoch: int) -> Indices:
-        """This rank's share of an epoch, drawn once."""
+        """Return this rank's indices of an epoch, drawn once."""
         if self._drawn is None or self._drawn[0] != epoch:
             chosen = refine(
                 self._labels,

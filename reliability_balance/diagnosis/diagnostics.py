@@ -1,4 +1,4 @@
-"""Look into a trained model: what is idle, what has collapsed, what harms, and what to do."""
+"""Diagnose a trained model: find idle branches, collapsed anchors and harmful corrections."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -26,17 +26,17 @@ from reliability_balance.diagnosis.symptoms import (
     recalls,
 )
 
-LABELS = ("labels", "index")  # of a mapping: no arguments of the model
+LABELS = ("labels", "index")  # keys of a batch that are not arguments of the model
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What :func:`diagnose` measured, and what it makes of it; as text, a report.
+    """Measurements and findings of :func:`diagnose`; ``str`` gives a report.
 
-    ``anchor_use`` (C, K) is None where the anchors are switched off. ``without_unused`` counts what
-    the anchor branch alone would answer otherwise without the anchors that are never the nearest of
-    their class; None where that cannot be said. ``findings`` are empty for a healthy model. A model
-    with weights that are not numbers is not run at all, and ``samples`` then 0.
+    ``anchor_use`` (C, K) is None if the anchors are switched off. ``without_unused`` counts how the
+    anchor branch's predictions would change without the anchors that are never the nearest of
+    their class; None if that is unknown. ``findings`` is empty for a healthy model. A model with
+    NaN or infinite weights is not run; ``samples`` is then 0.
     """
 
     samples: int
@@ -49,70 +49,68 @@ class Diagnosis:
     findings: tuple[rules.Finding, ...]
 
     def __str__(self) -> str:
-        """Say what was measured, then what was found and what to do."""
+        """Return the measurements, then the findings with advice."""
         lines = self._measured() if self.samples else []
         lines += [f"- {found.what}\n  {found.advice}" for found in self.findings]
         if not self.findings:
-            lines.append("nothing is wrong as far as this can tell")
+            lines.append("no problem found")
         return "\n".join(lines)
 
     def _measured(self) -> list[str]:
-        told = {name: f"{value:.2f}" for name, value in self.confidences.items()}
+        confidences = {name: f"{value:.2f}" for name, value in self.confidences.items()}
         agreed = {name: f"{100 * value:.1f} %" for name, value in self.agreement.items()}
         changes = self.changes
         lines = [
             f"{self.samples} samples, accuracy {100 * self.accuracy:.1f} %",
-            "mean confidence: " + _listed(told),
+            "mean confidence: " + _listed(confidences),
             f"changed predictions: {changes.changed}, of which {changes.helped} became right, "
             f"{changes.harmed} wrong, and {changes.still_wrong} stayed wrong",
         ]
         if agreed:
             lines.append("branches that agree: " + _listed(agreed))
         if self.anchor_use is not None:
-            used, there = int((self.anchor_use > 0).sum()), self.anchor_use.numel()
-            lines.append(f"anchors in use: {used} of {there}")
+            used, total = int((self.anchor_use > 0).sum()), self.anchor_use.numel()
+            lines.append(f"anchors in use: {used} of {total}")
             without = self.without_unused
-            if without is not None and used < there:
+            if without is not None and used < total:
                 lines.append(
-                    f"without the others the anchor branch would change {without.changed} answers: "
-                    f"{without.helped} would become right, {without.harmed} wrong"
+                    f"without the others the anchor branch would change {without.changed} "
+                    f"predictions: {without.helped} would become right, {without.harmed} wrong"
                 )
         return lines
 
 
 def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
-    """Measure a trained model on labelled data, and say what is wrong with it and what to do.
+    """Measure a trained model on labelled data, and report what is wrong and what to do.
 
-    A model whose balancer tells uneven frequencies in `class_prior`, as one that
-    :class:`RobustLoss` trained does, answers for evenly frequent classes. Its confidence and the
-    shares of its predictions are judged as :func:`class_prior.with_class_prior` turns them to the
-    frequencies of the labels; accuracy and corrections are those of its own answers.
+    If the balancer's `class_prior` is uneven, as after training with :class:`RobustLoss`, the
+    model predicts for evenly frequent classes. Then confidence and class shares are judged after
+    :func:`class_prior.with_class_prior` with the frequencies of the labels; accuracy and
+    corrections are those of the unadjusted predictions.
 
     Args:
         model: gives a :class:`BalancerOutput`: a balancer, or a wrapped classifier. Its mode is
-            put back afterwards.
-        loader: labelled batches. Each is (inputs, labels), with anything after these, such as the
-            samples' index, left unread; or a mapping with "labels", whose other entries but "index"
-            are keyword arguments of the model. Labels are class indices. Inputs are a tensor, a
-            tuple of arguments, or a mapping of keyword arguments, and are brought to the model's
-            device.
+            restored afterwards.
+        loader: labelled batches: (inputs, labels), where later entries such as the samples' index
+            are ignored; or a mapping with "labels", whose other entries except "index" are keyword
+            arguments of the model. Labels are class indices. Inputs are a tensor, a tuple of
+            arguments, or a mapping of keyword arguments, and are moved to the model's device.
 
     Raises:
-        TypeError: if a batch is something else, or the model gives something else, or labels are no
-            indices.
-        ValueError: if there is no batch, or shapes or labels do not fit.
+        TypeError: on any other batch or output of the model, or labels that are not indices.
+        ValueError: if there is no batch, or on wrong shapes or labels.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
         >>> balancer = ReliabilityBalancer(8, num_classes=2, delta=1000.0)
         >>> diagnosis = diagnose(balancer, [(torch.randn(64, 8), torch.arange(64) % 2)])
-        >>> "the anchor branch is uniform: it has no say" in str(diagnosis)
+        >>> "the anchor branch is uniform: it has no effect" in str(diagnosis)
         True
     """
-    spoiled = non_finite_parameters(model)
-    if spoiled:
+    non_finite = non_finite_parameters(model)
+    if non_finite:
         nothing = Changes(0, 0, 0, 0)
-        found = (rules.non_finite(spoiled),)
+        found = (rules.non_finite(non_finite),)
         return Diagnosis(0, float("nan"), {}, {}, nothing, None, None, found)
     output, labels = _run(model, loader)
     use = without = None
@@ -140,13 +138,13 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     ]
     changes = count_changes(output, labels)
     accuracy = _accuracy(output.corrected, labels)
-    # What is compared with the labels' frequencies must be for such frequencies.
+    # Predictions that are compared with the labels need the labels' class frequencies.
     prior = None if balancer is None else balancer.class_prior
     for_even = prior is not None and not torch.allclose(prior, prior.mean())
     judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     findings += [
-        rules.harm(changes.helped, changes.harmed),
-        rules.untrue_confidence(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
+        rules.harmful_correction(changes.helped, changes.harmed),
+        rules.miscalibration(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
         rules.unbalanced_predictions(
             class_shares(judged.argmax(-1), num_classes),
             class_shares(labels, num_classes),
@@ -170,7 +168,7 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
 
 @torch.no_grad()
 def _run(model: nn.Module, loader: Iterable[Any]) -> tuple[BalancerOutput, Tensor]:
-    """Outputs and labels of all batches, on the CPU."""
+    """Return outputs and labels of all batches, on the CPU."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     modes = {module: module.training for module in model.modules()}
     outputs, labels = [], []
@@ -196,7 +194,7 @@ def _run(model: nn.Module, loader: Iterable[Any]) -> tuple[BalancerOutput, Tenso
 
 
 def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
-    """Take a batch apart; what is no input and no label is left out."""
+    """Split a batch into inputs and labels, ignoring the rest."""
     if isinstance(batch, Mapping) and "labels" in batch:
         return {name: batch[name] for name in batch if name not in LABELS}, batch["labels"]
     if isinstance(batch, (tuple, list)) and len(batch) >= 2:
@@ -213,12 +211,12 @@ def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
 
 
 def _balancer(model: nn.Module) -> ReliabilityBalancer | None:
-    """The balancer in a model, if it is one of this library."""
+    """Return the balancer in a model, or None."""
     return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
 
 
 def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
-    """Answers for even classes turned into answers for classes as frequent as in these labels."""
+    """Adjust predictions for even classes to the class frequencies of these labels."""
     counts = labels.bincount(minlength=output.corrected.shape[-1])
     return with_class_prior(output, counts.clamp_min(0.5))
 

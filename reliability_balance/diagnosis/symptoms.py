@@ -1,4 +1,4 @@
-"""What can be measured of a trained model to see whether it is well: one pure function each."""
+"""Measurements of a trained model for its diagnosis, as pure functions."""
 
 from dataclasses import dataclass
 
@@ -15,7 +15,7 @@ DISTANCES_AT_ONCE = 2**22  # 32 MB of them
 
 @dataclass(frozen=True)
 class Changes:
-    """How many predictions the correction changed, and to what end."""
+    """Counts of the predictions that the correction changed, by outcome."""
 
     changed: int
     helped: int
@@ -24,7 +24,7 @@ class Changes:
 
 
 def branches_of(output: BalancerOutput) -> dict[str, Tensor]:
-    """Probabilities (N, C) of each branch that is not switched off, by its name.
+    """Return the probabilities (N, C) of each branch that is not switched off, by name.
 
     Args:
         output: of N samples.
@@ -38,7 +38,7 @@ def branches_of(output: BalancerOutput) -> dict[str, Tensor]:
 
 
 def anchor_use(distances: Tensor, labels: Tensor) -> Tensor:
-    """Share of each class's samples to which each anchor of the class is the nearest.
+    """Return, for each anchor, the share of its class's samples to which it is the nearest.
 
     Args:
         distances: distances to every anchor.
@@ -70,13 +70,13 @@ def anchor_use(distances: Tensor, labels: Tensor) -> Tensor:
 
 
 def anchor_spacing(anchors: Tensor) -> Tensor:
-    """Distance of each anchor to the nearest other one, in units of how far all are spread.
+    """Return the distance of each anchor to its nearest neighbour, relative to their spread.
 
     Args:
         anchors: K anchors of each class.
 
     Shape:
-        - anchors: (C, K, D) floating; returns (C, K), >= 0: 0 where two coincide. The unit is the
+        - anchors: (C, K, D) floating; returns (C, K), >= 0: 0 where two coincide. The spread is the
           root mean square distance to the mean anchor.
 
     Raises:
@@ -100,14 +100,14 @@ def anchor_spacing(anchors: Tensor) -> Tensor:
 
 
 def _nearest_other(points: Tensor, rows: Tensor) -> Tensor:
-    """Distance of each of these rows of (M, D) to the nearest other row."""
-    # A matrix product would be faster, but leaves points apart that coincide.
+    """Return the distance of each of these rows of (M, D) to the nearest other row."""
+    # A matrix product would be faster, but does not give 0 for points that coincide.
     distances = torch.cdist(points[rows], points, compute_mode="donot_use_mm_for_euclid_dist")
     return distances.scatter(-1, rows.unsqueeze(-1), torch.inf).amin(-1)
 
 
 def branch_agreement(output: BalancerOutput) -> dict[str, float]:
-    """Share of samples for which two branches predict the same class, for each pair there is.
+    """Return the share of samples with the same predicted class, for each pair of branches.
 
     Args:
         output: of any samples.
@@ -128,7 +128,7 @@ def branch_agreement(output: BalancerOutput) -> dict[str, float]:
 
 
 def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
-    """Count the predictions that the correction changed, and what became of them.
+    """Count the predictions that the correction changed, by outcome.
 
     Args:
         output: of N samples.
@@ -147,10 +147,10 @@ def count_changes(output: BalancerOutput, labels: Tensor) -> Changes:
 
 
 def count_changes_without(distances: Tensor, labels: Tensor, delta: float) -> Changes:
-    """Count what the anchor branch would answer otherwise without the anchors that are not in use.
+    """Count how the anchor branch's predictions would change without the unused anchors.
 
-    Not in use are those that are the nearest of their class to none of its samples. The anchors of
-    a class without samples stay.
+    Unused anchors are the nearest of their class for none of its samples. The anchors of a class
+    without samples are kept.
 
     Args:
         distances: distances to every anchor.
@@ -172,13 +172,13 @@ def count_changes_without(distances: Tensor, labels: Tensor, delta: float) -> Ch
     use = anchor_use(distances, labels)
     unused = (use == 0) & (use.sum(-1, keepdim=True) > 0)
     before = RF.anchor_log_correction(distances, delta).argmax(-1)
-    left = distances.masked_fill(unused, torch.inf)
-    after = RF.anchor_log_correction(left, delta).argmax(-1)
+    kept = distances.masked_fill(unused, torch.inf)
+    after = RF.anchor_log_correction(kept, delta).argmax(-1)
     return _compare(before, after, labels, before != after)
 
 
 def _compare(before: Tensor, after: Tensor, labels: Tensor, changed: Tensor) -> Changes:
-    """Count changes between two predictions (N,) of these labels."""
+    """Count changes between two predictions (N,) by outcome."""
     was_right, is_right = before == labels, after == labels
     return Changes(
         changed=int(changed.sum()),
@@ -189,7 +189,7 @@ def _compare(before: Tensor, after: Tensor, labels: Tensor, changed: Tensor) -> 
 
 
 def recalls(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Share of each class's samples that are predicted right, (C,); 0 for a class without samples.
+    """Return the recall of each class, (C,); 0 for a class without samples.
 
     Args:
         predicted: classes (N,).
@@ -205,7 +205,7 @@ def recalls(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
 
 
 def class_shares(labels: Tensor, num_classes: int) -> Tensor:
-    """Share of each class in (N,) labels or predictions, (C,).
+    """Return the share of each class in (N,) labels or predictions, (C,).
 
     Args:
         labels: class indices.
@@ -215,10 +215,10 @@ def class_shares(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def non_finite_terms(terms: LossTerms) -> tuple[str, ...]:
-    """Names of the loss terms that are NaN or infinite; the total is one only if no term is.
+    """Return the names of loss terms that are NaN or infinite; the total only if no other is.
 
     Args:
-        terms: what :class:`ReliabilityLoss` gave for a batch.
+        terms: terms of :class:`ReliabilityLoss` for a batch.
 
     Example:
         >>> one, nan = torch.tensor(1.0), torch.tensor(float("nan"))
@@ -230,10 +230,10 @@ def non_finite_terms(terms: LossTerms) -> tuple[str, ...]:
 
 
 def non_finite_parameters(model: nn.Module) -> tuple[str, ...]:
-    """Names of the parameters that hold a NaN or an infinity, and of the buffers that hold a NaN.
+    """Return the names of parameters with NaN or infinite values, and of buffers with NaN.
 
     Args:
-        model: any module. An infinity in a buffer may be meant, as in a mask.
+        model: any module. An infinity in a buffer may be intended, as in a mask.
 
     Example:
         >>> layer = nn.Linear(2, 2)

@@ -1,6 +1,6 @@
-"""The robust recipe as a classifier of scikit-learn; needs the extra `sklearn`.
+"""The robust recipe as a scikit-learn classifier; needs the extra `sklearn`.
 
-It is imported by its own name only.
+Import this module by name; the package does not import it.
 """
 
 from collections.abc import Sequence
@@ -34,39 +34,38 @@ except ImportError as error:
 
 __all__ = ["RobustClassifier"]
 
-PREDICTED_AT_ONCE = 4096
+PREDICTION_BATCH = 4096
 DTYPES = (np.float64, np.float32)
 
 
 class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Classify tables and stored embeddings, trained on labels of which some may be wrong.
+    """Classifier for tabular data and stored embeddings that is robust to label noise.
 
-    Features are standardised, and a :class:`ReliabilityBalancer` is trained on them by
-    :class:`RobustLoss`, behind hidden layers where there are any. It computes in the dtype of the
-    features.
+    It standardises the features and trains a :class:`ReliabilityBalancer` with
+    :class:`RobustLoss`, after optional hidden layers, in the dtype of the features.
 
     Args:
-        hidden_dims: widths of hidden layers, or one width; none: the model is linear but for its
-            anchors.
-        num_anchors: anchors of each class, >= 1. One suits some hundred rows, whose wrong labels
-            more anchors learn by heart; with some thousand rows take the recipe's eight.
+        hidden_dims: widths of hidden layers, or one width. Empty: no hidden layer; the model is
+            linear except for its anchors.
+        num_anchors: anchors of each class, >= 1. Use 1 for a few hundred rows, where more anchors
+            memorize wrong labels; for a few thousand rows use the recipe's 8.
         epochs: passes over the training set, >= 1. See :class:`RobustLoss` for when labels are
-            doubted.
-        batch_size: samples a step, >= 2.
-        learning_rate: of AdamW, > 0, with a cosine decay to zero.
-        even_classes: whether predictions are for evenly frequent classes; False: for classes as
-            frequent as in the labels.
-        random_state: a seed, a generator, or None for another training at each call.
-        device: where torch computes.
+            refurbished.
+        batch_size: samples in a step, >= 2.
+        learning_rate: of AdamW, > 0, with cosine decay to 0.
+        even_classes: True: predictions are for evenly frequent classes. False: for the class
+            frequencies of the labels.
+        random_state: a seed or a generator. None: each fit is different.
+        device: torch device.
 
     State:
-        Once fitted ``classes_`` (C,), ``n_features_in_``, ``noise_matrix_`` (C, C), whose row c
-        tells how samples of class c were labelled, ``model_`` and ``criterion_``.
+        After fitting ``classes_`` (C,), ``n_features_in_``, ``noise_matrix_`` (C, C), whose row c
+        is the distribution of labels of class c, ``model_`` and ``criterion_``.
 
     Raises:
-        TypeError: when fitted, on wrong types.
-        ValueError: when fitted, on wrong values, on features that are too large for their dtype
-            once standardised, on fewer than 2 classes, and as scikit-learn does.
+        TypeError: in `fit`, on wrong types.
+        ValueError: in `fit`, on wrong values, features too large to be standardised in their dtype,
+            fewer than 2 classes, and as scikit-learn does.
 
     Example:
         >>> from sklearn.datasets import load_wine
@@ -105,7 +104,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Args:
             X: features (N, D).
-            y: labels (N,) of any type that scikit-learn takes.
+            y: labels (N,) of any type that scikit-learn accepts.
         """
         epochs = _integer("epochs", self.epochs, 1)
         num_anchors = _integer("num_anchors", self.num_anchors, 1)
@@ -161,7 +160,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         features = torch.tensor(validate_data(self, X, dtype=dtype, reset=False))
         probs = []
         with torch.no_grad():
-            for part in features.split(PREDICTED_AT_ONCE):
+            for part in features.split(PREDICTION_BATCH):
                 output = self.model_(part.to(mean.device))
                 if not self.even_classes:
                     output = with_class_prior(output, self.criterion_.class_prior)
@@ -170,7 +169,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def predict(self, X: npt.ArrayLike) -> npt.NDArray[Any]:  # noqa: N803
-        """Return the likeliest classes (N,).
+        """Return the most probable classes (N,).
 
         Args:
             X: features (N, D).
@@ -180,26 +179,26 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found
 
     def doubtful_labels(self) -> LabelRanking:
-        """Rank the labels that were trained on, the most doubtful first.
+        """Rank the training labels, most doubtful first.
 
-        Classes are given by their place in ``classes_``, and by name where the ranking is printed;
-        see :func:`inspection.rank_labels`.
+        Classes are indices into ``classes_``, and names where the ranking is printed; see
+        :func:`inspection.rank_labels`.
 
         Warns:
-            UserWarning: if the model knows too little for verdicts.
+            UserWarning: if the model is not reliable enough for verdicts.
         """
         check_is_fitted(self)
         return replace(self.criterion_.doubtful_labels(), class_names=self.classes_.tolist())
 
 
 class _Network(nn.Module):
-    """Standardised features, hidden layers, balancer; on the device and in the dtype of features.
+    """Standardisation, hidden layers and balancer, on the device and in the dtype of features.
 
     Args:
-        features: (N, D), to standardise by.
+        features: (N, D), which set the standardisation.
         hidden_dims: widths.
         num_classes: C.
-        num_anchors: of each class.
+        num_anchors: anchors of each class.
     """
 
     mean: Tensor
@@ -209,7 +208,7 @@ class _Network(nn.Module):
         self, features: Tensor, hidden_dims: Sequence[int], num_classes: int, num_anchors: int
     ) -> None:
         super().__init__()
-        # The squares of large values would overflow: columns are brought to at most 1 before.
+        # Squares of large values would overflow: scale columns to at most 1 first.
         largest = features.abs().amax(0)
         largest = largest.where(largest > 0, 1.0)
         small = features / largest
@@ -232,22 +231,22 @@ class _Network(nn.Module):
         self.to(features.device, features.dtype)
 
     def standardised(self, features: Tensor) -> Tensor:
-        """Features (N, D) of mean 0 and standard deviation 1 on the training set."""
+        """Return features (N, D) with mean 0 and standard deviation 1 on the training set."""
         return (features - self.mean) / self.scale
 
     def encoder(self, features: Tensor) -> Tensor:
-        """The embedding (N, D) of features."""
+        """Return the embedding (N, D) of features."""
         embedding: Tensor = self.layers(self.standardised(features))
         return embedding
 
     def forward(self, features: Tensor) -> BalancerOutput:
-        """Correct one batch."""
+        """Return the balancer's output for one batch."""
         output: BalancerOutput = self.balancer(self.encoder(features))
         return output
 
 
 def _integer(name: str, value: Any, minimum: int) -> int:
-    """An int of an integer of Python or numpy.
+    """Return a Python or numpy integer as an int.
 
     Raises:
         TypeError: if it is neither.
@@ -261,11 +260,11 @@ def _integer(name: str, value: Any, minimum: int) -> int:
 
 
 def _widths(hidden_dims: Any) -> tuple[int, ...]:
-    """The widths of hidden layers.
+    """Return the widths of hidden layers.
 
     Raises:
-        TypeError: if `hidden_dims` holds no integers.
-        ValueError: if it is an array of other than one dimension, or a width is below 1.
+        TypeError: if `hidden_dims` does not hold integers.
+        ValueError: if it is an array that is not one-dimensional, or a width is below 1.
     """
     if isinstance(hidden_dims, int | np.integer):
         return (_integer("hidden_dims", hidden_dims, 1),)

@@ -1,6 +1,6 @@
-"""The robust recipe in the Trainer of Hugging Face; needs the extra `huggingface`.
+"""The robust recipe in Hugging Face's Trainer; needs the extra `huggingface`.
 
-It is imported by its own name only.
+Import this module by name; the package does not import it.
 """
 
 import inspect
@@ -31,44 +31,44 @@ __all__ = ["RobustTrainer"]
 
 FILE_NAME = "robust_loss.pt"
 LABEL_COLUMNS = ("labels", "label")
-# The Trainer calls the first that the model has; transformers 4 knows the second only.
+# The Trainer calls the first that the model has; transformers 4 has only the second.
 CHECKPOINTING = ("activation_checkpointing_enable", "gradient_checkpointing_enable")
 
 
 class RobustTrainer(Trainer):  # type: ignore[misc]
-    """A Trainer that trains a wrapped model by :class:`RobustLoss`.
+    """Trainer that trains a wrapped model with :class:`RobustLoss`.
 
-    It adds each sample's index to the training set, keeps the labels from the model, and gives the
-    corrected log-probabilities as predictions, to ``compute_metrics`` too. The evaluation loss is
-    that of the labels as they are. The criterion is saved as ``robust_loss.pt`` with the model in
-    every checkpoint, and ``resume_from_checkpoint`` restores it. With ``load_best_model_at_end``
-    the criterion keeps what it learned until the end.
+    It adds each sample's index to the training set, does not pass labels to the model, and returns
+    the corrected log-probabilities as predictions, also to ``compute_metrics``. The evaluation loss
+    uses the labels as given. Every checkpoint holds the criterion as ``robust_loss.pt``, and
+    ``resume_from_checkpoint`` restores it. With ``load_best_model_at_end`` the criterion keeps its
+    final state.
 
-    Samples must be dictionaries after the data collator, with "labels" among them. Gradient
-    checkpointing in `args` applies to the model that was wrapped.
+    After the data collator, samples must be dictionaries with "labels". Gradient checkpointing in
+    `args` applies to the wrapped model.
 
-    A criterion belongs to one training. Make a new model and trainer to train again, or resume
-    from a checkpoint. Where ``auto_find_batch_size`` restarts after an out-of-memory error, the
-    criterion that the trainer made is made anew.
+    A criterion belongs to one training. To train again, create a new model and trainer, or resume
+    from a checkpoint. If ``auto_find_batch_size`` restarts after an out-of-memory error, a
+    criterion created by the trainer is created again.
 
     Args:
-        model: as :func:`wrap` gives it.
-        args: of the training. Accumulated batches count alike.
+        model: from :func:`wrap`.
+        args: training arguments. Accumulated batches have equal weight.
         train_dataset: map-style. It is wrapped by :class:`indexed.IndexedDataset`.
-        criterion: None for a :class:`RobustLoss` of the model and the training set's labels, over
-            the planned epochs. Then the labels must be in a column "labels" or "label" of a data
-            set of Hugging Face, or under this key in a list of dictionaries. One of your own must
-            be planned for the epochs that are trained, within 1 %.
-        **options: go to the Trainer.
+        criterion: a :class:`RobustLoss` whose epochs are those of the training, within 1 %. None: a
+            new one for the model, the training labels and the planned epochs. Then the labels must
+            be in a column "labels" or "label" of a Hugging Face data set, or under this key in a
+            list of dictionaries.
+        **options: passed to the Trainer.
 
     Raises:
-        TypeError: if `criterion` is no :class:`RobustLoss`, or the data set is iterable-style.
-        ValueError: if `model` holds no balancer, or the criterion is of another model; if the
-            labels are not found or are not those of the criterion; on a data set that is indexed
-            within another; on options that would replace the criterion or the model, and on
-            ``DataParallel``. When trained, if the criterion has run already and the training does
-            not resume, or if it was planned for other epochs.
-        FileNotFoundError: when a training is resumed from a checkpoint without a criterion.
+        TypeError: if `criterion` is not a :class:`RobustLoss`, or the data set is iterable-style.
+        ValueError: if `model` holds no balancer, or the criterion belongs to another model; if the
+            labels are not found or are not those of the criterion; if the data set has an
+            IndexedDataset inside; on options that would replace the criterion or the model; on
+            ``DataParallel``. In training, if the criterion has been used already and the training
+            does not resume, or if its epochs are not those of the training.
+        FileNotFoundError: on resuming from a checkpoint without a criterion.
 
     Example:
         >>> import tempfile
@@ -91,7 +91,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         3.0
     """
 
-    # The criterion gives means of batches, and the Trainer means of those that it accumulates.
+    # The criterion averages over a batch; the Trainer averages over accumulated batches.
     loss_is_scaled_for_ga = False
     _signature_columns: list[str] | None
 
@@ -120,13 +120,13 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             if is_indexed(train_dataset):
                 raise ValueError(
                     "`train_dataset` must not hold an IndexedDataset within another; got a "
-                    f"{type(train_dataset).__name__} of one: give it without IndexedDataset, which "
-                    "RobustTrainer adds, and a criterion of just these samples' labels"
+                    f"{type(train_dataset).__name__} of one: pass it without IndexedDataset, which "
+                    "RobustTrainer adds, and a criterion for the labels of just these samples"
                 )
             train_dataset = IndexedDataset(train_dataset)
         self._made: RobustLoss | None = None
         if criterion is None:
-            labels = _proven_labels(train_dataset)
+            labels = _read_labels(train_dataset)
             criterion = RobustLoss(model, labels, epochs=_planned_epochs(args, len(labels)))
             self._made = criterion
         elif not isinstance(criterion, RobustLoss):
@@ -143,23 +143,23 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         self._resumes = False
         self._starts = 0
         self.add_callback(_AtBegin(self))
-        # Neither can be read from the forward of a wrapped model.
+        # The Trainer cannot infer these from the forward of a wrapped model.
         self.label_names = ["labels"]
         self.model_accepts_loss_kwargs = False
 
     def train(
         self, resume_from_checkpoint: str | bool | None = None, *args: Any, **options: Any
     ) -> Any:
-        """Train the model, once or on from a checkpoint; see ``Trainer.train``.
+        """Train the model, from the start or from a checkpoint; see ``Trainer.train``.
 
         Args:
-            resume_from_checkpoint: a checkpoint's folder; True for the last one of `output_dir`.
-            *args: go to the Trainer.
-            **options: go to the Trainer.
+            resume_from_checkpoint: a checkpoint's folder; True: the last one in `output_dir`.
+            *args: passed to the Trainer.
+            **options: passed to the Trainer.
 
         Raises:
-            ValueError: if the criterion has run already and the training does not resume, or if it
-                was planned for other epochs than are trained.
+            ValueError: if the criterion has been used already and the training does not resume, or
+                if its epochs are not those of the training.
             FileNotFoundError: if the checkpoint holds no criterion.
         """
         self._resumes = resume_from_checkpoint not in (None, False)
@@ -170,10 +170,10 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             return super().train(resume_from_checkpoint, *args, **options)
 
     def _begin(self, max_steps: int, loader: Any) -> None:
-        """Require a criterion for just this training, once its steps are known.
+        """Require a criterion that matches this training, once its steps are known.
 
         Raises:
-            ValueError: on another.
+            ValueError: if it does not.
         """
         self._starts += 1
         given = self.criterion.targets.given
@@ -183,24 +183,24 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
                 raise ValueError(
                     "`auto_find_batch_size` must be False where a training resumes or `criterion` "
                     "is given, since a restart needs a new criterion; got a restart with batches "
-                    f"of {self._train_batch_size}: set per_device_train_batch_size to that"
+                    f"of {self._train_batch_size}: set per_device_train_batch_size to this size"
                 )
-            self._remake(self.criterion.epochs if epochs is None else epochs)
+            self._recreate(self.criterion.epochs if epochs is None else epochs)
         if epochs is None:
             return
         if self.criterion is self._made and self.criterion.progress == 0:
             if self.criterion.epochs != epochs:
-                self._remake(epochs)
+                self._recreate(epochs)
         else:
             check_epochs(self.criterion, epochs)
 
-    def _remake(self, epochs: float) -> None:
-        """Take a new criterion in place of the one that was made here."""
+    def _recreate(self, epochs: float) -> None:
+        """Replace the criterion that the trainer created by a new one."""
         self.criterion = RobustLoss(self.model, self.criterion._kept[1], epochs=epochs)
         self._made = self.criterion
 
     def _epochs_of(self, max_steps: int, loader: Any, num_samples: int) -> float | None:
-        """How often an average sample will be seen; None where batches are of no fixed size."""
+        """Return how often an average sample will be seen; None if the batch size varies."""
         size = getattr(loader, "batch_size", None)
         if not isinstance(size, int):
             size = getattr(getattr(loader, "batch_sampler", None), "batch_size", None)
@@ -224,9 +224,9 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         """Return the criterion's loss, and the corrected log-probabilities if asked for.
 
         Args:
-            model: to call.
-            inputs: the model's, "labels", and in training "index".
-            return_outputs: whether to return the predictions too, as {"logits": (B, C)}.
+            model: the model.
+            inputs: of the model, with "labels", and in training "index".
+            return_outputs: whether to also return the predictions, as {"logits": (B, C)}.
             num_items_in_batch: not used: the loss is a mean over the batch.
 
         Raises:
@@ -238,8 +238,8 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             raise ValueError(f"`inputs` must hold 'labels'; got {', '.join(inputs)}")
         if model.training and index is None:
             raise ValueError(
-                f"`inputs` must hold {KEY!r} in training; got {', '.join(inputs)}: let "
-                f"`data_collator` keep {KEY!r}"
+                f"`inputs` must hold {KEY!r} in training; got {', '.join(inputs)}: "
+                f"`data_collator` must keep {KEY!r}"
             )
         output = model(**inputs)
         self.criterion.train(model.training)
@@ -253,11 +253,11 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         prediction_loss_only: bool,
         ignore_keys: list[str] | None = None,
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Return loss, corrected log-probabilities and labels; without labels no loss.
+        """Return loss, corrected log-probabilities and labels; the loss is None without labels.
 
         Args:
-            model: to call.
-            inputs: the model's, with or without "labels".
+            model: the model.
+            inputs: of the model, with or without "labels".
             prediction_loss_only: whether to leave the predictions out.
             ignore_keys: as for the Trainer; nothing is ignored.
         """
@@ -273,11 +273,11 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         return None, None if prediction_loss_only else log_probs, None
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and the criterion beside it; checkpoints are saved so, too.
+        """Save the model and the criterion, as in checkpoints.
 
         The folder gets the wrapped model's weights as ``model.safetensors``, the criterion as
         ``robust_loss.pt``, and the arguments, but no configuration: ``from_pretrained`` does not
-        read it. To load the weights, wrap the same model anew:
+        read it. To load the weights, wrap the same model again:
 
         .. code-block:: python
 
@@ -285,10 +285,10 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
             model.load_state_dict(safetensors.torch.load_file(f"{folder}/model.safetensors"))
             model.eval()
 
-        The criterion is needed to resume the training and to list doubtful labels, not to predict.
+        The criterion is needed to resume training and to list doubtful labels, not to predict.
 
         Args:
-            output_dir: None for that of the arguments.
+            output_dir: the folder. None: that of the arguments.
         """
         super().save_model(output_dir, _internal_call)
         if self.args.should_save:
@@ -299,7 +299,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
     def _load_from_checkpoint(
         self, resume_from_checkpoint: str, model: nn.Module | None = None
     ) -> None:
-        """Go on with model and criterion."""
+        """Restore model and criterion."""
         path = Path(resume_from_checkpoint, FILE_NAME)
         if not path.is_file():
             raise FileNotFoundError(
@@ -311,7 +311,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
         self.criterion.load_state_dict(state)
 
     def _set_signature_columns_if_needed(self) -> None:
-        """Keep the columns of the model within, the labels and the index."""
+        """Keep the columns of the wrapped model, the labels and the index."""
         if self._signature_columns is None:
             network: Any = self.model
             if isinstance(network, WrappedClassifier):
@@ -323,10 +323,10 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
 
 
 def _check_arguments(args: TrainingArguments) -> None:
-    """Refuse arguments that cannot take effect.
+    """Reject arguments that would have no effect.
 
     Raises:
-        ValueError: on each.
+        ValueError: if there are any.
     """
     if args.label_names not in (None, ["labels"]):
         raise ValueError(f"`label_names` must be None or ['labels']; got {args.label_names}")
@@ -337,16 +337,16 @@ def _check_arguments(args: TrainingArguments) -> None:
         )
     if args.n_gpu > 1:
         raise ValueError(
-            f"`args` must be for one GPU in each process; got {args.n_gpu}: start by torchrun, or "
-            "set CUDA_VISIBLE_DEVICES"
+            f"`args` must be for one GPU in each process; got {args.n_gpu}: start with torchrun, "
+            "or set CUDA_VISIBLE_DEVICES"
         )
 
 
 def _check_checkpointing(args: TrainingArguments, model: nn.Module) -> None:
-    """Refuse gradient checkpointing of a model that has none.
+    """Reject gradient checkpointing if the model does not support it.
 
     Raises:
-        ValueError: if it is asked for.
+        ValueError: if it is requested.
     """
     wanted = args.gradient_checkpointing or getattr(args, "activation_checkpointing", False)
     network = model.model if isinstance(model, WrappedClassifier) else model
@@ -359,7 +359,7 @@ def _check_checkpointing(args: TrainingArguments, model: nn.Module) -> None:
 
 @contextmanager
 def _checkpointing_within(model: nn.Module) -> Iterator[None]:
-    """Let the Trainer find the methods of the model within, as long as it trains."""
+    """Expose the wrapped model's checkpointing methods to the Trainer during training."""
     if not isinstance(model, WrappedClassifier):
         yield
         return
@@ -374,7 +374,7 @@ def _checkpointing_within(model: nn.Module) -> Iterator[None]:
 
 
 class _AtBegin(TrainerCallback):  # type: ignore[misc]
-    """Tell a trainer when its training begins, and over how many steps."""
+    """Callback that calls the trainer when training begins, with its number of steps."""
 
     def __init__(self, trainer: RobustTrainer) -> None:
         self.trainer = trainer
@@ -386,10 +386,10 @@ class _AtBegin(TrainerCallback):  # type: ignore[misc]
 
 
 def _planned_epochs(args: TrainingArguments, num_samples: int) -> float:
-    """How often an average sample will be seen.
+    """Return how often an average sample will be seen.
 
     Raises:
-        ValueError: if there is no full batch where the last one is dropped.
+        ValueError: if the last batch is dropped and there is no full one.
     """
     size, ranks = args.train_batch_size, args.world_size
     if args.dataloader_drop_last:
@@ -412,32 +412,32 @@ def _planned_epochs(args: TrainingArguments, num_samples: int) -> float:
 def _epochs(
     steps: int, batches: int, batch_size: int, accumulate: int, num_samples: int, ranks: int
 ) -> float:
-    """Epochs of training steps, of which the last in an epoch may have fewer samples.
+    """Return the epochs of training steps; an epoch's last step may have fewer samples.
 
     Args:
-        steps: of the optimizer, in all.
-        batches: of each process in an epoch.
-        batch_size: samples of a batch, of all processes together.
-        accumulate: batches a step.
-        num_samples: of the training set.
-        ranks: processes; several get full batches, some samples twice.
+        steps: optimizer steps in total.
+        batches: batches of each process in an epoch.
+        batch_size: samples of a batch, over all processes.
+        accumulate: batches in a step.
+        num_samples: size of the training set.
+        ranks: number of processes; with several, all batches are full and some samples repeat.
     """
     most = batches * batch_size
-    # The last batch has at least one sample; a dropped one leaves `most`.
+    # The last batch has at least one sample; if it is dropped, `most` remain.
     samples = most if ranks > 1 else min(max(num_samples, most - batch_size + 1), most)
     whole, rest = divmod(steps, math.ceil(batches / accumulate))
     return (whole * samples + min(rest * accumulate * batch_size, samples)) / num_samples
 
 
-def _proven_labels(indexed: IndexedDataset | None) -> Tensor:
-    """All labels of a training set whose column of labels can be read without a guess.
+def _read_labels(indexed: IndexedDataset | None) -> Tensor:
+    """Return all labels of a training set, if its label column is unambiguous.
 
     Raises:
-        ValueError: if there is no such column or several, or its values are no labels.
+        ValueError: if there is no such column or several, or its values are not labels.
     """
-    wanted = "give `criterion`, as RobustLoss(model, labels, epochs=...)"
+    wanted = "pass `criterion`, as RobustLoss(model, labels, epochs=...)"
     if indexed is None:
-        raise ValueError(f"`train_dataset` must be given beside criterion=None; got None: {wanted}")
+        raise ValueError(f"`train_dataset` must be given with criterion=None; got None: {wanted}")
     dataset = indexed.dataset
     if hasattr(dataset, "column_names") and hasattr(dataset, "with_format"):
         names = [name for name in LABEL_COLUMNS if name in dataset.column_names]
@@ -447,8 +447,8 @@ def _proven_labels(indexed: IndexedDataset | None) -> Tensor:
         values = [each.get(names[0]) for each in dataset] if len(names) == 1 else None
     else:
         raise ValueError(
-            "`train_dataset` must be a data set of Hugging Face or a list of dictionaries for its "
-            f"labels to be found; got {type(dataset).__name__}: {wanted}"
+            "`train_dataset` must be a Hugging Face data set or a list of dictionaries, so that "
+            f"its labels can be found; got {type(dataset).__name__}: {wanted}"
         )
     if values is None:
         raise ValueError(

@@ -234,14 +234,14 @@ def _namer(name: str, names: Names | None, largest: int) -> Namer:
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
-    """Encode a gray or coloured picture as a PNG file, which needs no more than zlib.
+    """Encode a grey or RGB image as PNG.
 
     Args:
         pixels: (H, W) or (H, W, 3) bytes.
 
     Raises:
         TypeError: if `pixels` is not an array of bytes.
-        ValueError: on another shape, or an empty picture.
+        ValueError: on another shape, or an empty image.
     """
     if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
         got = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
@@ -251,7 +251,7 @@ def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:
         raise ValueError(f"`pixels` must have shape (H, W) or (H, W, 3); got {pixels.shape}")
     height, width = pixels.shape[:2]
     lines = pixels.reshape(height, -1)
-    # Each line begins with the filter that it was sent through: none.
+    # Each line starts with the type of its filter: 0, none.
     raw = np.hstack([np.zeros((height, 1), np.uint8), lines]).tobytes()
     header = struct.pack(">IIBBBBB", width, height, 8, GRAY if is_gray else RGB, 0, 0, 0)
     chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(raw, 9)), (b"IEND", b""))

@@ -1,4 +1,4 @@
-"""Put a balancer on any classifier: find its embedding, prove it, leave the model as it is."""
+"""Add a balancer to any classifier without changing it: find and verify its embedding."""
 
 import warnings
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ from reliability_balance.wrapping.source import (
 )
 from reliability_balance.wrapping.tap import Side
 
-ANSWERED_AT_ONCE = 4096  # stored embeddings that a kept head answers for
+HEAD_BATCH = 4096  # stored embeddings in one call of a kept head
 SHOWN = 5  # parameters in a warning
 
 
@@ -58,49 +58,49 @@ def wrap(
 ) -> "WrappedClassifier":
     """Wrap a classifier so that its forward gives a :class:`BalancerOutput`.
 
-    The model is not changed: a forward hook reads the embedding as it passes, and
-    :meth:`WrappedClassifier.unwrap` takes the hook off again. Training changes its weights, but not
-    its last layer unless ``keep_head=True``: without it, the trained model predicts at chance once
+    The model's code is not changed: a forward hook reads the embedding, and
+    :meth:`WrappedClassifier.unwrap` removes the hook. Training updates the model's weights, but its
+    last layer only with ``keep_head=True``. Without it, the trained model predicts at chance once
     it is unwrapped.
 
     The embedding is the input of the model's last linear layer. With `example_input`, or else at
-    the first call, it is checked that this layer, applied to the embedding, gives the model's
-    logits; where it does not, an error says what differs. If the model picks one token, as decoders
-    do, the embedding is that token's. An embedding that you name cannot be checked in this way, and
-    the ``repr`` says which case it is.
+    the first call, `wrap` checks that this layer, applied to the embedding, gives the model's
+    logits. If it does not, an error says what differs. If the model picks one token, as decoders
+    do, the embedding is that token's. An embedding that you name cannot be checked in this way; the
+    ``repr`` says which case it is.
 
     Args:
         model: any classifier: timm, torchvision, Hugging Face, or your own. Wrap it before it is
             compiled, made parallel or offloaded.
-        num_classes: C; None for as many as the model answers with.
-        embedding: None to take what enters the model's last linear layer. Otherwise the name of a
-            layer whose output is the embedding, as in ``model.named_modules()``; the empty name
-            is the model itself, for a feature extractor. Feature maps and sequences become tokens.
+        num_classes: C. None: the number of the model's logits.
+        embedding: name of the layer whose output is the embedding, as in ``model.named_modules()``.
+            The empty name is the model itself, for a feature extractor. Feature maps and sequences
+            become tokens. None: the input of the model's last linear layer.
         layout: of the named layer's output: "channels_first" for (B, D, H, W), "channels_last" for
-            (B, H, W, D). None to learn it from the layers around; an error says if nothing tells.
-        output: name or index of the logits in what the model returns. None for a tensor, an output
-            with ``logits``, or with a single tensor.
+            (B, H, W, D). None: inferred from the neighbouring layers, with an error if they do not
+            decide it.
+        output: name or index of the logits in what the model returns. None: the returned tensor,
+            its entry ``logits``, or the only tensor in it.
         token_mask: name of the call's argument (B, T) that is 1 for tokens and 0 for padding, with
-            a ``~`` before it if it is 1 for padding; it need not be in each call. None if all are
-            tokens.
+            a ``~`` before it if it is 1 for padding. A call may leave it out. None: no padding.
         keep_head: True makes the model's own logits the primary branch; where the model ends in a
-            softmax, what enters it. False gives the balancer a new head, and freezes the
-            parameters of the old last layer that nothing else uses.
+            softmax, the input of that softmax. False gives the balancer a new head and freezes the
+            parameters that only the old last layer uses.
         example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
-            keyword arguments). It is run in eval mode. With it all linear layers are tried, and
-            the embedding is proven here; it is needed for a named layer that is not linear.
-            Trainable parameters that the embedding does not depend on are named in a warning.
-            Where it shows that the embedding has tokens, the balancer gets the recipe's attention
-            over them; without it, and for one vector, the robust recipe has none.
-        **balancer_options: go to :class:`ReliabilityBalancer`, which is placed beside the layer
-            that gives the embedding, in its dtype.
+            keyword arguments), run in eval mode. With it, all linear layers are tried and the
+            embedding is verified now; it is needed for a named layer that is not linear.
+            A warning names trainable parameters that the embedding does not depend on.
+            If the example shows that the embedding has tokens, the balancer gets the recipe's
+            token attention; without it, and for one vector, the robust recipe has none.
+        **balancer_options: passed to :class:`ReliabilityBalancer`, which is created on the device
+            and in the dtype of the layer that gives the embedding.
 
     Raises:
-        TypeError: if `model` is not a module, or the layer or the model gives no tensor.
+        TypeError: if `model` is not a module, or the layer or the model outputs no tensor.
         ValueError: if the model is compiled, parallel, offloaded or wrapped already; if no layer
-            of that name exists, no linear layer gives the answer, the number of classes is not
-            known or does not fit the kept head, the layer's output is no embedding, or a new
-            `head` is asked for beside the kept one.
+            has that name, no linear layer gives the logits, the number of classes is unknown or
+            does not match the kept head, the layer's output is not an embedding, or `head` is given
+            with ``keep_head=True``.
 
     Example:
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
@@ -109,7 +109,7 @@ def wrap(
         >>> output.corrected.shape, output.embedding.shape
         (torch.Size([2, 3]), torch.Size([2, 8]))
         >>> model.source
-        input of '3', which gives the model's answer
+        input of '3', which gives the model's logits
         >>> model.unwrap() is classifier
         True
     """
@@ -117,18 +117,18 @@ def wrap(
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
     if unknown := balancer_options.keys() - BalancerOptions.__annotations__.keys():
         raise TypeError(
-            f"`wrap` must get options of its own or of ReliabilityBalancer, which are "
+            f"`wrap` takes options of its own and of ReliabilityBalancer, which are "
             f"{', '.join(BalancerOptions.__annotations__)}; got {min(unknown)!r}"
         )
     if keep_head and balancer_options.setdefault("head", None) is not None:
         raise ValueError(
-            f"`head` must be None beside keep_head=True; got {balancer_options['head']!r}"
+            f"`head` must be None with keep_head=True; got {balancer_options['head']!r}"
         )
     if layout is not None:
         checks.one_of("layout", layout, LAYOUTS)
         if embedding is None or example_input is None:
             raise ValueError(
-                "`layout` must be None but for a named `embedding` with an `example_input`; "
+                "`layout` must be None without a named `embedding` and an `example_input`; "
                 f"got {layout!r}"
             )
     refuse_unwrappable(model)
@@ -142,7 +142,7 @@ def wrap(
             num_classes = found.num_outputs
         if num_classes is None:
             raise ValueError(
-                "`num_classes` must be given, since no layer of the model tells it; got None"
+                "`num_classes` must be given, since the model's layers do not show it; got None"
             )
         if keep_head and found.num_outputs not in (None, num_classes):
             raise ValueError(
@@ -150,18 +150,18 @@ def wrap(
                 f"keep_head=True keeps; got {num_classes}"
             )
         balancer = _balancer_for(found, num_classes, balancer_options)
-        balancer = _beside(model, source.layer, balancer)
+        balancer = _to_device_of(model, source.layer, balancer)
     except BaseException:
         source.tap.release()
         raise
     wrapped = WrappedClassifier(
         model, balancer, source, keep_head=keep_head, frozen=[] if keep_head else found.unneeded
     )
-    # The model's own mode counts, which a later train() or eval() sets for both.
+    # Take over the model's mode; a later train() or eval() sets both.
     wrapped.training = model.training
     balancer.train(model.training)
     if found.embedding is not None and not keep_head:
-        _tell_unused(model, found.embedding)
+        _warn_of_unused(model, found.embedding)
     return wrapped
 
 
@@ -177,9 +177,9 @@ def attach(
     token_mask: str | None = MASK_ARGUMENT,
     old: "WrappedClassifier | None" = None,
 ) -> "WrappedClassifier":
-    """Wrap a model by the settings of another one's wrapper, as a checkpoint holds them.
+    """Wrap a model with the settings of another wrapper, as a checkpoint stores them.
 
-    An `old` wrapper of the model is taken off once nothing can fail any more.
+    An `old` wrapper of the model is removed last, once nothing else can fail.
 
     Raises:
         ValueError: if the model has no such layer, hides it, or has a wrapper that is not `old`.
@@ -187,7 +187,7 @@ def attach(
     if old is None:
         refuse_unwrappable(model)
     checks.one_of("side", side, ("input", "output"))
-    balancer = _beside(model, layer_named(model, layer), balancer)
+    balancer = _to_device_of(model, layer_named(model, layer), balancer)
     source = EmbeddingSource(
         model, layer, side=side, channels=channels, output=output, token_mask=token_mask
     )
@@ -204,7 +204,7 @@ def attach(
 
 
 class _Found(NamedTuple):
-    """An embedding's source, its width, and what an example showed of it."""
+    """An embedding's source, its width, and what an example showed."""
 
     source: EmbeddingSource
     width: int
@@ -216,7 +216,7 @@ class _Found(NamedTuple):
 def _guess(
     model: nn.Module, embedding: str | None, output: str | int | None, token_mask: str | None
 ) -> _Found:
-    """Take what the model's own layers tell; the first call proves it."""
+    """Locate the embedding from the model's layers; the first call verifies it."""
     name, side = _place(model, embedding)
     layer = layer_named(model, name)
     width = getattr(layer, "in_features" if side == "input" else "out_features", None)
@@ -242,7 +242,7 @@ def _examine(
     keep_head: bool,
     example_input: ExampleInput,
 ) -> _Found:
-    """Run an example, and take what it proves."""
+    """Locate and verify the embedding by running an example."""
     args, kwargs = call_arguments(example_input)
     name, side = _place(model, embedding)
     with evaluating(model):
@@ -259,27 +259,27 @@ def _examine(
         try:
             value = source.read(model, args, kwargs).embedding
             last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
-            # A feature extractor's last layer is no head: the embedding comes from it.
+            # A feature extractor's last layer is not a head: the embedding depends on it.
             own = [] if last is None else _unused_of(model, last, value)
             is_classifier = name != "" and (last is not None or keep_head)
-            answers = num_answers(model, args, kwargs, output) if is_classifier else None
+            num_logits = num_answers(model, args, kwargs, output) if is_classifier else None
         except BaseException:
             source.tap.release()
             raise
-        return _Found(source, value.shape[-1], answers, own, value)
+        return _Found(source, value.shape[-1], num_logits, own, value)
 
 
 def _unused_of(
     model: nn.Module, layer: nn.Module, embedding: Tensor
 ) -> list[tuple[nn.Module, str]]:
-    """A layer's own parameters that an embedding does not depend on."""
+    """Return the layer's own parameters that the embedding does not depend on."""
     unused = {id(model.get_parameter(name)) for name in without_gradient(model, embedding)}
     own = own_parameters(model, layer)
     return [(module, name) for module, name in own if id(module._parameters[name]) in unused]
 
 
 def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
-    """The layer to read, and its side: before anything ran."""
+    """Return the layer to read and its side, without running the model."""
     side: Side = "output"
     name = embedding
     if name is None:
@@ -291,20 +291,20 @@ def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
             )
         name, layer = found
         if isinstance(layer, nn.Identity):
-            name = ""  # timm's classifier was taken off: what the model gives is the embedding
+            name = ""  # timm's classifier was removed: the model's output is the embedding
         else:
             side = "input"
     part = compiled_part(model, layer_named(model, name))
     if part is not None:
         raise ValueError(
             f"`model` must be wrapped before it is compiled; got a model of which {part!r} is "
-            "compiled: wrap it as it was, and compile the wrapped model"
+            "compiled: wrap the original, then compile the wrapped model"
         )
     return name, side
 
 
 def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> ReliabilityBalancer:
-    """A balancer of these options; where an example showed tokens it attends to them."""
+    """Build a balancer with these options, and attention if an example showed tokens."""
     has_tokens = found.embedding is not None and found.embedding.ndim == 3
     if has_tokens and options.get("attention") is None:
         recipe = get_recipe(options.get("recipe", "robust"))
@@ -312,38 +312,38 @@ def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> 
     return ReliabilityBalancer(found.width, num_classes, **options)
 
 
-def _beside(
+def _to_device_of(
     model: nn.Module, layer: nn.Module, balancer: ReliabilityBalancer
 ) -> ReliabilityBalancer:
-    """A balancer on the device and in the dtype of a layer, or else of its model."""
+    """Move a balancer to the device and dtype of a layer, or else of its model."""
     nearest = (parameter for part in (layer, model) for parameter in part.parameters())
     reference = next((each for each in nearest if each.is_floating_point()), None)
     if reference is not None and reference.is_meta:
         raise ValueError(
             "`model` must hold its weights; got a model whose last layer is on the meta device: "
-            "wrap it before it is offloaded, or once its weights are there"
+            "wrap it before it is offloaded, or after its weights are loaded"
         )
     return balancer if reference is None else balancer.to(reference.device, reference.dtype)
 
 
-def _tell_unused(model: nn.Module, embedding: Tensor) -> None:
-    """Name the trainable parameters that had no part in an example's embedding."""
+def _warn_of_unused(model: nn.Module, embedding: Tensor) -> None:
+    """Warn of trainable parameters that an example's embedding does not depend on."""
     names = without_gradient(model, embedding)
     if names:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         warnings.warn(
             f"{', '.join(names[:SHOWN])}{more} had no part in the embedding of `example_input` and "
             "stay trainable. Parts that run in training only, or for other inputs, are fine; "
-            "freeze what lies behind the embedding by requires_grad_(False)",
+            "freeze what comes after the embedding by requires_grad_(False)",
             stacklevel=3,
         )
 
 
 class WrappedClassifier(Configured):
-    """A classifier and its balancer; made by :func:`wrap`.
+    """A classifier with its balancer; created by :func:`wrap`.
 
-    ``model`` and ``balancer`` are submodules, so one ``state_dict`` holds both, and the model's
-    own names come back behind ``model.``. ``source`` tells where the embedding is read.
+    ``model`` and ``balancer`` are submodules, so one ``state_dict`` holds both, with the prefix
+    ``model.`` before the model's own names. ``source`` shows where the embedding is read.
 
     Example:
         >>> model = wrap(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)))
@@ -378,7 +378,7 @@ class WrappedClassifier(Configured):
         source.tap.freeze(frozen)
 
     def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
-        """Call the model with these arguments, and the balancer with what it gives."""
+        """Call the model with these arguments, then the balancer on its embedding."""
         embedded = self._read(args, kwargs, wants_logits=self.keep_head)
         output: BalancerOutput = self.balancer(
             embedded.embedding, embedded.logits, token_mask=embedded.token_mask
@@ -386,21 +386,21 @@ class WrappedClassifier(Configured):
         return output
 
     def embed(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the embedding alone, (B, D) or (B, T, D): what :func:`labels.fit_head` takes.
+        """Return the embedding alone, (B, D) or (B, T, D), as input for :func:`labels.fit_head`.
 
         Raises:
-            ValueError: if some tokens are padding; :meth:`embed_tokens` tells which.
+            ValueError: if some tokens are padding; :meth:`embed_tokens` returns their mask.
         """
         embedding, mask = self.embed_tokens(*args, **kwargs)
         if mask is not None and checks.can_read_values() and not bool(mask.all()):
             raise ValueError(
-                "`embed` must get calls without padding, since its tokens would count; got "
+                "`embed` must get inputs without padding, since it returns no mask; got "
                 f"{int((~mask).sum())} padded tokens: take `embed_tokens`"
             )
         return embedding
 
     def embed_tokens(self, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor | None]:
-        """Return the embedding and its token mask (B, T), None where no token is padding."""
+        """Return the embedding and its token mask (B, T). None: no padding."""
         embedded = self._read(args, kwargs, wants_logits=False)
         return embedded.embedding, embedded.token_mask
 
@@ -426,8 +426,8 @@ class WrappedClassifier(Configured):
         """
         if self.source.side == "output":
             raise ValueError(
-                "`primary_logits` needs the input of the last layer as embedding, since nothing "
-                f"tells what the model answers for the {self.source!r}: keep the model's logits"
+                "`primary_logits` needs the input of the last layer as embedding, since the "
+                f"model's logits cannot be computed from the {self.source!r}: keep the logits"
             )
         weight = next(self.source.layer.parameters(), next(self.model.parameters()))
         pooled = pool_tokens(features, token_mask)
@@ -436,17 +436,16 @@ class WrappedClassifier(Configured):
             return torch.cat(
                 [
                     self.source.layer(part.to(weight.device, weight.dtype)).to(features.device)
-                    for part in pooled.split(ANSWERED_AT_ONCE)
+                    for part in pooled.split(HEAD_BATCH)
                 ]
             )
 
     def unwrap(self) -> nn.Module:
-        """Take the hook off and return the model, with the weights that training gave it.
+        """Remove the hook and return the model with its trained weights.
 
-        With ``keep_head=False`` its last layer was frozen and is as before :func:`wrap`. After
-        training such a model predicts at chance: save the wrapped model instead
-        (:func:`checkpoint.save`), or wrap with ``keep_head=True``, where the model predicts like
-        the primary branch.
+        With ``keep_head=False`` its last layer was frozen and is as before :func:`wrap`, so a
+        trained model predicts at chance. Save the wrapped model instead (:func:`checkpoint.save`),
+        or wrap with ``keep_head=True``, where the model predicts like the primary branch.
         """
         self.source.tap.release()
         return self.model
@@ -456,7 +455,7 @@ class WrappedClassifier(Configured):
         self.source.tap.claim(self)
 
     def __del__(self) -> None:
-        """A wrapper that nobody holds leaves its model as `unwrap` does."""
+        """Unwrap the model when its wrapper is garbage-collected."""
         source = self.__dict__.get("source")
         if source is not None and source.tap.belongs_to(self):
             source.tap.release()
@@ -466,5 +465,5 @@ class WrappedClassifier(Configured):
         return {"keep_head": self.keep_head, **self.source.settings()}
 
     def extra_repr(self) -> str:
-        """Name what the submodules do not show."""
+        """Return the settings that the submodules do not show."""
         return f"embedding: {self.source!r}; keep_head={self.keep_head}"

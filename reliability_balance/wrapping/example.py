@@ -1,4 +1,4 @@
-"""Run one example through a model, to see which layer gives its embedding and its answer."""
+"""Run one example through a model to find the layer that holds its embedding."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,20 +23,20 @@ CHANNELS_FIRST = (
     nn.modules.pooling._AdaptiveMaxPoolNd,
     nn.GroupNorm,
 )
-# What leaves each value where it is, so that its neighbours tell of both sides.
+# These keep each value in its place, so both sides have the same layout.
 ELEMENTWISE = (
     nn.Identity,
     nn.modules.dropout._DropoutNd,
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.Hardswish, nn.Mish, nn.SiLU),
     *(nn.Sigmoid, nn.Softplus, nn.Tanh),
 )
-# There are subclasses of LayerNorm that norm channels first, but all say how many these are.
+# Some subclasses of LayerNorm normalise channels first; all state the number of channels.
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Eval mode with gradients, so that no running statistics move; modes are put back."""
+    """Set eval mode with gradients, which moves no running statistics; restore modes after."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -48,7 +48,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def call_arguments(example_input: ExampleInput) -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-    """Positional and keyword arguments of the call that an example stands for."""
+    """Return the positional and keyword arguments that an example is called with."""
     if isinstance(example_input, Mapping):
         return (), example_input
     return (example_input if isinstance(example_input, tuple) else (example_input,)), {}
@@ -62,17 +62,17 @@ def prove_classifier(
     output: str | int | None,
     token_mask: str | None,
 ) -> tuple[EmbeddingSource, Tensor]:
-    """Find the linear layer whose result is the model's answer, and its embedding of the example.
+    """Find the linear layer that gives the model's logits; return it with the example's embedding.
 
     Raises:
         TypeError: if the model's output holds several tensors and `output` is None.
-        ValueError: if no linear layer gives the answer, or more than one does.
+        ValueError: if no linear layer gives the logits, or more than one does.
     """
     with torch.no_grad():
-        answer = find_answer(model(*args, **kwargs), output)
+        prediction = find_answer(model(*args, **kwargs), output)
     first = find_classifier(model)
     layers = dict(linear_layers(model))
-    names = [name for name in layers if layers[name].out_features == answer.shape[-1]]
+    names = [name for name in layers if layers[name].out_features == prediction.shape[-1]]
     if first is not None and first[0] in layers:
         names = [first[0], *(name for name in names if name != first[0])]
     proven: list[tuple[EmbeddingSource, Tensor]] = []
@@ -81,7 +81,7 @@ def prove_classifier(
         source = EmbeddingSource(model, name, side="input", output=output, token_mask=token_mask)
         try:
             proven.append((source, source.read(model, args, kwargs).embedding))
-        except Exception as problem:  # whatever it is, another layer may do
+        except Exception as problem:  # another layer may fit
             source.tap.release()
             problems.append(problem)
         if proven and name == names[0]:
@@ -93,7 +93,7 @@ def prove_classifier(
     if proven:
         among = ", ".join(repr(source.layer_name) for source, _ in proven)
         raise ValueError(
-            "`embedding` must name a layer, since several linear layers give the model's answer: "
+            "`embedding` must name a layer, since several linear layers give the model's logits: "
             f"{among}; got None"
         )
     if problems:
@@ -109,7 +109,7 @@ def answering_layer(
     output: str | int | None,
     token_mask: str | None,
 ) -> nn.Module | None:
-    """The linear layer whose result is the model's answer, if there is one."""
+    """Return the linear layer that gives the model's logits, or None."""
     try:
         source, _ = prove_classifier(model, args, kwargs, output=output, token_mask=token_mask)
     except Exception:
@@ -121,13 +121,13 @@ def answering_layer(
 def num_answers(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
 ) -> int | None:
-    """The width C of a model's answer (B, C), if it gives one."""
+    """Return the width C of a model's logits (B, C), or None if it gives none."""
     try:
         with torch.no_grad():
-            answer = find_answer(model(*args, **kwargs), output)
+            prediction = find_answer(model(*args, **kwargs), output)
     except TypeError:
         return None
-    return answer.shape[-1] if answer.ndim == 2 else None
+    return prediction.shape[-1] if prediction.ndim == 2 else None
 
 
 def channel_axis(
@@ -137,12 +137,12 @@ def channel_axis(
     kwargs: Mapping[str, Any],
     layout: Layout | None,
 ) -> int:
-    """The axis of a layer's output that is the embedding's width: -1, or 1 if channels first.
+    """Return the axis of a layer's output that is the embedding's width: -1, or 1.
 
-    Known from the layers that make or take this very tensor, activations aside.
+    It is inferred from the layers that produce or consume this tensor, across activations.
 
     Raises:
-        ValueError: if nothing tells, and `layout` is None.
+        ValueError: if these layers do not decide it and `layout` is None.
     """
     if layout is not None:
         return 1 if layout == "channels_first" else -1
@@ -166,31 +166,31 @@ def channel_axis(
         for handle in handles:
             handle.remove()
     if not outputs or outputs[-1].ndim < 3:
-        return -1  # nothing to decide; what is wrong is told where it is read
+        return -1  # nothing to decide; errors are raised where the layer is read
     value = outputs[-1]
     axes = _axes_around(value, touched)
     if len(axes) == 1:
         return axes.pop()
     raise ValueError(
-        f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, since nothing tells which axis "
-        f"of the layer's output {tuple(value.shape)} is the embedding's; got None"
+        f"`layout` must be one of {', '.join(map(repr, LAYOUTS))}, since the model's layers do "
+        f"not show which axis of the output {tuple(value.shape)} is the embedding's; got None"
     )
 
 
 def _axes_around(value: Tensor, touched: list[tuple[nn.Module, list[Tensor]]]) -> set[int]:
-    """What the layers say that touch a tensor, or one that activations alone lie between."""
-    alike, count = {id(value)}, 0
-    while len(alike) > count:
-        count = len(alike)
+    """Return the feature axes according to the layers next to a tensor, across activations."""
+    connected, count = {id(value)}, 0
+    while len(connected) > count:
+        count = len(connected)
         for module, tensors in touched:
-            if isinstance(module, ELEMENTWISE) and any(id(each) in alike for each in tensors):
-                alike |= {id(each) for each in tensors}
-    near = (module for module, tensors in touched if any(id(each) in alike for each in tensors))
+            if isinstance(module, ELEMENTWISE) and any(id(each) in connected for each in tensors):
+                connected |= {id(each) for each in tensors}
+    near = (module for module, tensors in touched if any(id(each) in connected for each in tensors))
     return {axis for module in near for axis in _axis_of(module, value)}
 
 
 def _axis_of(module: nn.Module, value: Tensor) -> tuple[int, ...]:
-    """The axis of features in what a layer takes and gives, if its kind tells."""
+    """Return the feature axis of a layer's input and output, if its type determines it."""
     if isinstance(module, CHANNELS_FIRST):
         return (1,)
     if isinstance(module, NORMS) and len(module.normalized_shape) == 1:
@@ -200,7 +200,7 @@ def _axis_of(module: nn.Module, value: Tensor) -> tuple[int, ...]:
 
 
 def without_gradient(model: nn.Module, embedding: Tensor) -> list[str]:
-    """Names of the trainable parameters that an embedding does not depend on."""
+    """Return the names of trainable parameters that an embedding does not depend on."""
     names = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not embedding.requires_grad or not names:
         return list(names)

@@ -1,4 +1,4 @@
-"""Where a model's embedding comes from: found, proven, and read at each call."""
+"""Find, verify and read the layer that holds a model's embedding."""
 
 import inspect
 import math
@@ -25,15 +25,15 @@ class Embedded(NamedTuple):
 
 
 class EmbeddingSource:
-    """Reads the embedding of one layer, and proves that it is the one behind the model's answer.
+    """Reader of the embedding at one layer, which verifies that the model's logits come from it.
 
     Args:
         model: the classifier.
         layer_name: as in ``model.named_modules()``.
         side: "input" of the model's last linear layer, or "output" of any layer.
-        channels: the axis of the embedding's width: -1, or 1 of channels-first feature maps.
+        channels: the axis of the embedding's width: -1, or 1 for channels-first feature maps.
         output: which part of the model's output holds the logits.
-        token_mask: the call's argument that tells tokens from padding; None if all are tokens.
+        token_mask: the call's argument that separates tokens from padding. None: no padding.
     """
 
     def __init__(
@@ -57,13 +57,13 @@ class EmbeddingSource:
         if token_mask is not None and "pad" in token_mask and not token_mask.startswith("~"):
             raise ValueError(
                 f"`token_mask` must be '~{token_mask}' for a mask that is 1 for padding, or name "
-                f"one that is 1 for tokens and not called after padding; got {token_mask!r}"
+                f"a mask that is 1 for tokens, without 'pad' in its name; got {token_mask!r}"
             )
         self._arguments, self._takes_any = _arguments_of(model, self._mask_name)
         self.tap = Tap(self.layer, side)
 
     def settings(self) -> dict[str, Any]:
-        """What a checkpoint keeps to attach another model of the kind alike."""
+        """Return what a checkpoint needs to wrap another model of this kind in the same way."""
         return {
             "layer": self.layer_name,
             "side": self.side,
@@ -82,46 +82,48 @@ class EmbeddingSource:
         is_training: bool = False,
         validate: bool = True,
     ) -> Embedded:
-        """Call the model, and return what passed the layer and, if wanted, the model's logits.
+        """Call the model; return the embedding and, if wanted, the model's logits.
 
         Args:
             model: the classifier.
             args: of the call.
             kwargs: of the call.
-            wants_logits: whether the model's answer is needed.
-            is_training: whether gradients are meant to reach the model.
-            validate: whether to prove each call; else the first proof is relied on.
+            wants_logits: whether to return the model's logits.
+            is_training: whether gradients should reach the model.
+            validate: whether to verify the layer at each call, not only at the first.
         """
         passages, given = self.tap.run(model, args, kwargs)
         passage = self._only(model, passages, is_training)
         validate = validate and checks.can_read_values()
         if self.side == "output":
             return self._read_output(passage, given, args, kwargs, wants_logits, validate)
-        answer = find_answer(given, self.output)
+        prediction = find_answer(given, self.output)
         value = passage.value
         mask = self._mask(value, args, kwargs, is_needed=False) if value.ndim > 2 else None
-        reading = self._reading_of(model, passage, answer, mask, validate)
+        reading = self._reading_of(model, passage, prediction, mask, validate)
         scores = reading.activate(passage.result)
         logits = None
         if wants_logits:
-            # The softmax of a model that ends in one must not be taken twice.
+            # Of a model that ends in a softmax, take what enters it.
             softmaxed = reading.activation == "softmax"
             raw = passage.result
-            logits = pool(reading.pooling, raw, scores, answer, mask) if softmaxed else answer
+            logits = (
+                pool(reading.pooling, raw, scores, prediction, mask) if softmaxed else prediction
+            )
         if reading.pooling == "mean":
             mask = self._mask(value, args, kwargs)
             return Embedded(value.flatten(1, -2), logits, mask)
-        return Embedded(pool(reading.pooling, value, scores, answer, mask), logits)
+        return Embedded(pool(reading.pooling, value, scores, prediction, mask), logits)
 
     def __repr__(self) -> str:
         name = repr(self.layer_name) if self.layer_name else "the model"
         if self.side == "output":
             mask = f", tokens by {self.token_mask!r}" if self.token_mask else ""
-            return f"output of {name}, not checked against the model's answer{mask}"
+            return f"output of {name}, not checked against the model's logits{mask}"
         if self.reading is None:
             return f"input of {name}, to be checked at the first call"
-        how = {"vector": "", "token": " for the token that it picks", "mean": " averaged"}
-        return f"input of {name}, which gives the model's answer{how[self.reading.pooling]}"
+        how = {"vector": "", "token": " at the token that it picks", "mean": ", averaged"}
+        return f"input of {name}, which gives the model's logits{how[self.reading.pooling]}"
 
     def _read_output(
         self,
@@ -143,48 +145,52 @@ class EmbeddingSource:
         mask = self._mask(embedding, args, kwargs) if embedding.ndim > 2 else None
         if not wants_logits:
             return Embedded(embedding, token_mask=mask)
-        answer = find_answer(given, self.output)
+        prediction = find_answer(given, self.output)
         if validate:
-            _refuse_probabilities(answer)
-        return Embedded(embedding, answer, mask)
+            _refuse_probabilities(prediction)
+        return Embedded(embedding, prediction, mask)
 
     def _reading_of(
         self,
         model: nn.Module,
         passage: Passage,
-        answer: Tensor,
+        prediction: Tensor,
         mask: Tensor | None,
         validate: bool,
     ) -> Reading:
-        """How the model answers from what the layer gives, proven if it can be."""
+        """Return how the model's logits follow from the layer's output, verified if possible."""
         is_sound = isinstance(passage.result, Tensor) and passage.is_unchanged(validate=validate)
-        if not is_sound or not fits(passage.value, passage.result, answer):
-            raise ValueError(_mismatch(model, self.layer_name, passage, answer, is_sound=is_sound))
-        if passage.result is answer:
+        if not is_sound or not fits(passage.value, passage.result, prediction):
+            raise ValueError(
+                _mismatch(model, self.layer_name, passage, prediction, is_sound=is_sound)
+            )
+        if passage.result is prediction:
             self.reading = self.reading or Reading("vector", "none")
             return Reading("vector", "none")
-        if validate and len(answer):
-            if bool(answer.isnan().any()):
-                raise ValueError("`model` must answer with numbers; got NaN")
-            readings = find_readings(passage.value, passage.result, answer, mask)
+        if validate and len(prediction):
+            if bool(prediction.isnan().any()):
+                raise ValueError("`model` must give logits without NaN; got NaN")
+            readings = find_readings(passage.value, passage.result, prediction, mask)
             if not readings:
-                raise ValueError(_mismatch(model, self.layer_name, passage, answer, is_sound=True))
-            # One token is all there are: whether it was picked or averaged is seen another time.
+                raise ValueError(
+                    _mismatch(model, self.layer_name, passage, prediction, is_sound=True)
+                )
+            # With a single token, picking and averaging look alike: a later call decides.
             if len(readings) == 1:
                 self.reading = readings[0]
             return readings[0]
         if self.reading is not None:
             return self.reading
-        if not len(answer):
+        if not len(prediction):
             return Reading("vector" if passage.value.ndim == 2 else "mean", "none")
         raise RuntimeError(
             "`model` must be called once before it is compiled, exported or run with "
-            "validate_args=False, or wrapped with `example_input`: what "
-            f"{self.layer_name!r} gives is not the model's answer itself"
+            "validate_args=False, or wrapped with `example_input`: the output of "
+            f"{self.layer_name!r} is not the model's output itself"
         )
 
     def _only(self, model: nn.Module, passages: list[Passage], is_training: bool) -> Passage:
-        """The one passage there may be; a RuntimeError says why there is none, or more."""
+        """Return the layer's only call, or raise a RuntimeError that says why it is not one."""
         name = f"layer {self.layer_name!r}, which gives the embedding,"
         if len(passages) > 1:
             raise RuntimeError(
@@ -195,11 +201,11 @@ class EmbeddingSource:
             if not self.tap.is_attached:
                 why = "the model was unwrapped"
             elif all(part is not self.layer for part in model.modules()):
-                why = "it is no longer a part of the model, which must be wrapped anew"
+                why = "it is no longer a part of the model: wrap the model again"
             elif compiled_part(model, self.layer) is not None:
                 why = "a part of the model was compiled: compile the wrapped model instead"
             else:
-                why = "another layer must be named as `embedding`"
+                why = "name another layer as `embedding`"
             raise RuntimeError(f"{name} did not run: {why}")
         (passage,) = passages
         if is_training and not passage.has_graph and torch.is_grad_enabled():
@@ -208,7 +214,7 @@ class EmbeddingSource:
                 raise RuntimeError(
                     f"{name} ran without gradients, as under reentrant checkpointing or no_grad, "
                     "so nothing before it would train: checkpoint with use_reentrant=False, or "
-                    "freeze what is not to train by requires_grad_(False)"
+                    "freeze what should not train by requires_grad_(False)"
                 )
         return passage
 
@@ -220,9 +226,9 @@ class EmbeddingSource:
         *,
         is_needed: bool = True,
     ) -> Tensor | None:
-        """Which of (B, ..., D) tokens are no padding, (B, T) bool; None for all.
+        """Return the mask (B, T) of (B, ..., D) tokens, False at padding; None: no padding.
 
-        Where a mask is not needed, one that cannot be for these tokens is passed over.
+        Where no mask is needed, one that does not fit these tokens is ignored.
         """
         given = self._given(args, kwargs)
         mask = None if self._mask_name is None else given.get(self._mask_name)
@@ -233,8 +239,8 @@ class EmbeddingSource:
             several = sum(isinstance(each, Tensor) for each in args) > 1
             if is_needed and self.token_mask is not None and self._takes_any and several:
                 raise ValueError(
-                    f"`{self._mask_name}` must be given by keyword, since the model takes any "
-                    f"arguments, or token_mask=None to `wrap`; got {len(args)} without names"
+                    f"`{self._mask_name}` must be passed by keyword, since the model takes *args, "
+                    f"or token_mask=None to `wrap`; got {len(args)} positional arguments"
                 )
             return None
         if isinstance(mask, Tensor) and not mask.is_floating_point() and mask.shape == shape:
@@ -244,12 +250,12 @@ class EmbeddingSource:
         got = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else repr(mask)
         raise ValueError(
             f"`token_mask` must name an argument with a bool or int (B, T) = {shape}, 1 for "
-            f"tokens and 0 for padding, or be None if all are tokens; got {self.token_mask!r} "
+            f"tokens and 0 for padding, or be None if nothing is padded; got {self.token_mask!r} "
             f"with {got}"
         )
 
     def _given(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """The arguments of a call by name, and what lies in mappings among them."""
+        """Return the arguments of a call by name, with the entries of mappings among them."""
         given: dict[str, Any] = {}
         for each in args:
             if isinstance(each, Mapping):
@@ -260,17 +266,17 @@ class EmbeddingSource:
 def _refuse_other_masks(
     given: Mapping[str, Any], shape: tuple[int, int], token_mask: str | None
 ) -> None:
-    """Require that no argument is a mask of these tokens under another name."""
+    """Require that no other argument looks like a mask of these tokens."""
     for name, value in given.items():
         if "mask" in name and isinstance(value, Tensor) and value.shape == shape:
             raise ValueError(
                 f"`token_mask` must be {name!r}, or '~{name}' if it is 1 for padding, or None if "
-                f"all are tokens; got {token_mask!r}, which the call does not have"
+                f"nothing is padded; got {token_mask!r}, which is not in the call"
             )
 
 
 def as_embedding(value: Tensor, channels: int) -> Tensor:
-    """A (B, D) vector, or (B, ..., D) and channels-first (B, D, ...) maps as (B, T, D) tokens."""
+    """Return (B, D) as it is, and (B, ..., D) or channels-first (B, D, ...) as (B, T, D) tokens."""
     if value.ndim < 2:
         raise ValueError(
             "`embedding` must name a layer that gives (B, D), tokens or a feature map; "
@@ -280,16 +286,16 @@ def as_embedding(value: Tensor, channels: int) -> Tensor:
 
 
 def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What timm's ``get_classifier`` names, else the linear layer that was registered last.
+    """Return timm's ``get_classifier``, else the linear layer that was registered last.
 
-    Where a transformers model tells its number of labels, the last of that width.
+    If the config of a transformers model has ``num_labels``, the last linear layer of that width.
     """
     layers = dict(linear_layers(model))
     get_classifier = getattr(model, "get_classifier", None)
     if callable(get_classifier):
-        told = get_classifier()
+        head = get_classifier()
         for name, layer in model.named_modules():
-            if layer is told and (name in layers or isinstance(layer, nn.Identity)):
+            if layer is head and (name in layers or isinstance(layer, nn.Identity)):
                 return name, layer
     num_labels = getattr(getattr(model, "config", None), "num_labels", None)
     fitting = [place for place in layers.items() if place[1].out_features == num_labels]
@@ -298,12 +304,12 @@ def find_classifier(model: nn.Module) -> tuple[str, nn.Module] | None:
 
 
 def num_outputs(layer: nn.Module) -> int:
-    """How many values a linear layer gives."""
+    """Return the number of outputs of a linear layer."""
     return int(layer.out_features)  # type: ignore[arg-type]  # one of `linear_layers` has it
 
 
 def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers of any kind, by name; of an adapted one the adapter around it."""
+    """Yield linear layers of any kind by name; for an adapted layer, its adapter."""
     outer: nn.Module | None = None
     for name, module in model.named_modules():
         if outer is not None and any(module is part for part in outer.modules()):
@@ -314,7 +320,7 @@ def linear_layers(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    """A linear layer: torch's, a quantised one, or one that peft adapted; no network of layers."""
+    """Return whether this is a linear layer: torch's, a quantised one, or one adapted by peft."""
     if isinstance(module, nn.Linear):
         return True
     if not _has_width(module):
@@ -331,7 +337,7 @@ def _has_width(module: nn.Module) -> bool:
 
 
 def own_parameters(model: nn.Module, layer: nn.Module) -> list[tuple[nn.Module, str]]:
-    """Parameters of a layer that no other part of the model uses, by module and name."""
+    """Return the parameters, by module and name, that only this layer of the model uses."""
     inside = set(layer.modules())
     others = (module for module in model.modules() if module not in inside)
     shared = {id(p) for module in others for p in module.parameters(recurse=False)}
@@ -344,7 +350,7 @@ def own_parameters(model: nn.Module, layer: nn.Module) -> list[tuple[nn.Module, 
 
 
 def layer_named(model: nn.Module, name: str) -> nn.Module:
-    """The layer of that name, or a ValueError that lists the names."""
+    """Return the layer of that name, or raise a ValueError that lists the names."""
     layers: dict[str, nn.Module] = dict(model.named_modules())
     if name not in layers:
         raise ValueError(
@@ -355,14 +361,14 @@ def layer_named(model: nn.Module, name: str) -> nn.Module:
 
 
 def layer_names(model: nn.Module, limit: int = 30) -> str:
-    """The names of the last layers, for an error message."""
+    """Return the names of the last layers, for an error message."""
     names = [name for name, _ in model.named_modules() if name]
     more = f", … and {len(names) - limit} before" if len(names) > limit else ""
     return ", ".join(names[-limit:]) + more
 
 
 def refuse_unwrappable(model: nn.Module) -> None:
-    """Require a plain model: neither parallel, nor wrapped already, nor a script."""
+    """Require a plain model: not parallel, wrapped or scripted."""
     for name, module in model.named_modules():
         where = f"part {name!r} is" if name else "the model is"
         kinds = {kind.__name__ for kind in type(module).__mro__} & PARALLEL
@@ -376,7 +382,7 @@ def refuse_unwrappable(model: nn.Module) -> None:
         taps = [hook for hook in module._forward_hooks.values() if isinstance(hook, Tap)]
         for tap in taps:
             if not tap.has_owner():
-                tap.release()  # of a copy of a wrapped model, whose wrapper was not copied
+                tap.release()  # from a copy of a wrapped model that left its wrapper behind
         if any(tap.has_owner() for tap in taps):
             raise ValueError(
                 f"`model` must not be wrapped already; got a model of which {where} read by "
@@ -385,7 +391,7 @@ def refuse_unwrappable(model: nn.Module) -> None:
 
 
 def compiled_part(model: nn.Module, layer: nn.Module) -> str | None:
-    """The name of a compiled part that holds the layer, and so hides it from hooks."""
+    """Return the name of the compiled part that holds the layer, where hooks do not run."""
     for name, module in model.named_modules():
         is_compiled = hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
         if is_compiled and any(part is layer for part in module.modules()):
@@ -394,7 +400,7 @@ def compiled_part(model: nn.Module, layer: nn.Module) -> str | None:
 
 
 def _arguments_of(model: nn.Module, mask: str | None) -> tuple[list[str], bool]:
-    """Names of the arguments that a model takes by position, and whether it takes any more.
+    """Return the names of positional arguments, and whether the mask may be one without a name.
 
     Raises:
         ValueError: if the model does not take a mask of that name.
@@ -415,46 +421,47 @@ def _arguments_of(model: nn.Module, mask: str | None) -> tuple[list[str], bool]:
 
 
 def _is_sequence_first(layer: nn.Module) -> bool:
-    """Whether a layer of torch's own, or the layers that it is made of, has the batch second."""
+    """Return whether a torch layer, or a layer inside it, has the batch as its second axis."""
     parts = layer.modules() if type(layer).__module__.startswith("torch.nn") else (layer,)
     return any(getattr(part, "batch_first", True) is False for part in parts)
 
 
 def _rows(given: Any, output: str | int | None) -> int | None:
-    """How many samples a model answered for, if its answer is found."""
+    """Return the number of samples in a model's output; None if its logits are not found."""
     try:
-        answer = find_answer(given, output)
+        prediction = find_answer(given, output)
     except TypeError:
         return None
-    return len(answer) if answer.ndim else None
+    return len(prediction) if prediction.ndim else None
 
 
-def _refuse_probabilities(answer: Tensor) -> None:
-    """Require logits, of which some are negative or a row does not sum to one."""
-    sums = answer.sum(-1, dtype=torch.float32)
-    if len(answer) and bool((answer >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all()):
+def _refuse_probabilities(prediction: Tensor) -> None:
+    """Require logits: some value is negative, or some row does not sum to 1."""
+    sums = prediction.sum(-1, dtype=torch.float32)
+    if len(prediction) and bool((prediction >= 0).all()) and bool(((sums - 1).abs() < 1e-2).all()):
         raise ValueError(
-            "`keep_head` needs a model that answers with logits; got probabilities, rows that are "
-            "non-negative and sum to 1: name the logits by `output`, or take keep_head=False"
+            "`keep_head` needs a model that outputs logits; got probabilities, rows that are "
+            "non-negative and sum to 1: name the logits by `output`, or set keep_head=False"
         )
 
 
 def _mismatch(
-    model: nn.Module, name: str, passage: Passage, answer: Tensor, *, is_sound: bool
+    model: nn.Module, name: str, passage: Passage, prediction: Tensor, *, is_sound: bool
 ) -> str:
-    """What differs between a model's answer and what its last layer gives."""
+    """Return how a model's output differs from what its last layer gives."""
     gave = passage.result
     shape = tuple(gave.shape) if isinstance(gave, Tensor) else type(gave).__name__
-    if answer.ndim != 2:
-        what = f"the model must answer with (B, C); got {tuple(answer.shape)}"
+    if prediction.ndim != 2:
+        what = f"the model must output (B, C); got {tuple(prediction.shape)}"
     elif isinstance(gave, Tensor) and not is_sound:
-        what = f"what the last linear layer, {name!r}, gives is changed in place afterwards"
-    elif isinstance(gave, Tensor) and gave.shape == answer.shape:
+        what = f"the output of the last linear layer, {name!r}, is changed in place afterwards"
+    elif isinstance(gave, Tensor) and gave.shape == prediction.shape:
         what = f"the last linear layer, {name!r}, gives other values than the model"
     else:
-        what = f"the last linear layer, {name!r}, gives {shape}, the model {tuple(answer.shape)}"
+        output = tuple(prediction.shape)
+        what = f"the last linear layer, {name!r}, gives {shape}, the model {output}"
     return (
         f"`embedding` must name a layer, since {what}; got None. Name the layer whose output is "
-        "the embedding ('' for a model that is a feature extractor), or give an `example_input` if "
-        f"there was none, so that all linear layers are tried. Layers: {layer_names(model)}"
+        "the embedding ('' for a feature extractor), or pass `example_input`, with which all "
+        f"linear layers are tried. Layers: {layer_names(model)}"
     )

@@ -1,4 +1,4 @@
-"""Read what passes one layer of a model while the model runs."""
+"""Record the input or output of one layer during a model's forward pass."""
 
 import dataclasses
 import threading
@@ -13,11 +13,12 @@ Side = Literal["input", "output"]
 
 
 class Passage(NamedTuple):
-    """What passed a layer once.
+    """One recorded call of a layer.
 
-    ``value`` is a copy of the layer's input or output, since a later layer may work in place;
-    ``result`` is the layer's own output as it was at ``version``. Inference mode counts no
-    versions: there ``copy`` tells. While a graph is traced there is neither.
+    ``value`` is a copy of the layer's input or output, since a later layer may work in place.
+    ``result`` is the layer's own output and ``version`` its version counter at that moment.
+    Inference tensors have no version counter: there ``copy`` holds the values. During tracing both
+    are None.
     """
 
     value: Tensor
@@ -27,17 +28,17 @@ class Passage(NamedTuple):
     has_graph: bool
 
     def is_unchanged(self, *, validate: bool) -> bool:
-        """Whether the layer's output still is as the layer gave it; to compare a copy, validate."""
+        """Return whether the output was left as it was; a copy is compared only if `validate`."""
         if self.version is not None:
             return bool(self.result._version == self.version)
-        # NaN, too, is what it was.
+        # NaN counts as equal to NaN.
         return self.copy is None or not validate or _equal_bits(self.copy, self.result)
 
 
 class Tap:
-    """Forward hook that records what passes one layer, for each thread that listens.
+    """Forward hook that records the calls of one layer, separately for each calling thread.
 
-    It also holds what its wrapper froze, so that whoever takes it off can put all back.
+    It also lists the parameters that its wrapper froze, so that :meth:`release` can unfreeze them.
     """
 
     def __init__(self, layer: nn.Module, side: Side) -> None:
@@ -49,7 +50,7 @@ class Tap:
         self.is_attached = True
 
     def __call__(self, layer: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-        """Record; the last argument is the result, after keyword arguments if torch gives them."""
+        """Record a call; the last argument is the result, after any keyword arguments."""
         passages = self._passages.get(_this_thread())
         if passages is None:
             return
@@ -74,8 +75,8 @@ class Tap:
     def run(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> tuple[list[Passage], Any]:
-        """Call the model: what passed the layer, and what the model gave."""
-        # No context manager of a generator: torch 2.6 does not trace one.
+        """Call the model; return the recorded calls of the layer and the model's output."""
+        # torch 2.6 cannot trace a generator-based context manager.
         thread = _this_thread()
         outer = self._passages.get(thread)
         mine: list[Passage] = []
@@ -83,7 +84,7 @@ class Tap:
         try:
             return mine, model(*args, **kwargs)
         finally:
-            # Holding on to a graph would keep its memory, and forbid deepcopy and pickle.
+            # A stored graph would hold its memory and break deepcopy and pickle.
             if outer is None:
                 del self._passages[thread]
             else:
@@ -98,22 +99,22 @@ class Tap:
                 self._frozen.append((module, name))
 
     def claim(self, owner: nn.Module) -> None:
-        """Belong to a wrapper; a copy of a tap goes with the copy of its wrapper."""
+        """Set the wrapper that owns this tap, unless it has one."""
         if not self.has_owner():
             self._owner = weakref.ref(owner)
 
     def has_owner(self) -> bool:
-        """Whether there still is a wrapper that reads by this very tap."""
+        """Return whether a live wrapper still reads from this tap."""
         owner = None if self._owner is None else self._owner()
         return owner is not None and _tap_of(owner) is self
 
     def belongs_to(self, wrapper: nn.Module) -> bool:
-        """Whether this wrapper, and not one that it is a copy of, is the last to need the tap."""
+        """Return whether no other wrapper, such as the one it was copied from, owns the tap."""
         owner = None if self._owner is None else self._owner()
         return owner is None or owner is wrapper
 
     def release(self) -> None:
-        """Take the hook off the layer, and thaw what was frozen."""
+        """Remove the hook from the layer and unfreeze what was frozen."""
         self._handle.remove()
         self.is_attached = False
         for module, name in self._frozen:
@@ -123,7 +124,7 @@ class Tap:
         self._frozen = []
 
     def __getstate__(self) -> dict[str, Any]:
-        # A weak reference cannot be pickled; who unpickles the wrapper claims the tap.
+        # A weak reference cannot be pickled; the unpickled wrapper claims the tap again.
         return {**self.__dict__, "_owner": None, "_passages": {}}
 
 
@@ -136,12 +137,12 @@ def _tap_of(wrapper: nn.Module) -> Any:
 
 
 def _this_thread() -> int:
-    """One model may serve many threads; a graph that is being traced belongs to none."""
+    """Return the thread's id; 0 while a graph is traced, which belongs to no thread."""
     return 0 if torch.compiler.is_compiling() else threading.get_ident()
 
 
 def only_tensor(result: Any, what: str) -> Tensor:
-    """Return a tensor itself, or the one tensor that a layer's output holds."""
+    """Return the tensor that a layer's output is, or the only one in it."""
     if isinstance(result, Tensor):
         return result
     hidden = getattr(result, "last_hidden_state", None)
@@ -150,17 +151,17 @@ def only_tensor(result: Any, what: str) -> Tensor:
     tensors = [entry for entry in _entries(result).values() if isinstance(entry, Tensor)]
     if len(tensors) != 1:
         raise TypeError(
-            f"`embedding` must name a layer that gives one tensor; {what} gives "
+            f"`embedding` must name a layer that outputs one tensor; {what} outputs "
             f"{_describe(result)}: name another layer"
         )
     return tensors[0]
 
 
 def find_answer(given: Any, output: str | int | None) -> Tensor:
-    """Return the tensor that a model answers with: named by `output`, ``logits``, or the only one.
+    """Return the logits in a model's output: the entry `output`, ``logits``, or the only tensor.
 
     Raises:
-        TypeError: if `output` does not lead to a tensor, or is needed and None.
+        TypeError: if `output` does not name a tensor, or is None where it is needed.
     """
     if isinstance(given, Tensor) and not isinstance(output, str):
         return given  # also of models that return more in training than in evaluation
@@ -193,7 +194,7 @@ def _named_entry(given: Any, output: str | int) -> Tensor:
 
 
 def _entries(given: Any) -> dict[Any, Any]:
-    """What an output holds, by key, field or position."""
+    """Return the entries of an output, by key, field or position."""
     if isinstance(given, Mapping):
         return dict(given)
     if isinstance(given, (tuple, list)):

@@ -72,7 +72,7 @@ def test_derived_seeds_differ():
 def test_a_run_goes_on_only_with_its_own_data():
     batches = batches_from(Position(0, 0))
     batches.load_state_dict(batches.state_dict())
-    with pytest.raises(ValueError, match="must go on with the batches it began with"):
+    with pytest.raises(ValueError, match="must resume with the batches that it started with"):
         batches.load_state_dict(batches_from(Position(0, 0), seed=6).state_dict())
 
 

@@ -147,7 +147,7 @@ def test_overrides_win_and_leave_the_rest():
         ("optimization.precision=32", r"`optimization\.precision` must be '32-true'.*got '32'"),
         ("recipe.token_attention=no", r"`recipe\.token_attention` must be .*got 'no'"),
         ("recipe.base=best", r"`recipe\.base` must be 'robust' or 'paper'; got 'best'"),
-        ("recipe.num_anchors=4611686018427387904", r"`recipe` must be values that .* takes"),
+        ("recipe.num_anchors=4611686018427387904", r"`recipe` must be values that .* accepts"),
     ],
 )
 def test_errors_of_overrides(override, message):

@@ -374,7 +374,7 @@ def test_results_are_on_the_disk_as_they_come_and_stay_if_it_stops(tmp_path, cap
     assert [row["name"] for row in read_csv(table)] == ["a.png", "b.png", "c.png"]
     assert len(json.loads(full.read_text())) == 3
     assert (tmp_path / "predictions.csv").read_text() == "of before"
-    assert f"stopped; {table} has what came until then" in capsys.readouterr().out
+    assert f"stopped; {table} has the predictions so far" in capsys.readouterr().out
     write_predictions(tmp_path, [first])
     assert [row["name"] for row in read_csv(tmp_path / "predictions.csv")] == ["a.png"]
     assert not list(tmp_path.glob("predictions.part-*"))

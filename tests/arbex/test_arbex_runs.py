@@ -106,7 +106,7 @@ def test_a_run_holds_its_folder_and_stops_when_it_is_asked_to(number, status, tm
     finally:
         process.kill()
     assert process.returncode == status, errors
-    assert "stopped, and a resume point was written; go on with: " in output
+    assert "stopped, and a resume point was written; resume with: " in output
     assert "Traceback" not in errors
     assert torch.load(checkpoint, weights_only=True)["global_step"] >= before
     assert not list((tmp_path / "run").glob(".*checkpoint*"))

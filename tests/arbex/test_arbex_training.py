@@ -46,7 +46,7 @@ def test_the_class_prior_is_that_of_the_training_set():
 
 def test_contradictions_of_recipe_and_faces_are_named():
     table = synthetic_table()
-    with pytest.raises(ValueError, match=r"`recipe.even_classes` must be false .* beside 20"):
+    with pytest.raises(ValueError, match=r"`recipe.even_classes` must be false .* with 20"):
         build_training(override_recipe(tiny_recipe(), ["recipe.even_classes=true"]), table)
     voting = override_recipe(tiny_recipe(), ["data.soft_labels=true"])
     for faces in (table, replace(table, distributions=None)):

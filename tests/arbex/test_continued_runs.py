@@ -151,7 +151,7 @@ def test_a_signal_ends_the_batch_and_leaves_a_resume_point(number, tmp_path, mon
         train_tiny(tmp_path, tiny_recipe(epochs=2, optimization=patient()))
     assert stop.value.number == number
     assert torch.load(tmp_path / "checkpoint.ckpt", weights_only=True)["global_step"] == 3
-    assert "once more, and it stops at once" in capfd.readouterr().err
+    assert "once more stops at once" in capfd.readouterr().err
     assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == before
 
 
@@ -222,7 +222,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(trained):
     text = path.read_text()
     for change, expected in CHANGES.values():
         path.write_text(change(text))
-        with pytest.raises(ValueError, match=rf"`--resume` must go on .* got .*{expected}"):
+        with pytest.raises(ValueError, match=rf"`--resume` needs the .* got .*{expected}"):
             go_on(recipe, folder)
     path.write_text(text)
     image = path.parent / "3.bmp"

@@ -35,5 +35,5 @@ def test_training_tells_what_to_lower_and_goes_on(tmp_path, monkeypatch):
 def test_evaluation_tells_the_way_out(tmp_path, monkeypatch):
     model = load_bundle(train_tiny(tmp_path, tiny_recipe(epochs=1)).model).model
     monkeypatch.setattr(FaceModel, "forward", out_of_memory)
-    with pytest.raises(MemoryError, match="the memory does not suffice: try --device cpu"):
+    with pytest.raises(MemoryError, match="out of memory: try --device cpu"):
         predict_table(model, synthetic_table(), image_size=16)

@@ -171,7 +171,7 @@ def test_the_contact_sheet_is_a_picture(tmp_path):
         (
             {"num_identities": 3, "validation_share": 0.3, "test_share": 0.6},
             ValueError,
-            "`num_identities` must leave somebody to train on beside 1 [+] 2 people; got 3",
+            "`num_identities` must be more than the people for .*, 1 [+] 2; got 3",
         ),
     ],
 )

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from reliability_balance.calibration import (
 )
 from reliability_balance.checkpoint import describe, load, rebuilding, save, tensor_file
 from reliability_balance.checkpoint.formats import migrate
-from reliability_balance.core import MLPHead
+from reliability_balance.core import MLPHead, get_recipe
 from reliability_balance.labels import RefurbishedTargets
 
 ROOT = Path(__file__).parents[2]
@@ -194,6 +195,28 @@ class TestSettings:
         ):
             save(path, balancer)
         assert os.listdir(path.parent) == []
+
+    @pytest.mark.parametrize("make", [ReliabilityBalancer, None], ids=["balancer", "wrapped"])
+    def test_a_recipe_of_ones_own_comes_back(self, path, make):
+        recipe = replace(get_recipe("robust"), num_anchors=2, mixing=None)
+        options = {"recipe": recipe, "head_dim": 4}
+        model = make(8, 3, **options) if make else wrap(classifier(), **options)
+        save(path, model)
+        found = load(path, None if make else wrap(classifier())).model
+        balancer = found if make else found.balancer
+        assert balancer.recipe == recipe
+        assert "recipe=Recipe(num_anchors=2, mixing=None)" in str(balancer)
+
+    @pytest.mark.parametrize(
+        "recipe", [{"colour": 3}, {"delta": -1.0}, {"delta": "x"}, {"mixing": []}, ["robust"], 3]
+    )
+    def test_a_recipe_that_is_none(self, path, recipe):
+        save(path, ReliabilityBalancer(8, 3))
+        tensors, config = tensor_file.read(path)
+        config["modules"]["model"]["parts"][""]["recipe"] = recipe
+        tensor_file.write(path, tensors, config)
+        with pytest.raises(ValueError, match=r"`path` must .*got"):
+            load(path)
 
     def test_checking_of_values_is_chosen_anew(self, path):
         save(path, small(validate_args=False))
@@ -424,13 +447,17 @@ class TestBadArguments:
             (
                 {"class_names": ["a"]},
                 ValueError,
-                r"`class_names` must be the 2 of the model; got 1",
+                r"`class_names` must be 2, one for each class of the model; got 1",
             ),
             ({"class_names": ["a", "a"]}, ValueError, "`class_names` must differ"),
             ({"class_names": "ab"}, TypeError, "`class_names` must be a sequence of strings"),
             ({"preprocessing": {"f": print}}, TypeError, "`preprocessing` must be .* JSON"),
             ({"preprocessing": {"f": float("nan")}}, TypeError, "`preprocessing` must be .* JSON"),
-            ({"companions": {"model": small()}}, ValueError, "identifiers but 'model' for names"),
+            (
+                {"companions": {"model": small()}},
+                ValueError,
+                "other than 'model' as names",
+            ),
             ({"companions": {"a.b": small()}}, ValueError, "identifiers .* got 'a.b'"),
             (
                 {"companions": {"a": nn.Linear(2, 2)}},

@@ -90,7 +90,7 @@ class TestWhole:
     def test_a_healthy_model_gets_no_complaint(self, balancer):
         diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
         assert diagnosis.findings == ()
-        assert str(diagnosis).endswith("nothing is wrong as far as this can tell")
+        assert str(diagnosis).endswith("no problem found")
         assert "600 samples, accuracy" in str(diagnosis)
         assert "anchors in use: 8 of 8" in str(diagnosis)
 
@@ -133,15 +133,15 @@ class TestWhole:
         gain = int((pruned == labels).sum()) - int((full == labels).sum())
         assert what == (
             "16 of 24 anchors mislead: never the nearest of their class, but without them the "
-            f"anchor branch would be right {gain} times more in 600"
+            f"anchor branch would be right for {gain} more of 600 samples"
         )
 
     def test_anchors_that_never_say_their_class_are_useless(self, balancer):
         with torch.no_grad():
             balancer.anchors[2] = -balancer.anchors[2]
         assert (
-            "the anchors of classes 2 are useless: the anchor branch is right in less than 10 % of "
-            "their samples, another branch in more than 50 %"
+            "the anchors of classes 2 are useless: the anchor branch is right for less than 10 % "
+            "of their samples, another branch for more than 50 %"
         ) in whats(balancer)
 
     def test_the_recommended_training_is_healthy(self):
@@ -181,11 +181,11 @@ class TestWhole:
         layer = balancer.head if branch == "primary" else balancer.attention.output
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-        assert f"the {branch} branch is uniform: it has no say" in whats(balancer)
+        assert f"the {branch} branch is uniform: it has no effect" in whats(balancer)
 
     def test_a_uniform_anchor_branch(self, balancer):
         balancer.delta = 1e3
-        assert "the anchor branch is uniform: it has no say" in whats(balancer)
+        assert "the anchor branch is uniform: it has no effect" in whats(balancer)
 
     @pytest.mark.parametrize("branch", ["primary", "attentive"])
     def test_a_constant_branch(self, balancer, branch):
@@ -193,13 +193,13 @@ class TestWhole:
         nn.init.zeros_(layer.weight)
         with torch.no_grad():
             layer.bias.copy_(torch.tensor([3.0, 0.0, 0.0, 0.0]))
-        told = f"the {branch} branch is constant: it gives every sample the same answer"
+        told = f"the {branch} branch is constant: it predicts the same for every sample"
         assert told in whats(balancer)
 
     def test_a_lagging_branch(self, balancer):
         nn.init.normal_(balancer.attention.output.weight)
         assert any(
-            what.startswith("the attentive branch lags: right in") for what in whats(balancer)
+            what.startswith("the attentive branch lags: accuracy") for what in whats(balancer)
         )
 
     def test_harm(self, balancer):
@@ -216,10 +216,10 @@ class TestWhole:
         wrong = torch.arange(400) < (0 if side == "under" else 100)
         points = 8.0 * factor * F.one_hot((labels + wrong) % CLASSES, CLASSES)
         (what,) = whats(copying(), batches(points, labels))
-        assert what.startswith(f"the predictions are {side}confident: probability")
+        assert what.startswith(f"the predictions are {side}confident: mean probability")
 
     def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
-        advice = rules.untrue_confidence(0.9, 0.5).advice
+        advice = rules.miscalibration(0.9, 0.5).advice
         names = [each.__name__ for each in rules.RECOMMENDED]
         assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
         assert min(advice.find(name) for name in names) > 0

@@ -30,7 +30,7 @@ def test_the_main_job(run):
     invoke, out = run
     result = invoke("--rate", "0.25")
     assert result.exit_code == 0, result.output
-    assert "label noise: symmetric, realised rate 0.2500, seed 0" in result.output
+    assert "label noise: symmetric, actual rate 0.2500, seed 0" in result.output
     for name in ("accuracy", "mean class accuracy", "macro f1", "nll", "ece"):
         assert name in result.output
     assert "predictions changed:" in result.output

@@ -259,11 +259,11 @@ def test_a_saved_model_is_loaded_as_its_docstring_says(tmp_path):
 
 def test_labels_of_a_table():
     datasets = pytest.importorskip("datasets")
-    from reliability_balance.integrations.transformers import _proven_labels
+    from reliability_balance.integrations.transformers import _read_labels
 
     rows = datasets.table.InMemoryTable.from_pydict({"x": [1.0, 2.0], "label": [1, 0]})
     table = datasets.Dataset(rows, fingerprint="test")
-    assert _proven_labels(IndexedDataset(table)).tolist() == [1, 0]
+    assert _read_labels(IndexedDataset(table)).tolist() == [1, 0]
 
 
 def test_labels_that_cannot_be_proven_are_refused(tmp_path):
@@ -273,8 +273,8 @@ def test_labels_that_cannot_be_proven_are_refused(tmp_path):
     rows = sentences()
     pairs = torch.utils.data.TensorDataset(torch.zeros(4, 6).long(), torch.arange(4) % 3)
     for dataset, got in (
-        (None, "got None: give `criterion`"),
-        (pairs, "got TensorDataset: give `criterion`"),
+        (None, "got None: pass `criterion`"),
+        (pairs, "got TensorDataset: pass `criterion`"),
         ([{**row, "labels": 0} for row in rows], "got 'labels' and 'label'"),
         ([{"input_ids": row["input_ids"]} for row in rows], "got neither"),
         ([*rows, {"input_ids": rows[0]["input_ids"]}], "must hold class indices or prob"),

@@ -98,7 +98,7 @@ def test_a_feature_extractor_is_its_own_embedding():
 def test_the_layer_that_answers_is_found_with_an_example():
     network = ConvNet().eval()
     model = wrap(network, example_input=IMAGES).eval()
-    assert repr(model.source) == "input of 'head', which gives the model's answer"
+    assert repr(model.source) == "input of 'head', which gives the model's logits"
     torch.testing.assert_close(network.head(model.embed(IMAGES)), network(IMAGES))
 
 
@@ -228,7 +228,7 @@ def test_a_kept_head_gives_the_logits_of_stored_embeddings():
         (
             lambda: wrap(mlp(), keep_head=True, head="mlp"),
             ValueError,
-            "`head` must be None beside keep_head=True; got 'mlp'",
+            "`head` must be None with keep_head=True; got 'mlp'",
         ),
         (
             lambda: wrap(mlp(), embedding="body"),
@@ -253,7 +253,7 @@ def test_a_kept_head_gives_the_logits_of_stored_embeddings():
         (
             lambda: wrap(mlp(), embedding="", example_input=IMAGES),
             ValueError,
-            "`num_classes` must be given, since no layer of the model tells it; got None",
+            "`num_classes` must be given, since the model's layers do not show it; got None",
         ),
         (lambda: wrap(mlp(), num_anchors=-1), ValueError, "`num_anchors` must be at least 0"),
         (
@@ -264,7 +264,7 @@ def test_a_kept_head_gives_the_logits_of_stored_embeddings():
         (
             lambda: wrap(mlp(), embedding="1"),
             ValueError,
-            "`num_classes` must be given, since no layer of the model tells it; got None",
+            "`num_classes` must be given, since the model's layers do not show it; got None",
         ),
         (
             lambda: wrap(mlp(), layout="NHWC"),
@@ -274,7 +274,7 @@ def test_a_kept_head_gives_the_logits_of_stored_embeddings():
         (
             lambda: wrap(mlp(), layout="channels_last"),
             ValueError,
-            "`layout` must be None but for a named `embedding` with an `example_input`",
+            "`layout` must be None without a named `embedding` and an `example_input`",
         ),
     ],
 )

@@ -69,7 +69,7 @@ def test_a_decoders_embedding_is_that_of_the_token_it_picks(name, example):
     torch.testing.assert_close(long.embedding, short.embedding, rtol=0, atol=1e-5)
     logits = network(**plain).logits
     torch.testing.assert_close(linear(network.score, short.embedding), logits)
-    assert "for the token that it picks" in repr(model)
+    assert "at the token that it picks" in repr(model)
 
 
 @pytest.mark.parametrize("name", ["GPT2", "Llama"])
@@ -349,9 +349,9 @@ def test_answers_changed_in_place_are_found_out():
             return self.head(x).mul_(3.0)
 
     for example in (None, VECTORS):
-        with pytest.raises(ValueError, match="'head', gives is changed in place afterwards"):
+        with pytest.raises(ValueError, match="'head', is changed in place afterwards"):
             wrap(Scaled(), example_input=example)(VECTORS)
-    message = "'head', gives is changed in place afterwards"
+    message = "'head', is changed in place afterwards"
     with torch.inference_mode(), pytest.raises(ValueError, match=message):
         wrap(Scaled())(VECTORS)
 
@@ -438,7 +438,7 @@ def test_a_kept_head_behind_a_softmax_gives_its_logits(ending):
 def test_probabilities_beside_a_named_layer_are_refused():
     plain = nn.Sequential(*network(), nn.Softmax(-1))
     model = wrap(plain, 3, embedding="0", keep_head=True)
-    with pytest.raises(ValueError, match="`keep_head` needs a model that answers with logits"):
+    with pytest.raises(ValueError, match="`keep_head` needs a model that outputs logits"):
         model(VECTORS)
 
 
@@ -641,7 +641,7 @@ def test_quantised_and_half_models():
 
 
 def test_answers_for_each_token_are_refused():
-    with pytest.raises(ValueError, match=r"must answer with \(B, C\); got \(4, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"must output \(B, C\); got \(4, 5, 3\)"):
         wrap(network(), example_input=torch.randn(4, 5, 6))
 
 
@@ -664,9 +664,9 @@ def test_the_representation_tells_what_was_checked():
     model = wrap(network())
     assert "input of '2', to be checked at the first call" in repr(model)
     model(VECTORS)
-    assert "input of '2', which gives the model's answer" in repr(model)
+    assert "input of '2', which gives the model's logits" in repr(model)
     named = wrap(network(), 3, embedding="0")
-    assert "output of '0', not checked against the model's answer" in repr(named)
+    assert "output of '0', not checked against the model's logits" in repr(named)
 
 
 class Unsorted(nn.Module):

@@ -1,1 +1,1 @@
-"""Faces as data: one table for every data set, images, transforms, and reading by name."""
+"""Face data: a common table for all data sets, images, transforms, and reading by name."""

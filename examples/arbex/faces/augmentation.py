@@ -4,7 +4,7 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import InterpolationMode
 
-# ImageNet's, which the pretrained encoders of timm and torchvision expect.
+# Of ImageNet, as the pre-trained encoders of timm and torchvision expect.
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
 
@@ -16,14 +16,14 @@ NOISE_DEVIATION = 0.03  # of values in [0, 1]
 def train_transform(
     size: int = 224, strength: float = 1.0, resize: int | None = None
 ) -> v2.Transform:
-    """Resize, rotate, crop, flip, change colours, add noise and normalise, at random.
+    """Return the training transform: random rotation, crop, flip, colour jitter and noise.
 
     Args:
         size: height and width of the result.
-        strength: in [0, 2]; scales rotation, colours and noise. 0 leaves resizing, the random
-            crop and normalising only.
-        resize: height and width before the crop; by default the paper's 256 for 224, and in
-            proportion for other sizes (72 for 64).
+        strength: in [0, 2]; scales rotation, colour jitter and noise. 0: only resizing, the random
+            crop and normalisation.
+        resize: height and width before the crop. None: the paper's 256 for 224, and in proportion
+            for other sizes (72 for 64).
 
     Shape:
         (3, H, W) uint8 to (3, size, size) float32.
@@ -32,8 +32,8 @@ def train_transform(
         ValueError: if a size is less than 1, `resize` is less than `size`, or `strength` is out
             of range.
 
-    Differs from paper: it names the steps but not their amounts, which are ours at strength 1.
-    The crop comes before colours and noise, which is the same for less work.
+    Differs from paper: the paper names the steps but not their magnitudes; those at strength 1 are
+    ours. The crop comes before colours and noise, which is equivalent and faster.
     """
     if not 0.0 <= strength <= 2.0:
         raise ValueError(f"`strength` must lie in [0, 2]; got {strength}")
@@ -54,7 +54,7 @@ def train_transform(
 
 
 def eval_transform(size: int = 224, resize: int | None = None) -> v2.Transform:
-    """Resize, take the middle and normalise: faces as large as in training, without chance.
+    """Return the evaluation transform: resize, centre crop and normalise, at the training scale.
 
     Args:
         size: height and width of the result.

@@ -1,4 +1,4 @@
-"""What a data set lacks: faces that were left out, and classes that no test or no training has."""
+"""Check a data set for missing faces, and for classes without training or test images."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ USES = ((TRAIN, "train"), (TEST, "test"))
 
 
 def with_lone_classes(table: FaceTable) -> FaceTable:
-    """Add a problem for each class that has faces, but none to train on or none to test on.
+    """Add a problem for each class that has faces, but no training or no test images.
 
-    Two ways to write one class, one in each split, are found by this; and so are labels that are
-    no classes at all, such as identities.
+    This detects a class that is spelled differently in each split, and labels that are not classes,
+    such as identities.
     """
     counts = table.counts()
     uses = [(split, use) for split, use in USES if int(counts[split].sum())]
@@ -31,7 +31,7 @@ def with_lone_classes(table: FaceTable) -> FaceTable:
 
 
 def missing_share(table: FaceTable) -> tuple[int, int]:
-    """Count the faces that were left out or are of a class in one split alone, and all of them.
+    """Count the faces that were left out or whose class is in one split only, and all faces.
 
     Example:
         >>> from dataclasses import replace
@@ -46,14 +46,14 @@ def missing_share(table: FaceTable) -> tuple[int, int]:
 
 
 def expect_complete(table: FaceTable, most: float) -> None:
-    """Require that no more than a share of the faces is missing.
+    """Require that the share of missing faces is small enough.
 
     Args:
-        table: with all problems, also those of :func:`with_lone_classes`.
-        most: the share, from 0 to 1.
+        table: with all problems, including those of :func:`with_lone_classes`.
+        most: maximum share, from 0 to 1.
 
     Raises:
-        ValueError: if more is; it tells the problems.
+        ValueError: if more are missing; the message lists the problems.
     """
     missing, count = missing_share(table)
     if missing > most * count:
@@ -66,7 +66,7 @@ def expect_complete(table: FaceTable, most: float) -> None:
 
 
 def describe_problems(problems: Iterable[Problem], *, num_examples: int) -> list[str]:
-    """Lines with each kind of problem, the most frequent first, and some places of each."""
+    """Return lines with each kind of problem, most frequent first, and examples."""
     lines = []
     for kind, count, places in _by_kind(problems):
         lines.append(f"  {kind}: {count}")
@@ -84,7 +84,7 @@ def _by_kind(problems: Iterable[Problem]) -> list[tuple[str, int, list[str]]]:
 
 
 def describe_completeness(table: FaceTable) -> str:
-    """Say in a line or more how many faces there are, and what is wrong with the rest."""
+    """Describe the number of faces and the problems of the rest."""
     missing, count = missing_share(table)
     lines = [
         f"{table.name}: {len(table)} faces; left out, or of a class in one split alone: "

@@ -1,4 +1,4 @@
-"""A face table as a torch data set, and what to do about images that cannot be decoded."""
+"""A face table as a torch data set, and the treatment of images that cannot be decoded."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -18,25 +18,25 @@ SHOW_AFTER = 5.0  # seconds
 
 
 class FaceSample(NamedTuple):
-    """One face; the loader's default collation turns it into a batch of the same fields."""
+    """One face; the loader's default collation makes batches with the same fields."""
 
     image: Tensor  # (3, H, W) floating, transformed
     label: int
-    # Row in the data set's table; the name hides a method of tuple that nobody needs here.
+    # Row in the data set's table; the name hides a method of tuple, which is not needed.
     index: int  # type: ignore[assignment]
     distribution: Tensor  # (C,) float32: the table's, or one-hot where it has none
 
 
 class FaceDataset(Dataset[FaceSample]):
-    """Faces of a table, transformed.
+    """Transformed faces of a table.
 
-    A corrupt image is an error that names the file: to replace it while training would show
-    some face twice and judge predictions on a face that is not there. Give `drop_corrupt(table)`
-    to leave such images out; it says which.
+    A corrupt image is an error that names the file: replacing it would repeat another face and
+    score a prediction for a missing one. Use `drop_corrupt(table)` to leave such images out and
+    report them.
 
     Args:
         table: the faces.
-        transform: from a (3, H, W) uint8 tensor to a floating one, such as
+        transform: maps a (3, H, W) uint8 tensor to a floating one, such as
             :func:`faces.augmentation.train_transform`.
 
     Raises:
@@ -64,15 +64,15 @@ class FaceDataset(Dataset[FaceSample]):
 def drop_corrupt(table: FaceTable, rows: Tensor | None = None) -> FaceTable:
     """Leave out the rows whose image cannot be decoded, and report each in ``problems``.
 
-    Every image is decoded once, which takes a while for millions. All ranks of a
-    distributed run come to the same table, and the rows keep their order.
+    Every image is decoded once, which takes long for millions. All ranks of a distributed run get
+    the same table, and the rows keep their order.
 
     Args:
         table: the faces.
-        rows: (M,) int64: those to look at; None for all.
+        rows: (M,) int64, the rows to check. None: all rows.
 
     Raises:
-        FileNotFoundError: if a file that was listed is no longer there.
+        FileNotFoundError: if a listed file no longer exists.
     """
 
     def find_damage(index: int) -> Problem | None:

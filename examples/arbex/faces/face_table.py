@@ -1,7 +1,7 @@
-"""One table for every data set: images, labels, groups and splits, row by row.
+"""A common table for all data sets: images, labels, groups and splits, row by row.
 
-Columns are tensors, and names and images may be computed when asked for, so that the three
-million frames of Aff-Wild2 fit in little memory.
+Columns are tensors; names and images may be computed on access, so that the three million frames of
+Aff-Wild2 need little memory.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True)
 class Problem:
-    """Something in the data that did not fit, and that was left out or set right."""
+    """A problem in the data, which was left out or fixed."""
 
     kind: str  # such as "missing image": problems are counted by kind
     where: str  # a file, or file:line
@@ -31,7 +31,7 @@ class Problem:
 
 
 class Selection(Sequence[Item], Generic[Item]):
-    """Some items of a sequence, looked up when asked for."""
+    """Some items of a sequence, looked up on access."""
 
     def __init__(self, items: Sequence[Item], indices: Tensor) -> None:
         self.items = items
@@ -64,7 +64,7 @@ class SelectedImages:
         return self.images[int(self.indices[index])]
 
     def fingerprint(self, index: int, contents: bool, /) -> bytes:
-        """That of the source."""
+        """Return the source's fingerprint."""
         return self.images.fingerprint(int(self.indices[index]), contents)
 
 
@@ -74,18 +74,18 @@ class FaceTable:
 
     Args:
         name: of the data set, for titles.
-        class_names: C names; a label is a position in them.
+        class_names: C names; a label is an index into them.
         images: N images.
-        names: N names for people to find an image by, such as the path within the data set.
-        labels: (N,) int64 in [0, C): the labels to train on, or to be judged by.
-        groups: (N,) int64: the video, subject, character or identity that a face belongs to.
-        splits: (N,) uint8: TRAIN, VALIDATION or TEST.
-        distributions: (N, C) float32 rows that sum to 1, or None: what people voted (FER+,
-            JAFFE), which may be trained on; or the true distribution (rendered faces), which may
-            not: it is there to judge predictions.
-        true_labels: (N,) int64 or None: the labels before noise was put in, of faces whose true
+        names: N readable names of images, such as paths within the data set.
+        labels: (N,) int64 in [0, C), for training or evaluation.
+        groups: (N,) int64, the video, subject, character or identity of each face.
+        splits: (N,) uint8, TRAIN, VALIDATION or TEST.
+        distributions: (N, C) float32 rows that sum to 1, or None. Human votes (FER+, JAFFE), which
+            can be used in training; or the true distribution (rendered faces), which is for
+            evaluation only.
+        true_labels: (N,) int64 or None, the labels before noise was added, of faces whose true
             distribution is known.
-        problems: what the reader left out or set right.
+        problems: what the reader left out or fixed.
 
     Raises:
         TypeError: if a column has a wrong dtype.
@@ -121,15 +121,15 @@ class FaceTable:
 
     @property
     def distributions_are_true(self) -> bool:
-        """Whether the distributions are what labels were drawn from, and not people's votes."""
+        """Whether the distributions are the true ones, and not human votes."""
         return self.distributions is not None and self.true_labels is not None
 
     def subset(self, split: int) -> "FaceTable":
-        """Rows of TRAIN, VALIDATION or TEST, in order."""
+        """Return the rows of TRAIN, VALIDATION or TEST, in order."""
         return self.select((self.splits == split).nonzero().squeeze(-1))
 
     def select(self, indices: Tensor) -> "FaceTable":
-        """Rows at the (M,) int64 indices; problems stay those of the whole."""
+        """Return the rows at the (M,) int64 indices; problems stay those of the whole table."""
         columns = {
             field.name: getattr(self, field.name)[indices]
             for field in fields(self)
@@ -143,7 +143,7 @@ class FaceTable:
         )
 
     def counts(self) -> Tensor:
-        """Rows of each split and class, (3, C) int64."""
+        """Return the number of rows of each split and class, (3, C) int64."""
         num_classes = len(self.class_names)
         cells = self.splits.long() * num_classes + self.labels
         return cells.bincount(minlength=len(SPLIT_NAMES) * num_classes).view(-1, num_classes)

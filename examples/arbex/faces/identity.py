@@ -1,4 +1,4 @@
-"""Digests of a face table, by which a run that goes on knows that its data are still the same."""
+"""Digests of a face table, by which a resumed run verifies that its data are unchanged."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +9,7 @@ from torch import Tensor
 from faces.face_dataset import DECODING_THREADS
 from faces.face_table import FaceTable
 
-BATCH = 4096  # images that are asked for at a time
+BATCH = 4096  # images read at a time
 
 
 def table_digests(table: FaceTable, *, contents: bool) -> dict[str, str]:
@@ -17,11 +17,10 @@ def table_digests(table: FaceTable, *, contents: bool) -> dict[str, str]:
 
     Args:
         table: the faces.
-        contents: whether to read every image file; otherwise only its size is looked at.
+        contents: whether to read every image file, or only its size.
 
     Returns:
-        Digests by what they are of: classes, names (in order), labels, splits, groups, votes and
-        images.
+        Digests of classes, names (in order), labels, splits, groups, votes and images, by name.
 
     Example:
         >>> from synthetic_faces import synthetic_table
@@ -42,7 +41,7 @@ def table_digests(table: FaceTable, *, contents: bool) -> dict[str, str]:
 
 
 def changed_columns(before: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Names of the digests that differ; of other faces, nothing but the classes is compared."""
+    """Return the names of digests that differ; if the faces differ, only classes are compared."""
     compared = ("classes", "names") if before["names"] != now["names"] else tuple(now)
     return [name for name in compared if before[name] != now[name]]
 

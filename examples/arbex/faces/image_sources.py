@@ -1,4 +1,4 @@
-"""Where faces come from: files, or one array that is read from the disk as it is needed."""
+"""Sources of images: files, or one array, which may be memory-mapped."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -15,33 +15,31 @@ __all__ = ["CorruptImageError", "ImageArray", "ImageFiles", "ImageSource", "deco
 
 
 class ImageSource(Protocol):
-    """Images by position, each a uint8 tensor of shape (3, H, W)."""
+    """Interface: images by index, each a uint8 tensor of shape (3, H, W)."""
 
     def __len__(self) -> int:
-        """Number of images."""
+        """Return the number of images."""
         ...
 
     def __getitem__(self, index: int, /) -> Tensor:
-        """Image at that position."""
+        """Return the image at that index."""
         ...
 
     def fingerprint(self, index: int, contents: bool, /) -> bytes:
-        """Bytes that differ where the image does; without `contents`, as far as is known unread."""
+        """Return bytes that identify the image, by its contents or only its size."""
         ...
 
 
 class ImageFiles:
-    """Image files of any format that Pillow reads, decoded when they are asked for.
-
-    See :func:`image_files.decode`.
+    """Image files, decoded on access by :func:`image_files.decode`.
 
     Args:
         root: the folder.
-        files: paths within it, one an image.
+        files: paths within it, one per image.
 
     Raises:
         CorruptImageError: on access, if a file cannot be decoded.
-        FileNotFoundError: on access, if a file is not there.
+        FileNotFoundError: on access, if a file does not exist.
     """
 
     def __init__(self, root: Path, files: Sequence[str]) -> None:
@@ -55,7 +53,7 @@ class ImageFiles:
         return decode(self.root / self.files[index])
 
     def fingerprint(self, index: int, contents: bool, /) -> bytes:
-        """Digest of the file, or its size."""
+        """Return a digest of the file, or its size."""
         path = self.root / self.files[index]
         if not contents:
             return path.stat().st_size.to_bytes(8, "little")
@@ -63,10 +61,10 @@ class ImageFiles:
 
 
 class ImageArray:
-    """A (N, 3, H, W) array of bytes, or a gray one of (N, 1, H, W), mapped from a file or held.
+    """Images in an array of bytes, (N, 3, H, W) or gray (N, 1, H, W).
 
     Args:
-        array: of dtype uint8; a memory-mapped ``.npy`` costs no memory before it is read.
+        array: of dtype uint8; a memory-mapped ``.npy`` uses no memory before it is read.
 
     Raises:
         ValueError: on a wrong dtype or shape.
@@ -88,5 +86,5 @@ class ImageArray:
         return image.expand(3, -1, -1)
 
     def fingerprint(self, index: int, contents: bool, /) -> bytes:
-        """Digest of the pixels, which are at hand."""
+        """Return a digest of the pixels."""
         return blake2b(self.array[index].tobytes(), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""Read any data set by its name into a face table."""
+"""Read any data set by name into a face table."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -50,13 +50,13 @@ def read_faces(
 
     Args:
         dataset: its name.
-        root: its folder (or the file of "csv"); of "rendered" the cache, or None for none.
-        splits: how to choose the splits that are not official, in data read from files.
-        rendered: what to render, for "rendered".
+        root: its folder (or the file of "csv"); for "rendered" the cache, or None for no cache.
+        splits: how to choose splits that are not official, in data from files.
+        rendered: settings of "rendered".
 
     Raises:
-        FileNotFoundError: if something that belongs to the data set is not there.
-        ValueError: if a file is not as it should be, or the name is unknown.
+        FileNotFoundError: if a part of the data set does not exist.
+        ValueError: if a file is invalid, or the name is unknown.
     """
     if dataset not in DATASETS:
         raise ValueError(f"`dataset` must be one of {', '.join(DATASETS)}; got {dataset!r}")
@@ -68,17 +68,17 @@ def read_faces(
 
 
 def check_images(table: FaceTable, policy: CorruptPolicy, rows: Tensor) -> FaceTable:
-    """Decode every image before it is needed, so that damage is not found in the middle of a run.
+    """Decode every image in advance, so that damage does not stop a run midway.
 
     Args:
         table: the faces.
-        policy: "error" refuses a data set with damaged images; "skip" leaves them out, and
-            reports them in ``problems``; "unchecked" decodes none, for millions of images whose
-            decoding takes longer than an epoch: a damaged one then stops the training.
-        rows: (M,) int64: those to look at.
+        policy: "error" rejects a data set with damaged images; "skip" leaves them out and reports
+            them in ``problems``; "unchecked" decodes none, for millions of images whose decoding
+            takes longer than an epoch: a damaged one then stops the training.
+        rows: (M,) int64, the rows to check.
 
     Raises:
-        CorruptImageError: if there are damaged images, and they are an error.
+        CorruptImageError: if there are damaged images, and the policy is "error".
         ValueError: if the policy is unknown.
     """
     if policy not in get_args(CorruptPolicy):
@@ -90,6 +90,6 @@ def check_images(table: FaceTable, policy: CorruptPolicy, rows: Tensor) -> FaceT
     if damaged and policy == "error":
         raise CorruptImageError(
             f"{sound.problems[-damaged].detail}; {damaged} of {len(rows)} images are damaged. "
-            "Mend them, or leave them out by data.corrupt=skip"
+            "Fix them, or leave them out by data.corrupt=skip"
         )
     return sound

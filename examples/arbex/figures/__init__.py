@@ -1,1 +1,1 @@
-"""Pictures of predictions and of training, in one style."""
+"""Figures of predictions and training, in one style."""

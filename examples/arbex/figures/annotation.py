@@ -1,4 +1,4 @@
-"""A picture with what was predicted of its faces beside it."""
+"""Draw a picture with the predictions for its faces."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from figures.figure_style import class_color, figure_file
 
-MOST_FACES = 6  # whose distributions are drawn; all boxes are
+MOST_FACES = 6  # with distributions; boxes are drawn for all
 
 
 def draw_annotated(path: Path, picture: Tensor, predictions: Sequence[FacePrediction]) -> None:

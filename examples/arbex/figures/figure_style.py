@@ -1,4 +1,4 @@
-"""One look for all figures, and how they are written."""
+"""Common style of all figures, and writing them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ RIGHT_COLOR, WRONG_COLOR = "#2e8b57", "#d1495b"
 MUTED_COLOR = "#6b7280"
 DOTS_PER_INCH = 130
 
-# After Okabe and Ito, and told apart by most people with colour blindness; enough for 12 classes.
+# After Okabe and Ito, for colour-blind readers; 12 classes.
 CLASS_COLORS = (
     *("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9"),
     *("#8c6d31", "#6a3d9a", "#b2b000", "#444444", "#b15928", "#7fc97f"),
@@ -22,10 +22,10 @@ CLASS_COLORS = (
 
 @contextmanager
 def figure_file(path: Path, *, width: float, height: float) -> Iterator[Figure]:
-    """Give a figure to draw on, in inches, and write it as PNG when all went well."""
+    """Yield a figure, sized in inches, and write it as PNG unless there was an error."""
     style: dict[Any, Any] = {  # matplotlib's own type is a list of all its settings
         "font.size": 9,
-        "text.parse_math": False,  # a $ in the name of a class is a $
+        "text.parse_math": False,  # class names may have a $
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.spines.top": False,
@@ -44,5 +44,5 @@ def figure_file(path: Path, *, width: float, height: float) -> Iterator[Figure]:
 
 
 def class_color(index: int) -> str:
-    """Colour of a class; they repeat after the twelfth."""
+    """Return the colour of a class; colours repeat after the twelfth."""
     return CLASS_COLORS[index % len(CLASS_COLORS)]

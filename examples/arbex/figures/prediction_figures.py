@@ -18,8 +18,8 @@ BECAME_RIGHT, BECAME_WRONG = "became right", "became wrong"
 def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns: int = 4) -> None:
     """Draw faces with primary and corrected distributions (Fig. 5).
 
-    First what the correction made right, surest first; then some that it made wrong, and the
-    faces that it is least sure of: a fair selection, not the best one.
+    First faces that the correction made right, most confident first; then some that it made wrong,
+    and the least confident ones. The selection is meant to be fair, not flattering.
     """
     chosen = choose_faces(output, table.labels, per_row=columns)
     rows = -(-len(chosen) // columns)
@@ -40,29 +40,29 @@ def draw_faces(path: Path, output: BalancerOutput, table: FaceTable, *, columns:
 
 
 def choose_faces(output: BalancerOutput, labels: Tensor, *, per_row: int) -> list[tuple[int, str]]:
-    """Index of each face to show, and what the correction did to it."""
+    """Return the index of each face to show, and the effect of the correction on it."""
     was_right = output.primary.argmax(-1) == labels
     is_right = output.corrected.argmax(-1) == labels
-    surest = output.confidence.argsort(descending=True, stable=True)
+    by_confidence = output.confidence.argsort(descending=True, stable=True)
 
     def pick(condition: Tensor, order: Tensor, count: int, verdict: str) -> list[tuple[int, str]]:
         return [(index, verdict) for index in order[condition[order]][:count].tolist()]
 
-    better = pick(~was_right & is_right, surest, per_row, BECAME_RIGHT)
-    worse = pick(was_right & ~is_right, surest, per_row // 2, BECAME_WRONG)
+    better = pick(~was_right & is_right, by_confidence, per_row, BECAME_RIGHT)
+    worse = pick(was_right & ~is_right, by_confidence, per_row // 2, BECAME_WRONG)
     taken = {index for index, _ in (*better, *worse)}
     left = 2 * per_row - len(taken)
     free = torch.tensor([index not in taken for index in range(len(labels))])
-    unsure = pick(free, surest.flip(0), left, "least sure")
+    unsure = pick(free, by_confidence.flip(0), left, "least confident")
     return better + worse + unsure
 
 
 def draw_reliability_and_risk(path: Path, output: BalancerOutput, labels: Tensor) -> None:
-    """Draw whether confidence is to be believed, and what it is worth to leave out the unsure."""
+    """Draw the reliability diagram and the risk-coverage curve."""
     with figure_file(path, width=8.6, height=3.9) as figure:
         left, right = figure.subplots(1, 2)
         draw_reliability(left, output, labels)
-        left.set_title("Reliability: on the diagonal is calibrated")
+        left.set_title("Reliability: the diagonal is calibrated")
         for name, probs, color in (
             ("primary", output.primary, PRIMARY_COLOR),
             ("corrected", output.corrected, CORRECTED_COLOR),
@@ -71,11 +71,11 @@ def draw_reliability_and_risk(path: Path, output: BalancerOutput, labels: Tensor
             wrong = (predicted != labels)[top.argsort(descending=True, stable=True)].double()
             kept = torch.arange(1, len(wrong) + 1)
             risk = 100 * wrong.cumsum(0) / kept
-            few = len(wrong) // 50  # of which the rate jumps about
+            few = len(wrong) // 50  # too few for a stable rate
             coverage = (100 * kept / len(wrong))[few:].numpy()
             right.plot(coverage, risk[few:].numpy(), color=color, label=name)
         right.set(
-            xlim=(0, 100), xlabel="surest predictions kept (%)", ylabel="error among them (%)"
+            xlim=(0, 100), xlabel="coverage, most confident first (%)", ylabel="error rate (%)"
         )
         right.set_ylim(bottom=0)
         right.set_title("Risk over coverage: lower is better")

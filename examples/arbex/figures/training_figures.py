@@ -1,4 +1,4 @@
-"""Figures of what was learned: the embedding, the anchors in it, and the way there."""
+"""Figures of training: the embedding, the anchors, and the training curves."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from figures.figure_style import MUTED_COLOR, class_color, figure_file
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
 
-MOST_POINTS = 2000  # more would hide each other, and take long
+MOST_POINTS = 2000  # more would overlap and take long
 History = Mapping[str, Sequence[float]]
 
 
@@ -32,9 +32,9 @@ def draw_embedding(
     *,
     seed: int = 0,
 ) -> None:
-    """Draw a t-SNE of the embeddings with the scores of the clustering (Fig. 6).
+    """Draw a t-SNE of the embeddings with the clustering scores (Fig. 6).
 
-    The scores are those of the embeddings themselves, not of the picture.
+    The scores are those of the embeddings themselves, not of the projection.
     """
     points, shown = _sample(RF.unit_length(output.embedding.float()), labels, seed)
     perplexity = min(30.0, (len(points) - 1) / 3)
@@ -59,10 +59,10 @@ def draw_anchors(
     *,
     seed: int = 0,
 ) -> None:
-    """Draw anchors and embeddings on the plane in which the embeddings vary most.
+    """Draw anchors and embeddings, projected on the embeddings' first two principal components.
 
-    Both are shown on the unit sphere. The plane is a linear one, so near on it does not have to
-    be near in the whole space, but far is far.
+    Both are normalised to the unit sphere. The projection is linear: points that are close on it
+    need not be close in the full space, but distant points are distant.
 
     Raises:
         ValueError: if the model has no anchors.
@@ -86,15 +86,15 @@ def draw_anchors(
                 linewidths=0.8,
                 zorder=3,
             )
-        axes.set(xlabel="first principal axis", ylabel="second principal axis")
-        axes.set_title(f"★ anchors, ● embeddings; the plane has {variance:.0f} % of the variance")
+        axes.set(xlabel="first principal component", ylabel="second principal component")
+        axes.set_title(f"★ anchors, ● embeddings; {variance:.0f} % of the variance")
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
     """Read the metrics of each epoch, by name.
 
     Raises:
-        ValueError: if the file is not the table that training writes.
+        ValueError: if the file is not a table from training.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -135,7 +135,7 @@ def draw_training(path: Path, history: History) -> None:
 
 
 def draw_setups(path: Path, histories: Mapping[str, History]) -> None:
-    """Draw the validation accuracy of several loss set-ups over the epochs (Fig. 7)."""
+    """Draw the validation accuracy of several losses over the epochs (Fig. 7)."""
     with figure_file(path, width=7.4, height=4.4) as figure:
         axes = figure.subplots()
         for index, (name, history) in enumerate(histories.items()):

@@ -1,1 +1,1 @@
-"""Look a data set over before it is trained on."""
+"""Inspect a data set before training."""

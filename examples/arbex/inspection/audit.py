@@ -1,4 +1,4 @@
-"""Inspect a data set: counts against the published ones, damaged and repeated images, leaks."""
+"""Inspect a data set: counts against the published ones, damaged images, duplicates, leaks."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ EXAMPLES_PER_CLASS = 6
 
 @dataclass(frozen=True)
 class Comparison:
-    """A number of images that was found, and the published one."""
+    """Number of images found, and the published one."""
 
     part: str
     class_name: str  # empty for the whole part
@@ -30,7 +30,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows whose images are the same, pixel for pixel."""
+    """Rows whose images have identical pixels."""
 
     names: tuple[str, ...]
     across_splits: bool
@@ -39,7 +39,7 @@ class Duplicates:
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was found.
+    """Result of an audit.
 
     Args:
         name: of the data set.
@@ -47,10 +47,10 @@ class AuditReport:
         counts: (3, C) int64 images of each split and class.
         comparisons: with the published numbers, if any.
         source: of the published numbers.
-        problems: of the reader, images that cannot be decoded, and classes in one split alone.
-        missing: faces that were left out or are of such a class, and all of them.
-        num_checked: images that were decoded.
-        sizes: how many images have each (height, width), the most frequent first.
+        problems: of the reader, of images that cannot be decoded, and classes in one split only.
+        missing: number of faces that were left out or are of such a class, and of all faces.
+        num_checked: number of decoded images.
+        sizes: number of images of each (height, width), most frequent first.
         duplicates: sets of equal images; those across splits first.
         shared_groups: groups (persons, videos …) with images in more than one split.
         examples: some images of each class.
@@ -70,7 +70,7 @@ class AuditReport:
     examples: tuple[tuple[str, tuple[Tensor, ...]], ...]
 
     def problem_counts(self) -> dict[str, int]:
-        """Rows or images concerned, by kind of problem, the most frequent first."""
+        """Return the number of rows or images by kind of problem, most frequent first."""
         counter: Counter[str] = Counter()
         for problem in self.problems:
             counter[problem.kind] += problem.count
@@ -85,7 +85,7 @@ def audit(
     Args:
         table: the data set.
         published: numbers to compare with, such as ``PUBLISHED["raf-db"]``.
-        check_images: whether to decode every image, to find damaged and repeated ones: about a
+        check_images: whether to decode every image, to find damaged ones and duplicates; about one
             minute for 100,000 small images.
     """
     digests, sizes, damage = _check_images(table) if check_images else ([], [], ())
@@ -112,7 +112,7 @@ def audit(
 def _check_images(
     table: FaceTable,
 ) -> tuple[list[bytes | None], list[tuple[int, int] | None], tuple[Problem, ...]]:
-    """Digest, size and damage of each image."""
+    """Return digest, size and damage of each image."""
 
     def look(index: int) -> tuple[bytes | None, tuple[int, int] | None, str | None]:
         try:
@@ -137,7 +137,7 @@ def _check_images(
 
 def _compare(table: FaceTable, published: PublishedCounts) -> Iterable[Comparison]:
     train, validation, test = table.counts()
-    # Validation that was taken from training belongs to it.
+    # A validation set that was taken from training belongs to it.
     official = "validation" in published.totals
     parts = {
         "all": train + validation + test,
@@ -178,7 +178,7 @@ def _choose_examples(table: FaceTable) -> Iterable[tuple[str, tuple[Tensor, ...]
     for label, class_name in enumerate(table.class_names):
         rows = (table.labels == label).nonzero().squeeze(-1)
         images = []
-        # Spread over the class, since neighbours are often of one person.
+        # Spread over the class, since adjacent rows are often of one person.
         spread = torch.linspace(0, len(rows) - 1, 3 * EXAMPLES_PER_CLASS).long()
         for row in rows[spread].unique() if len(rows) else ():
             try:
@@ -189,11 +189,11 @@ def _choose_examples(table: FaceTable) -> Iterable[tuple[str, tuple[Tensor, ...]
 
 
 def format_text(report: AuditReport, *, num_examples: int = 5) -> str:
-    """Lay the report out for a terminal.
+    """Format the report for a terminal.
 
     Args:
-        report: what was found.
-        num_examples: problems and duplicates of each kind to name.
+        report: the report.
+        num_examples: maximum of problems and duplicates of each kind to list.
     """
     wide = max(len(name) for name in (*report.class_names, "all classes")) + 2
     lines = [f"{report.name}: {int(report.counts.sum())} faces", ""]

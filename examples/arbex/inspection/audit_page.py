@@ -1,4 +1,4 @@
-"""The audit as one HTML page without outside files."""
+"""The audit as one self-contained HTML page."""
 
 from pathlib import Path
 
@@ -7,12 +7,12 @@ from html_page import picture_url, save_page
 
 from inspection.audit import AuditReport
 
-MAX_ROWS = 200  # of a table; the rest is counted
+MAX_ROWS = 200  # of a table; others are only counted
 THUMBNAIL = 96
 
 
 def write_html(report: AuditReport, path: Path) -> None:
-    """Write the page, whole or not at all."""
+    """Write the page, atomically."""
     counts = [
         [name, *column.tolist(), int(column.sum())]
         for name, column in zip(report.class_names, report.counts.T, strict=True)
@@ -50,7 +50,7 @@ def write_html(report: AuditReport, path: Path) -> None:
 
 
 def _checks(report: AuditReport) -> list[tuple[str, int]]:
-    """What ought to be 0."""
+    """Return the counts that should be 0."""
     checks = [
         ("problems in files and rows", sum(report.problem_counts().values())),
         ("groups in more than one split", report.shared_groups),

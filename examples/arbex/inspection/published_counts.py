@@ -1,4 +1,4 @@
-"""How many images the data sets' authors report, to hold a copy against."""
+"""Numbers of images that the data sets' authors report, to verify a copy."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,9 +11,9 @@ class PublishedCounts:
     """Numbers of images by part: "train" (with the validation taken from it), "test" or "all".
 
     Args:
-        totals: of each part; with "validation" only where that set is official.
+        totals: of each part; "validation" only if that set is official.
         by_class: of each class of a part.
-        source: where they are from.
+        source: source of the numbers.
     """
 
     totals: Mapping[str, int]

@@ -1,1 +1,1 @@
-"""One reader a data set: from the layout that its authors publish to a face table."""
+"""Readers, one per data set, from the layout that its authors publish to a face table."""

@@ -1,8 +1,8 @@
 """Aff-Wild2 with the expression labels of the ABAW challenges (Kollias and Zafeiriou).
 
-``cropped_aligned/VIDEO/00001.jpg`` is frame 1, and frames without a face are not there.
-``.../EXPR_Classification_Challenge/Train_Set/VIDEO.txt`` has a header of class names and then one
-code a frame, -1 for none. Frames and codes are joined by number; their counts differ.
+``cropped_aligned/VIDEO/00001.jpg`` is frame 1; frames without a face are missing.
+``.../EXPR_Classification_Challenge/Train_Set/VIDEO.txt`` has a header of class names, then one code
+per frame, -1 for none. Frames and codes are joined by number; their counts differ.
 """
 
 import os
@@ -23,25 +23,25 @@ from readers.files import list_folders, read_text, report_unread
 from readers.rows import ReadingError, Rows, SplitOptions, find_folder, keep_official
 
 CHALLENGES = ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge")
-# No test labels are published; papers report on the validation set, which so is our test.
+# No test labels are published; papers report on the validation set, which is our test set.
 SETS = {"Train_Set": TRAIN, "Validation_Set": TEST}
 FRAME = re.compile(r"(\d{5,9})\.jpg")
 SIDE = re.compile(r"_(left|right)$")  # two people in one video
 
 
 class Annotation(NamedTuple):
-    """Codes of a video's frames: position i is frame i + 1, -1 is none."""
+    """Codes of a video's frames: index i is frame i + 1, -1 is none."""
 
     class_names: tuple[str, ...]
     codes: npt.NDArray[np.int64]
 
 
 class FrameNames(Sequence[str]):
-    """Paths of frames, made when asked for: 12 bytes a frame instead of a string.
+    """Paths of frames, built on access: 12 bytes per frame instead of a string.
 
     Args:
         videos: names of the videos.
-        video: (N,) position of each frame's video in `videos`.
+        video: (N,) index of each frame's video in `videos`.
         frame: (N,) number of each frame, from 1.
     """
 
@@ -66,10 +66,10 @@ class FrameNames(Sequence[str]):
 
 
 def read_aff_wild2(root: Path, options: SplitOptions) -> FaceTable:
-    """Read all labelled frames that have a face; each video (and side of it) is a group.
+    """Read all labelled frames with a face; each video, or side of it, is a group.
 
-    The official validation set is the test; validation takes whole videos of the training set,
-    and never one person of a video that the other stays in training of.
+    The official validation set is the test set. Validation takes whole videos of the training set,
+    always with both persons of a video.
 
     Args:
         root: the folder that holds `cropped_aligned` and, at most two folders down, one of the
@@ -77,8 +77,8 @@ def read_aff_wild2(root: Path, options: SplitOptions) -> FaceTable:
         options: how to choose the validation set.
 
     Raises:
-        FileNotFoundError: if a folder is not there.
-        ReadingError: if an annotation file is not as it should be, naming its line.
+        FileNotFoundError: if a folder does not exist.
+        ReadingError: if an annotation file is invalid, naming its line.
     """
     faces = find_folder(root, "cropped_aligned", what="the frames")
     challenge = _find_challenge(root)
@@ -112,7 +112,7 @@ def read_aff_wild2(root: Path, options: SplitOptions) -> FaceTable:
             labels.append(renumber[codes])
     for folder in list_folders(faces):
         if folder.name not in seen:
-            # As those of the official test set, whose labels are not published.
+            # For example those of the official test set, whose labels are not published.
             rows.report("video without labels", folder, f"expected {folder.name}.txt")
             rows.folders_read.add(folder)
     report_unread(faces, rows)
@@ -140,7 +140,7 @@ def read_annotation(path: Path) -> Annotation:
     """Read one video's header and codes.
 
     Raises:
-        ReadingError: if the header is not one of class names, or a line is not a code.
+        ReadingError: if the header does not list class names, or a line is not a code.
     """
     lines = read_text(path).rstrip().splitlines()
     header = lines[0].split(",") if lines else [""]
@@ -172,7 +172,7 @@ def _is_code(text: str) -> bool:
 def _join(
     folder: Path, path: Path, codes: npt.NDArray[np.int64], rows: Rows
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Frames of a folder that have a code, and their codes."""
+    """Return the frames of a folder that have a code, and their codes."""
     rows.folders_read.add(folder)
     names = os.listdir(folder)
     matches = [FRAME.fullmatch(name) for name in names]

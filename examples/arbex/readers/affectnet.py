@@ -1,8 +1,8 @@
 """AffectNet (Mollahosseini et al., 2017): class folders, or the authors' annotation files.
 
-The authors give ``train_set/images/N.jpg`` and ``train_set/annotations/N_exp.npy``; copies have
-``train/0`` … ``train/7``, or folders named by the expression. Codes are 0 neutral, 1 happiness,
-2 sadness, 3 surprise, 4 fear, 5 disgust, 6 anger, 7 contempt, whatever the folders' order.
+The authors publish ``train_set/images/N.jpg`` and ``train_set/annotations/N_exp.npy``; copies have
+``train/0`` … ``train/7``, or folders named after the expression. Codes are 0 neutral, 1 happiness,
+2 sadness, 3 surprise, 4 fear, 5 disgust, 6 anger, 7 contempt, in any order of the folders.
 """
 
 from pathlib import Path
@@ -25,22 +25,22 @@ CLASS_NAMES = (
     "anger",
     "contempt",
 )
-NOT_EXPRESSIONS = 10  # codes up to it stand for none, uncertain and no face
+NOT_EXPRESSIONS = 10  # codes 8 to 10 are none, uncertain and no face
 ANNOTATION = "_exp.npy"
 
 
 def read_affectnet(root: Path, options: SplitOptions) -> FaceTable:
-    """Read any of the layouts; the official validation set is the test, as no test is published.
+    """Read any of the layouts; the official validation set is the test set, as none is published.
 
-    Contempt is a class only where it occurs, so the 7-class copies have 7.
+    Contempt is a class only if it occurs, so 7-class copies have 7 classes.
 
     Args:
         root: the folder of the splits.
         options: how to choose the validation set from training.
 
     Raises:
-        FileNotFoundError: if the folder is not there.
-        ReadingError: if no image is there, or an annotation is not as it should be.
+        FileNotFoundError: if the folder does not exist.
+        ReadingError: if there is no image, or an annotation is invalid.
     """
     if (root / "train_set").is_dir():
         return _read_annotated(root, options)
@@ -89,11 +89,11 @@ def _read_annotated(root: Path, options: SplitOptions) -> FaceTable:
 def _read_code(path: Path) -> int:
     expected = f"one code from 0 to {NOT_EXPRESSIONS}"
     try:
-        # Mapped, so that a header which claims a huge array cannot fill the memory.
+        # Memory-mapped, so that a header that declares a huge array cannot exhaust the memory.
         code = int(np.load(path, mmap_mode="r", allow_pickle=False).item())
     except PermissionError:
         raise
-    except Exception as error:  # numpy raises anything on a damaged header
+    except Exception as error:  # numpy can raise anything on a damaged header
         raise ReadingError(path, expected, error) from error
     if not 0 <= code <= NOT_EXPRESSIONS:
         raise ReadingError(path, expected, code)

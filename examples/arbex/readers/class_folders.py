@@ -1,4 +1,4 @@
-"""Folders of images, one a class, with or without folders for the splits above them."""
+"""Folders of images, one per class, optionally within folders for the splits."""
 
 from collections.abc import Callable, Collection
 from pathlib import Path
@@ -24,16 +24,16 @@ SPLIT_FOLDERS = {
 def read_class_folders(root: Path, options: SplitOptions) -> FaceTable:
     """Read ``train/CLASS/*``, ``test/CLASS/*`` and, if there, ``val/CLASS/*``; or ``CLASS/*``.
 
-    Classes are the names of the folders that hold images, see :func:`name_classes`. Each image is
-    its own group.
+    Classes are the names of folders with images, see :func:`name_classes`. Each image is its own
+    group.
 
     Args:
         root: the folder.
-        options: how to choose the splits that are not there.
+        options: how to choose missing splits.
 
     Raises:
-        FileNotFoundError: if the folder is not there.
-        ReadingError: if there are fewer than two classes, no images, or two ways to write a class.
+        FileNotFoundError: if the folder does not exist.
+        ReadingError: if there are fewer than two classes, no images, or two spellings of a class.
     """
 
     def class_of(folder: str) -> str | None:
@@ -43,14 +43,14 @@ def read_class_folders(root: Path, options: SplitOptions) -> FaceTable:
 
 
 def split_folders(root: Path) -> list[tuple[Path, int]]:
-    """Folders of the splits; the root alone, as training, where there are none.
+    """Return the folders of the splits, or the root as training if there are none.
 
-    Without a test folder, the one for validation is the test, as papers have it, and validation
-    will come from training.
+    Without a test folder, the validation folder is the test set, as in papers, and validation is
+    taken from training.
 
     Raises:
-        FileNotFoundError: if the root is not there.
-        ReadingError: if there are some, but none to train on.
+        FileNotFoundError: if the root does not exist.
+        ReadingError: if there are split folders, but none for training.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder; it does not exist")
@@ -75,15 +75,15 @@ def read_named_folders(
     class_order: Collection[str] = (),
     no_classes: Collection[str] = (),
 ) -> FaceTable:
-    """Read folders whose names stand for classes.
+    """Read folders that are named after classes.
 
     Args:
         title: name of the data set.
         root: the folder of the splits, or of the classes.
-        class_of: from a folder's name to its class; None for other folders, which are reported.
-        options: how to choose the splits that are not there.
-        class_order: all classes there may be, in order; empty for those that are found.
-        no_classes: names of folders that the data set itself has for images without a class.
+        class_of: maps a folder's name to its class, or None for other folders, which are reported.
+        options: how to choose missing splits.
+        class_order: all possible classes, in order. Empty: the classes found.
+        no_classes: names of the data set's folders for images without a class.
     """
     folders = split_folders(root)
     rows = Rows()
@@ -96,7 +96,7 @@ def read_named_folders(
             if folder.name in no_classes:
                 rows.report("no expression", folder, "it was left out", len(images))
             elif not images:
-                rows.report("folder without images", folder, "it was passed over")
+                rows.report("folder without images", folder, "it was ignored")
             elif name is None:
                 rows.report("no class", folder, "it was left out", len(images), lost=True)
             else:

@@ -1,4 +1,4 @@
-"""A CSV of one's own: columns `image` and `label`, and if wanted `split` and `group`."""
+"""Your own CSV file: columns `image` and `label`, optionally `split` and `group`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,18 +17,18 @@ COLUMNS = ("image", "label", "split", "group")
 def read_csv(root: Path, options: SplitOptions) -> FaceTable:
     """Read a CSV with a header; image paths are relative to its folder.
 
-    Classes are the labels that occur, see :func:`name_classes`; rows whose label stands for none,
-    such as ``nan`` or ``-1``, are left out and reported. Without a column `split`, whole groups
-    are chosen; without a column `group`, each image is its own.
+    Classes are the labels that occur, see :func:`name_classes`. Rows without a label, such as
+    ``nan`` or ``-1``, are left out and reported. Without a column `split`, splits are made of whole
+    groups; without a column `group`, each image is its own group.
 
     Args:
-        root: the CSV, or a folder that holds `faces.csv`.
-        options: how to choose the splits that are not given.
+        root: the CSV, or a folder with `faces.csv`.
+        options: how to choose missing splits.
 
     Raises:
-        FileNotFoundError: if the CSV is not there.
-        ReadingError: if a column is missing or there twice, a row is not as it should be, an
-            image has two rows that differ, or a class is written in two ways; it names the line.
+        FileNotFoundError: if the CSV does not exist.
+        ReadingError: if a column is missing or repeated, a row is invalid, an image has two
+            different rows, or a class has two spellings; it names the line.
     """
     path = root if root.is_file() else find_file(root, "faces.csv", what="the table")
     rows = Rows()

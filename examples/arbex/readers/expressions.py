@@ -1,4 +1,4 @@
-"""One name for each expression, whatever a data set calls it."""
+"""Common names of expressions over all data sets."""
 
 ALIASES = {
     "angry": "anger",
@@ -18,7 +18,7 @@ EXPRESSIONS = (
 
 
 def expression_name(text: str) -> str | None:
-    """The name of the expression that `text` means, or None.
+    """Return the common name of an expression, or None.
 
     Example:
         >>> expression_name("Happy"), expression_name("banana")

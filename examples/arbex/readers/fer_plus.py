@@ -32,7 +32,7 @@ VOTES = (*CLASS_NAMES, "unknown", "nf")  # "nf": no face
 USAGES = {"Training": TRAIN, "PublicTest": VALIDATION, "PrivateTest": TEST}
 FOLDERS = {TRAIN: "FER2013Train", VALIDATION: "FER2013Valid", TEST: "FER2013Test"}
 SIZE = 48
-MOST_VOTES = 1000  # ten judged each picture
+MOST_VOTES = 1000  # FER+ has ten per picture
 
 
 class VotedFace(NamedTuple):
@@ -40,25 +40,25 @@ class VotedFace(NamedTuple):
 
     where: str
     split: int
-    image: str  # empty where the authors give none
+    image: str  # empty for rows without a name
     votes: Tensor  # (10,) float32
 
 
 def read_fer_plus(root: Path, options: SplitOptions) -> FaceTable:
-    """Read the faces whose label more than half of the votes agree on, with votes as soft labels.
+    """Read the faces with a majority label, with votes as soft labels.
 
-    As in the authors' majority mode (``_process_data`` of their ``ferplus.py``), a vote that
-    nobody shares does not count. Left out, and counted in the problems: faces without a name (they
-    are none), those most voted unknown or no face, and those without a majority. The soft labels
-    are the votes that count for the eight expressions.
+    As in the authors' majority mode (``_process_data`` of their ``ferplus.py``), single votes for a
+    class do not count. Left out and counted as problems are rows without an image name (they are
+    not faces), faces voted unknown or no face, and faces without a majority. The soft labels are
+    the remaining votes for the eight expressions.
 
     Args:
         root: the folder of the files above.
-        options: unused but for the shared form: all three splits are official.
+        options: unused, since all three splits are official.
 
     Raises:
-        FileNotFoundError: if votes or pictures are not there.
-        ReadingError: if a row is not as it should be, naming its line.
+        FileNotFoundError: if votes or pictures do not exist.
+        ReadingError: if a row is invalid, naming its line.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"{root}: expected a folder; it does not exist")
@@ -116,7 +116,7 @@ def _keep_majorities(faces: list[VotedFace], rows: Rows) -> list[VotedFace]:
 
 
 def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedFace]:
-    """Faces whose picture is there, and the rows without a name, which are no faces."""
+    """Return faces whose picture exists, and rows without a name, which are not faces."""
     present: set[str] = set()
     for folder in FOLDERS.values():
         if (root / folder).is_dir():
@@ -136,7 +136,7 @@ def _keep_present(faces: list[VotedFace], root: Path, rows: Rows) -> list[VotedF
 
 
 def _read_new(path: Path) -> Iterator[VotedFace]:
-    """Rows of fer2013new.csv, also those without a name, so that positions stay true."""
+    """Yield the rows of fer2013new.csv, including those without a name, to keep positions."""
     lines = read_csv_rows(path)
     header = [name.strip().lower() for name in next(lines, ("", []))[1]]
     expected = ["usage", "image name", *VOTES]
@@ -153,7 +153,7 @@ def _read_new(path: Path) -> Iterator[VotedFace]:
 
 
 def _read_label_files(root: Path) -> Iterator[VotedFace]:
-    """Rows `fer0000000.png,"(0, 0, 48, 48)",4,0,0,1,3,2,0,0,0,0` of each folder's label.csv."""
+    """Yield rows `fer0000000.png,"(0, 0, 48, 48)",4,0,0,1,3,2,0,0,0,0` of each label.csv."""
     for split, folder in FOLDERS.items():
         path = root / folder / "label.csv"
         if not path.is_file():
@@ -172,7 +172,7 @@ def _parse_votes(where: str, cells: list[str]) -> Tensor:
 
 
 def _read_pixels(path: Path, faces: list[VotedFace], wanted: list[int]) -> ImageArray:
-    """Pictures of the wanted rows; each row must be of the same split as that of the votes."""
+    """Return the pictures of these rows; each row must have the same split as its votes."""
     row_of = {row: index for index, row in enumerate(wanted)}
     pictures = np.zeros((len(wanted), 1, SIZE, SIZE), dtype=np.uint8)
     count = 0

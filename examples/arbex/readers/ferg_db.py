@@ -12,18 +12,18 @@ CLASS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "s
 
 
 def read_ferg_db(root: Path, options: SplitOptions) -> FaceTable:
-    """Read the characters; "joy" is called happiness, as elsewhere.
+    """Read the characters; "joy" is called happiness, as in other data sets.
 
-    No split is official, and a random one lets near copies into the test: whole characters go to
-    validation and test, and ``held_out=("mery",)`` names those for the test.
+    There is no official split, and a random one would put near duplicates into the test set. So
+    whole characters go to validation and test; ``held_out=("mery",)`` names those for the test.
 
     Args:
-        root: `FERG_DB_256`, or the folder that holds it.
+        root: `FERG_DB_256`, or its parent folder.
         options: how to split by character.
 
     Raises:
-        FileNotFoundError: if the folder is not there.
-        ReadingError: if a folder's name is not CHARACTER_EMOTION, or no image is there.
+        FileNotFoundError: if the folder does not exist.
+        ReadingError: if a folder's name is not CHARACTER_EMOTION, or there is no image.
     """
     base = find_folder(root, "FERG_DB_256", ".", what="the characters")
     rows = Rows()

@@ -1,4 +1,4 @@
-"""List folders and read text as data sets have them: stray files, empty images, odd line ends."""
+"""List folders and read text of data sets, with stray files, empty images and odd line ends."""
 
 import csv
 import mimetypes
@@ -12,17 +12,17 @@ from readers.rows import ReadingError, Rows
 
 
 def list_folders(folder: Path) -> list[Path]:
-    """Subfolders by name, without those of the operating system."""
+    """Return subfolders by name, without those of the operating system."""
     entries = (Path(entry.path) for entry in os.scandir(folder) if entry.is_dir())
     return sorted(path for path in entries if not is_system_name(path.name))
 
 
 def list_images(folder: Path, rows: Rows, known: Collection[str] = ()) -> list[str]:
-    """Names of the images in a folder, sorted.
+    """Return the names of the images in a folder, sorted.
 
-    Files of the operating system such as .DS_Store, and the `known` ones, are passed over; empty
-    images and whatever else is no image are reported and left out. Folders within are left to
-    :func:`report_unread`.
+    Files of the operating system such as .DS_Store, and the `known` ones, are ignored. Empty images
+    and files that are not images are reported and left out. :func:`report_unread` handles folders
+    inside.
     """
     rows.folders_read.add(folder)
     names = []
@@ -49,19 +49,19 @@ def _report_stray(name: str, path: str, rows: Rows) -> None:
         expected = "expected a format that is read, such as .png or .jpg"
         rows.report("image of another format", path, expected, lost=True)
     else:
-        rows.report("stray file", path, "it is no image, and was passed over")
+        rows.report("stray file", path, "it is not an image, and was ignored")
 
 
 def report_unread(base: Path, rows: Rows) -> None:
-    """Report the images in all folders under `base` that :func:`list_images` was not asked for.
+    """Report the images in folders under `base` that :func:`list_images` has not read.
 
-    This is how a layout that is not quite the expected one is found out: images one folder too
-    deep, beside the folders of the classes, or in a folder that no split is named by.
+    This detects deviations from the expected layout: images one folder too deep, next to the class
+    folders, or in a folder that is not a split.
     """
     for place, folders, files in os.walk(base, onerror=_fail):
         for path in [Path(place, name) for name in folders]:
             if is_system_name(path.name):
-                rows.report("system folder", path, "it was passed over")
+                rows.report("system folder", path, "it was ignored")
             elif path.is_symlink() and not any(
                 path == read or path in read.parents for read in rows.folders_read
             ):
@@ -69,7 +69,7 @@ def report_unread(base: Path, rows: Rows) -> None:
         folders[:] = [name for name in folders if not is_system_name(name)]
         images = [name for name in files if has_image_suffix(name) and not is_system_name(name)]
         if images and Path(place) not in rows.folders_read:
-            detail = f"{images[0]} and all beside it were left out: no images belong here"
+            detail = f"{images[0]} and others there were left out: no images belong here"
             rows.report("image in another place", place, detail, len(images), lost=True)
 
 
@@ -78,9 +78,9 @@ def _fail(error: OSError) -> None:
 
 
 def read_lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Give each line that is not blank as ("path:number", text), numbered from 1.
+    """Yield each line that is not blank as ("path:number", text), numbered from 1.
 
-    Any line end will do, also none after the last line, and a byte order mark is dropped.
+    Any line ends are accepted, and a byte order mark is dropped.
 
     Raises:
         ReadingError: if the file is not UTF-8 text, or has no lines.
@@ -94,7 +94,7 @@ def read_lines(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark.
+    """Return the text of a file, without a byte order mark.
 
     Raises:
         ReadingError: if it is not UTF-8 text.
@@ -106,10 +106,10 @@ def read_text(path: Path) -> str:
 
 
 def read_csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
-    """Give each row of a CSV as ("path:line", cells), without holding the file in memory.
+    """Yield each row of a CSV as ("path:line", cells), without holding the file in memory.
 
     Raises:
-        ReadingError: if it is not UTF-8 text, or no CSV.
+        ReadingError: if it is not UTF-8 text, or not CSV.
     """
     with path.open(encoding="utf-8-sig", newline="") as file:
         reader = csv.reader(file)
@@ -123,7 +123,7 @@ def read_csv_rows(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 
 def read_number(text: str, size: int) -> int | None:
-    """The whole number that the text is, if it lies in [0, size)."""
+    """Parse a whole number in [0, size); None for any other text."""
     if not text.isascii() or not text.isdecimal() or len(text) > len(str(size)):
         return None
     return int(text) if int(text) < size else None

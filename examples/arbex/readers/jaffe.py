@@ -1,8 +1,8 @@
-"""JAFFE (Lyons et al., 1998; Zenodo 3451524): 213 gray TIFFs of ten women, and ratings of them.
+"""JAFFE (Lyons et al., 1998; Zenodo 3451524): 213 gray TIFFs of ten women, with ratings.
 
-``KA.AN1.39.tiff`` is person KA, anger, take 1, serial 39. Ratings are a table inside the text of
+``KA.AN1.39.tiff`` is person KA, anger, take 1, serial 39. Ratings are a table in the text of
 ``A_README_FIRST.txt``: six means from 1 to 5 for each picture, none for neutral. Pictures and
-ratings do not fit one to one, so they are joined by key.
+ratings do not match one to one, so they are joined by key.
 """
 
 import re
@@ -40,16 +40,16 @@ Ratings = dict[tuple[str, int], Tensor]
 
 
 def read_jaffe(root: Path, options: SplitOptions) -> FaceTable:
-    """Read the pictures, labelled by the posed expression, with ratings as soft labels if there.
+    """Read the pictures, labelled by the posed expression, with ratings, if any, as soft labels.
 
     Args:
-        root: the folder of the pictures, or the one that holds `jaffe` or `jaffedbase`.
+        root: the folder of the pictures, or the parent of `jaffe` or `jaffedbase`.
         options: how to split by person; ``held_out=("KA",)`` leaves one out.
 
     Raises:
-        FileNotFoundError: if the folder is not there.
-        ReadingError: if no picture is there, a name has no such pose, or a row of ratings is not
-            as it should be.
+        FileNotFoundError: if the folder does not exist.
+        ReadingError: if there is no picture, a name has an unknown pose, or a row of ratings is
+            invalid.
     """
     folder = find_folder(root, "jaffe", "jaffedbase", ".", what="the pictures")
     rows = Rows()
@@ -79,11 +79,11 @@ def read_jaffe(root: Path, options: SplitOptions) -> FaceTable:
 def read_ratings(path: Path) -> Ratings:
     """Read the first table of ratings: (6,) means by picture key and serial.
 
-    Lines that are no rows are passed over between header and table; the table ends at the first
-    such line after it, so the second one ("Fear Excluded") is not read.
+    Lines between header and table that are not rows are ignored. The table ends at the next such
+    line, so the second table ("Fear Excluded") is not read.
 
     Raises:
-        ReadingError: if there is no table, or a row in it is not as it should be.
+        ReadingError: if there is no table, or a row is invalid.
     """
     lines = path.read_text(encoding="latin-1").splitlines()
     start = next((i for i, line in enumerate(lines) if HEADER.search(line)), None)
@@ -110,10 +110,10 @@ def read_ratings(path: Path) -> Ratings:
 
 
 def rating_distribution(means: Tensor) -> Tensor:
-    """Turn six mean ratings, on a scale from 1 to 5, into a distribution over seven classes.
+    """Convert six mean ratings, on a scale from 1 to 5, to a distribution over seven classes.
 
-    A rating counts by how far it is above 1. Nobody rated neutral: it gets what the strongest
-    expression lacks of 5. This rule is ours.
+    The weight of an expression is its rating less 1. Neutral was not rated: its weight is 5 less
+    the highest rating. This rule is ours.
 
     Shape:
         - means: (6,) in the order of ``RATED``; returns (7,).
@@ -129,7 +129,7 @@ def rating_distribution(means: Tensor) -> Tensor:
 
 
 def _join(serials: list[tuple[str, int]], ratings: Ratings, rows: Rows, path: Path) -> Tensor:
-    """Distribution of each picture: of its key and serial, else of its key if that is unique."""
+    """Return the distribution of each picture, by key and serial, else by key if it is unique."""
     by_key: dict[str, list[tuple[str, int]]] = {}
     for key, serial in ratings:
         by_key.setdefault(key, []).append((key, serial))

@@ -1,4 +1,4 @@
-"""Names of classes as people write them: which stand for none, and which are one class twice."""
+"""Class names as people write them: missing labels, and different spellings of a class."""
 
 import re
 import unicodedata
@@ -8,13 +8,13 @@ from pathlib import Path
 
 from readers.rows import ReadingError
 
-# What tables have where nobody gave a label; -1 is so by the custom of this field.
+# Texts for a missing label; -1 is the convention in this field.
 NO_LABEL = frozenset({"", "nan", "null", "none", "n/a", "na", "<na>"})
 NUMBER = re.compile(r"[+-]?(\d{1,40}\.?\d{0,40}|\.\d{1,40})(e[+-]?\d{1,3})?", re.ASCII)
 
 
 def is_no_label(text: str) -> bool:
-    """Whether the text stands for no label at all.
+    """Return whether the text means that there is no label.
 
     Example:
         >>> [text for text in ("nan", " ", "-1.0", "--", "0", "neutral") if is_no_label(text)]
@@ -25,15 +25,15 @@ def is_no_label(text: str) -> bool:
 
 
 def name_classes(root: Path, places: Mapping[str, str]) -> tuple[str, ...]:
-    """Put the names of classes in order: numbers by value, all else as text.
+    """Sort class names: numbers by value, others as text.
 
     Args:
-        root: what is being read, for messages.
-        places: the names, each with the place where it was first met.
+        root: the data set, for messages.
+        places: the names, each with the place of its first occurrence.
 
     Raises:
-        ReadingError: if there are fewer than two, if two differ in case, spaces or the way to
-            write a number only, or if they are numbers and not all whole.
+        ReadingError: if there are fewer than two, if two differ only in case, spaces or number
+            format, or if they are numbers but not all integers.
     """
     if len(places) < 2:
         raise ReadingError(root, "images of two classes or more", tuple(places) or "none")
@@ -57,7 +57,7 @@ def name_classes(root: Path, places: Mapping[str, str]) -> tuple[str, ...]:
 
 
 def _key(text: str) -> Decimal | str:
-    """The same for all ways to write one class."""
+    """Return a key that is the same for all spellings of a class."""
     shown = (each for each in text if unicodedata.category(each) not in ("Cc", "Cf"))
     plain = unicodedata.normalize("NFKC", "".join(shown)).strip().casefold()
     return Decimal(plain) if NUMBER.fullmatch(plain) else re.sub(r"[\s_-]+", " ", plain).strip()

@@ -18,17 +18,17 @@ FORM = "a row like `train_00001.jpg 5`, with a label from 1 to 7"
 
 
 def read_raf_db(root: Path, options: SplitOptions) -> FaceTable:
-    """Read the basic set; the official test set is the test, validation comes from training.
+    """Read the basic set, with the official test set; validation is taken from training.
 
-    No persons are named, so each face is its own group.
+    Persons are not identified, so each face is its own group.
 
     Args:
-        root: the folder that holds `basic`, or `basic` itself.
+        root: the parent folder of `basic`, or `basic` itself.
         options: how to choose the validation set.
 
     Raises:
-        FileNotFoundError: if the list or the folder of aligned faces is not there.
-        ReadingError: if a row of the list is not as it should be, naming its line.
+        FileNotFoundError: if the list or the folder of aligned faces does not exist.
+        ReadingError: if a row of the list is invalid, naming its line.
     """
     base = find_folder(root, "basic", ".", what="the folder `basic`")
     listing = find_file(

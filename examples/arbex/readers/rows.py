@@ -1,4 +1,4 @@
-"""What all readers share: rows that become a table, splits by group, and plain errors."""
+"""Shared by all readers: rows of a table, splits by group, and errors."""
 
 import posixpath
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 class ReadingError(ValueError):
-    """A data set that is not as it should be: says where, what was expected, and what came."""
+    """Invalid content of a data set; the message says where, what was expected, and what came."""
 
     def __init__(self, where: Path | str, expected: str, got: object) -> None:
         super().__init__(f"{where}: expected {expected}; got {got}")
@@ -20,13 +20,13 @@ class ReadingError(ValueError):
 
 @dataclass(frozen=True)
 class SplitOptions:
-    """How to split where no split is official.
+    """Settings of splits that are not official.
 
     Args:
-        validation_share: share of the training groups (persons, videos …) kept for validation.
-        test_share: share of all groups kept for the test, where no test set is official.
-        held_out: names of the groups to test on instead, such as ("KA",) of JAFFE or ("mery",)
-            of FERG-DB: leave one out.
+        validation_share: share of the training groups (persons, videos …) for validation.
+        test_share: share of all groups for the test, if there is no official test set.
+        held_out: names of the test groups instead, such as ("KA",) of JAFFE or ("mery",) of
+            FERG-DB, for leave-one-out.
         seed: of the choice of groups.
 
     Raises:
@@ -47,9 +47,9 @@ class SplitOptions:
 
 @dataclass
 class Rows:
-    """Rows of a table in the making, and the problems met on the way.
+    """Rows of a table that is being read, and problems found.
 
-    Whatever the reader passes over is to be reported, so that data never shrink in silence.
+    The reader must report everything that it ignores, so that no data are lost silently.
     """
 
     names: list[str] = field(default_factory=list)
@@ -63,10 +63,7 @@ class Rows:
     def add(
         self, name: str, label: int, group: str, split: int = TRAIN, *, where: str | None = None
     ) -> None:
-        """Append one face; `name` is its path within the data set, `where` the line that says so.
-
-        Without a line, the name itself tells where the face comes from.
-        """
+        """Append one face; `name` is its path within the data set, `where` its line, if any."""
         self.names.append(name)
         self.labels.append(label)
         self.groups.append(group)
@@ -76,22 +73,22 @@ class Rows:
     def report(
         self, kind: str, where: Path | str, detail: str, count: int = 1, *, lost: bool = False
     ) -> None:
-        """Note a problem that does not stop the reading.
+        """Record a problem that does not stop reading.
 
         Args:
-            kind: by which problems are counted.
+            kind: kind of problem, for counting.
             where: the file, folder or line.
             detail: what was expected, what came.
-            count: rows or images concerned.
-            lost: whether they were left out though the data set means them to be there.
+            count: number of affected rows or images.
+            lost: whether faces were left out that belong to the data set.
         """
         self.problems.append(Problem(kind, str(where), detail, count, lost))
 
     def expect_faces(self, root: Path) -> None:
-        """Require one row at least.
+        """Require at least one row.
 
         Raises:
-            ReadingError: if there is none; it tells the first problem.
+            ReadingError: if there is none; the message names the first problem.
         """
         if not self.names:
             first = next((each for each in self.problems if each.lost), None)
@@ -108,18 +105,18 @@ class Rows:
         images: ImageSource | None = None,
         distributions: Tensor | None = None,
     ) -> FaceTable:
-        """Make the table.
+        """Build the table.
 
         Args:
             title: name of the data set.
             class_names: C names.
             root: folder that the names are relative to.
-            split: from group names and the splits so far to the final splits.
-            images: where they do not lie in files.
-            distributions: (N, C), where known.
+            split: maps group names and preliminary splits to the final splits.
+            images: the images. None: the files with these names.
+            distributions: (N, C), if known.
 
         Raises:
-            ReadingError: if there is not one row, or an image has two rows that differ.
+            ReadingError: if there are no rows, or an image has two different rows.
         """
         self.expect_faces(root)
         self._check_repeats()
@@ -137,7 +134,7 @@ class Rows:
         )
 
     def _check_repeats(self) -> None:
-        """An image that is listed again may count double, but not be of two classes or splits."""
+        """Require that repeated images have the same label, split and group; they count twice."""
         first: dict[str, int] = {}
         for row, name in enumerate(self.names):
             other = first.setdefault(posixpath.normpath(name), row)
@@ -160,7 +157,7 @@ class Rows:
 
 
 def split_by_group(options: SplitOptions) -> Callable[[list[str], Tensor], Tensor]:
-    """Send whole groups to test and validation, as no split is official."""
+    """Return a rule that moves whole groups to test and validation."""
 
     def split(groups: list[str], splits: Tensor) -> Tensor:
         unknown = sorted(set(options.held_out) - set(groups))
@@ -177,7 +174,7 @@ def split_by_group(options: SplitOptions) -> Callable[[list[str], Tensor], Tenso
 
 
 def keep_official(options: SplitOptions) -> Callable[[list[str], Tensor], Tensor]:
-    """Keep the splits that are set; without any validation, take whole training groups for it."""
+    """Return a rule that keeps the splits; a missing validation split gets training groups."""
     if options.held_out:
         raise ValueError(
             f"`held_out` must be empty where the test set is official; got {options.held_out}"
@@ -199,7 +196,7 @@ def _take_validation(groups: list[str], splits: Tensor, options: SplitOptions) -
 
 
 def _choose(groups: set[str], share: float, seed: int) -> set[str]:
-    """A share of the groups, one at least if any is wanted, and never all of them."""
+    """Choose a share of the groups: at least one unless the share is 0, and never all."""
     names = sorted(groups)
     count = 0 if share == 0 else min(max(1, round(share * len(names))), len(names) - 1)
     order = torch.randperm(len(names), generator=torch.Generator().manual_seed(seed))

@@ -1,1 +1,1 @@
-"""Stylised faces with a known truth, drawn from a seed."""
+"""Stylised faces with known ground truth, rendered from a seed."""

@@ -1,8 +1,7 @@
-"""Anti-aliased shapes by signed distance, for a batch of pictures at once.
+"""Anti-aliased shapes from signed distances, for a batch of pictures.
 
 A shape is a tensor (B, S, S) of signed distances, negative inside. Scalars of a picture are
-(B, 1, 1). Everything is a handful of elementwise operations, so thousands of small pictures take
-seconds on one core.
+(B, 1, 1). All operations are elementwise, so thousands of small pictures take seconds on one core.
 """
 
 import torch
@@ -10,12 +9,12 @@ from torch import Tensor
 
 
 def per_picture(values: Tensor) -> Tensor:
-    """Bring (B,) to (B, 1, 1)."""
+    """Reshape (B,) to (B, 1, 1)."""
     return values[:, None, None]
 
 
 def ellipse(x: Tensor, y: Tensor, width: Tensor | float, height: Tensor | float) -> Tensor:
-    """Distance to an ellipse about the origin, exact for a circle, close near the outline."""
+    """Return the distance to a centred ellipse: exact for circles, else approximate."""
     radius = torch.hypot(x / width, y / height)
     smaller = torch.minimum(torch.as_tensor(width), torch.as_tensor(height))
     return (radius - 1.0) * smaller
@@ -24,7 +23,7 @@ def ellipse(x: Tensor, y: Tensor, width: Tensor | float, height: Tensor | float)
 def capsule(
     x: Tensor, y: Tensor, length_x: float, length_y: float, radius: Tensor | float
 ) -> Tensor:
-    """Distance to a stroke with round ends from the origin to (length_x, length_y)."""
+    """Return the distance to a round-ended stroke from the origin to (length_x, length_y)."""
     squared = length_x**2 + length_y**2
     along = ((x * length_x + y * length_y) / squared).clamp(0.0, 1.0)
     return torch.hypot(x - along * length_x, y - along * length_y) - radius
@@ -33,7 +32,7 @@ def capsule(
 def box(
     x: Tensor, y: Tensor, width: Tensor | float, height: Tensor | float, corner: float
 ) -> Tensor:
-    """Distance to a box about the origin, with rounded corners."""
+    """Return the distance to a centred box with rounded corners."""
     outside_x, outside_y = x.abs() - (width - corner), y.abs() - (height - corner)
     inside = torch.maximum(outside_x, outside_y).clamp_max(0.0)
     return torch.hypot(outside_x.clamp_min(0.0), outside_y.clamp_min(0.0)) + inside - corner
@@ -44,7 +43,7 @@ class Canvas:
 
     Args:
         pixels: (B, 3, S, S) floating, painted in place.
-        softness: width of a pixel in the shapes' unit, (B, 1, 1): an edge is as wide.
+        softness: width of a pixel, and of edges, in the shapes' unit, (B, 1, 1).
     """
 
     def __init__(self, pixels: Tensor, softness: Tensor) -> None:
@@ -52,7 +51,7 @@ class Canvas:
         self.softness = softness
 
     def cover(self, distance: Tensor) -> Tensor:
-        """Share of each pixel inside a shape, (B, S, S) in [0, 1]."""
+        """Return the share of each pixel inside a shape, (B, S, S) in [0, 1]."""
         return (0.5 - distance / self.softness).clamp_(0.0, 1.0)
 
     def fill(
@@ -63,12 +62,12 @@ class Canvas:
         within: Tensor | None = None,
         opacity: Tensor | float = 1.0,
     ) -> Tensor:
-        """Paint a shape and return what it covered.
+        """Paint a shape and return its cover.
 
         Args:
             distance: (B, S, S).
             color: (B, 3) or (3,).
-            within: (B, S, S) cover of another shape, which the paint does not leave.
+            within: (B, S, S) cover of another shape that clips this one.
             opacity: in [0, 1], a number or (B, 1, 1).
         """
         cover = self.cover(distance) * opacity

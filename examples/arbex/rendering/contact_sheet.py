@@ -1,4 +1,4 @@
-"""A picture of a table: rows of faces of each class, with what people would call them."""
+"""Draw a contact sheet of a table: faces of each class, with their distributions."""
 
 from pathlib import Path
 
@@ -10,16 +10,16 @@ from result_files import open_result
 
 
 def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int = 0) -> None:
-    """Draw some faces of each class; where distributions are known, the two likeliest beneath.
+    """Draw faces of each class, with their two most probable classes if known.
 
-    A row is of one class by the labels of the table. Where the labels before noise are known, a
-    face with a wrong label has its true one in red.
+    Each row has the faces with one label. If the labels before noise are known, a face with a wrong
+    label has its true one in red.
 
     Args:
         table: the faces.
         path: a PNG file.
         columns: faces of each class.
-        seed: of the choice.
+        seed: of the choice of faces.
     """
     generator = torch.Generator().manual_seed(seed)
     num_rows = len(table.class_names)

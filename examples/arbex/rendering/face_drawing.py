@@ -1,4 +1,4 @@
-"""Draw faces from their parameters: flat shapes, then one shading over the whole head."""
+"""Draw faces from their parameters: flat shapes, then shading of the whole head."""
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from rendering.face_parameters import Faces
 from rendering.facial_features import View, draw_eyes, draw_mouth, draw_nose
 
 VIEW = 1.25  # the picture spans [-VIEW, VIEW]; a head has half height 1
-DEPTH = 0.75  # of the face's relief: how far features slide when the head turns
+DEPTH = 0.75  # of the relief: how far features move when the head turns
 CLOTH_MASK = torch.tensor([0.66, 0.80, 0.88])
 FRAME = torch.tensor([0.14, 0.13, 0.16])
 
@@ -18,9 +18,9 @@ def draw_faces(faces: Faces, size: int, generator: torch.Generator) -> Tensor:
     """Draw (B, 3, size, size) uint8 pictures.
 
     Args:
-        faces: B of them.
+        faces: parameters of B faces.
         size: height and width in pixels.
-        generator: of the camera's grain.
+        generator: random number generator of the grain.
     """
     view = _look(faces, size)
     background = _background(faces, size)
@@ -37,7 +37,7 @@ def draw_faces(faces: Faces, size: int, generator: torch.Generator) -> Tensor:
 
 
 def _look(faces: Faces, size: int) -> View:
-    """Map pixels to the head, and to the face on its ellipsoid."""
+    """Map pixels to coordinates of the head, and of the face on its ellipsoid."""
     line = (torch.arange(size) + 0.5) * (2.0 * VIEW / size) - VIEW
     row, column = -line[:, None], line[None, :]
     scale, roll = per_picture(faces.scale), per_picture(faces.roll)
@@ -61,7 +61,7 @@ def _background(faces: Faces, size: int) -> Tensor:
 
 
 def _draw_behind(canvas: Canvas, faces: Faces, view: View) -> None:
-    """Long hair, neck, clothes and ears."""
+    """Draw long hair, neck, clothes and ears."""
     width = per_picture(faces.width)
     hair = torch.minimum(
         ellipse(view.x, view.y - 0.15, width + 0.17, 1.0),
@@ -78,7 +78,7 @@ def _draw_behind(canvas: Canvas, faces: Faces, view: View) -> None:
 
 
 def _draw_head(canvas: Canvas, faces: Faces, view: View) -> Tensor:
-    """Head, blush and beard; return what the head covers."""
+    """Draw head, blush and beard; return the head's cover."""
     lower = (-view.y).clamp_min(0.0)
     width = per_picture(faces.width) * (1.0 - per_picture(faces.jaw) * lower.square())
     head = canvas.fill(ellipse(view.x, view.y, width, 1.0), faces.skin)
@@ -87,7 +87,7 @@ def _draw_head(canvas: Canvas, faces: Faces, view: View) -> Tensor:
     )
     rosy = (faces.skin * torch.tensor([1.04, 0.74, 0.72])).clamp_max(1.0)
     _tint(canvas, rosy, 0.45 * blush * head)
-    # Along the jaw, leaving cheeks and mouth free.
+    # Along the jaw, without cheeks and mouth.
     around_mouth = ellipse(view.u, view.v + 0.34, 0.46, 0.34)
     beard = ((0.02 - torch.maximum(view.v + 0.16, -around_mouth)) / 0.06).clamp(0.0, 1.0)
     _tint(canvas, faces.hair, per_picture(faces.beard) * beard * head)
@@ -99,7 +99,7 @@ def _tint(canvas: Canvas, color: Tensor, cover: Tensor) -> None:
 
 
 def _draw_hair(canvas: Canvas, faces: Faces, view: View) -> None:
-    """Hair on top, down to the hairline."""
+    """Draw the hair on top, down to the hairline."""
     cap = ellipse(view.x, view.y - 0.06, per_picture(faces.width) + 0.07, 1.03)
     slope = per_picture(faces.parting) * view.u
     hairline = per_picture(faces.hairline) + slope - 0.9 * view.u.square() * view.u.abs()
@@ -109,7 +109,7 @@ def _draw_hair(canvas: Canvas, faces: Faces, view: View) -> None:
 
 
 def _shade(canvas: Canvas, faces: Faces, view: View) -> None:
-    """Light the head as an ellipsoid, and the rest evenly."""
+    """Shade the head as an ellipsoid, and the rest evenly."""
     facing = (view.normal * faces.light[:, :, None, None]).sum(1).clamp_min(0.0)
     contrast = per_picture(faces.contrast)
     shade = 1.0 - contrast * (1.0 - facing) + 0.15 * contrast
@@ -117,7 +117,7 @@ def _shade(canvas: Canvas, faces: Faces, view: View) -> None:
 
 
 def _draw_occluders(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
-    """Glasses, a cloth mask, a hand, and a plain blob."""
+    """Draw glasses, a cloth mask, a hand, and a plain blob."""
     u, v = view.u, view.v
     across = u.abs() - per_picture(faces.eye_distance)
     lens = box(across, v - 0.09, 0.225, 0.17, 0.1)
@@ -150,7 +150,7 @@ def _draw_occluders(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> N
 
 
 def _photograph(pixels: Tensor, faces: Faces, generator: torch.Generator) -> Tensor:
-    """Expose, tint, blur and add grain; round to bytes."""
+    """Apply exposure, tint, blur and grain; round to bytes."""
     gain = per_picture(faces.exposure).unsqueeze(1) * faces.tint[:, :, None, None]
     pixels = pixels * gain
     soft = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)

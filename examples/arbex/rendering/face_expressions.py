@@ -1,8 +1,8 @@
-"""Expressions as sums of facial actions, blends of them, and the labels that people would give.
+"""Expressions as sums of facial actions, blends of them, and their label distributions.
 
-An expression is a row of action strengths, in the spirit of the Facial Action Coding System. A
-face shows a blend: weights over the classes. From the weights follow both the drawing (the
-weighted sum of the rows) and the true distribution of labels, so the truth is known exactly.
+An expression is a row of action strengths, similar to the Facial Action Coding System. A face shows
+a blend: weights over the classes. The weights determine both the drawing (the weighted sum of the
+rows) and the true distribution of labels, which is known exactly.
 """
 
 from typing import NamedTuple
@@ -30,7 +30,7 @@ ACTIONS = torch.tensor([
     [ 0.80, -0.60,  0.40, -0.40,  0.10, -0.95,  0.00, -0.25,  0.00,  0.00,  0.00,  0.10],
     [ 1.00,  1.00,  0.00,  0.70,  0.00,  0.00,  1.00, -0.50,  0.00,  0.00,  0.00,  0.00],
 ])
-# How readily people take the class of the row for that of the column.
+# Relative frequency with which the class of the row is confused with that of the column.
 CONFUSABLE = torch.tensor([
     [0.0, 1.0, 0.5, 0.5, 1.5, 3.0, 0.7],
     [1.0, 0.0, 4.0, 0.5, 0.1, 1.0, 0.3],
@@ -42,12 +42,12 @@ CONFUSABLE = torch.tensor([
 ])
 # fmt: on
 
-# Observers see what dominates: the share of votes grows with the square of the share in the blend.
+# The dominant expression gets more votes: shares grow with the square of the blend's weights.
 DOMINANCE = 2.0
 
 
 class Blends(NamedTuple):
-    """What N faces show, and what people would call it."""
+    """Blends of N faces, with their label distributions."""
 
     weights: Tensor  # (N, 7), rows sum to 1
     distributions: Tensor  # (N, 7) float32, the true distribution of labels
@@ -55,7 +55,7 @@ class Blends(NamedTuple):
 
 
 def class_prior(imbalance: float) -> Tensor:
-    """(7,) shares of the classes that fall evenly in the logarithm, by `imbalance` in all."""
+    """Return (7,) class shares that fall geometrically, by a factor `imbalance` in total."""
     ranks = torch.empty(len(CLASS_NAMES))
     ranks[list(CLASSES_BY_FREQUENCY)] = torch.linspace(0.0, 1.0, len(CLASS_NAMES))
     shares = imbalance**-ranks
@@ -63,7 +63,7 @@ def class_prior(imbalance: float) -> Tensor:
 
 
 def label_distribution(weights: Tensor) -> Tensor:
-    """Distribution of the labels that people give to a blend.
+    """Return the label distribution of blends.
 
     Shape:
         - weights: (N, 7) rows that sum to 1; returns (N, 7).
@@ -79,14 +79,14 @@ def label_distribution(weights: Tensor) -> Tensor:
 def draw_blends(
     count: int, imbalance: float, ambiguity: float, generator: torch.Generator
 ) -> Blends:
-    """Draw a main expression with less of a second and a third, weak or strong.
+    """Draw blends of a main expression with a second and a third one, of random strength.
 
     Args:
         count: N.
         imbalance: frequency of the most frequent class over that of the rarest, >= 1.
-        ambiguity: in [0, 1]. 0 shows pure, full expressions; at 1 the second expression has up
-            to half of the blend, and the whole may be as weak as half way to neutral.
-        generator: of the draws.
+        ambiguity: in [0, 1]. 0: pure expressions at full strength. 1: the second expression is up
+            to half of the blend, and the strength goes down to half way to neutral.
+        generator: random number generator.
     """
     main = class_prior(imbalance).multinomial(count, replacement=True, generator=generator)
     others = CONFUSABLE[main].multinomial(2, generator=generator)

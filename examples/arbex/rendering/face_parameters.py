@@ -1,4 +1,4 @@
-"""All that a drawing depends on: who it is, what the face does, and how it is seen."""
+"""Parameters of a drawing: identity, facial actions, and viewing conditions."""
 
 import math
 from typing import NamedTuple
@@ -30,7 +30,7 @@ BACKGROUND = torch.tensor([
 class Faces(NamedTuple):
     """Parameters of N drawings; lengths in half heights of a head, angles in radians."""
 
-    # Who: the same in all pictures of an identity.
+    # Identity: the same in all pictures of a person.
     skin: Tensor  # (N, 3), colours in [0, 1]
     hair: Tensor  # (N, 3)
     iris: Tensor  # (N, 3)
@@ -48,11 +48,11 @@ class Faces(NamedTuple):
     parting: Tensor  # (N,) sideways slope of the hairline
     long_hair: Tensor  # (N,) 0 or 1
     beard: Tensor  # (N,) opacity
-    # What the face does.
+    # Facial actions.
     actions: Tensor  # (N, A)
     gaze: Tensor  # (N, 2)
     asymmetry: Tensor  # (N,)
-    # How it is seen.
+    # Viewing conditions.
     yaw: Tensor
     pitch: Tensor
     roll: Tensor
@@ -71,32 +71,32 @@ class Faces(NamedTuple):
     noise: Tensor  # (N,) standard deviation of the pixels' noise
 
     def at(self, rows: slice) -> "Faces":
-        """Some of the faces."""
+        """Return some of the faces."""
         return Faces(*(column[rows] for column in self))
 
 
 class Draws:
-    """Draws for N faces, with one generator."""
+    """Random draws for N faces, from one generator."""
 
     def __init__(self, count: int, generator: torch.Generator) -> None:
         self.count = count
         self.generator = generator
 
     def uniform(self, low: float, high: float, *shape: int) -> Tensor:
-        """(N, *shape) evenly in [low, high]."""
+        """Return (N, *shape) draws, uniform in [low, high]."""
         return low + (high - low) * torch.rand(self.count, *shape, generator=self.generator)
 
     def normal(self, deviation: float, *shape: int) -> Tensor:
-        """(N, *shape) from a normal distribution about 0, cut at two deviations."""
+        """Return (N, *shape) normal draws with mean 0, clipped at two standard deviations."""
         values = torch.randn(self.count, *shape, generator=self.generator)
         return deviation * values.clamp(-2.0, 2.0)
 
     def chance(self, probability: float) -> Tensor:
-        """(N,) ones with that probability, else zeros."""
+        """Return (N,) ones with that probability, else zeros."""
         return (torch.rand(self.count, generator=self.generator) < probability).float()
 
     def pick(self, colors: Tensor) -> Tensor:
-        """(N, 3) colours of the list, mixed with their neighbours."""
+        """Return (N, 3) random interpolations between adjacent colours of the list."""
         position = self.uniform(0.0, len(colors) - 1.001)
         below = position.long()
         share = (position - below).unsqueeze(-1)
@@ -121,12 +121,12 @@ def draw_parameters(
         identity: (N,) int64 in [0, num_identities).
         actions: (N, A) strengths of the facial actions.
         num_identities: number of people.
-        individuality: how much the faces at rest and the play of features differ, in [0, 1].
-        pose: 1 turns heads by up to 40 degrees, nods by 25 and tilts by 25; 0 by none.
-        light: 1 has harsh light from any side, 0 an even one.
+        individuality: variation of resting faces and of facial actions, in [0, 1].
+        pose: 1: yaw up to 40 degrees, pitch and roll up to 25; 0: frontal.
+        light: 1: harsh light from any side; 0: even light.
         occlusion: probability of an occluder, in [0, 1].
-        noise: 1 has strong grain and blur, 0 none.
-        generator: of the draws.
+        noise: 1: strong grain and blur; 0: none.
+        generator: random number generator.
     """
     who, seen = Draws(num_identities, generator), Draws(len(identity), generator)
     resting = who.normal(0.22 * individuality, len(ACTION_NAMES))

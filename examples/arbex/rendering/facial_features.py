@@ -1,4 +1,4 @@
-"""Nose, eyes and mouth, and the lines about them: what the actions of a face move."""
+"""Draw nose, eyes and mouth, and the lines around them, as the facial actions move them."""
 
 from typing import NamedTuple
 
@@ -25,9 +25,9 @@ class View(NamedTuple):
 
 
 def draw_nose(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
-    """Nose, its wrinkles, and the folds from nose to mouth."""
+    """Draw the nose, its wrinkles, and the nasolabial folds."""
     size, wrinkle = per_picture(faces.nose_size), _action(faces, "nose_wrinkle").clamp_min(0.0)
-    # The nose stands out from the face, so it slides further.
+    # The nose protrudes from the face, so it moves further.
     u, v = view.u - 0.10 * per_picture(faces.yaw), view.v - 0.05 * per_picture(faces.pitch)
     shadow = 0.72 * faces.skin
     bridge = capsule(u - 0.055, v + 0.02, 0.035, -0.17, 0.014 * size)
@@ -48,7 +48,7 @@ def draw_nose(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
 
 
 def draw_eyes(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
-    """Eyes, lids, brows, and the lines between the brows and on the forehead."""
+    """Draw eyes, lids, brows, and the lines between the brows and on the forehead."""
     u, v, side = view.u, view.v, view.u.sign()
     size, distance = per_picture(faces.eye_size), per_picture(faces.eye_distance)
     outward = u.abs() - distance
@@ -92,7 +92,7 @@ def draw_eyes(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
 
 
 def draw_mouth(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
-    """Lips, and what they show: teeth, tongue or the dark."""
+    """Draw lips, and teeth and tongue between them."""
     wide, curve = _action(faces, "mouth_wide"), _action(faces, "mouth_curve")
     opened = _action(faces, "mouth_open").clamp_min(0.0)
     lifted = _action(faces, "upper_lip").clamp_min(0.0)
@@ -101,7 +101,7 @@ def draw_mouth(canvas: Canvas, faces: Faces, view: View, head: Tensor) -> None:
     along = view.u / half
     arch = 1.0 - along.square()
     tilt = 0.05 * per_picture(faces.asymmetry) * along
-    # Corners up for a smile, with the middle sinking as much as they rise.
+    # A smile raises the corners and lowers the middle equally.
     middle = (
         view.v - per_picture(faces.mouth_height) - 0.15 * curve * (along.square() - 0.45) - tilt
     )

@@ -1,8 +1,8 @@
-"""Stylised faces, rendered from a seed: the data of a first run, and of experiments with a truth.
+"""Stylised faces, rendered from a seed, for first runs and experiments with known ground truth.
 
-A face shows a blend of seven expressions. Its label is drawn from the distribution that people
-would give to the blend, so even a perfect model is wrong at times, and how often is known
-(:func:`best_accuracy`). Noise then replaces a known share of the training labels.
+A face shows a blend of seven expressions. Its label is drawn from the label distribution of the
+blend, so even a perfect model has a known error rate (:func:`best_accuracy`). Noise then replaces
+a known share of the training labels.
 """
 
 from dataclasses import asdict, dataclass, fields, replace
@@ -24,31 +24,31 @@ from rendering.rendering_cache import cached_images
 Difficulty = Literal["easy", "medium", "hard"]
 RenderedNoise = Literal["symmetric", "pair"]
 
-RENDERER_VERSION = 1  # count up when the same settings give other pictures
+RENDERER_VERSION = 1  # increase when the same settings give different pictures
 BATCH = 64
 
 
 @dataclass(frozen=True)
 class RenderedFacesSettings:
-    """What to render; the same settings give the same faces.
+    """Settings of the renderer; equal settings give equal faces.
 
     Args:
         num_faces: N.
         image_size: height and width in pixels.
-        num_identities: people; each is in one split only.
-        validation_share: share of the people kept for validation.
-        test_share: share of the people kept for the test.
+        num_identities: number of people; each is in one split only.
+        validation_share: share of the people for validation.
+        test_share: share of the people for the test.
         imbalance: frequency of the most frequent class over that of the rarest, >= 1.
-        ambiguity: 0 shows pure and full expressions, 1 blends half and half and faint ones.
-        individuality: 0 has faces that rest and move alike, 1 has permanent frowns and grins.
-        pose: 1 turns heads by up to 40 degrees, nods and tilts by 25; 0 faces the camera.
-        light: 1 has harsh and coloured light from any side, 0 an even one.
-        occlusion: probability of dark glasses, a mask, a hand or a blob before the face.
-        camera_noise: 1 has strong grain and blur, 0 none.
-        label_noise: share of the training labels that are replaced by a wrong one. Validation
-            and test labels are never replaced.
-        noise_kind: "symmetric" takes any other class, "pair" the next one.
-        seed: of everything.
+        ambiguity: 0: pure expressions at full strength; 1: up to even blends, and weak ones.
+        individuality: 0: equal resting faces and facial actions; 1: permanent frowns and grins.
+        pose: 1: yaw up to 40 degrees, pitch and roll up to 25; 0: frontal.
+        light: 1: harsh and coloured light from any side; 0: even light.
+        occlusion: probability of dark glasses, a mask, a hand or a blob over the face.
+        camera_noise: 1: strong grain and blur; 0: none.
+        label_noise: share of the training labels that are replaced by a wrong one. Validation and
+            test labels are clean.
+        noise_kind: "symmetric": any other class; "pair": the next class.
+        seed: of all random draws.
 
     Raises:
         TypeError: if a count is not an int.
@@ -89,23 +89,23 @@ class RenderedFacesSettings:
             )
         if self.num_validation + self.num_test >= self.num_identities:
             raise ValueError(
-                "`num_identities` must leave somebody to train on beside "
-                f"{self.num_validation} + {self.num_test} people; got {self.num_identities}"
+                "`num_identities` must be more than the people for validation and test, "
+                f"{self.num_validation} + {self.num_test}; got {self.num_identities}"
             )
 
     @property
     def num_validation(self) -> int:
-        """People in the validation split, one at least."""
+        """Return the number of people in the validation split, at least 1."""
         return max(1, round(self.validation_share * self.num_identities))
 
     @property
     def num_test(self) -> int:
-        """People in the test split, one at least."""
+        """Return the number of people in the test split, at least 1."""
         return max(1, round(self.test_share * self.num_identities))
 
 
 PRESETS: dict[Difficulty, RenderedFacesSettings] = {
-    # Clear, nearly frontal portraits. A person names almost every expression at once.
+    # Clear, nearly frontal portraits, easy for people.
     "easy": RenderedFacesSettings(
         imbalance=2.0,
         ambiguity=0.25,
@@ -115,10 +115,10 @@ PRESETS: dict[Difficulty, RenderedFacesSettings] = {
         occlusion=0.0,
         camera_noise=0.1,
     ),
-    # Blends that people would argue about, turned heads, some glasses and masks, a fair camera.
+    # Ambiguous blends, turned heads, some glasses and masks, a fair camera.
     "medium": RenderedFacesSettings(),
-    # Snapshots: faint and mixed expressions, odd light, every fourth face partly hidden, grain,
-    # and rare classes.
+    # Snapshots: weak and mixed expressions, harsh light, 25 % partly occluded, grain, and rare
+    # classes.
     "hard": RenderedFacesSettings(
         imbalance=8.0,
         ambiguity=0.9,
@@ -132,12 +132,12 @@ PRESETS: dict[Difficulty, RenderedFacesSettings] = {
 
 
 def rendered_faces(settings: RenderedFacesSettings, cache: Path | None = None) -> FaceTable:
-    """Render the faces, or map them from the cache.
+    """Render the faces, or load them from the cache.
 
     Args:
-        settings: what to render, such as ``replace(PRESETS["hard"], label_noise=0.4)``.
-        cache: a folder to keep the pictures in, or None to hold them in memory. Settings that
-            differ in label noise only share their pictures.
+        settings: settings, such as ``replace(PRESETS["hard"], label_noise=0.4)``.
+        cache: a folder for the pictures; settings that differ only in label noise share them.
+            None: held in memory.
 
     Returns:
         The table: groups are identities, distributions are the true ones, true labels are those
@@ -174,7 +174,7 @@ def rendered_faces(settings: RenderedFacesSettings, cache: Path | None = None) -
 
 
 def best_accuracy(table: FaceTable) -> float:
-    """Accuracy that nobody can exceed on average: that of always naming the likeliest class."""
+    """Return the best attainable expected accuracy: that of the most probable class."""
     if table.distributions is None:
         raise ValueError(f"`table` must have distributions; {table.name} has none")
     return float(table.distributions.amax(-1).mean())

@@ -1,4 +1,4 @@
-"""Keep rendered pictures on disk: written whole or not at all, and checked when read."""
+"""Cache rendered pictures on disk; they are written atomically and checked when read."""
 
 import hashlib
 import json
@@ -14,15 +14,15 @@ from torch import Tensor
 def cached_images(
     folder: Path, settings: Mapping[str, object], render: Callable[[], Tensor]
 ) -> ImageArray:
-    """Map the pictures of these settings from the disk, rendering them first if need be.
+    """Memory-map the pictures of these settings, rendering them first if necessary.
 
-    The pictures lie in ``HASH.npy``, their settings and digest in ``HASH.json``. If either is
-    missing, damaged, or does not fit the other, both are made anew.
+    The pictures are in ``HASH.npy``, their settings and digest in ``HASH.json``. If either is
+    missing, damaged, or does not match the other, both are created again.
 
     Args:
-        folder: of the cache; made if it is not there.
-        settings: all that the pictures depend on, fit for JSON.
-        render: makes the (N, 3, H, W) uint8 pictures.
+        folder: the cache; created if necessary.
+        settings: everything that the pictures depend on, as JSON values.
+        render: returns the (N, 3, H, W) uint8 pictures.
     """
     text = json.dumps(settings, sort_keys=True)
     stem = hashlib.sha256(text.encode()).hexdigest()[:16]

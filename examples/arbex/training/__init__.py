@@ -1,1 +1,1 @@
-"""Training that can be stopped anywhere and goes on exactly."""
+"""Training that can be stopped at any batch and resumed exactly."""

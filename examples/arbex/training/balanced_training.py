@@ -1,4 +1,4 @@
-"""One training step and one validation step, in Lightning's terms."""
+"""Training and validation as a LightningModule."""
 
 from collections.abc import Iterator
 from typing import Any, cast
@@ -20,20 +20,20 @@ VALIDATION_METRICS = ("loss", "accuracy", "primary_accuracy")
 
 
 class BalancedTraining(lightning.LightningModule):
-    """Train a model by the robust loss, whose state is a part of this module's.
+    """LightningModule that trains a model with RobustLoss, whose state it includes.
 
-    Epoch means are kept in the state, so that a continued epoch reports what a whole one would.
+    Epoch means are in the state, so that a resumed epoch reports the same means.
 
     Args:
-        model: what is trained.
-        criterion: the loss, and what it learns of the labels.
-        optimization: rates and limits.
-        seed: of dropout; each step draws from its own generator state, see
+        model: the model.
+        criterion: the loss.
+        optimization: optimizer settings.
+        seed: of dropout; each step has its own generator state, see
             :mod:`training.epoch_batches`.
-        soft_labels: whether to train on distributions rather than labels.
+        soft_labels: whether to train on distributions instead of labels.
 
     Attributes:
-        identity: what is trained on and how, see :func:`run_identity`; kept in the resume point.
+        identity: data and configuration, see :func:`run_identity`; stored in the resume point.
     """
 
     def __init__(
@@ -56,34 +56,34 @@ class BalancedTraining(lightning.LightningModule):
         self.validation_means = _means(VALIDATION_METRICS)
 
     def position(self) -> Position:
-        """The batch that comes next."""
+        """Return the position of the next batch."""
         loop = self.trainer.fit_loop
-        # A checkpoint is written before Lightning calls the batch, or the epoch, completed.
+        # Checkpoints are written before Lightning marks the batch or epoch as completed.
         epoch: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         batch: int = loop.epoch_loop.batch_progress.current.processed  # type: ignore[attr-defined]
         return Position(epoch, 0 if batch >= self.trainer.num_training_batches else batch)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what the run is about."""
+        """Store the run's identity."""
         checkpoint[IDENTITY] = self.identity
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with anything else; Lightning asks before it restores a thing.
+        """Verify the run's identity; Lightning calls this before it restores anything.
 
         Raises:
-            ValueError: if data or recipe have changed; it names what.
+            ValueError: if data or recipe have changed; it names the changes.
         """
         expect_same_run(checkpoint[IDENTITY], self.identity)
 
     def on_train_batch_start(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Make this step's dropout a function of where we are, not of how we came here."""
+        """Seed dropout by the position, so that a resumed run is identical."""
         torch.manual_seed(derive_seed(self.seed, self.global_rank, self.current_epoch, batch_idx))
 
     def training_step(self, batch: FaceBatch, batch_idx: int) -> Tensor:
         """Return the loss of one batch.
 
         Raises:
-            ValueError: if it is not finite, before it can spoil the weights.
+            ValueError: if it is not finite, before the weights are updated.
         """
         output = self.model(batch.image)
         labels = batch.distribution if self.soft_labels else batch.label
@@ -108,7 +108,7 @@ class BalancedTraining(lightning.LightningModule):
             self.log(f"train_{name}", value)
 
     def validation_step(self, batch: FaceBatch, batch_idx: int) -> None:
-        """Judge one batch by its given labels."""
+        """Update loss and accuracy on the given labels."""
         output = self.model(batch.image)
         count = len(batch.label)
         loss = nn.functional.nll_loss(output.log_probs, batch.label)
@@ -122,7 +122,7 @@ class BalancedTraining(lightning.LightningModule):
             self.log(f"validation_{name}", value)
 
     def configure_optimizers(self) -> Any:
-        """Adam with a rate that decays by a factor each epoch (4.3)."""
+        """Return Adam with exponential decay of the learning rate (4.3)."""
         parameters = [each for each in self.model.parameters() if each.requires_grad]
         optimizer = torch.optim.Adam(parameters, lr=self.optimization.learning_rate)
         scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, self.optimization.decay)
@@ -141,7 +141,7 @@ def _update(means: nn.ModuleDict, name: str, value: Tensor | float, weight: floa
 
 
 def _take(means: nn.ModuleDict) -> Iterator[tuple[str, Tensor]]:
-    """Give each mean, and begin anew."""
+    """Yield and reset each mean."""
     for name, mean in means.items():
         metric = cast(MeanMetric, mean)
         yield name, metric.compute()

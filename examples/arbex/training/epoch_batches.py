@@ -1,7 +1,7 @@
-"""Training batches whose every random choice follows from seed, epoch and position.
+"""Training batches whose random choices depend only on seed, epoch and position.
 
-Nothing random has to be stored to continue a run: an interrupted epoch is taken up at the batch
-where it stopped, and goes on as it would have.
+So no generator state has to be stored: an interrupted epoch resumes at the batch where it stopped,
+with identical results.
 """
 
 from collections.abc import Callable, Iterator, Sized
@@ -15,19 +15,19 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class EpochSampler(Sized, Protocol):
-    """A sampler that draws another order each epoch, the same for the same epoch."""
+    """Interface of a sampler whose order depends on the epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch."""
+        """Set the epoch."""
         ...
 
     def __iter__(self) -> Iterator[int]:
-        """Indices of this rank's samples."""
+        """Yield the indices of this rank's samples."""
         ...
 
 
 class FaceBatch(Protocol):
-    """What the default collation makes of samples: their fields, as tensors of B rows."""
+    """Interface of a collated batch: the samples' fields as tensors of B rows."""
 
     image: Tensor
     label: Tensor
@@ -36,22 +36,23 @@ class FaceBatch(Protocol):
 
 
 class Position(NamedTuple):
-    """A place in the training."""
+    """A position in training."""
 
     epoch: int
     batch: int
 
 
 class EpochBatches:
-    """Batches of one rank, from the place where the training stands.
+    """Batches of one rank, from the current position of training.
 
     Args:
         dataset: the training faces.
         sampler: their order in each epoch.
-        batch_size: of this rank. A last short batch is left out, since batch norm may need two.
+        batch_size: of this rank. An incomplete last batch is dropped, since batch norm needs two
+            samples.
         seed: of the augmentation.
-        position: tells where the training stands; asked when an epoch begins.
-        workers: processes that load; the batches do not depend on it.
+        position: returns the position of training; called at the start of an epoch.
+        workers: loader processes; the batches do not depend on them.
 
     Raises:
         ValueError: if the sampler does not fill one batch.
@@ -102,24 +103,24 @@ class EpochBatches:
         )
 
     def state_dict(self) -> dict[str, int]:
-        """What must be the same when a run is continued; the position is in the progress."""
+        """Return what must be equal when a run resumes; the position is in Lightning's progress."""
         return {"samples": len(self.sampler), "batch_size": self.batch_size, "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Check that the run goes on with the data it began with.
+        """Check that the run resumes with the same data.
 
         Raises:
             ValueError: if it does not.
         """
         if state != self.state_dict():
             raise ValueError(
-                f"the run must go on with the batches it began with, {state}; "
+                f"the run must resume with the batches that it started with, {state}; "
                 f"got {self.state_dict()}"
             )
 
 
 def derive_seed(*numbers: int) -> int:
-    """Mix whole numbers >= 0 to one seed of 63 bits; neighbours give unlike seeds."""
+    """Hash non-negative integers to a 63-bit seed."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -129,7 +130,7 @@ class _Draw(NamedTuple):
 
 
 class _SeededDataset(Dataset[FaceSample]):
-    """Each sample is augmented by its own random numbers, whoever loads it and when."""
+    """Data set that augments each sample with its own seed, in any loader process."""
 
     def __init__(self, dataset: Dataset[FaceSample]) -> None:
         self.dataset = dataset

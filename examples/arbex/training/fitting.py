@@ -1,4 +1,4 @@
-"""Train a recipe on a table of faces, and keep the run in a folder."""
+"""Train a recipe on a table of faces, and store the run in a folder."""
 
 import logging
 import os
@@ -39,24 +39,24 @@ def fit(
     accelerator: str = "auto",
     show_progress: bool = True,
 ) -> None:
-    """Train from the start, or from the resume point that the folder holds.
+    """Train from the start, or from the folder's resume point.
 
-    One process trains alone; under ``torchrun`` all of them share each batch. The run is written
-    down when all is ready: what cannot be trained has begun no run.
+    With ``torchrun``, each batch is split among the processes. The run's files are written when
+    everything is ready: a run that cannot be trained leaves none.
 
     Args:
-        recipe: what to do.
+        recipe: the configuration.
         table: faces with a training and a validation split.
-        folder: where the run is kept.
+        folder: folder of the run.
         accelerator: "auto", "cpu", "gpu" or "mps".
-        show_progress: whether to draw a progress bar.
+        show_progress: whether to show a progress bar.
 
     Raises:
-        ValueError: if a split is empty, the batch does not divide among the processes, the recipe
-            contradicts itself or the data, the resume point is damaged, or the loss is not finite
-            any more.
-        MemoryError: if a batch is too large for the memory.
-        OSError: if the disk is full. In this case, too, all that was kept before is whole.
+        ValueError: if a split is empty, the batch size is not a multiple of the processes, the
+            recipe contradicts itself or the data, the resume point is damaged, or the loss is not
+            finite.
+        MemoryError: if a batch runs out of memory.
+        OSError: if the disk is full; files that were saved before stay intact.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
     settings = recipe.optimization
@@ -82,8 +82,9 @@ def fit(
     earliest = targets.held_for or targets.warmup
     if recipe.method.doubts_labels and seen <= earliest:
         warnings.warn(
-            f"no label will be doubted: a face is seen {seen:.1f} times, and its label doubted "
-            f"after {earliest} at the earliest; train for longer, or set `data.per_class` to null",
+            f"no label will be doubted: a face is seen {seen:.1f} times, and labels are "
+            f"refurbished after {earliest} at the earliest; train longer, or set `data.per_class` "
+            "to null",
             stacklevel=2,
         )
     module.identity = run_identity(recipe, table)
@@ -117,7 +118,7 @@ def fit(
         begin_run(recipe, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
-            leftover.unlink(missing_ok=True)  # a killed process was writing it
+            leftover.unlink(missing_ok=True)  # of a killed process
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning's own, about torch
     trainer = lightning.Trainer(
@@ -141,7 +142,7 @@ def fit(
     resume_from = folder.checkpoint if folder.checkpoint.exists() else None
     advice = (
         f"lower optimization.batch_size, which is {settings.batch_size}, and raise "
-        f"optimization.accumulate to make up for it; {folder.root} keeps what was saved so far"
+        f"optimization.accumulate to compensate; {folder.root} keeps what was saved so far"
     )
     with keeper.stopping_at_interrupt(), advising_out_of_memory(advice), _advising_damage(folder):
         trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
@@ -149,26 +150,26 @@ def fit(
 
 @contextmanager
 def _advising_damage(folder: RunFolder) -> Iterator[None]:
-    """Say what to do about an image that nobody looked at before, or that was damaged since."""
+    """Give advice on an image that was not checked before, or was damaged since."""
     try:
         yield
     except CorruptImageError as error:
         raise CorruptImageError(
-            f"{error}; mend it and go on with --resume, or begin anew with data.corrupt=skip; "
+            f"{error}; fix it and continue with --resume, or start again with data.corrupt=skip; "
             f"{folder.root} keeps what was saved so far"
         ) from error
 
 
 def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:
-    """Put model and loss of a recipe together.
+    """Build model and loss of a recipe.
 
     Raises:
-        ValueError: if the recipe contradicts itself, or asks of the faces what they do not have.
+        ValueError: if the recipe contradicts itself, or needs data that the faces do not have.
     """
     if recipe.method.even_classes and recipe.data.per_class is not None:
         raise ValueError(
-            "`recipe.even_classes` must be false where `data.per_class` refines the epochs, whose "
-            f"classes are even already; got true beside {recipe.data.per_class}. Set one of them "
+            "`recipe.even_classes` must be false where `data.per_class` balances the epochs, whose "
+            f"classes are even already; got true with {recipe.data.per_class}. Set one of them "
             "to false or null"
         )
     labels = train.labels
@@ -189,13 +190,13 @@ def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:
 
 
 def times_seen(recipe: Recipe, train: FaceTable) -> float:
-    """How often an average face is seen in the whole training, by all processes together."""
+    """Return how often an average face is seen in training, over all processes."""
     epoch = len(epoch_sampler(recipe, train, rank=0, world_size=1))
     return recipe.optimization.epochs * epoch / len(train)
 
 
 def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: int) -> EpochSampler:
-    """Refine each epoch as the paper does (4.2.2), or shuffle all of the training set."""
+    """Return a sampler that refines each epoch (4.2.2), or shuffles the training set."""
     if recipe.data.per_class is None:
         rows = TensorDataset(train.labels)
         return DistributedSampler(rows, world_size, rank, seed=recipe.seed, drop_last=True)

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies where, and what is written down before it begins."""
+"""The folder of a run: its files, and what is written before training."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,72 +10,72 @@ from result_files import save_json, save_text
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run keeps what."""
+    """Paths of a run's files."""
 
     root: Path
 
     @property
     def recipe(self) -> Path:
-        """The whole configuration."""
+        """Path of the complete configuration."""
         return self.root / "recipe.yaml"
 
     @property
     def versions(self) -> Path:
-        """Versions of the software."""
+        """Path of the software versions."""
         return self.root / "versions.json"
 
     @property
     def checkpoint(self) -> Path:
-        """What `--resume` goes on from."""
+        """Path of the resume point."""
         return self.root / "checkpoint.ckpt"
 
     @property
     def model(self) -> Path:
-        """The model of the best epoch on the validation set."""
+        """Path of the model of the best epoch on the validation set."""
         return self.root / "model.safetensors"
 
     @property
     def history(self) -> Path:
-        """Metrics of each epoch."""
+        """Path of the metrics of each epoch."""
         return self.root / "history.csv"
 
     @property
     def has_trained(self) -> bool:
-        """Whether training has left anything; a recipe alone is a run that never got going."""
+        """Whether training has left any result; with only a recipe, it never started."""
         return any(path.exists() for path in (self.checkpoint, self.model, self.history))
 
 
 def expect_no_run(folder: RunFolder) -> None:
-    """Require a folder where a run may begin: none has trained there.
+    """Require a folder without results of training.
 
-    A run that never got going may begin anew, by another recipe.
+    A run that never started training can be replaced, also with another recipe.
 
     Raises:
         FileExistsError: if the folder holds a run already, or a recipe that no run wrote.
     """
     if folder.recipe.exists() and not folder.versions.exists():
         raise FileExistsError(
-            f"{folder.recipe} was not written by a run, and would be lost: give another --out"
+            f"{folder.recipe} was not written by a run and would be lost: choose another --out"
         )
     if folder.has_trained:
         raise FileExistsError(
-            f"{folder.root} holds a run already: continue it with --resume, or give another --out"
+            f"{folder.root} holds a run already: resume it with --resume, or choose another --out"
         )
 
 
 def begin_run(recipe: Recipe, folder: RunFolder) -> None:
-    """Write down what is going to be run.
+    """Write the configuration of a new run.
 
     Raises:
         FileExistsError: if the folder holds a run already.
     """
     expect_no_run(folder)
-    save_json(folder.versions, versions())  # first, as it tells that the recipe is a run's
+    save_json(folder.versions, versions())  # first, since it marks the recipe as that of a run
     save_text(folder.recipe, dump_recipe(recipe))
 
 
 def recipe_of(folder: RunFolder) -> Recipe:
-    """Read what was run.
+    """Read the recipe of a run.
 
     Raises:
         FileNotFoundError: if the folder holds no run.

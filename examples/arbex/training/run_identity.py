@@ -1,4 +1,4 @@
-"""What a run is about: its recipe and its data, which must be the same when it goes on."""
+"""Identity of a run: its recipe and data, which must be the same when it resumes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,8 +7,8 @@ from configuration import Recipe, as_plain
 from faces.face_table import FaceTable
 from faces.identity import changed_columns, table_digests
 
-IDENTITY = "identity"  # its name in a resume point
-# What may change: where data lie, how they are loaded, how long and how often.
+IDENTITY = "identity"  # key in a resume point
+# Settings that may change: location and loading of data, length of training, resume points.
 FREE_KEYS = (
     *("data.root", "data.workers", "data.max_missing"),
     *("optimization.epochs", "optimization.checkpoint_steps"),
@@ -18,17 +18,17 @@ FREE_KEYS = (
 def run_identity(recipe: Recipe, table: FaceTable) -> dict[str, Any]:
     """Describe a run in plain values.
 
-    Every image file is read, but for `data.corrupt: unchecked`, where only its size is looked at.
+    Every image file is read; with `data.corrupt: unchecked`, only its size.
     """
     contents = recipe.data.corrupt != "unchecked"
     return {"recipe": as_plain(recipe), "data": table_digests(table, contents=contents)}
 
 
 def expect_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Require that a run goes on with what it began with.
+    """Require that a run resumes with the same recipe and data.
 
     Raises:
-        ValueError: if it does not; it names what has changed.
+        ValueError: if it does not; the message names the changes.
     """
     old, new = flat(before["recipe"]), flat(now["recipe"])
     changed = [
@@ -39,13 +39,13 @@ def expect_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     changed += [f"other {name}" for name in changed_columns(before["data"], now["data"])]
     if changed:
         raise ValueError(
-            f"`--resume` must go on with what the run began with; got {'; '.join(changed)}. "
-            "Put that right, or begin anew with another --out"
+            f"`--resume` needs the recipe and data of the run; got {'; '.join(changed)}. "
+            "Put that right, or start a new run with another --out"
         )
 
 
 def flat(content: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values of nested mappings by their path.
+    """Flatten nested mappings to values by path.
 
     Example:
         >>> flat({"seed": 0, "data": {"root": "faces"}})

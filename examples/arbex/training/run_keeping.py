@@ -1,4 +1,4 @@
-"""What a run leaves behind while it goes on: resume point, best model, history, progress."""
+"""Files of a run during training: resume point, best model, history; and progress."""
 
 import csv
 import io
@@ -22,8 +22,8 @@ from training.run_identity import IDENTITY
 
 MONITORED = "validation_accuracy"
 STOPPING = b"""
-stopping after this batch; once more, and it stops at once, and loses what was trained since the
-last resume point
+stopping after this batch; once more stops at once, and loses the training since the last resume
+point
 """
 RESUME_KEYS = {
     *("state_dict", "optimizer_states", "lr_schedulers", "callbacks", "loops"),
@@ -31,12 +31,12 @@ RESUME_KEYS = {
 }
 
 
-class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
-    """Somebody asked the training to stop, and it did.
+class TrainingInterrupted(Exception):  # noqa: N818 - it is not an error
+    """Training was stopped by a signal.
 
     Args:
-        number: the signal that asked.
-        lost: steps since the last resume point; None where one was written first.
+        number: the signal.
+        lost: steps since the last resume point. None: a resume point was written.
     """
 
     def __init__(self, number: int, lost: int | None) -> None:
@@ -50,25 +50,25 @@ class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Checkpoints that appear whole or not at all, and are read without running code in them."""
+    """Checkpoints that are written atomically, and read without executing code."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write the file whole, or not at all.
+        """Write the file, atomically.
 
         Raises:
-            OSError: if the disk refuses it; the resume point before stays.
+            OSError: if it cannot be written; the previous resume point stays.
         """
         save_tensors(Path(path), checkpoint)
 
     def load_checkpoint(
         self, path: Any, map_location: Any | None = None, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Read tensors and plain values, and refuse everything else.
+        """Read tensors and plain values; reject everything else.
 
         Raises:
-            ValueError: if the file is damaged, or no resume point.
+            ValueError: if the file is damaged, or not a resume point.
         """
         try:
             check_sums(Path(path))
@@ -82,7 +82,7 @@ class AtomicCheckpointIO(CheckpointIO):
             reason = str(error).strip().split("\n")[0][:200]
             raise ValueError(
                 f"{path} must be a resume point that `train` wrote; got: {reason}. Without it, "
-                "--resume begins the run anew"
+                "--resume starts the run from the beginning"
             ) from error
         return cast(dict[str, Any], checkpoint)
 
@@ -92,12 +92,12 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class RunKeeper(Checkpoint):
-    """Keep a run: a point to resume from, the best model so far, and one row for each epoch.
+    """Callback that writes the resume point, the best model, and the metrics of each epoch.
 
     Args:
-        checkpoint: file of the resume point, written anew each epoch and every `every` batches.
+        checkpoint: file of the resume point, written each epoch and every `every` batches.
         history: CSV file of the epochs' metrics.
-        save_best: called when the validation accuracy is better than ever before.
+        save_best: called when the validation accuracy improves.
         every: batches between two resume points within an epoch.
     """
 
@@ -116,11 +116,11 @@ class RunKeeper(Checkpoint):
         self._saved_steps = 0
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Know that an early stop, once decided, holds."""
+        """Restore an early stop and the signal handlers."""
         trainer.should_stop = self.stopped
         self._steps = self._saved_steps = trainer.global_step
         if signal.getsignal(signal.SIGINT) == self._request_stop:
-            # Lightning has put its own in between, which ends the process as if all were well.
+            # Replace Lightning's own handler, which ends the process without an error.
             signal.signal(signal.SIGTERM, self._request_stop)
 
     def on_train_batch_end(
@@ -131,7 +131,7 @@ class RunKeeper(Checkpoint):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Write a resume point within the epoch, where no gradient is being accumulated."""
+        """Write a resume point within the epoch, unless gradients are being accumulated."""
         self._steps = trainer.global_step
         done = batch_idx + 1
         if done == trainer.num_training_batches or done % trainer.accumulate_grad_batches:
@@ -142,7 +142,7 @@ class RunKeeper(Checkpoint):
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule
     ) -> None:
-        """Write history, best model and resume point: the epoch is complete."""
+        """Write history, best model and resume point."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         self.stopped = trainer.should_stop
@@ -155,27 +155,27 @@ class RunKeeper(Checkpoint):
         self._save(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """History and best score so far."""
+        """Return history and best score so far."""
         return {"rows": self.rows, "best": self.best, "stopped": self.stopped}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from there."""
+        """Restore history and best score."""
         self.rows = state_dict["rows"]
         self.best = state_dict["best"]
         self.stopped = state_dict["stopped"]
 
     @contextmanager
     def stopping_at_interrupt(self) -> Iterator[None]:
-        """Let Ctrl-C or SIGTERM finish the batch and write a resume point; a second stops at once.
+        """Finish the batch and write a resume point on Ctrl-C or SIGTERM; stop at once on a second.
 
         Raises:
-            TrainingInterrupted: when it has stopped.
+            TrainingInterrupted: when training has stopped.
         """
         stops = (signal.SIGINT, signal.SIGTERM)
         previous = [(number, signal.signal(number, self._request_stop)) for number in stops]
         try:
             yield
-        except SystemExit as error:  # how Lightning ends on either
+        except SystemExit as error:  # raised by Lightning on both signals
             if self._signal is None:
                 raise
             raise TrainingInterrupted(self._signal, self._steps - self._saved_steps) from error
@@ -186,14 +186,14 @@ class RunKeeper(Checkpoint):
     def _request_stop(self, number: int, frame: FrameType | None) -> None:
         if self._signal is not None:
             if "TORCHELASTIC_RUN_ID" in os.environ:
-                return  # torchrun passes each Ctrl-C on, which its processes have had themselves
+                return  # torchrun forwards each Ctrl-C, which its processes also receive themselves
             raise KeyboardInterrupt
         self._signal = number
-        # Not print, whose buffer the signal may have come in the middle of.
+        # Not print: the signal may have interrupted a write to its buffer.
         os.write(2, STOPPING)
 
     def _asked_to_stop(self, trainer: lightning.Trainer) -> bool:
-        """Whether any process was: all must stop at the same batch."""
+        """Return whether any process was asked to stop: all must stop at the same batch."""
         return bool(trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False))
 
     def _save(self, trainer: lightning.Trainer) -> None:
@@ -211,13 +211,13 @@ class RunKeeper(Checkpoint):
 
 
 class Progress(Callback):
-    """One bar for the whole run, with the time that is left."""
+    """Progress bar of the whole run, with the remaining time."""
 
     def __init__(self) -> None:
         self._bar: Any = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Begin where the run stands."""
+        """Start the bar at the position of the run."""
         batches = int(trainer.num_training_batches)
         epoch, batch = module.position()  # type: ignore[operator]
         self._bar = tqdm(
@@ -235,17 +235,17 @@ class Progress(Callback):
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Count the batch."""
+        """Advance the bar by one batch."""
         accuracy = trainer.callback_metrics.get(MONITORED)
         shown = {} if accuracy is None else {"validation": f"{100 * float(accuracy):.1f} %"}
-        # An epoch that is taken up in the middle does not start anew, so this is the place.
+        # Set here, since a resumed epoch has no start.
         epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
         self._bar.set_description(epoch, refresh=False)
         self._bar.set_postfix(loss=f"{float(outputs['loss']):.3f}", **shown, refresh=False)
         self._bar.update()
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        """Leave the bar as it is."""
+        """Close the bar."""
         self._bar.close()
 
     def on_exception(
@@ -254,6 +254,6 @@ class Progress(Callback):
         module: lightning.LightningModule,
         exception: BaseException,
     ) -> None:
-        """Leave the bar as it is, wherever the training stopped."""
+        """Close the bar where training stopped."""
         if self._bar is not None:
             self._bar.close()

@@ -1,4 +1,4 @@
-"""One training at a time in a folder, told from a killed one by the operating system's own lock."""
+"""Allow one training at a time in a folder, by a lock that ends with its process."""
 
 import fcntl
 import json
@@ -15,17 +15,17 @@ LOCK_NAME = "run.lock"
 
 @contextmanager
 def only_run_in(root: Path) -> Iterator[None]:
-    """Hold the folder of a run, and make it if it is not there.
+    """Lock the folder of a run, and create it if necessary.
 
-    The lock ends with the process, however that ends; processes that it forked do not hold it. A
-    folder in which nothing was written is gone again afterwards.
+    The lock ends with the process in any case; forked processes do not hold it. A new folder that
+    stays empty is removed afterwards.
 
     Args:
         root: the folder.
 
     Raises:
-        FileExistsError: if another process trains there; it names that one.
-        OSError: if the folder cannot be made, or its disk has no locks.
+        FileExistsError: if another process trains there; the message names it.
+        OSError: if the folder cannot be created, or its disk has no locks.
     """
     path = root / LOCK_NAME
     is_new = not root.exists()
@@ -33,7 +33,7 @@ def only_run_in(root: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        # Deleted while it is held, so that nobody else's lock is.
+        # Delete it while it is held, so as not to delete another process's lock.
         path.unlink(missing_ok=True)
         file.close()
         if is_new:
@@ -47,7 +47,7 @@ def _acquire(path: Path) -> IO[str]:
         try:
             file = path.open("a+", encoding="utf-8")
         except FileNotFoundError:
-            continue  # whoever held the folder has just removed it
+            continue  # the previous holder has just removed the folder
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
@@ -56,7 +56,7 @@ def _acquire(path: Path) -> IO[str]:
             file.close()
             raise FileExistsError(
                 f"`out` must be a folder where no training runs; got {path.parent}, held by "
-                f"{holder}. Wait for it, or give another --out"
+                f"{holder}. Wait for it, or choose another --out"
             ) from error
         except OSError:
             file.close()
@@ -64,7 +64,7 @@ def _acquire(path: Path) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 break
-        file.close()  # whoever held it has just deleted it
+        file.close()  # the previous holder has just deleted it
     owner = {
         "pid": os.getpid(),
         "host": platform.node(),

@@ -1,1 +1,1 @@
-"""A page on this machine that predicts the faces of a picture."""
+"""A local web page that predicts the faces in a picture."""

@@ -1,4 +1,4 @@
-"""What the model says of the faces of one picture, as HTML without outside files."""
+"""Predictions for the faces in a picture, as self-contained HTML."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ FACE_PIXELS, PICTURE_PIXELS = 192, 1024
 
 
 def face_cards(picture: Tensor, predictions: Sequence[FacePrediction]) -> str:
-    """Show a (3, H, W) uint8 picture with its faces marked, and a card for each face."""
+    """Render a (3, H, W) uint8 picture with its faces marked, and a card for each face."""
     faces = [(each, each.box) for each in predictions if each.box is not None]
     whole = len(faces) == 1 and faces[0][1] == (0, 0, picture.shape[2], picture.shape[1])
     return render(
@@ -43,18 +43,19 @@ def _card(picture: Tensor, face: FacePrediction, box: Box) -> dict[str, object]:
 
 
 def _branches(face: FacePrediction) -> list[tuple[str, str, str, float | None]]:
-    """Each distribution: its colour, its title, its own class, and how sure it is."""
+    """Return colour, title, predicted class and confidence of each distribution."""
     found = []
     for name, title in BRANCHES.items():
         probs: dict[str, float] | None = getattr(face, name)
         if probs is not None:
-            sure = face.confidence if name == "corrected" else getattr(face, f"{name}_confidence")
-            found.append((name, title, max(probs, key=lambda each: probs[each]), sure))
+            field = "confidence" if name == "corrected" else f"{name}_confidence"
+            top = max(probs, key=lambda each: probs[each])
+            found.append((name, title, top, getattr(face, field)))
     return found
 
 
 def _rows(face: FacePrediction) -> list[dict[str, object]]:
-    """Of each class the bars of all distributions, and how close its anchors are."""
+    """Return for each class the bars of all distributions, and the distances of its anchors."""
     distances = face.anchor_distances or {}
     all_distances = [each for row in distances.values() for each in row]
     least, most = (min(all_distances), max(all_distances)) if distances else (0.0, 1.0)

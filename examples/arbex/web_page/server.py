@@ -1,4 +1,4 @@
-"""Serve the page to this machine's own browsers; neither asks anything of another machine."""
+"""Serve the page to browsers on this machine; neither contacts another machine."""
 
 import errno
 import socket
@@ -35,10 +35,10 @@ from torch import Tensor
 from web_page.face_cards import face_cards
 
 HERE = "127.0.0.1"
-NAMES = (HERE, "localhost")  # a name of somebody else's may lead here, too (DNS rebinding)
+NAMES = (HERE, "localhost")  # no other host names, against DNS rebinding
 PORTS = range(7860, 7960)
-MOST_BYTES = 32 * 2**20  # of a picture's file
-MOST_SECONDS = 30  # for it to arrive
+MOST_BYTES = 32 * 2**20  # per upload
+MOST_SECONDS = 30  # per upload
 MOST_CONNECTIONS = 16
 EXAMPLE_PIXELS = 192
 NUM_EXAMPLES = 6
@@ -54,7 +54,7 @@ HEADERS = {
 
 
 class PictureError(ValueError):
-    """What came is not a picture that can be predicted; `status` is HTTP's word for why."""
+    """The upload is not a picture that can be predicted; `status` is the HTTP status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -62,7 +62,7 @@ class PictureError(ValueError):
 
 
 def build_app(bundle: ModelBundle, detect: Detector) -> ASGIApp:
-    """Build the page: the bytes of a picture go in, a card for each face comes out."""
+    """Build the application: it takes a picture's bytes and returns a card for each face."""
     page = render(
         "web_page.html",
         description=_describe(bundle),
@@ -83,12 +83,12 @@ def build_app(bundle: ModelBundle, detect: Detector) -> ASGIApp:
             content = await _receive(request)
             return HTMLResponse(await run_sync(predict, content, limiter=one_at_a_time))
         except PictureError as error:
-            # The rest of a file that is refused is not waited for.
+            # Do not wait for the rest of a rejected upload.
             return PlainTextResponse(str(error), error.status, {"connection": "close"})
         except MemoryError:
-            return PlainTextResponse("the picture must fit into the memory", 413)
+            return PlainTextResponse("the picture must fit into memory", 413)
         except ClientDisconnect:
-            return Response(status_code=400)  # which nobody reads
+            return Response(status_code=400)  # never received
 
     return Starlette(
         routes=[
@@ -109,13 +109,13 @@ def running(app: ASGIApp, port: int | None) -> Iterator[str]:
 
     Args:
         app: from :func:`build_app`.
-        port: to listen on; None takes a free one from 7860 on.
+        port: port to listen on. None: a free one from 7860 on.
 
     Yields:
         The page's address.
 
     Raises:
-        OSError: if the port, or each of a hundred, is taken.
+        OSError: if the port is taken, or all of a hundred.
     """
     with _listen(port) as listening:
         server = uvicorn.Server(
@@ -148,7 +148,7 @@ def serve(app: ASGIApp, *, port: int | None) -> None:
 
 
 def decode_bytes(content: bytes) -> Tensor:
-    """Decode a picture as all of the application does, from a file that is gone at once.
+    """Decode a picture like the rest of the application, from a temporary file.
 
     Raises:
         PictureError: if it cannot be decoded; the message names no file.
@@ -163,7 +163,7 @@ def decode_bytes(content: bytes) -> Tensor:
 
 
 async def _receive(request: Request) -> bytes:
-    """Take the picture's bytes, from our own page alone, and no more than there may be."""
+    """Receive the picture's bytes, only from our own page and up to the size limit."""
     origin, site = (request.headers.get(name) for name in ("origin", "sec-fetch-site"))
     if origin not in (None, f"http://{request.headers['host']}") or site not in (
         None,
@@ -185,7 +185,7 @@ async def _receive(request: Request) -> bytes:
 
 
 class _WithHeaders:
-    """Tell browsers of every answer what the page may load: nothing from elsewhere."""
+    """Middleware that adds the security headers to every response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -221,13 +221,13 @@ def _listen(port: int | None) -> socket.socket:
 def _describe(bundle: ModelBundle) -> str:
     encoder, anchors = bundle.recipe.encoder.name, bundle.recipe.method.num_anchors
     return (
-        f"Encoder {encoder}, {anchors} anchors a class, trained on {bundle.recipe.data.dataset}: "
+        f"Encoder {encoder}, {anchors} anchors per class, trained on {bundle.recipe.data.dataset}: "
         f"{', '.join(bundle.class_names)}."
     )
 
 
 def _rendered_examples(bundle: ModelBundle) -> list[str]:
-    """Faces to try a model on that was trained on rendered ones."""
+    """Return example faces for a model that was trained on rendered ones."""
     if bundle.recipe.data.dataset != "rendered":
         return []
     settings = rendered_settings(bundle.recipe.data.rendered)

@@ -2,7 +2,7 @@
 
 const find = (id) => document.getElementById(id);
 const [drop, file, picture, camera, film, shoot, answer] = ["drop", "file", "picture", "camera", "film", "shoot", "answer"].map(find);
-let current = null; // the request whose answer is waited for
+let current = null; // the pending request
 
 function tell(text) {
   const line = document.createElement("p");
@@ -12,7 +12,7 @@ function tell(text) {
 }
 
 async function send(blob) {
-  if (!blob) return tell("That was no file: save the picture first, and give it from there.");
+  if (!blob) return tell("This is not a file: save the picture first, then upload it.");
   if (blob.size > Number(drop.dataset.mostBytes)) return tell("The file is too large.");
   current?.abort();
   const mine = (current = new AbortController());
@@ -24,17 +24,17 @@ async function send(blob) {
     const response = await fetch("predict", { method: "POST", body: blob, signal: mine.signal });
     const text = await response.text();
     if (mine !== current) return;
-    if (response.ok) answer.innerHTML = text; // the server's own, in which names are escaped
+    if (response.ok) answer.innerHTML = text; // from our server, which escapes all names
     else tell(text);
   } catch (error) {
-    if (mine === current) tell("The server gave no answer. Is it still running?");
+    if (mine === current) tell("The server did not respond. Is it still running?");
   } finally {
     if (mine === current) answer.setAttribute("aria-busy", "false");
   }
 }
 
 file.addEventListener("change", () => file.files.length && send(file.files[0]));
-picture.addEventListener("error", () => (picture.hidden = true)); // a format of no browser
+picture.addEventListener("error", () => (picture.hidden = true)); // a format that the browser cannot show
 document.addEventListener("paste", (event) => event.clipboardData.files.length && send(event.clipboardData.files[0]));
 document.addEventListener("dragover", (event) => {
   event.preventDefault();
