@@ -36,9 +36,11 @@ class Familiarity(Configured):
     least as far away: 1 is as familiar as it gets, 0 is farther than all of them. All samples
     beyond the farthest have a familiarity of 0; to rank these, use ``distance``.
 
-    Fit on the outputs of training samples, in eval mode. New samples are somewhat farther from the
-    references than training samples, so more of them than `false_alarm_rate` are rejected. Pass
+    Fit on the outputs of training samples, in eval mode. A network that fits these closely puts
+    new samples farther away, and more of them than `false_alarm_rate` are rejected. Pass
     `held_out` samples to calibrate the rate.
+
+    It detects data of another kind. A new class that resembles the known ones is often missed.
 
     Args:
         embedding_dim: D, the width of the embedding.
