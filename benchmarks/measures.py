@@ -10,13 +10,16 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from reliability_balance.calibration import area_under_risk_coverage
+
 
 def prediction_measures(log_probs: Tensor, labels: Tensor) -> dict[str, float]:
     """Return the measures of (N, C) predictions on the test set."""
     probs = log_probs.exp()
+    surest, predicted = probs.max(1)
     return {
         **asdict(score(probs, log_probs.clamp_min(-30), labels)),
-        "aurc": 100 * area_under_risk_coverage(probs, labels),
+        "aurc": 100 * area_under_risk_coverage(surest, predicted == labels),
     }
 
 
@@ -54,13 +57,6 @@ def measures_by_frequency(
 def _kl(truth: Tensor, log_probs: Tensor) -> float:
     """Return the mean KL divergence of the true distributions from the predictions."""
     return float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
-
-
-def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
-    """Return the mean error rate of the 1, 2, … N most confident predictions."""
-    surest, predicted = probs.max(1)
-    wrong = (predicted != labels)[surest.argsort(descending=True)].double()
-    return float((wrong.cumsum(0) / torch.arange(1, len(wrong) + 1)).mean())
 
 
 def label_measures(

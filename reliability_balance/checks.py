@@ -142,6 +142,20 @@ def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
         )
 
 
+def confidences(confidence: Tensor, right: Tensor) -> None:
+    """Require finite scores (N,), and bool (N,) beside them."""
+    floating("confidence", confidence)
+    rank("confidence", confidence, "(N,)", 1)
+    finite("confidence", confidence)
+    if not isinstance(right, Tensor) or right.dtype != torch.bool:
+        got = right.dtype if isinstance(right, Tensor) else type(right).__name__
+        raise TypeError(f"`right` must be a bool tensor; got {got}")
+    if right.shape != confidence.shape:
+        raise ValueError(
+            f"`right` must have shape {tuple(confidence.shape)}; got {tuple(right.shape)}"
+        )
+
+
 def indices(name: str, tensor: Tensor) -> None:
     """Require an int64 tensor of shape (N,)."""
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
@@ -207,22 +221,22 @@ def probability_values(what: str, probs: Tensor) -> None:
         )
 
 
-def class_prior(class_prior: Tensor, num_classes: int) -> None:
+def class_prior(class_prior: Tensor, num_classes: int, name: str = "class_prior") -> None:
     """Require a tensor with one value per class."""
     if not isinstance(class_prior, Tensor):
-        raise TypeError(f"`class_prior` must be a torch.Tensor; got {type(class_prior).__name__}")
+        raise TypeError(f"`{name}` must be a torch.Tensor; got {type(class_prior).__name__}")
     if class_prior.shape != (num_classes,):
         raise ValueError(
-            f"`class_prior` must have shape (C,) = ({num_classes},); got {tuple(class_prior.shape)}"
+            f"`{name}` must have shape (C,) = ({num_classes},); got {tuple(class_prior.shape)}"
         )
 
 
-def class_prior_values(class_prior: Tensor) -> None:
+def class_prior_values(class_prior: Tensor, name: str = "class_prior") -> None:
     """Require finite frequencies > 0."""
     if class_prior.is_meta or not can_read_values():
         return
     if not bool(((class_prior > 0) & class_prior.isfinite()).all()):
-        raise ValueError(f"`class_prior` must be finite and above 0; got {class_prior.tolist()}")
+        raise ValueError(f"`{name}` must be finite and above 0; got {class_prior.tolist()}")
 
 
 def positive(name: str, value: float) -> None:
@@ -245,6 +259,12 @@ def fraction(name: str, value: float) -> None:
     """Require a number in [0, 1)."""
     if not 0.0 <= value < 1.0:
         raise ValueError(f"`{name}` must lie in [0, 1); got {value}")
+
+
+def open_share(name: str, value: float) -> None:
+    """Require a number in (0, 1)."""
+    if not 0.0 < value < 1.0:
+        raise ValueError(f"`{name}` must lie in (0, 1); got {value}")
 
 
 def at_least(name: str, value: int, minimum: int) -> None:

@@ -12,6 +12,7 @@ from sklearn.metrics import (
 from torch import Tensor
 
 from reliability_balance import functional as RF
+from reliability_balance.calibration import area_under_risk_coverage
 
 
 @dataclass(frozen=True)
@@ -58,14 +59,15 @@ def score_faces(
 ) -> FaceScores:
     """Score (N, C) predictions against (N,) labels, and against (N, C) distributions if known."""
     known = asdict(score(probs, log_probs, labels))
+    surest, predicted = probs.max(-1)
     precision, _, _, _ = precision_recall_fscore_support(
-        labels, probs.argmax(-1), labels=labels.unique(), average="macro", zero_division=0
+        labels, predicted, labels=labels.unique(), average="macro", zero_division=0
     )
     return FaceScores(
         **known,
         macro_precision=100 * float(precision),
         brier=brier(probs, labels),
-        aurc=100 * area_under_risk_coverage(probs, labels),
+        aurc=100 * area_under_risk_coverage(surest, predicted == labels),
         kl=None if distributions is None else kl_divergence(distributions, log_probs),
         total_variation=(
             None if distributions is None else 100 * total_variation(distributions, probs)
@@ -99,16 +101,6 @@ def brier(probs: Tensor, labels: Tensor) -> float:
     """Return the mean squared distance to the one-hot label, in [0, 2]."""
     one_hot = torch.nn.functional.one_hot(labels, probs.shape[-1])
     return float((probs - one_hot).square().sum(-1).mean())
-
-
-def area_under_risk_coverage(probs: Tensor, labels: Tensor) -> float:
-    """Return the error rate of the most confident predictions, averaged over coverage; in [0, 1].
-
-    Confidence is the largest probability. 0 is best; a random ranking gives the error rate.
-    """
-    top, predicted = probs.max(-1)
-    wrong = (predicted != labels)[top.argsort(descending=True, stable=True)].double()
-    return float((wrong.cumsum(0) / torch.arange(1, len(wrong) + 1)).mean())
 
 
 def kl_divergence(distributions: Tensor, log_probs: Tensor) -> float:

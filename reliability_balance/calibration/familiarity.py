@@ -9,7 +9,6 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration.selective import _open_share
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.settings import Configured
 
@@ -96,7 +95,7 @@ class Familiarity(Configured):
         super().__init__()
         checks.at_least("embedding_dim", embedding_dim, 1)
         checks.at_least("num_references", num_references, NEIGHBOURS)
-        _open_share("false_alarm_rate", false_alarm_rate)
+        checks.open_share("false_alarm_rate", false_alarm_rate)
         self.embedding_dim = embedding_dim
         self.num_references = num_references
         self.false_alarm_rate = false_alarm_rate

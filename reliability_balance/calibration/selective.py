@@ -1,4 +1,4 @@
-"""Predictions with guarantees: conformal prediction sets, and abstention below a threshold."""
+"""Abstention: predict only above a confidence that keeps the error rate below a bound."""
 
 import math
 from typing import ClassVar
@@ -9,92 +9,10 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.calibration.conformal import round_up
 from reliability_balance.core.settings import Configured
 
 HALVINGS = 60
-
-
-class PredictionSets(Configured):
-    r"""Sets of classes that contain the true one with given probability (split conformal).
-
-    .. math:: S(x) = \{c : -\log p_c(x) \le q\}
-
-    where q is the ceil((N + 1) coverage)-th smallest of the N held-out values -log p_y. For data
-    exchangeable with the held-out data, the set contains the true class with probability
-    `coverage` at least, on average over all data. This holds for any model; a poor one only has
-    larger sets. Coverage is marginal: it may be lower for a rare class, and nothing is guaranteed
-    for a class that the held-out data lack. For coverage on evenly frequent classes, fit on equally
-    many held-out samples of each class, none repeated.
-
-    Args:
-        coverage: probability with which a set contains the true class, in (0, 1).
-
-    Shape:
-        - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
-
-    State:
-        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and if there
-        were too few samples for any finite threshold.
-
-    Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values.
-
-    Reference: Sadinle, Lei and Wasserman, Least Ambiguous Set-Valued Classifiers, JASA 2019,
-        https://arxiv.org/abs/1609.00451.
-
-    Example:
-        >>> log_probs = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2]]).log()
-        >>> sets = PredictionSets(coverage=0.5).fit(log_probs, torch.tensor([0, 0, 0]))
-        >>> sets(torch.tensor([[0.85, 0.15], [0.5, 0.5]]).log())
-        tensor([[ True, False],
-                [False, False]])
-    """
-
-    SETTINGS: ClassVar = {"coverage": float}
-    FITTED = ("threshold",)
-
-    threshold: Tensor
-
-    def __init__(self, coverage: float = 0.9) -> None:
-        super().__init__()
-        _open_share("coverage", coverage)
-        self.coverage = coverage
-        self.register_buffer("threshold", torch.full((), torch.inf))
-
-    def forward(self, log_probs: Tensor) -> Tensor:
-        """Return which classes each set contains."""
-        wide = RF.widen(log_probs)
-        return -wide <= self.threshold.to(wide.dtype)
-
-    @torch.no_grad()
-    def fit(self, log_probs: Tensor, labels: Tensor) -> Self:
-        """Fit the threshold.
-
-        Args:
-            log_probs: held-out log-probabilities, on which nothing else was fitted.
-            labels: their class indices.
-
-        Shape:
-            - log_probs: (N, C) floating; labels: (N,) int64.
-
-        Raises:
-            TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values.
-        """
-        checks.distributions("log_probs", log_probs)
-        checks.rank("log_probs", log_probs, "(N, C)", 2)
-        checks.scores("log_probs", log_probs)
-        checks.indices("labels", labels)
-        checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
-        checks.label_values(labels, log_probs.shape[-1])
-        surprise = -RF.widen(log_probs).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-        rank = math.ceil((len(labels) + 1) * self.coverage)
-        if rank > len(labels):
-            self.threshold.fill_(torch.inf)
-        else:
-            self.threshold.copy_(_not_below(surprise.kthvalue(rank).values))
-        return self
 
 
 class Abstention(Configured):
@@ -152,8 +70,8 @@ class Abstention(Configured):
 
     def __init__(self, max_risk: float = 0.05, *, delta: float = 0.05) -> None:
         super().__init__()
-        _open_share("max_risk", max_risk)
-        _open_share("delta", delta)
+        checks.open_share("max_risk", max_risk)
+        checks.open_share("delta", delta)
         self.max_risk = max_risk
         self.delta = delta
         self.register_buffer("threshold", torch.full((), torch.inf))
@@ -178,19 +96,10 @@ class Abstention(Configured):
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or non-finite scores.
         """
-        checks.floating("confidence", confidence)
-        checks.rank("confidence", confidence, "(N,)", 1)
-        checks.finite("confidence", confidence)
-        if not isinstance(right, Tensor) or right.dtype != torch.bool:
-            got = right.dtype if isinstance(right, Tensor) else type(right).__name__
-            raise TypeError(f"`right` must be a bool tensor; got {got}")
-        if right.shape != confidence.shape:
-            raise ValueError(
-                f"`right` must have shape {tuple(confidence.shape)}; got {tuple(right.shape)}"
-            )
+        checks.confidences(confidence, right)
         self.threshold.fill_(torch.inf)
         scores = RF.widen(confidence)
-        thresholds = _not_below(scores.sort().values[_grid(len(scores))])
+        thresholds = round_up(scores.sort().values[_grid(len(scores))])
         for threshold in thresholds:
             accepted = scores >= threshold
             errors = int((accepted & ~right).sum())
@@ -223,7 +132,7 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
     """
     checks.at_least("errors", errors, 0)
     checks.at_least("count", count, errors)
-    _open_share("delta", delta)
+    checks.open_share("delta", delta)
     if errors == count:
         return 1.0
     k = torch.arange(errors + 1, dtype=torch.float64)
@@ -244,14 +153,3 @@ def _grid(count: int) -> list[int]:
     """Return how many of `count` samples each threshold rejects, rising from 0."""
     size = min(count, math.ceil(math.log2(max(2, count))))
     return [step * count // size for step in range(size)]
-
-
-def _not_below(value: Tensor) -> Tensor:
-    """Return the value in float32, rounded up, so that rounding breaks no guarantee."""
-    single = value.to(torch.float32)
-    return torch.nextafter(single, single + torch.inf).where(single < value, single)
-
-
-def _open_share(name: str, value: float) -> None:
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"`{name}` must lie in (0, 1); got {value}")

@@ -11,8 +11,13 @@ from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.familiarity import Familiarity
+from reliability_balance.calibration.prediction_sets import (
+    ClassPredictionSets,
+    GroupPredictionSets,
+    PredictionSets,
+)
 from reliability_balance.calibration.scaling import TemperatureScaling, VectorScaling
-from reliability_balance.calibration.selective import Abstention, PredictionSets
+from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
 from reliability_balance.core.recipes import Recipe
@@ -37,6 +42,8 @@ KINDS: dict[str, type[Configured]] = {
         VectorScaling,
         BranchTemperatures,
         PredictionSets,
+        ClassPredictionSets,
+        GroupPredictionSets,
         Abstention,
         Familiarity,
     )

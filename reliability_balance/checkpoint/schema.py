@@ -23,6 +23,8 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},
+    "ClassPredictionSets": {"threshold": ("num_classes",)},
+    "GroupPredictionSets": {"threshold": ("num_groups",)},
     "Familiarity": {
         "references": ("num_references", "embedding_dim"),
         "whitening": ("embedding_dim", "embedding_dim"),

@@ -5,7 +5,6 @@ import pytest
 import torch
 from evaluation import evaluate, format_evaluation, in_classes_of
 from scoring import (
-    area_under_risk_coverage,
     brier,
     kl_divergence,
     score_classes,
@@ -46,7 +45,8 @@ def test_against_naive_loops(predictions):
     for kept in range(1, n + 1):
         wrong = sum(int(probs[i].argmax()) != int(labels[i]) for i in order[:kept])
         risks.append(wrong / kept)
-    assert area_under_risk_coverage(probs, labels) == pytest.approx(sum(risks) / n)
+    found = score_faces(probs, log_probs, labels, truth)
+    assert found.aurc == pytest.approx(100 * sum(risks) / n)
 
 
 def test_macro_scores_against_naive_loops(predictions):

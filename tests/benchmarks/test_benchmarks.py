@@ -11,7 +11,7 @@ pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
 import tasks
-from measures import area_under_risk_coverage, mean_and_interval
+from measures import mean_and_interval, prediction_measures
 from methods import METHODS
 from noisy_data import CORRUPTIONS
 from package_texts import SECTIONS, load_package_texts, parse_descriptions
@@ -83,10 +83,10 @@ def test_each_method_trains_and_predicts(name):
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(300))
 
 
-def test_area_under_risk_coverage_by_hand():
+def test_the_libraries_area_under_risk_coverage_is_reported():
     probs = torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])
-    labels = torch.tensor([0, 0, 0])
-    assert area_under_risk_coverage(probs, labels) == pytest.approx((0 + 1 / 2 + 1 / 3) / 3)
+    measures = prediction_measures(probs.log(), torch.tensor([0, 0, 0]))
+    assert measures["aurc"] == pytest.approx(100 * (0 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_interval_by_hand():

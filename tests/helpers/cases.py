@@ -18,7 +18,9 @@ from reliability_balance import (
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    ClassPredictionSets,
     Familiarity,
+    GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
     TopLabelScaling,
@@ -109,6 +111,8 @@ def fitted(module: nn.Module) -> Callable[[], nn.Module]:
     if isinstance(module, Abstention):
         surest, predicted = held_out.max(-1)
         module.fit(surest.exp(), predicted == torch.arange(60) % 2)
+    elif isinstance(module, GroupPredictionSets):
+        module.fit(held_out, torch.arange(60) % 3, torch.arange(60) % 2)
     else:
         module.fit(held_out, torch.arange(60) % 3)
     return lambda: copy.deepcopy(module)
@@ -133,6 +137,12 @@ CASES = {
     "branch temperatures": Case(CalibratedBalancer, embedding, exports=True),
     "familiarity": Case(FamiliarBalancer, embedding, exports=True),
     "prediction sets": Case(fitted(PredictionSets(0.8)), log_probs, exports=True),
+    "class prediction sets": Case(fitted(ClassPredictionSets(3, 0.8)), log_probs, exports=True),
+    "group prediction sets": Case(
+        fitted(GroupPredictionSets(2, 0.8)),
+        lambda: (*log_probs(), torch.tensor([0, 1, 1, 0])),
+        exports=True,
+    ),
     "abstention": Case(fitted(Abstention(0.6, delta=0.3)), lambda: (torch.rand(4),), exports=True),
     "anchor loss": Case(AnchorLoss, lambda: (torch.randn(3, 2, 8),)),
     "center loss": Case(CenterLoss, lambda: (torch.randn(4, 8), torch.randn(3, 2, 8), LABELS)),

@@ -21,7 +21,9 @@ from reliability_balance import ReliabilityBalancer, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    ClassPredictionSets,
     Familiarity,
+    GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
     TopLabelScaling,
@@ -65,6 +67,8 @@ def fitted_companions():
         "top": TopLabelScaling().fit(log_probs, labels),
         "branches": BranchTemperatures(correction_weight=0.5).fit(output, labels),
         "sets": PredictionSets(0.8).fit(log_probs, labels),
+        "class_sets": ClassPredictionSets(3, 0.8, score="aps").fit(log_probs, labels),
+        "group_sets": GroupPredictionSets(2, 0.8).fit(log_probs, labels, torch.arange(60) % 2),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
         "familiarity": Familiarity(8, num_references=20).fit(output),
         "targets": targets,
@@ -90,6 +94,7 @@ BALANCERS = {
 }
 
 
+RAPS = {"score": "raps", "penalty": 0.1, "free_ranks": 2}
 # Every setting of what is rebuilt, away from its default.
 SETTINGS = {
     ReliabilityBalancer: {
@@ -123,7 +128,9 @@ SETTINGS = {
     TopLabelScaling: {},
     VectorScaling: {"num_classes": 3},
     BranchTemperatures: {"correction_weight": 0.5},
-    PredictionSets: {"coverage": 0.8},
+    PredictionSets: {"coverage": 0.8, **RAPS},
+    ClassPredictionSets: {"num_classes": 3, "coverage": 0.8, **RAPS},
+    GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
     Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
 }
@@ -176,6 +183,18 @@ class TestSettings:
         holder.targets.prior_count = 30.0
         with pytest.raises(ValueError, match=r"prior_count is 0.0 in the file and 30.0 here"):
             load(path, holder)
+
+    def test_files_from_before_scores_hold_the_one_there_was(self, path):
+        log_probs = torch.randn(60, 3).log_softmax(-1)
+        sets = PredictionSets(0.8).fit(log_probs, torch.arange(60) % 3)
+        save(path, small(), companions={"sets": sets})
+        tensors, config = tensor_file.read(path)
+        for name in ("score", "penalty", "free_ranks"):
+            del config["modules"]["sets"]["parts"][""][name]
+        tensor_file.write(path, tensors, config)
+        found = load(path).companions["sets"]
+        assert str(found) == str(sets)
+        assert torch.equal(found(log_probs), sets(log_probs))
 
     @pytest.mark.parametrize("number", [np.float32(0.1), np.float64(0.1), torch.tensor(0.1)])
     def test_numbers_of_numpy_and_torch(self, path, number):

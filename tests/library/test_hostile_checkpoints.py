@@ -20,7 +20,9 @@ from reliability_balance import ReliabilityBalancer, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    ClassPredictionSets,
     Familiarity,
+    GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
     TopLabelScaling,
@@ -49,6 +51,8 @@ def whole(path: Path) -> Content:
         "top": TopLabelScaling(),
         "branches": BranchTemperatures(correction_weight=0.5),
         "sets": PredictionSets(0.8),
+        "class_sets": ClassPredictionSets(3, score="raps", penalty=0.1, free_ranks=1),
+        "group_sets": GroupPredictionSets(2),
         "abstention": Abstention(0.3),
         "familiarity": Familiarity(6, num_references=5),
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
@@ -105,7 +109,7 @@ def all_settings(config: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def wrong_size(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    names = ("num_samples", "num_classes", "num_anchors", "embedding_dim", "head_dim")
+    names = ("num_samples", "num_classes", "num_anchors", "embedding_dim", "head_dim", "num_groups")
     found = [path for path in all_settings(config) if path[-1] in names]
     # The balancer without head and attention has no tensor as wide as its heads.
     path = draw(st.sampled_from([each for each in found if each[1] != "other"]))
@@ -115,7 +119,8 @@ def wrong_size(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, An
 
 
 def wrong_type(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
-    found = [path for path in all_settings(config) if path[-1] not in ("head", "momentum")]
+    may_be_none = ("head", "momentum", "penalty", "free_ranks")
+    found = [path for path in all_settings(config) if path[-1] not in may_be_none]
     junk = [None, [], {}, [3], "three", {"a": 1}, 1e400, -math.inf, math.nan, 10**400]
     put(config, draw(st.sampled_from(found)), draw(st.sampled_from(junk)))
 
@@ -137,6 +142,7 @@ def missing_key(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, A
     optional |= {"correction_weight", "momentum", "temperature", "noise_temperature", "warmup"}
     optional |= {"prior_count", "held_back", "held_for", "memory", "annotator_prior"}
     optional |= {"num_anchors", "num_annotators", "mean", "coverage", "max_risk"}
+    optional |= {"score", "penalty", "free_ranks"}
     found = [
         path
         for path in places(config)
