@@ -1,6 +1,7 @@
-"""Calibration, prediction sets and abstention, all fitted on held-out predictions."""
+"""Calibration, prediction sets, abstention and familiarity, fitted on a model's outputs."""
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.label_shift import estimate_class_prior
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
@@ -27,6 +28,7 @@ __all__ = [
     "BranchTemperatures",
     "Calibration",
     "ClassPredictionSets",
+    "Familiarity",
     "GroupPredictionSets",
     "PredictionSets",
     "SelectiveRisk",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
     GroupPredictionSets,
@@ -44,6 +45,7 @@ KINDS: dict[str, type[Configured]] = {
         ClassPredictionSets,
         GroupPredictionSets,
         Abstention,
+        Familiarity,
     )
 }
 BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}

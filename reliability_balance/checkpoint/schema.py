@@ -26,6 +26,10 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "VectorScaling": {"weight": ("num_classes",)},
     "ClassPredictionSets": {"threshold": ("num_classes",)},
     "GroupPredictionSets": {"threshold": ("num_groups",)},
+    "Familiarity": {
+        "references": ("num_references", "embedding_dim"),
+        "whitening": ("embedding_dim", "embedding_dim"),
+    },
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 LARGEST = 2.0**63

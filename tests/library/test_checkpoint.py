@@ -22,6 +22,7 @@ from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
     ClassPredictionSets,
+    Familiarity,
     GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
@@ -69,6 +70,7 @@ def fitted_companions():
         "class_sets": ClassPredictionSets(3, 0.8, score="aps").fit(log_probs, labels),
         "group_sets": GroupPredictionSets(2, 0.8).fit(log_probs, labels, torch.arange(60) % 2),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
+        "familiarity": Familiarity(8, num_references=20).fit(output),
         "targets": targets,
         "spare": small(),
     }
@@ -130,6 +132,7 @@ SETTINGS = {
     ClassPredictionSets: {"num_classes": 3, "coverage": 0.8, **RAPS},
     GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
+    Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
 }
 IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}
