@@ -215,8 +215,12 @@ def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Any] = module.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            # A RobustLoss keeps its state there.
+            is_extra = name.endswith("_extra_state")
+            hint = ". Save a criterion by torch.save(criterion.state_dict(), path)"
             raise TypeError(
-                f"`{role}` must have a state of dense tensors; got {name}: {type(value).__name__}"
+                f"`{role}` must have a state of dense tensors; got {name}: "
+                f"{type(value).__name__}{hint if is_extra else ''}"
             )
     return state
 

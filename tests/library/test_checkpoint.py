@@ -17,7 +17,7 @@ import torch
 from short_targets import short_targets
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, fit_head, wrap
+from reliability_balance import ReliabilityBalancer, RobustLoss, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
@@ -534,6 +534,11 @@ class TestBadArguments:
         for model in (Odd(), sparse, nn.Linear(2, 2, device="meta")):
             with pytest.raises(TypeError, match="`model` must have a state of dense tensors; got"):
                 save(path, model)
+
+    def test_a_criterion_is_referred_to_torch_save(self, path):
+        criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
+        with pytest.raises(TypeError, match=r"by torch\.save\(criterion\.state_dict\(\), path\)"):
+            save(path, criterion)
 
     def test_of_paths(self, path, tmp_path):
         with pytest.raises(FileNotFoundError, match="`path` must be an existing checkpoint"):
