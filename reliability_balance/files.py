@@ -51,6 +51,7 @@ def write_atomically(path: str | os.PathLike[str], content: bytes) -> None:
 
     Example:
         >>> import tempfile
+        >>> from pathlib import Path
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     write_atomically(f"{folder}/notes.txt", b"all of it")
         ...     Path(folder, "notes.txt").read_text()

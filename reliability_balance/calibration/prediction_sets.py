@@ -1,8 +1,4 @@
-"""Prediction sets: sets of classes that contain the true one with a given probability.
-
-All are fitted by split conformal prediction on held-out samples that nothing else was fitted on.
-Coverage holds for any model; a poor one only has larger sets.
-"""
+"""Prediction sets: sets of classes that contain the true one with a given probability."""
 
 import warnings
 from itertools import count

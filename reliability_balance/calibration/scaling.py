@@ -1,30 +1,4 @@
-"""Calibrate probabilities by scalings that are fitted to held-out log-probabilities.
-
-Fit on data that the model was not trained on. Its labels should be as clean as possible: wrong
-labels make the calibrated predictions underconfident.
-
-**Prior.** A small set may hold no error, or errors that the scores separate perfectly. Its
-likelihood then has no finite optimum (Albert and Anderson, Biometrika 1984,
-https://doi.org/10.1093/biomet/71.1.1), and a fit would turn every prediction into a certainty. So
-all scalings are fitted under a weak prior, as Gelman et al. propose for logistic regression (Annals
-of Applied Statistics 2008, https://doi.org/10.1214/08-AOAS191). The prior on log T, and on its
-counterpart in the other scalings, is normal, centred on the identity, with standard deviation
-1 + k. Here k is the number of wrong predictions, or of right ones if these are fewer. That width is
-ours. Example: after ten predictions that were all right with p = (.5, .3, .2), the .5 becomes .94,
-near the 11/12 of the rule of succession. With hundreds of errors the prior has no measurable
-effect.
-
-**Class frequencies.** The predictions of a model that was trained with `class_prior` are for evenly
-frequent classes. Held-out data with other frequencies then need importance weights:
-``fit(..., class_prior=...)`` weights each sample by the inverse frequency of its class. This fits
-the expected likelihood on data with even classes (Shimodaira, Journal of Statistical Planning and
-Inference 2000, https://doi.org/10.1016/S0378-3758(00)00115-4). Adjusting the predictions to the
-held-out frequencies before the fit would fit the frequent classes instead.
-
-**Guarantee.** On the data that it was fitted on, a scaling never raises the mean negative
-log-likelihood (with the weights, without the prior), up to rounding. Each fit is evaluated as it
-will be stored, and dropped if it is not better than the uncalibrated predictions.
-"""
+"""Temperature and vector scaling of log-probabilities, and their fit to noisy labels."""
 
 import warnings
 from collections.abc import Callable
@@ -78,8 +52,8 @@ class TemperatureScaling(Configured):
     .. math:: \hat p = softmax(\log p / T)
 
     The predicted class does not change. T minimises the negative log-likelihood of the held-out
-    labels under the module's weak prior, centred on T = 1, and is found by bisection to full
-    precision. T stays 1 if no other value is better on the held-out labels.
+    labels under the weak prior of :mod:`calibration`, centred on T = 1, and is found by bisection
+    to full precision. T stays 1 if no other value is better on the held-out labels.
 
     Shape:
         - log_probs: (..., C) floating, logits or log-probabilities; returns (..., C)
@@ -146,10 +120,10 @@ class VectorScaling(Configured):
 
     .. math:: \hat p = softmax(w \odot \log p + b)
 
-    Fitted by L-BFGS on the negative log-likelihood of the held-out labels, under the module's weak
-    prior on w T and b. The fit starts at the result of :class:`TemperatureScaling`, w = 1/T and
-    b = 0, and stays there if nothing is better on the held-out labels. It can change the predicted
-    class.
+    Fitted by L-BFGS on the negative log-likelihood of the held-out labels, under the weak
+    prior of :mod:`calibration` on w T and b. The fit starts at the result of
+    :class:`TemperatureScaling`, w = 1/T and b = 0, and stays there if nothing is better on the
+    held-out labels. It can change the predicted class.
 
     A class with fewer than 5 held-out samples is too rare to be fitted, and one without any would
     get probability 0. It keeps the common temperature and a bias of 0, and `fit` warns. The other

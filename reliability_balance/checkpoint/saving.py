@@ -1,14 +1,4 @@
-"""Save and load a trained model: weights, settings, class names, preprocessing, calibration.
-
-The file is safetensors with JSON in its header; nothing in it is executed. It needs the extra
-``checkpoint``.
-
-A digest detects damage. It is not a signature: anyone who writes a file can write its digest. So
-the whole content is checked before anything is built from it: names and types of settings, sizes
-against the tensors, finite weights, class names. A file that passes is a valid model, but not
-necessarily the one that was sent to you. Where that matters, compare a checksum from a trusted
-channel.
-"""
+"""Save and load a trained model: weights, settings, class names, preprocessing, calibration."""
 
 import json
 import platform
@@ -57,7 +47,8 @@ def save(
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,
-            :class:`PredictionSets`, :class:`Abstention`, :class:`RefurbishedTargets`, balancers.
+            :class:`PredictionSets`, :class:`Abstention`, :class:`Familiarity`,
+            :class:`RefurbishedTargets`, balancers.
 
     Raises:
         FileNotFoundError: if the folder does not exist.

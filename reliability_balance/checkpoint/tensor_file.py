@@ -1,9 +1,8 @@
 """Write tensors and a JSON configuration to one file atomically, and read untrusted files.
 
 The file is safetensors, which holds numbers and text but no code. Its header holds the
-configuration and a digest of configuration and tensors, which detects a single flipped bit. The
-digest is not a signature: anyone who writes a file can write its digest. So :mod:`_schema` checks
-the rest.
+configuration and a digest of configuration and tensors, which detects a single flipped bit. It is
+not a signature: ``schema.py`` checks the rest.
 """
 
 import hashlib

@@ -48,7 +48,13 @@ class AttentiveCorrection(Configured):
         (torch.Size([2, 3]), torch.Size([2, 3]))
     """
 
-    SETTINGS: ClassVar = {"mode": str, "num_heads": int, "head_dim": int}
+    SETTINGS: ClassVar = {
+        "embedding_dim": int,
+        "num_classes": int,
+        "mode": str,
+        "num_heads": int,
+        "head_dim": int,
+    }
 
     def __init__(
         self,
@@ -65,6 +71,8 @@ class AttentiveCorrection(Configured):
         checks.at_least("num_heads", num_heads, 1)
         checks.at_least("head_dim", head_dim, 1)
         checks.one_of("mode", mode, tuple(m for m in ATTENTION_MODES if m != "off"))
+        self.embedding_dim = embedding_dim
+        self.num_classes = num_classes
         self.mode = mode
         self.num_heads = num_heads
         self.head_dim = head_dim

@@ -183,13 +183,17 @@ class ReliabilityLoss(Configured):
 
     class_weights: Tensor | None
 
-    SETTINGS: ClassVar = dict.fromkeys(
-        (
-            *("classification_weight", "anchor_weight", "center_weight", "branch_weight"),
-            "label_smoothing",
-        ),
-        float,
-    )
+    SETTINGS: ClassVar = {
+        "classification_weight": float,
+        "anchor_weight": float,
+        "center_weight": float,
+        "branch_weight": float,
+        "label_smoothing": float,
+        "class_weights": Tensor | None,
+        "ignore_index": int,
+        "anchor_margin": float | None,
+        "softmin_temperature": float | None,
+    }
 
     def __init__(
         self,
@@ -230,6 +234,11 @@ class ReliabilityLoss(Configured):
         self.anchor_loss = AnchorLoss(margin=anchor_margin)
         self.softmin_temperature = softmin_temperature
         self.validate_args = validate_args
+
+    @property
+    def anchor_margin(self) -> float | None:
+        """Margin of the anchor loss; None: no margin."""
+        return self.anchor_loss.margin
 
     def forward(
         self, output: BalancerOutput, labels: Tensor, *, class_prior: Tensor | None = None

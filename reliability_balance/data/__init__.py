@@ -1,4 +1,9 @@
-"""Data sets that give indices, samplers, and synthetic label noise."""
+"""Data sets that give indices, samplers, and synthetic label noise.
+
+Both kinds of noise draw exactly ``round(rate * N)`` samples without replacement and always change
+their class, so the actual rate is the requested one to within half a sample. (Some papers draw from
+all C classes, which gives an actual rate of rate * (C - 1) / C.)
+"""
 
 from reliability_balance.data.indexed import IndexedDataset
 from reliability_balance.data.label_noise import pair_noise, symmetric_noise

@@ -1,9 +1,4 @@
-"""Inject label noise of a known type and rate, to measure robustness.
-
-Both functions draw exactly ``round(rate * N)`` samples without replacement and always change their
-class, so the actual rate is the requested one to within half a sample. (Some papers draw from all
-C classes, which gives an actual rate of rate * (C - 1) / C.)
-"""
+"""Inject label noise of a known type and rate, to measure robustness."""
 
 import torch
 from torch import Tensor

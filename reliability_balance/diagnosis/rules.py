@@ -143,9 +143,7 @@ def miscalibration(probability: float, accuracy: float) -> Finding | None:
     if abs(probability - accuracy) <= CONFIDENCE_GAP:
         return None
     side = "over" if probability > accuracy else "under"
-    recommended = ", then ".join(
-        f"`{each.__module__.rpartition('.')[2]}.{each.__name__}`" for each in RECOMMENDED
-    )
+    recommended = ", then ".join(f"`calibration.{each.__name__}`" for each in RECOMMENDED)
     return Finding(
         f"the predictions are {side}confident: mean probability {probability:.2f}, accuracy "
         f"{accuracy:.2f}",

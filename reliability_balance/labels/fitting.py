@@ -34,7 +34,8 @@ def fit_head(
     Features are moved to the balancer's device batch by batch, and get no gradient.
 
     Args:
-        balancer: module to train, in place; left in eval mode.
+        balancer: module to train, in place; left in eval mode. Of a wrapped model pass
+            `model.balancer`.
         features: embeddings.
         labels: class indices or class probabilities.
         primary_logits: logits of an existing head, required if the balancer has no head.
@@ -59,7 +60,7 @@ def fit_head(
         The mean total loss of each epoch.
 
     Raises:
-        TypeError: on wrong dtypes.
+        TypeError: on wrong dtypes, and on a `balancer` or `criterion` of another class.
         ValueError: on wrong shapes or values, and on a :class:`RobustLoss` for another balancer,
             other labels or epochs, or that was used already; the balancer is then unchanged.
 
@@ -73,6 +74,7 @@ def fit_head(
         >>> bool((balancer(features).corrected.argmax(-1) == labels).float().mean() > 0.8)
         True
     """
+    _check_classes(balancer, criterion)
     checks.floating("features", features)
     checks.rank("features", features, "(N, D) or (N, T, D)", 2, 3)
     checks.width("features", features, balancer.embedding_dim)
@@ -176,6 +178,19 @@ def descend(
         scheduler.step()
         history.append(float(total) / count)
     return history
+
+
+def _check_classes(balancer: object, criterion: object) -> None:
+    if not isinstance(balancer, ReliabilityBalancer):
+        raise TypeError(
+            "`balancer` must be a ReliabilityBalancer, such as `model.balancer` of a wrapped "
+            f"model; got {type(balancer).__name__}"
+        )
+    if not isinstance(criterion, ReliabilityLoss | RobustLoss | None):
+        raise TypeError(
+            "`criterion` must be a ReliabilityLoss, a RobustLoss or None; got "
+            f"{type(criterion).__name__}"
+        )
 
 
 def _check_criterion(

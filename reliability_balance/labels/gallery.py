@@ -112,8 +112,8 @@ def save_csv(
 
     Example:
         >>> import tempfile, torch
-        >>> from reliability_balance.labels import rank_labels
-        >>> from reliability_balance.labels import RefurbishedTargets
+        >>> from pathlib import Path
+        >>> from reliability_balance.labels import RefurbishedTargets, rank_labels
         >>> targets, labels = RefurbishedTargets(40, 2, warmup=0), torch.arange(40) % 2
         >>> probs = 0.8 * torch.nn.functional.one_hot(labels, 2) + 0.1
         >>> labels[2] = 1

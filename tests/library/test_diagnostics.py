@@ -10,7 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, fit_head, wrap
+from reliability_balance import (
+    ReliabilityBalancer,
+    ReliabilityLoss,
+    RobustLoss,
+    calibration,
+    fit_head,
+    wrap,
+)
 from reliability_balance.calibration import PredictionSets
 from reliability_balance.core import LossTerms, get_recipe
 from reliability_balance.data import symmetric_noise
@@ -222,7 +229,8 @@ class TestWhole:
         advice = rules.miscalibration(0.9, 0.5).advice
         names = [each.__name__ for each in rules.RECOMMENDED]
         assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
-        assert min(advice.find(name) for name in names) > 0
+        assert min(advice.find(f"`calibration.{name}`") for name in names) > 0
+        assert set(names) <= set(calibration.__all__)
         page = (Path(__file__).parents[2] / "docs/your_data.md").read_text(encoding="utf-8")
         section = page.split("## Calibration, prediction sets and abstention")[1].split("\n## ")[0]
         assert re.findall(r"(\w+)\(\)\.fit\(", section)[:2] == names

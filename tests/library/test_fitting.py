@@ -4,8 +4,9 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
 from reliability_balance.core import Recipe
 from reliability_balance.labels import fit_head
 
@@ -80,6 +81,8 @@ def test_a_criterion_of_ones_own():
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be greater than 0"),
         ({"weight_decay": -1.0}, ValueError, "`weight_decay` must be at least 0"),
         ({"primary_logits": FEATURES[:, :4]}, ValueError, "`primary_logits` must .* got logits"),
+        ({"criterion": "x"}, TypeError, "`criterion` must be a ReliabilityLoss, a .*; got str"),
+        ({"criterion": nn.CrossEntropyLoss()}, TypeError, "got CrossEntropyLoss"),
         (
             {"features": FEATURES[:1], "labels": LABELS[:1]},
             ValueError,
@@ -119,6 +122,12 @@ def test_no_gradient_goes_back_to_what_made_the_features():
     features = FEATURES @ weight
     fit_head(bare, features, LABELS, primary_logits=features[:, :4], epochs=2)
     assert weight.grad is None
+
+
+def test_a_wrapped_model_is_refused():
+    model = wrap(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)))
+    with pytest.raises(TypeError, match=r"`model.balancer` of .*; got WrappedClassifier"):
+        fit_head(model, FEATURES, LABELS)
 
 
 def test_nothing_to_train_is_told():
