@@ -1,7 +1,7 @@
 """Calibration, prediction sets, abstention and familiarity, fitted on a model's outputs.
 
-Fit calibrations on data that the model was not trained on. Its labels should be as clean as possible: wrong
-labels make the calibrated predictions underconfident.
+Fit calibrations on data that the model was not trained on. Its labels should be as clean as
+possible: wrong labels make the calibrated predictions underconfident.
 
 **Prior.** A small set may hold no error, or errors that the scores separate perfectly. Its
 likelihood then has no finite optimum (Albert and Anderson, Biometrika 1984,
