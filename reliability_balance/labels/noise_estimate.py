@@ -78,7 +78,7 @@ def estimate_noise(
 
     Warns:
         UserWarning: if predictions agree with the labels hardly better than class frequencies do;
-            see :func:`inspection.rank_labels`.
+            see :func:`labels.rank_labels`.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)

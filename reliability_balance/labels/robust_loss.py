@@ -37,7 +37,7 @@ class RobustLoss(nn.Module):
             +------ mixed with other samples ----------- ReliabilityLoss --- loss
 
     It holds everything that the recipe needs besides the model: the
-    :class:`targets.RefurbishedTargets`, the class frequencies, :func:`mixing.mix`, and the progress
+    :class:`labels.RefurbishedTargets`, the class frequencies, :func:`labels.mix`, and the progress
     of the training. The noise rate need not be known.
 
     Training starts on the labels as given, except for a tenth that is held back. These are released
@@ -55,7 +55,7 @@ class RobustLoss(nn.Module):
     is estimated in training (`annotator_matrices`). In the warm-up the targets are the vote shares.
 
     Logits are adjusted for the class frequencies of the labels in training, so predictions assume a
-    uniform class prior. :func:`class_prior.with_class_prior` with `class_prior` adapts them to the
+    uniform class prior. :func:`core.with_class_prior` with `class_prior` adapts them to the
     frequencies of the labels.
 
     Args:
@@ -65,7 +65,7 @@ class RobustLoss(nn.Module):
         labels: all labels of the training set, as given.
         epochs: planned passes over the training set, > 0. If an epoch holds only a part of the
             samples, it counts as that part.
-        recipe: "robust", "paper" (labels as given, no additions), or a :class:`recipes.Recipe`.
+        recipe: "robust", "paper" (labels as given, no additions), or a :class:`core.Recipe`.
             None: that of the model.
         dtype: dtype of the values stored for each sample; ``torch.float16`` halves the memory.
         validate_args: check values, which synchronizes with the device.
@@ -77,7 +77,7 @@ class RobustLoss(nn.Module):
         - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
 
     Attributes:
-        terms: detached :class:`losses.LossTerms` of the last batch, or of its second view.
+        terms: detached :class:`core.LossTerms` of the last batch, or of its second view.
 
     State:
         One entry in ``state_dict``, of tensors and numbers: targets, progress and findings. It
@@ -88,7 +88,7 @@ class RobustLoss(nn.Module):
         TypeError: on wrong types.
         ValueError: if the model holds no balancer or several, on wrong shapes or values, on a
             missing index, and on labels that are not those of the index.
-        RuntimeError: between processes, as :class:`targets.RefurbishedTargets`.
+        RuntimeError: between processes, as :class:`labels.RefurbishedTargets`.
 
     Warns:
         UserWarning: once, if labels are trained on as given because the model does not predict
@@ -284,7 +284,7 @@ class RobustLoss(nn.Module):
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
-        """Estimate the share of wrong labels; see :func:`noise_estimate.estimate_noise`.
+        """Estimate the share of wrong labels; see :func:`labels.estimate_noise`.
 
         Args:
             level: confidence level of the interval, in (0, 1).
