@@ -15,8 +15,7 @@ class TimmBackbone(nn.Module):
     Args:
         name: a name in ``timm.list_models()``.
         weights: a local file with the model's weights, as timm saves them, for `image_channels`
-            channels; see :func:`weights.read_weights`. None: random initialisation. Nothing is
-            downloaded.
+            channels; see :func:`read_weights`. None: random initialisation. Nothing is downloaded.
         tokens: False: timm's pooled embedding. True: the tokens before pooling, those of a
             transformer with its prefix tokens, or the H*W positions of a feature map.
         image_channels: channels of the image.

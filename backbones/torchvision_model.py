@@ -20,7 +20,7 @@ class TorchvisionBackbone(nn.Module):
         name: a name in ``torchvision.models.list_models()``, of a model with one output, from a
             linear layer.
         weights: a local file with the model's weights, as torchvision saves them; see
-            :func:`weights.read_weights`. None: random initialisation. Nothing is downloaded.
+            :func:`read_weights`. None: random initialisation. Nothing is downloaded.
         tokens: False: the embedding, which is the input of the last linear layer. True: the
             positions of the last feature map; transformers have none.
 

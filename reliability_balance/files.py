@@ -6,7 +6,7 @@ file is unchanged.
 
 - **Permissions**: those of the old file, which is replaced even if it is read-only; those of a
   new one follow the umask. The owner is the last writer.
-- **Symbolic links**: followed, as by :func:`open`; the link stays and its target is replaced. Other
+- **Symbolic links**: followed, as by ``open``; the link stays and its target is replaced. Other
   hard links keep the old content.
 - **Not a regular file**: folders, named pipes, devices and sockets are rejected.
 - **Concurrent writers**: the last to finish wins.

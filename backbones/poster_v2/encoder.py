@@ -60,8 +60,8 @@ class PosterV2(nn.Module):
             landmark branch has no matching ``widths``.
 
     Differs from paper: see :class:`WindowCrossAttention`, :class:`FusionMLP`,
-    :func:`fusion.cross_fuse` and :class:`TransformerBlock`. Where paper and published model differ,
-    we follow the published model.
+    ``cross_fuse`` and ``TransformerBlock``. Where paper and published model differ, we follow the
+    published model.
 
     Reference: Mao et al., POSTER++, 2023, https://arxiv.org/abs/2301.12149.
 

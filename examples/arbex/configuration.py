@@ -212,7 +212,7 @@ class Recipe:
         data: training data.
         encoder: the network before the balancer.
         recipe: `base`, "robust" or "paper", and changes to this
-            :class:`reliability_balance.recipes.Recipe`, which has all defaults of balancer, loss,
+            :class:`reliability_balance.core.Recipe`, which has all defaults of balancer, loss,
             targets and mixing; see :mod:`method`.
         optimization: optimizer and schedule.
     """

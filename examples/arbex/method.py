@@ -2,7 +2,7 @@
 
 All defaults of balancer, loss, targets and mixing are the library's. The section `recipe` of a
 configuration has `base`, "robust" or "paper", and any field of
-:class:`reliability_balance.recipes.Recipe` except `attention`. Attention is always on, over the
+:class:`reliability_balance.core.Recipe` except `attention`. Attention is always on, over the
 encoder's tokens or over slices of its vector: without it, a small encoder hardly learns from noisy
 labels.
 """

@@ -49,7 +49,7 @@ class BranchTemperatures(Configured):
 
     Shape:
         - output: a :class:`BalancerOutput` of B samples, before
-          :func:`class_prior.with_class_prior`, after which ``log_probs`` are no longer the fusion
+          :func:`core.with_class_prior`, after which ``log_probs`` are no longer the fusion
           of the branches; returns (B, C) log-probabilities.
 
     State:

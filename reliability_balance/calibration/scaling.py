@@ -32,7 +32,7 @@ EM_STEPS = 50
 class Calibration(Protocol):
     """Interface of all calibrations.
 
-    They take log-probabilities; :class:`branch_calibration.BranchTemperatures` takes a
+    They take log-probabilities; :class:`calibration.BranchTemperatures` takes a
     :class:`BalancerOutput`.
     """
 
@@ -238,17 +238,17 @@ def fit_with_noise(
     r"""Fit a calibration to held-out labels that are as noisy as the training labels.
 
     Expectation maximisation of the noisy labels' likelihood under the noise matrix, with the
-    calibration's own prior: it alternates between the :func:`posterior.label_posterior` of the true
+    calibration's own prior: it alternates between the :func:`labels.label_posterior` of the true
     classes and a fit to that posterior. :class:`VectorScaling` fits weight and bias only for
     classes with at least 5 samples beyond three standard errors of the noise.
 
     Args:
         calibration: any of this library; it is fitted in place and returned.
         log_probs: input of its own `fit`: held-out logits or log-probabilities, or for
-            :class:`branch_calibration.BranchTemperatures` a :class:`BalancerOutput`.
+            :class:`calibration.BranchTemperatures` a :class:`BalancerOutput`.
         labels: their noisy class indices.
         noise_matrix: noise transition matrix, T_{ck} = P(label k | class c), such as
-            :attr:`targets.RefurbishedTargets.noise_matrix`.
+            `labels.RefurbishedTargets.noise_matrix`.
         class_prior: frequency or count of each true class in the held-out data, > 0, if `log_probs`
             are for evenly frequent classes. None: no importance weights.
 

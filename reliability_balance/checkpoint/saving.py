@@ -47,8 +47,8 @@ def save(
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,
-            :class:`PredictionSets`, :class:`Abstention`, :class:`Familiarity`,
-            :class:`RefurbishedTargets`, balancers.
+            prediction sets, :class:`calibration.Abstention`, :class:`calibration.Familiarity`,
+            :class:`labels.RefurbishedTargets`, balancers.
 
     Raises:
         FileNotFoundError: if the folder does not exist.

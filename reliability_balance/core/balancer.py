@@ -59,14 +59,14 @@ class ReliabilityBalancer(Configured):
         num_classes: C, at least 2.
         num_anchors: K anchors per class; 0 switches the anchors off. The paper uses 8 to 10.
         recipe: recipe for arguments that are None: "robust" (our best), "paper" (the paper to the
-            letter), or a :class:`recipes.Recipe`.
+            letter), or a :class:`core.Recipe`.
         head: primary head: "recipe" (that of the recipe), "mlp" (paper: two hidden layers of 64),
             "linear", or a module from (B, D) to (B, C). None: no head; each call must then give
             `primary_logits`.
         metric: "euclidean" (paper) or "cosine", see :func:`functional.anchor_distances`.
         delta: softmax temperature of Eq. 13, > 0; 1 in the paper.
         attention: "tokens", "single" (paper), "batch" or "off", see
-            :class:`attention.AttentiveCorrection`. None: the recipe's mode for embeddings without
+            :class:`core.AttentiveCorrection`. None: the recipe's mode for embeddings without
             tokens, which is "off" in the robust one. Use "tokens" for embeddings with tokens;
             :func:`wrap` does so if its example input has tokens.
         num_heads: number of attention heads.
@@ -87,7 +87,7 @@ class ReliabilityBalancer(Configured):
         ``class_prior`` (C,), which sums to 1, records the class frequencies that training adjusted
         the logits for; no output depends on it. Uniform: none, so predictions assume the class
         frequencies of training. Otherwise, as set by :class:`RobustLoss`: predictions assume a
-        uniform prior, and :func:`class_prior.with_class_prior` adapts them to these frequencies.
+        uniform prior, and :func:`core.with_class_prior` adapts them to these frequencies.
         There are no other buffers, except for batch norm in the head.
 
     Raises:

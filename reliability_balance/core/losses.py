@@ -139,11 +139,11 @@ class ReliabilityLoss(Configured):
     Arguments that are None default to the recipe's value.
 
     With `class_prior`, every branch is trained with logit adjustment (Menon et al., 2021,
-    https://arxiv.org/abs/2007.07314): the loss is that of :func:`class_prior.with_class_prior`, so
+    https://arxiv.org/abs/2007.07314): the loss is that of :func:`core.with_class_prior`, so
     that the output itself learns to assume a uniform class prior.
 
     Args:
-        recipe: "robust", "paper", or a :class:`recipes.Recipe`; should be that of the balancer.
+        recipe: "robust", "paper", or a :class:`core.Recipe`; should be that of the balancer.
         classification_weight: weight of L_cls, >= 0.
         anchor_weight: weight of L_a, >= 0.
         center_weight: weight of L_c, >= 0.

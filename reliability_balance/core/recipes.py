@@ -76,7 +76,7 @@ class Recipe:
         center_weight: weight of the centre loss in Eq. 23, >= 0.
         branch_weight: weight of the branches' own negative log-likelihoods, >= 0.
         label_smoothing: label smoothing, in [0, 1).
-        doubts_labels: train on :class:`targets.RefurbishedTargets`; False: on the labels as given.
+        doubts_labels: train on :class:`labels.RefurbishedTargets`; False: on the labels as given.
         even_classes: train with logit adjustment by the class frequencies of the labels, so that
             predictions assume a uniform class prior.
         momentum: momentum of each sample's running average of predictions; None: plain mean.
@@ -94,7 +94,7 @@ class Recipe:
         memory: threshold of memorization, in nats, > 0. If the log-likelihood of shown labels
             exceeds that of held-back ones by more when these are released, labels are refurbished
             from then on.
-        mixing: concentration of :func:`mixing.mix`, >= 0.01; None: no mixing.
+        mixing: concentration of :func:`labels.mix`, >= 0.01; None: no mixing.
         mix_from: share of the warm-up after which mixing starts, >= 0. If training is planned to
             end within the warm-up, mixing starts when labels are refurbished.
         consistency: weight of :func:`functional.disagreement` between two views, >= 0.

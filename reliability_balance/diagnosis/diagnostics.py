@@ -85,7 +85,7 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
 
     If the balancer's `class_prior` is uneven, as after training with :class:`RobustLoss`, the
     model predicts for evenly frequent classes. Then confidence and class shares are judged after
-    :func:`class_prior.with_class_prior` with the frequencies of the labels; accuracy and
+    :func:`core.with_class_prior` with the frequencies of the labels; accuracy and
     corrections are those of the unadjusted predictions.
 
     Args:

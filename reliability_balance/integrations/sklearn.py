@@ -182,7 +182,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Rank the training labels, most doubtful first.
 
         Classes are indices into ``classes_``, and names where the ranking is printed; see
-        :func:`inspection.rank_labels`.
+        :func:`labels.rank_labels`.
 
         Warns:
             UserWarning: if the model is not reliable enough for verdicts.

@@ -54,7 +54,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
     Args:
         model: from :func:`wrap`.
         args: training arguments. Accumulated batches have equal weight.
-        train_dataset: map-style. It is wrapped by :class:`indexed.IndexedDataset`.
+        train_dataset: map-style. It is wrapped by :class:`data.IndexedDataset`.
         criterion: a :class:`RobustLoss` whose epochs are those of the training, within 1 %. None: a
             new one for the model, the training labels and the planned epochs. Then the labels must
             be in a column "labels" or "label" of a Hugging Face data set, or under this key in a

@@ -206,7 +206,7 @@ def _pool(experts: Tensor, labels: Tensor) -> Tensor:
 def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> Tensor:
     """Store predictions as averages, fit class bias and noise matrix, and return the posteriors.
 
-    Does for all samples at once what :meth:`targets.RefurbishedTargets.forward` does in many calls.
+    Does for all samples at once what :meth:`labels.RefurbishedTargets.forward` does in many calls.
 
     Args:
         targets: updated in place; class bias and noise matrix start at their current values.

@@ -1,6 +1,6 @@
 """Rank labels by how likely they are wrong, from one training, without cross-validation.
 
-The input is :class:`targets.RefurbishedTargets` after training of a wrapped model, or those that
+The input is :class:`labels.RefurbishedTargets` after training of a wrapped model, or those that
 :func:`inspect_embeddings` computes from stored embeddings.
 """
 
@@ -165,7 +165,7 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     .. math:: \mathrm{doubt} = 1 - q_y, \quad
         \mathrm{plausibility} = \bar p_y / (\bar p_y + \max_{c \ne y} \bar p_c)
 
-    with q the :func:`posterior.label_posterior` and p the average of the corrected distribution
+    with q the :func:`labels.label_posterior` and p the average of the corrected distribution
     over the epochs, which is flat if epochs or branches disagree. A label is ambiguous if its
     plausibility is between 0.2 and 0.8, and otherwise mislabelled if its doubt is above 0.5. Few
     labels are called ambiguous, because training makes the model confident: most ambiguous samples
@@ -245,7 +245,7 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
         targets: targets after training.
 
     Returns:
-        (N, C) float64, whose rows sum to 1: :meth:`targets.RefurbishedTargets.beliefs`. They are
+        (N, C) float64, whose rows sum to 1: :meth:`labels.RefurbishedTargets.beliefs`. They are
         not out-of-sample predictions; instead, training gave doubtful labels less weight.
 
     Raises:
@@ -277,7 +277,7 @@ def inspect_embeddings(
     the first.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
-    :func:`noise_estimate.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
+    :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
 
     Args:
         embeddings: embeddings of any origin and scale; tokens are averaged.

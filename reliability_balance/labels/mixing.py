@@ -48,7 +48,7 @@ def mix(
         output: its output for the batch. Its tokens or embeddings are mixed, and its logits if the
             balancer has no head. Where one of two samples has padding and the other a token, the
             mean token of the sample replaces the padding, so that pooled embeddings mix linearly.
-        targets: class probabilities, such as those of :class:`targets.RefurbishedTargets`.
+        targets: class probabilities, such as those of :class:`labels.RefurbishedTargets`.
         concentration: a >= 0.01; 1 is uniform, small values mix little.
 
     Shape:

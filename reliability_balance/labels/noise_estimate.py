@@ -78,7 +78,7 @@ def estimate_noise(
 
     Warns:
         UserWarning: if predictions are not certain to agree with the labels better than class
-            frequencies do; see :func:`inspection.rank_labels`.
+            frequencies do; see :func:`labels.rank_labels`.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)

@@ -39,7 +39,7 @@ class RobustLoss(nn.Module):
             +------ mixed with other samples ----------- ReliabilityLoss --- loss
 
     It holds everything that the recipe needs besides the model: the
-    :class:`targets.RefurbishedTargets`, the class frequencies, :func:`mixing.mix`, and the progress
+    :class:`labels.RefurbishedTargets`, the class frequencies, :func:`labels.mix`, and the progress
     of the training. The noise rate need not be known.
 
     Training starts on the labels as given, except for a tenth that is held back. These are released
@@ -57,7 +57,7 @@ class RobustLoss(nn.Module):
     is estimated in training (`annotator_matrices`). In the warm-up the targets are the vote shares.
 
     Logits are adjusted for the class frequencies of the labels in training, so predictions assume a
-    uniform class prior. :func:`class_prior.with_class_prior` with `class_prior` adapts them to the
+    uniform class prior. :func:`core.with_class_prior` with `class_prior` adapts them to the
     frequencies of the labels.
 
     Args:
@@ -67,9 +67,9 @@ class RobustLoss(nn.Module):
         labels: all labels of the training set, as given.
         epochs: planned passes over the training set, > 0. If an epoch holds only a part of the
             samples, it counts as that part.
-        recipe: "robust", "paper" (labels as given, no additions), or a :class:`recipes.Recipe`.
+        recipe: "robust", "paper" (labels as given, no additions), or a :class:`core.Recipe`.
             None: that of the model. Its fields for the balancer must be those of the model: pass a
-            recipe that changes them to :func:`wrap`.
+            recipe that changes them to :func:`wrapping.wrap`.
         dtype: dtype of the values stored for each sample; ``torch.float16`` halves the memory.
         validate_args: check values, which synchronizes with the device.
         group: process group that trains together; None: all processes.
@@ -80,7 +80,7 @@ class RobustLoss(nn.Module):
         - output: a :class:`BalancerOutput` of B samples; index: (B,) int64 in [0, N); returns ()
 
     Attributes:
-        terms: detached :class:`losses.LossTerms` of the last batch, or of its second view.
+        terms: detached :class:`core.LossTerms` of the last batch, or of its second view.
 
     State:
         One entry in ``state_dict``, of tensors and numbers: targets, progress and findings. It
@@ -92,7 +92,7 @@ class RobustLoss(nn.Module):
         ValueError: if the model holds no balancer or several, or was built with another balancer
             than the recipe's, on wrong shapes or values, on a missing index, and on labels that are
             not those of the index.
-        RuntimeError: between processes, as :class:`targets.RefurbishedTargets`.
+        RuntimeError: between processes, as :class:`labels.RefurbishedTargets`.
 
     Warns:
         UserWarning: once, if labels are trained on as given because the model does not predict
@@ -289,7 +289,7 @@ class RobustLoss(nn.Module):
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
-        """Estimate the share of wrong labels; see :func:`noise_estimate.estimate_noise`.
+        """Estimate the share of wrong labels; see :func:`labels.estimate_noise`.
 
         Args:
             level: confidence level of the interval, in (0, 1).

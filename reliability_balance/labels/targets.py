@@ -49,7 +49,7 @@ class RefurbishedTargets(Configured):
 
     Each call updates the running averages of the samples' predictions and returns the targets of
     the batch: the given labels during the warm-up, afterwards the
-    :func:`posterior.label_posterior` of the sharpened average p (label refurbishment). The noise
+    :func:`labels.label_posterior` of the sharpened average p (label refurbishment). The noise
     matrix T is estimated in training by expectation maximisation, from these posteriors and the
     labels; the noise rate need not be known:
 
@@ -91,7 +91,7 @@ class RefurbishedTargets(Configured):
 
     **Several annotators.** With `num_annotators`, each annotator a has a noise matrix T^a. It is
     estimated in the same way and shrunk to the common T where they gave few labels. The posterior
-    is :func:`posterior.annotator_posterior` given all labels of a sample. Elsewhere, and in the
+    is :func:`labels.annotator_posterior` given all labels of a sample. Elsewhere, and in the
     estimate of T, the vote shares replace the label y.
 
     :class:`RobustLoss` creates and calls these targets. The defaults are those it uses for 20

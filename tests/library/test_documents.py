@@ -1,13 +1,16 @@
 """README, docstrings and package lists say what is so."""
 
+import importlib
 import inspect
+import pkgutil
 import re
 import subprocess
 import sys
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from public_api import public_objects
+from public_api import NEED_AN_EXTRA, public_modules, public_objects
 
 import reliability_balance
 from reliability_balance import functional
@@ -68,6 +71,47 @@ def test_public_docstrings_name_every_argument(thing):
         told = re.findall(r"^    ([*\w, ]+): ", text.split("Args:")[1], re.MULTILINE)
         names = {name.strip(" *") for group in told for name in group.split(",")}
         assert set(inspect.signature(thing).parameters) <= names
+
+
+def names_in(namespace):
+    """Each name, and `Class.member` of each class."""
+    for name, thing in namespace.items():
+        if not inspect.ismodule(thing):
+            yield name
+        if inspect.isclass(thing):
+            annotated = getattr(thing, "__annotations__", ())
+            yield from (f"{name}.{member}" for member in (*dir(thing), *annotated))
+
+
+AT_THE_ROOT = {
+    f"reliability_balance.{name}": getattr(reliability_balance, name)
+    for name in reliability_balance.__all__
+}
+PUBLIC = {
+    *names_in(public_objects() | AT_THE_ROOT),
+    *(module.__name__ for module in public_modules()),
+    *NEED_AN_EXTRA,
+}
+PACKAGES = pkgutil.walk_packages(reliability_balance.__path__, "reliability_balance.")
+MODULES = ["reliability_balance", *(each.name for each in PACKAGES)]
+READ_BY_THE_SITE = {"class", "func", "meth", "mod"}  # see docs/sphinx_docstrings.py
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_references_in_docstrings_resolve(name):
+    """From any package above the module if public; otherwise within the module."""
+    try:
+        module = importlib.import_module(name)
+    except ImportError:
+        assert name in NEED_AN_EXTRA
+        pytest.skip("needs an extra")
+    own = set(names_in(vars(module)))
+    own |= {each.rpartition(".")[2] for each in own}  # a class's own members
+    homes = ["", *(f"{home}." for home in accumulate(name.split("."), "{}.{}".format))]
+    text = Path(module.__file__).read_text(encoding="utf-8")
+    for role, target in re.findall(r":([a-z]+):`~?([^`]+)`", text):
+        assert role in READ_BY_THE_SITE, f":{role}:`{target}`"
+        assert target in own or any(home + target in PUBLIC for home in homes), target
 
 
 EQUATIONS = [
