@@ -17,10 +17,21 @@ def can_read_values() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.maybe_current_level() is None
 
 
+def _got(name: str, value: object) -> str:
+    """Return a value's type or dtype, and how to convert arrays and small integers."""
+    if not isinstance(value, Tensor):
+        is_array = isinstance(value, list) or hasattr(value, "__array__")
+        hint = f": pass torch.as_tensor({name})" if is_array else ""
+        return f"{type(value).__name__}{hint}"
+    is_integer = not (value.is_floating_point() or value.is_complex())
+    hint = f": pass {name}.long()" if is_integer and value.dtype != torch.int64 else ""
+    return f"{value.dtype}{hint}"
+
+
 def floating(name: str, tensor: Tensor) -> None:
     """Require a tensor of a floating dtype."""
     if not isinstance(tensor, Tensor):
-        raise TypeError(f"`{name}` must be a torch.Tensor; got {type(tensor).__name__}")
+        raise TypeError(f"`{name}` must be a torch.Tensor; got {_got(name, tensor)}")
     if not tensor.is_floating_point():
         raise TypeError(f"`{name}` must have a floating dtype; got {tensor.dtype}")
 
@@ -122,7 +133,7 @@ def primary_logits(logits: Tensor, count: int, num_classes: int, axis: str) -> N
 def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
     """Require hard int64 labels of the batch shape, or soft floating ones with a class axis."""
     if not isinstance(labels, Tensor):
-        raise TypeError(f"`labels` must be a torch.Tensor; got {type(labels).__name__}")
+        raise TypeError(f"`labels` must be a torch.Tensor; got {_got('labels', labels)}")
     hard_shape, soft_shape = tuple(batch_shape), (*batch_shape, num_classes)
     if labels.dtype == torch.int64:
         if tuple(labels.shape) != hard_shape:
@@ -138,7 +149,7 @@ def labels(labels: Tensor, batch_shape: torch.Size, num_classes: int) -> None:
     else:
         raise TypeError(
             "`labels` must be int64 class indices or floating class probabilities; "
-            f"got {labels.dtype}"
+            f"got {_got('labels', labels)}"
         )
 
 
@@ -159,8 +170,7 @@ def confidences(confidence: Tensor, right: Tensor) -> None:
 def indices(name: str, tensor: Tensor) -> None:
     """Require an int64 tensor of shape (N,)."""
     if not isinstance(tensor, Tensor) or tensor.dtype != torch.int64:
-        got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-        raise TypeError(f"`{name}` must be an int64 tensor; got {got}")
+        raise TypeError(f"`{name}` must be an int64 tensor; got {_got(name, tensor)}")
     rank(name, tensor, "(N,)", 1)
 
 

@@ -1,7 +1,7 @@
-"""Calibration, prediction sets and abstention, all fitted on held-out predictions.
+"""Calibration, prediction sets, abstention and familiarity, fitted on a model's outputs.
 
-Fit on data that the model was not trained on. Its labels should be as clean as possible: wrong
-labels make the calibrated predictions underconfident.
+Fit calibrations on data that the model was not trained on. Its labels should be as clean as
+possible: wrong labels make the calibrated predictions underconfident.
 
 **Prior.** A small set may hold no error, or errors that the scores separate perfectly. Its
 likelihood then has no finite optimum (Albert and Anderson, Biometrika 1984,
@@ -30,6 +30,7 @@ else was fitted on. Coverage holds for any model; a poor one only has larger set
 """
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.label_shift import estimate_class_prior
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
@@ -56,6 +57,7 @@ __all__ = [
     "BranchTemperatures",
     "Calibration",
     "ClassPredictionSets",
+    "Familiarity",
     "GroupPredictionSets",
     "PredictionSets",
     "SelectiveRisk",

@@ -1,6 +1,7 @@
 """Prediction sets: sets of classes that contain the true one with a given probability."""
 
 import warnings
+from itertools import count
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -184,9 +185,20 @@ class PredictionSets(_ConformalSets):
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or values.
+
+        Warns:
+            UserWarning: if there are too few samples for a finite threshold.
         """
         scores = self._held_out_scores(log_probs, labels, generator)
         self.threshold.copy_(conformal_quantile(scores, self.coverage))
+        if quantile_rank(len(scores), self.coverage) > len(scores):
+            needed = next(n for n in count(1) if quantile_rank(n, self.coverage) <= n)
+            warnings.warn(
+                f"`coverage` = {self.coverage} needs at least {needed} held-out samples; got "
+                f"{len(scores)}: every set contains every class",
+                UserWarning,
+                stacklevel=3,  # above torch.no_grad
+            )
         return self
 
 

@@ -1,6 +1,7 @@
 """Abstention: predict only above a confidence that keeps the error rate below a bound."""
 
 import math
+import warnings
 from typing import ClassVar
 
 import torch
@@ -95,6 +96,9 @@ class Abstention(Configured):
         Raises:
             TypeError: on a wrong dtype.
             ValueError: on wrong shapes or non-finite scores.
+
+        Warns:
+            UserWarning: if no threshold passes, so that everything is rejected.
         """
         checks.confidences(confidence, right)
         self.threshold.fill_(torch.inf)
@@ -107,7 +111,14 @@ class Abstention(Configured):
             count = max(errors, int(accepted.sum()) - 1)
             if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
-                break
+                return self
+        warnings.warn(
+            f"`max_risk` = {self.max_risk} is not certain at any threshold, so every prediction is "
+            f"rejected; got {int((~right).sum())} errors in {len(right)} samples, and even without "
+            f"errors {_fewest(self.max_risk, self.delta)} samples are needed",
+            UserWarning,
+            stacklevel=3,  # above torch.no_grad
+        )
         return self
 
 
@@ -147,6 +158,15 @@ def error_rate_bound(errors: int, count: int, delta: float) -> float:
         else:
             high = rate
     return high
+
+
+def _fewest(max_risk: float, delta: float) -> int:
+    """Return how many held-out samples, all predicted right, are needed for a threshold."""
+    count, needed = 0, 2
+    while needed > count:
+        count = needed
+        needed = 1 + math.ceil(math.log(delta / len(_grid(count))) / math.log1p(-max_risk))
+    return count
 
 
 def _grid(count: int) -> list[int]:

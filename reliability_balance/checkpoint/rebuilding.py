@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
     GroupPredictionSets,
@@ -19,7 +20,7 @@ from reliability_balance.calibration.scaling import TemperatureScaling, VectorSc
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
-from reliability_balance.core.recipes import Recipe
+from reliability_balance.core.recipes import Recipe, get_recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.targets import RefurbishedTargets
 from reliability_balance.wrapping.classifier import WrappedClassifier, attach
@@ -44,6 +45,7 @@ KINDS: dict[str, type[Configured]] = {
         ClassPredictionSets,
         GroupPredictionSets,
         Abstention,
+        Familiarity,
     )
 }
 BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}
@@ -79,8 +81,8 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
     try:
-        if isinstance(arguments.get("recipe"), dict):
-            arguments["recipe"] = Recipe(**arguments["recipe"])
+        if "recipe" in arguments:
+            arguments["recipe"] = _as_argument(arguments["recipe"])
         with torch.device("meta"):
             return kind(**arguments)
     except (TypeError, RuntimeError, OverflowError) as error:  # also from impossible sizes
@@ -177,12 +179,28 @@ def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[s
             kinds = ("missing" if each is None else each["class"] for each in (there, here))
             differences.append("{} is {} in the file and {} here".format(part or "it", *kinds))
             continue
+        saved = {name: there.get(name, _default(KINDS[here["class"]], name)) for name in here}
+        saved, here = _with_fields(saved), _with_fields(here)
         differences += [
-            f"{part}.{name}".lstrip(".") + f" is {saved!r} in the file and {value!r} here"
+            f"{part}.{name}".lstrip(".") + f" is {saved[name]!r} in the file and {value!r} here"
             for name, value in here.items()
-            if (saved := there.get(name, _default(KINDS[here["class"]], name))) != value
+            if saved[name] != value
         ]
     return differences
+
+
+def _as_argument(recipe: Any) -> Any:
+    """Return the recipe for a name or for the fields of one; an older file lacks newer fields."""
+    return Recipe(**recipe) if isinstance(recipe, dict) else recipe
+
+
+def _with_fields(settings: Settings) -> Settings:
+    """Replace a recipe by its fields, for comparison."""
+    if "recipe" not in settings:
+        return settings
+    fields = asdict(get_recipe(_as_argument(settings["recipe"])))
+    others = {name: value for name, value in settings.items() if name != "recipe"}
+    return others | {f"recipe.{name}": value for name, value in fields.items()}
 
 
 def arguments_of(kind: type[nn.Module]) -> Mapping[str, inspect.Parameter]:

@@ -47,8 +47,8 @@ def save(
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,
-            prediction sets and :class:`calibration.Abstention`, :class:`labels.RefurbishedTargets`,
-            balancers.
+            prediction sets, :class:`calibration.Abstention`, :class:`calibration.Familiarity`,
+            :class:`labels.RefurbishedTargets`, balancers.
 
     Raises:
         FileNotFoundError: if the folder does not exist.
@@ -205,8 +205,12 @@ def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Any] = module.state_dict()
     for name, value in state.items():
         if not isinstance(value, Tensor) or value.layout != torch.strided or value.is_meta:
+            # A RobustLoss keeps its state there.
+            is_extra = name.endswith("_extra_state")
+            hint = ". Save a criterion by torch.save(criterion.state_dict(), path)"
             raise TypeError(
-                f"`{role}` must have a state of dense tensors; got {name}: {type(value).__name__}"
+                f"`{role}` must have a state of dense tensors; got {name}: "
+                f"{type(value).__name__}{hint if is_extra else ''}"
             )
     return state
 

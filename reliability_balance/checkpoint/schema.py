@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of
 from reliability_balance.core.balancer import OWN_HEAD
+from reliability_balance.core.recipes import Recipe, get_recipe
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
 # Settings that must match a tensor's shape, so that no size is trusted without data of that size.
@@ -25,6 +26,10 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "VectorScaling": {"weight": ("num_classes",)},
     "ClassPredictionSets": {"threshold": ("num_classes",)},
     "GroupPredictionSets": {"threshold": ("num_groups",)},
+    "Familiarity": {
+        "references": ("num_references", "embedding_dim"),
+        "whitening": ("embedding_dim", "embedding_dim"),
+    },
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 LARGEST = 2.0**63
@@ -132,6 +137,15 @@ def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
             yield f"{where}.{name} = {value!r:.100}, which is no {expected}"
         elif isinstance(value, int | float) and not abs(value) < LARGEST:
             yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
+        elif name == "recipe":
+            yield from _of_recipe(f"{where}.{name}", value)
+
+
+def _of_recipe(where: str, value: Any) -> Iterator[str]:
+    try:
+        get_recipe(Recipe(**value) if isinstance(value, dict) else value)
+    except (TypeError, ValueError) as error:
+        yield f"{where} = {value!r:.100}: {error}"
 
 
 def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:

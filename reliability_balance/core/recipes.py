@@ -5,7 +5,10 @@ explicit argument overrides the recipe. Change fields with ``dataclasses.replace
 """
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from numbers import Real
+from typing import Any, Literal
+
+from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance.functional import METRICS, Metric
@@ -25,6 +28,13 @@ NON_NEGATIVE = (
     *("mix_from", "consistency"),
 )
 
+REAL = (
+    *("delta", "anchor_weight", "center_weight", "branch_weight", "label_smoothing", "momentum"),
+    *("temperature", "noise_temperature", "prior_count", "held_back", "annotator_prior"),
+    *("held_for", "memory", "mixing", "mix_from", "consistency"),
+)
+OPTIONAL = ("momentum", "mixing")
+
 SMALLEST_CONCENTRATION = 0.01  # draws at smaller ones underflow
 
 
@@ -33,6 +43,19 @@ def check_concentration(name: str, value: float) -> None:
     checks.positive(name, value)
     if value < SMALLEST_CONCENTRATION:
         raise ValueError(f"`{name}` must be at least {SMALLEST_CONCENTRATION}; got {value}")
+
+
+def _as_float(name: str, value: Any) -> float | None:
+    """Convert a number of Python, NumPy or torch, so that files can hold it."""
+    if value is None and name in OPTIONAL:
+        return None
+    is_number = isinstance(value, Real | Tensor) and not isinstance(value, bool)
+    if not is_number or (isinstance(value, Tensor) and value.ndim > 0):
+        raise TypeError(f"`{name}` must be a number; got {type(value).__name__}")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"`{name}` must be finite; got {value!r:.20}…") from error
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -110,6 +133,8 @@ class Recipe:
     consistency: float = 1.0
 
     def __post_init__(self) -> None:
+        for name in REAL:
+            object.__setattr__(self, name, _as_float(name, getattr(self, name)))
         checks.at_least("num_anchors", self.num_anchors, 0)
         checks.at_least("warmup", self.warmup, 0)
         checks.one_of("head", self.head, HEAD_NAMES)
@@ -170,9 +195,12 @@ def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:
     """Return the recipe with that name; a Recipe is returned unchanged.
 
     Raises:
+        TypeError: on anything but a name or a Recipe.
         ValueError: on an unknown name; the message lists the names.
     """
     if isinstance(recipe, Recipe):
         return recipe
+    if not isinstance(recipe, str):
+        raise TypeError(f"`recipe` must be a name or a Recipe; got {type(recipe).__name__}")
     checks.one_of("recipe", recipe, tuple(RECIPES))
     return RECIPES[recipe]

@@ -172,8 +172,9 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     are not doubted. To rank by ambiguity, use the plausibility.
 
     A model that has learned nothing doubts labels at random. So all verdicts are UNKNOWN, with a
-    warning, if samples were not seen often enough, or if predictions agree with the labels hardly
-    better than class frequencies do: Cohen's kappa below 0.05 or below three standard errors. Kappa
+    warning, if samples were not seen often enough, or if it is not certain that predictions agree
+    with the labels better than class frequencies do: Cohen's kappa below 0.05 or below three
+    standard errors. Kappa
     is computed on held-back labels if there are at least 30, and otherwise on all. A network that
     memorized its labels passes the latter, but then doubts few labels.
 

@@ -39,7 +39,7 @@ def ignorance(
     *,
     standard_errors: float = STANDARD_ERRORS,
 ) -> str:
-    """Return a message if predictions agree with the labels no better than chance; else empty.
+    """Return a message unless predictions agree with the labels better than chance; else empty.
 
     Agreement is measured on the control group if there is one, and otherwise on all samples, whose
     labels a network may have memorized. Memorization inflates the agreement and can hide a model
@@ -51,19 +51,20 @@ def ignorance(
         labels: their labels, (M,), (M, C), or of annotators (M, A), compared by their vote shares.
         standard_errors: kappa must be at least this many standard errors.
     """
-    what = "labels"
+    what, remedy = "labels", "train a better model, or on more samples"
     if targets.memorization is not None:
         control = targets.memorization.control[seen]
         if int(control.sum()) >= SMALLEST_CONTROL:
             seen, labels, what = seen[control], labels[control], "held-back labels"
+            remedy += ", or with a larger `held_back` in the recipe"
     beliefs = targets.beliefs(seen)
     kappa, error = chance_corrected(beliefs, as_probabilities(labels, beliefs))
     if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (
-        f"predictions agree with the {len(seen)} {what} hardly better than class frequencies do "
-        f"(kappa {kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} and "
-        f"{standard_errors:g} standard errors are needed): train a better model, or on more samples"
+        f"predictions are not yet certain to agree with the {len(seen)} {what} better than class "
+        f"frequencies do (kappa {kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} "
+        f"and {standard_errors:g} standard errors are needed): {remedy}"
     )
 
 

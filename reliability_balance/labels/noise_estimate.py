@@ -77,8 +77,8 @@ def estimate_noise(
             sample was seen often enough.
 
     Warns:
-        UserWarning: if predictions agree with the labels hardly better than class frequencies do;
-            see :func:`labels.rank_labels`.
+        UserWarning: if predictions are not certain to agree with the labels better than class
+            frequencies do; see :func:`labels.rank_labels`.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)

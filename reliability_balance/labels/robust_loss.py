@@ -22,6 +22,8 @@ from reliability_balance.labels.posterior import as_probabilities
 from reliability_balance.labels.ranks import world_size
 from reliability_balance.labels.targets import RefurbishedTargets, _differing
 
+# Fields of a recipe that configure the balancer, which `wrap` builds before the loss is created.
+BALANCER_FIELDS = ("num_anchors", "head", "metric", "delta", "attention", "token_attention")
 # Labels are refurbished if kappa exceeds this many standard errors. Starting without reason costs
 # less than starting too late.
 STANDARD_ERRORS = 2.5
@@ -66,7 +68,8 @@ class RobustLoss(nn.Module):
         epochs: planned passes over the training set, > 0. If an epoch holds only a part of the
             samples, it counts as that part.
         recipe: "robust", "paper" (labels as given, no additions), or a :class:`core.Recipe`.
-            None: that of the model.
+            None: that of the model. Its fields for the balancer must be those of the model: pass a
+            recipe that changes them to :func:`wrap`.
         dtype: dtype of the values stored for each sample; ``torch.float16`` halves the memory.
         validate_args: check values, which synchronizes with the device.
         group: process group that trains together; None: all processes.
@@ -86,8 +89,9 @@ class RobustLoss(nn.Module):
 
     Raises:
         TypeError: on wrong types.
-        ValueError: if the model holds no balancer or several, on wrong shapes or values, on a
-            missing index, and on labels that are not those of the index.
+        ValueError: if the model holds no balancer or several, or was built with another balancer
+            than the recipe's, on wrong shapes or values, on a missing index, and on labels that are
+            not those of the index.
         RuntimeError: between processes, as :class:`labels.RefurbishedTargets`.
 
     Warns:
@@ -130,6 +134,7 @@ class RobustLoss(nn.Module):
         checks.positive("epochs", epochs)
         balancer = balancer_of(model)
         self.recipe = get_recipe(balancer.recipe if recipe is None else recipe)
+        _check_balancer_fields(self.recipe, balancer)
         self.epochs = epochs
         self.validate_args = validate_args
         num_classes = balancer.num_classes
@@ -208,8 +213,7 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: if the recipe does not refurbish labels, or no sample was seen often enough.
         """
-        self._require_doubts()
-        self.targets.check_known()
+        self._require_known()
         return self.targets.noise_matrix
 
     @property
@@ -221,8 +225,7 @@ class RobustLoss(nn.Module):
         """
         if not self.targets.num_annotators:
             return None
-        self._require_doubts()
-        self.targets.check_known()
+        self._require_known()
         return self.targets.annotator_matrices
 
     def forward(
@@ -281,6 +284,8 @@ class RobustLoss(nn.Module):
             UserWarning: if the model has learned too little for verdicts.
         """
         self._require_doubts()
+        if not bool(self.targets.updates.any()):
+            raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
@@ -292,7 +297,7 @@ class RobustLoss(nn.Module):
         Raises:
             ValueError: if no sample was seen often enough.
         """
-        self._require_doubts()
+        self._require_known()
         targets, labels, _ = self._kept
         return noise_estimate.estimate_noise(targets, labels, level=level).rate
 
@@ -319,6 +324,10 @@ class RobustLoss(nn.Module):
             raise ValueError(
                 "`recipe` must have doubts_labels=True to learn which labels are wrong; got False"
             )
+
+    def _require_known(self) -> None:
+        self._require_doubts()
+        self.targets._check_known("criterion")
 
     @torch.no_grad()
     def _check_outputs(self, views: list[BalancerOutput]) -> None:
@@ -512,6 +521,22 @@ def balancer_of(model: nn.Module) -> ReliabilityBalancer:
             f"{len(found)} in a {type(model).__name__}"
         )
     return found[0]
+
+
+def _check_balancer_fields(recipe: Recipe, balancer: ReliabilityBalancer) -> None:
+    """Require the balancer of this recipe, or one whose arguments overrode its own recipe."""
+    models, built = get_recipe(balancer.recipe), balancer.settings()
+    built["token_attention"] = built["attention"]
+    ignored = [
+        f"{name}={getattr(recipe, name)!r} for {built[name]!r}"
+        for name in BALANCER_FIELDS
+        if getattr(recipe, name) not in (getattr(models, name), built[name])
+    ]
+    if ignored:
+        raise ValueError(
+            "`recipe` must have the model's values of the fields that configure its balancer; got "
+            f"{', '.join(ignored)}: pass the recipe to `wrap` or ReliabilityBalancer instead"
+        )
 
 
 def _all_labels(labels: Tensor, num_classes: int) -> Tensor:

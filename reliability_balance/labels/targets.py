@@ -430,11 +430,16 @@ class RefurbishedTargets(Configured):
             ...
             ValueError: `targets` must have seen samples more than 10 times; got at most 0: ...
         """
+        self._check_known("targets")
+
+    def _check_known(self, owner: str) -> None:
+        """As :meth:`check_known`; `owner` is what the user calls the holder of these targets."""
         most = int(self.updates.max())
         if most <= self.held_for:
+            remedy = "train for longer, or plan for fewer epochs" if most else "train first"
             raise ValueError(
-                f"`targets` must have seen samples more than {self.held_for} times; got at most "
-                f"{most}: train for longer, or plan for fewer epochs"
+                f"`{owner}` must have seen samples more than {self.held_for} times; got at most "
+                f"{most}: {remedy}"
             )
 
     def expect(self, labels: Tensor) -> None:

@@ -19,6 +19,7 @@ from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
     ClassPredictionSets,
+    Familiarity,
     GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
@@ -55,6 +56,20 @@ class CalibratedBalancer(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.calibration(self.balancer(embedding))
+
+
+class FamiliarBalancer(nn.Module):
+    """A balancer and how familiar it finds its inputs, as one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2).eval()
+        self.familiarity = Familiarity(8, num_references=20)
+        generator = torch.Generator().manual_seed(1)
+        self.familiarity.fit(self.balancer(torch.randn(60, 8, generator=generator)))
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.familiarity(self.balancer(embedding))
 
 
 @dataclass(frozen=True)
@@ -120,6 +135,7 @@ CASES = {
     "vector scaling": Case(fitted(VectorScaling(3)), log_probs, exports=True),
     "top-label scaling": Case(fitted(TopLabelScaling()), log_probs, exports=True),
     "branch temperatures": Case(CalibratedBalancer, embedding, exports=True),
+    "familiarity": Case(FamiliarBalancer, embedding, exports=True),
     "prediction sets": Case(fitted(PredictionSets(0.8)), log_probs, exports=True),
     "class prediction sets": Case(fitted(ClassPredictionSets(3, 0.8)), log_probs, exports=True),
     "group prediction sets": Case(

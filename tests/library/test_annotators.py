@@ -287,13 +287,13 @@ def test_gathered_labels_are_those_of_one_process():
     assert not torch.equal(before, gathered.annotator_matrices)
 
 
-def small_training(labels, epochs=6, **options):
+def small_training(labels, epochs=6, recipe="robust"):
     """A criterion after training a balancer on well separated embeddings."""
     torch.manual_seed(0)
     true = torch.arange(len(labels)) % C
     embeddings = torch.randn(len(labels), 8) + 4 * torch.nn.functional.one_hot(true, 8)
-    model = ReliabilityBalancer(8, C)
-    criterion = RobustLoss(model, labels, epochs=epochs, **options)
+    model = ReliabilityBalancer(8, C, recipe=recipe)
+    criterion = RobustLoss(model, labels, epochs=epochs)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.03)
     for _ in range(epochs):
         for index in torch.randperm(len(labels)).split(50):

@@ -9,6 +9,7 @@ from reliability_balance import CenterLoss, ReliabilityBalancer, ReliabilityLoss
 from reliability_balance import functional as RF
 from reliability_balance.calibration import (
     Abstention,
+    Familiarity,
     PredictionSets,
     TemperatureScaling,
     VectorScaling,
@@ -83,6 +84,10 @@ ENTRANCES = {
     "abstention": (
         "confidence",
         lambda bad: Abstention().fit(spoiled(torch.rand(9), bad), torch.ones(9, dtype=torch.bool)),
+    ),
+    "familiarity": (
+        "output.embedding",
+        lambda bad: Familiarity(8).fit(balancer(validate_args=False)(embedding(bad))),
     ),
 }
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from reliability_balance import BalancerOutput, ReliabilityBalancer
+from reliability_balance.core import Recipe
 from reliability_balance.core.clustering import k_means
 
 EMBEDDING = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
@@ -109,6 +110,24 @@ def test_a_head_of_ones_own():
     head = nn.Sequential(nn.Linear(8, 4), nn.Tanh(), nn.Linear(4, 3))
     balancer = ReliabilityBalancer(8, 3, head=head).eval()
     assert torch.equal(balancer(EMBEDDING).logits, head(EMBEDDING))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", "0.5"), ("held_back", None), ("momentum", "x"), ("prior_count", [1])),
+        *(("memory", torch.ones(2)), ("consistency", True), ("warmup", 1.0)),
+    ],
+)
+def test_a_recipe_names_the_field_of_a_wrong_type(name, value):
+    with pytest.raises(TypeError, match=rf"`{name}` must be a.*; got {type(value).__name__}"):
+        Recipe(**{name: value})
+
+
+@pytest.mark.parametrize("recipe", [None, {"delta": 1.0}, 3])
+def test_what_is_no_recipe(recipe):
+    with pytest.raises(TypeError, match=r"`recipe` must be a name or a Recipe; got"):
+        ReliabilityBalancer(4, 2, recipe=recipe)
 
 
 def test_recipes_set_the_defaults_and_arguments_win():

@@ -17,11 +17,12 @@ import torch
 from short_targets import short_targets
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, fit_head, wrap
+from reliability_balance import ReliabilityBalancer, RobustLoss, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
     ClassPredictionSets,
+    Familiarity,
     GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
@@ -30,7 +31,7 @@ from reliability_balance.calibration import (
 )
 from reliability_balance.checkpoint import describe, load, rebuilding, save, tensor_file
 from reliability_balance.checkpoint.formats import migrate
-from reliability_balance.core import MLPHead, get_recipe
+from reliability_balance.core import MLPHead, Recipe, get_recipe
 from reliability_balance.labels import RefurbishedTargets
 
 ROOT = Path(__file__).parents[2]
@@ -69,6 +70,7 @@ def fitted_companions():
         "class_sets": ClassPredictionSets(3, 0.8, score="aps").fit(log_probs, labels),
         "group_sets": GroupPredictionSets(2, 0.8).fit(log_probs, labels, torch.arange(60) % 2),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
+        "familiarity": Familiarity(8, num_references=20).fit(output),
         "targets": targets,
         "spare": small(),
     }
@@ -130,6 +132,7 @@ SETTINGS = {
     ClassPredictionSets: {"num_classes": 3, "coverage": 0.8, **RAPS},
     GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
+    Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
 }
 IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}
@@ -223,8 +226,36 @@ class TestSettings:
         assert balancer.recipe == recipe
         assert "recipe=Recipe(num_anchors=2, mixing=None)" in str(balancer)
 
+    def test_a_recipe_from_before_a_field_has_its_default(self, path):
+        balancer = ReliabilityBalancer(8, 3, recipe=Recipe(delta=0.2))
+        save(path, balancer)
+        tensors, config = tensor_file.read(path)
+        del config["modules"]["model"]["parts"][""]["recipe"]["temperature"]
+        tensor_file.write(path, tensors, config)
+        assert load(path).model.recipe == Recipe(delta=0.2)
+        load(path, balancer)
+        with pytest.raises(
+            ValueError, match=r"got: recipe.memory is 0.3 in the file and 1.0 here$"
+        ):
+            load(path, ReliabilityBalancer(8, 3, recipe=Recipe(delta=0.2, memory=1)))
+
+    def test_a_recipe_with_the_values_of_a_named_one_is_that_one(self, path):
+        save(path, ReliabilityBalancer(8, 3, recipe=Recipe()))
+        load(path, ReliabilityBalancer(8, 3))
+
+    @pytest.mark.parametrize("number", [np.float32(0.5), np.float64(0.5), torch.tensor(0.5), 1])
+    def test_numbers_of_a_recipe(self, path, number):
+        recipe = Recipe(temperature=number)
+        assert type(recipe.temperature) is float
+        save(path, ReliabilityBalancer(8, 3, recipe=recipe))
+        assert load(path).model.recipe == recipe
+
     @pytest.mark.parametrize(
-        "recipe", [{"colour": 3}, {"delta": -1.0}, {"delta": "x"}, {"mixing": []}, ["robust"], 3]
+        "recipe",
+        [
+            *({"colour": 3}, {"delta": -1.0}, {"delta": "x"}, {"mixing": []}, ["robust"], 3),
+            *({"temperature": 10**400}, {"temperature": True}, {"head_back": 0.1}),
+        ],
     )
     def test_a_recipe_that_is_none(self, path, recipe):
         save(path, ReliabilityBalancer(8, 3))
@@ -503,6 +534,11 @@ class TestBadArguments:
         for model in (Odd(), sparse, nn.Linear(2, 2, device="meta")):
             with pytest.raises(TypeError, match="`model` must have a state of dense tensors; got"):
                 save(path, model)
+
+    def test_a_criterion_is_referred_to_torch_save(self, path):
+        criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
+        with pytest.raises(TypeError, match=r"by torch\.save\(criterion\.state_dict\(\), path\)"):
+            save(path, criterion)
 
     def test_of_paths(self, path, tmp_path):
         with pytest.raises(FileNotFoundError, match="`path` must be an existing checkpoint"):

@@ -137,7 +137,7 @@ LABELS = torch.tensor([0, 2])
         (
             lambda: RF.center_loss(EMBEDDING, ANCHORS, LABELS.int()),
             TypeError,
-            r"`labels` must be int64 class indices or floating class probabilities; got torch.int3",
+            r"`labels` must be int64 .* class probabilities; got torch.int32: pass labels.long\(\)",
         ),
         (
             lambda: RF.center_loss(EMBEDDING, ANCHORS, torch.ones(2, 2)),
@@ -152,7 +152,7 @@ LABELS = torch.tensor([0, 2])
         (
             lambda: RF.center_loss(EMBEDDING, ANCHORS, [0, 1]),
             TypeError,
-            r"`labels` must be a torch.Tensor; got list",
+            r"`labels` must be a torch.Tensor; got list: pass torch.as_tensor\(labels\)",
         ),
         (
             lambda: RF.center_loss(EMBEDDING, ANCHORS, LABELS, softmin_temperature=0.0),

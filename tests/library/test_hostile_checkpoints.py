@@ -21,6 +21,7 @@ from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
     ClassPredictionSets,
+    Familiarity,
     GroupPredictionSets,
     PredictionSets,
     TemperatureScaling,
@@ -53,6 +54,7 @@ def whole(path: Path) -> Content:
         "class_sets": ClassPredictionSets(3, score="raps", penalty=0.1, free_ranks=1),
         "group_sets": GroupPredictionSets(2),
         "abstention": Abstention(0.3),
+        "familiarity": Familiarity(6, num_references=5),
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }

@@ -244,6 +244,9 @@ def test_embeddings_need_two_samples_and_the_right_shapes():
     embeddings, _, labels = planted(30)
     with pytest.raises(ValueError, match="`embeddings` must hold at least 2 samples; got 1"):
         inspect_embeddings(embeddings[:1], labels[:1], NUM_CLASSES)
+    for arrays in ((embeddings.numpy(), labels), (embeddings, labels.numpy())):
+        with pytest.raises(TypeError, match=r"got ndarray: pass torch\.as_tensor\((emb|labels)"):
+            inspect_embeddings(*arrays, NUM_CLASSES)
     with pytest.raises(ValueError, match="`embeddings`"):
         inspect_embeddings(embeddings[0], labels, NUM_CLASSES)
     with pytest.raises(ValueError, match="`embeddings` must be finite; got 1 NaN"):

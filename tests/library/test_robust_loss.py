@@ -134,16 +134,35 @@ class TestRecipe:
     def test_a_recipe_of_ones_own_wins_over_the_models(self):
         model = make_model(recipe="paper", head="linear")
         assert RobustLoss(model, LABELS, epochs=5).recipe == get_recipe("paper")
-        own = replace(ROBUST, mixing=None, branch_weight=0.5, temperature=0.7)
+        paper = get_recipe("paper")
+        own = replace(paper, even_classes=True, branch_weight=0.5, temperature=0.7)
         criterion = RobustLoss(model, LABELS, epochs=5, recipe=own)
         assert criterion.recipe is own
         assert criterion.targets.temperature == 0.7
         output = model(INPUTS[:8])
-        expected = ReliabilityLoss(branch_weight=0.5)(
+        expected = ReliabilityLoss(recipe="paper", branch_weight=0.5)(
             output, LABELS[:8], class_prior=criterion.class_prior
         )
         criterion.eval()
         assert torch.equal(criterion(output, LABELS[:8]), expected.total)
+
+    def test_a_recipe_for_another_balancer_is_rejected(self):
+        own = replace(ROBUST, delta=0.5, num_anchors=4)
+        message = r"got num_anchors=4 for 2, delta=0\.5 for 0\.1: pass the recipe to `wrap`"
+        with pytest.raises(ValueError, match=message):
+            RobustLoss(make_model(), LABELS, epochs=5, recipe=own)
+        with pytest.raises(ValueError, match=r"`recipe` must have .* head='mlp' for 'linear'"):
+            RobustLoss(make_model(), LABELS, epochs=5, recipe="paper")
+
+    def test_arguments_of_wrap_do_not_contradict_a_recipe(self):
+        own = replace(ROBUST, delta=0.5, attention="single")
+        for model in (
+            make_model(recipe=own),
+            make_model(recipe=own, delta=0.7),
+            make_model(delta=0.5, attention="single", head="mlp"),
+            make_model(delta=0.5, attention="single", keep_head=True),
+        ):
+            assert RobustLoss(model, LABELS, epochs=5, recipe=own).recipe is own
 
     @pytest.mark.parametrize(
         ("epochs", "held_for"), [(0.5, 0), (1, 0), (3, 2), (8, 4), (19, 10), (200, 10)]
@@ -664,15 +683,15 @@ class TestMixedUp:
 
     @pytest.mark.parametrize("recipe", ["robust", "paper"])
     def test_an_output_of_other_classes_is_refused(self, recipe):
-        criterion = RobustLoss(make_model(), LABELS, epochs=9, recipe=recipe)
+        criterion = RobustLoss(make_model(recipe=recipe), LABELS, epochs=9)
         other = ReliabilityBalancer(16, NUM_CLASSES + 2)(torch.randn(4, 16))
         with pytest.raises(ValueError, match="which has 3 classes and an embedding of 16; got 5"):
             criterion(other, LABELS[:4], torch.arange(4))
 
     @pytest.mark.parametrize("recipe", ["paper", replace(Recipe(), doubts_labels=False)])
     def test_an_index_is_held_against_the_labels_where_these_are_not_doubted(self, recipe):
-        model = make_model()
-        criterion = RobustLoss(model, LABELS, epochs=9, recipe=recipe)
+        model = make_model(recipe=recipe)
+        criterion = RobustLoss(model, LABELS, epochs=9)
         output = model(INPUTS[:9])
         index = torch.arange(9)
         for labels, places in ((LABELS[:9], index + 10**6), (2 - LABELS[:9], index)):
@@ -741,6 +760,14 @@ class TestMixedUp:
         _, criterion = trained(1)
         with pytest.raises(ValueError, match="must have seen samples more than 3 times"):
             _ = criterion.noise_matrix
+
+    def test_an_untrained_criterion_says_so_by_its_own_name(self):
+        criterion = RobustLoss(make_model(), LABELS, epochs=EPOCHS)
+        for ask in (criterion.noise_rate, lambda: criterion.noise_matrix):
+            with pytest.raises(ValueError, match=r"`criterion` must have seen .* 0: train first"):
+                ask()
+        with pytest.raises(ValueError, match="`criterion` must have seen samples; got none"):
+            criterion.doubtful_labels()
 
     def test_rarely_drawn_samples_get_their_labels_back_with_the_others(self, monkeypatch):
         model = make_model()

@@ -1,6 +1,7 @@
 """Sets and thresholds keep their promises, measured over many draws."""
 
 import math
+import warnings
 
 import pytest
 import torch
@@ -35,7 +36,9 @@ def test_the_sets_hold_the_right_number_of_the_fitted_ones():
 
 def test_too_few_samples_give_whole_sets():
     log_probs, labels = draw(5, torch.Generator().manual_seed(2))
-    assert bool(PredictionSets(0.9).fit(log_probs, labels)(log_probs).all())
+    with pytest.warns(UserWarning, match="`coverage` = 0.9 needs at least 9 .* got 5"):
+        sets = PredictionSets(0.9).fit(log_probs, labels)
+    assert bool(sets(log_probs).all())
     assert bool(PredictionSets(0.9)(log_probs).all()), "unfitted"
 
 
@@ -45,6 +48,7 @@ def test_double_precision_loses_no_sample_in_rounding():
     assert bool(PredictionSets(0.5).fit(log_probs, labels)(log_probs)[:, 0].all())
 
 
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 def test_abstention_keeps_its_promise():
     generator = torch.Generator().manual_seed(0)
     broken, answered = 0, 0.0
@@ -61,6 +65,7 @@ def test_abstention_keeps_its_promise():
     assert answered / 100 > 0.25, "an empty promise would be easy to keep"
 
 
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 @pytest.mark.parametrize("steps", [None, 10], ids=["all differ", "many are equal"])
 def test_abstention_keeps_its_promise_where_every_threshold_would_break_it(steps):
     generator = torch.Generator().manual_seed(0)
@@ -74,6 +79,7 @@ def test_abstention_keeps_its_promise_where_every_threshold_would_break_it(steps
     assert 0 < answered <= 0.2 * 200
 
 
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 @given(
     st.lists(st.tuples(st.integers(0, 9), st.booleans()), max_size=40),
     st.sampled_from([0.1, 0.3, 0.6]),
@@ -123,6 +129,7 @@ def test_the_surest_may_be_a_single_score():
     assert bool((answers == (confidence == 1.0)).all())
 
 
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 def test_double_precision_answers_no_more_than_was_tested():
     confidence = 0.5 + torch.linspace(0, 1e-9, 200, dtype=torch.float64)  # one number in float32
     right = torch.arange(200) >= 100
@@ -130,11 +137,29 @@ def test_double_precision_answers_no_more_than_was_tested():
     assert not bool((answers & ~right).any())
 
 
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 def test_nothing_held_out_answers_nothing():
     nothing = torch.zeros(0, dtype=torch.bool)
     assert math.isinf(Abstention(0.9, delta=0.9).fit(torch.zeros(0), nothing).threshold)
 
 
+@pytest.mark.parametrize("max_risk", [0.05, 0.3, 0.9])
+def test_a_bound_that_no_threshold_keeps_is_warned_of_with_the_samples_it_needs(max_risk):
+    def fit(count):
+        return Abstention(max_risk).fit(torch.rand(count), torch.ones(count, dtype=torch.bool))
+
+    with pytest.warns(UserWarning, match="`max_risk` = .* got 0 errors in 1 samples") as caught:
+        fit(1)
+    assert caught[0].filename == __file__
+    needed = int(str(caught[0].message).split()[-4])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fit(needed).threshold.isfinite()
+    with pytest.warns(UserWarning, match=f"{needed} samples are needed"):
+        fit(needed - 1)
+
+
+@pytest.mark.filterwarnings("ignore:`max_risk`")
 def test_a_good_model_answers_everything_and_a_bad_one_nothing():
     confidence = torch.rand(500)
     everything = Abstention(0.05).fit(confidence, torch.ones(500, dtype=torch.bool))
