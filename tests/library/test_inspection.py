@@ -175,12 +175,18 @@ def ignorant(memory=0.0, *, rounds=12, count=640, num_classes=10, seed=0, **opti
 @pytest.mark.parametrize("seed", range(5))
 def test_doubts_of_a_model_at_chance_are_no_verdicts(memory, seed):
     targets, labels = ignorant(memory, seed=seed)
-    with pytest.warns(UserWarning, match="no verdicts: predictions agree with the 640 labels"):
+    with pytest.warns(
+        UserWarning,
+        match="no verdicts: predictions are not yet certain to agree with the 640 labels",
+    ):
         ranking = rank_labels(targets, labels)
     assert int((ranking.doubt > DOUBTED_FROM).sum()) > 320
     assert len(ranking.only(Verdict.UNKNOWN)) == 640
     assert "class frequencies" in ranking.caution
-    with pytest.warns(UserWarning, match="estimate is unreliable: predictions agree with the 640"):
+    with pytest.warns(
+        UserWarning,
+        match="estimate is unreliable: predictions are not yet certain to agree with the 640",
+    ):
         estimate_noise(targets, labels, num_resamples=2)
 
 
@@ -188,7 +194,10 @@ def test_memory_is_not_taken_for_knowledge_where_labels_are_held_back():
     """By the control group, whose labels a network cannot remember in the warm-up."""
     options = {"momentum": None, "warmup": 10}
     targets, labels = ignorant(0.3, held_back=0.1, **options)
-    with pytest.warns(UserWarning, match="predictions agree with the [0-9]+ held-back labels"):
+    with pytest.warns(
+        UserWarning,
+        match="predictions are not yet certain to agree with the [0-9]+ held-back labels",
+    ):
         rank_labels(targets, labels)
     by_heart, _ = ignorant(0.3, **options)
     assert rank_labels(by_heart, labels).caution == "", "nothing can tell without a control group"
