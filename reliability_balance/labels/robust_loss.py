@@ -69,7 +69,7 @@ class RobustLoss(nn.Module):
             samples, it counts as that part.
         recipe: "robust", "paper" (labels as given, no additions), or a :class:`core.Recipe`.
             None: that of the model. Its fields for the balancer must be those of the model: pass a
-            recipe that changes them to :func:`wrapping.wrap`.
+            recipe that changes them to :func:`wrap`.
         dtype: dtype of the values stored for each sample; ``torch.float16`` halves the memory.
         validate_args: check values, which synchronizes with the device.
         group: process group that trains together; None: all processes.
