@@ -50,16 +50,16 @@ def train_and_judge(
     return {"seconds": round(seconds, 1), "samples": len(index), **measures, **known}
 
 
-def train(method: Method, task: Task, epochs: int) -> None:
+def train(method: Method, task: Task, epochs: int, learning_rate: float = LEARNING_RATE) -> None:
     """Train with AdamW and the one-cycle schedule, the same for every method."""
     if isinstance(method, Robust):
         method.begin(epochs)
     steps = len(task.labels) // BATCH_SIZE
     optimizer = torch.optim.AdamW(
-        method.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
+        method.parameters(), lr=learning_rate, weight_decay=WEIGHT_DECAY, fused=True
     )
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, LEARNING_RATE, total_steps=max(1, epochs * steps)
+        optimizer, learning_rate, total_steps=max(1, epochs * steps)
     )
     method.train()
     for epoch in range(epochs):

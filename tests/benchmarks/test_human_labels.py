@@ -12,7 +12,9 @@ pytest.importorskip("cleanlab", reason="the benchmarks need cleanlab")
 pytest.importorskip("crowdkit", reason="the benchmarks need crowd-kit")
 
 import human_labels
+import human_learning_rates
 import image_embeddings
+import robustness_runs
 import typer
 from cifar_human import LABEL_SETS, load_human_cifar, load_label_sets
 from face_trees import FER_HEADER, write_image, write_text
@@ -363,6 +365,31 @@ def test_runs_are_judged_and_rendered(fer_plus, packed, tmp_path, task, number):
     assert f"## {task}, small-resnet, all samples, 2 epochs" in shown.output
     assert shown.output.count("\n| cross-entropy | 1 |") == 1
     assert "| ours | cross-entropy |" in (tmp_path / "human_labels.md").read_text()
+
+
+def test_learning_rates_are_judged_on_what_was_not_trained_on(
+    fer_plus, packed, monkeypatch, tmp_path
+):
+    network = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    monkeypatch.setattr(
+        image_embeddings, "pretrained_network", lambda: lambda images: network(images.float())
+    )
+    monkeypatch.setattr(robustness_runs, "BATCH_SIZE", 32)
+    folders = Folders(fer_plus, packed, tmp_path)
+    task = make_task("fer2013", "embeddings", 0, 0, folders)
+    part = human_learning_rates.without_last_fifth(task)
+    count = len(task.data.labels) * 4 // 5
+    for one, other in zip(part.data[:3], task.data[:3], strict=True):
+        assert torch.equal(one, other[:count])
+    runs = [
+        human_learning_rates.Run("fer2013", "cross-entropy", rate, 0)
+        for rate in human_learning_rates.RATES
+    ]
+    lines = [human_learning_rates.do_run(run, folders) for run in runs]
+    text = human_learning_rates.write_report(lines, tmp_path)
+    best = max(line["accuracy"] for line in lines)
+    assert f"**{best:.1f}**" in text
+    assert text.count("| GCE | nan | nan | nan |") == 2
 
 
 def test_differences_are_paired_with_the_best_method_of_as_many_views(tmp_path):
