@@ -52,9 +52,7 @@ def train_and_predict(run: Run) -> Predictions:
     torch.set_num_threads(1)
     task = CORRUPTIONS[run.corruption](DATA[run.data](run.seed), run.seed)
     count = round((1 - HELD_OUT_SHARE) * len(task.labels))
-    trained = task._replace(
-        inputs=task.inputs[:count], labels=task.labels[:count], truth=task.truth[:count]
-    )
+    trained = task.rows(slice(count))
     torch.manual_seed(run.seed)
     method = METHODS[run.method](trained)
     train(method, trained, run.epochs)

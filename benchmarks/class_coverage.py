@@ -71,9 +71,7 @@ def do_run(run: Run) -> Line:
     """Train, calibrate, and fit sets on several draws of held-out data."""
     torch.set_num_threads(1)
     whole = DATA["fashion-60k"](run.seed)  # begins with the samples of fashion-10k
-    task = whole._replace(
-        inputs=whole.inputs[:TRAINED], labels=whole.labels[:TRAINED], truth=whole.truth[:TRAINED]
-    )
+    task = whole.rows(slice(TRAINED))
     task = CORRUPTIONS[run.corruption](task, run.seed)
     torch.manual_seed(run.seed)
     method = METHODS[run.method](task)

@@ -50,11 +50,7 @@ class Run(NamedTuple):
 
 def without_last_fifth(task: HumanTask) -> HumanTask:
     """Return the task without the samples that the learning rate is judged on."""
-    kept = slice(len(task.data.labels) * 4 // 5)
-    data = task.data._replace(
-        inputs=task.data.inputs[kept], labels=task.data.labels[kept], truth=task.data.truth[kept]
-    )
-    return task._replace(data=data, is_known=task.is_known[kept])
+    return task.rows(slice(len(task.data.labels) * 4 // 5))
 
 
 def do_run(run: Run, folders: Folders) -> dict[str, Any]:

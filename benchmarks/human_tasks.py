@@ -41,6 +41,14 @@ class HumanTask(NamedTuple):
     test_votes: Tensor | None
     network: Network
 
+    def rows(self, rows: Tensor | slice) -> "HumanTask":
+        """Return the task with some of the training samples."""
+        return self._replace(
+            data=self.data.rows(rows),
+            annotators=None if self.annotators is None else self.annotators[rows],
+            is_known=self.is_known[rows],
+        )
+
 
 class Samples(NamedTuple):
     """All images of a data set, and the labels of those that can be used in training."""

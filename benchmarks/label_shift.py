@@ -138,9 +138,7 @@ def _fashion(run: Run) -> Predictions:
     whole = DATA["fashion-60k"](run.seed)  # begins with the samples of fashion-10k
     first, rest = (
         imbalanced(RATIO)(
-            whole._replace(
-                inputs=whole.inputs[rows], labels=whole.labels[rows], truth=whole.truth[rows]
-            ),
+            whole.rows(rows),
             run.seed,
         )
         for rows in (slice(TRAINED), slice(TRAINED, 2 * TRAINED))
@@ -166,13 +164,11 @@ def _faces(run: Run, folders: Folders) -> Predictions:
     task = make_task(FACES, "embeddings", 0, run.seed, folders)
     count = round((1 - HELD_OUT_SHARE) * len(task.data.labels))
     inputs, labels = task.data.inputs, task.data.labels
-    part = task.data._replace(
-        inputs=inputs[:count], labels=labels[:count], truth=task.data.truth[:count]
-    )
+    part = task.rows(slice(count))
     torch.manual_seed(run.seed)
     made = human_methods.METHODS[COMPARED[run.method][1]]
-    method = made(task._replace(data=part, is_known=task.is_known[:count]), 20)
-    train(method, part, method.epochs)
+    method = made(part, 20)
+    train(method, part.data, method.epochs)
     counts = None if method.for_even_classes else labels[:count].bincount(minlength=7)
     return Predictions(
         _for_even(predict(method, inputs[count:]), counts),

@@ -19,6 +19,12 @@ class Task(NamedTuple):
     test_labels: Tensor
     num_classes: int
 
+    def rows(self, rows: Tensor | slice) -> "Task":
+        """Return the task with some of the training samples."""
+        return self._replace(
+            inputs=self.inputs[rows], labels=self.labels[rows], truth=self.truth[rows]
+        )
+
 
 Corruption = Callable[[Task, int], Task]
 
@@ -86,9 +92,7 @@ def imbalanced(ratio: float) -> Corruption:
         share = ratio ** (-torch.arange(task.num_classes) / (task.num_classes - 1))
         draw = torch.rand(len(task.labels), generator=torch.Generator().manual_seed(seed))
         kept = draw < share[task.labels]
-        return task._replace(
-            inputs=task.inputs[kept], labels=task.labels[kept], truth=task.truth[kept]
-        )
+        return task.rows(kept)
 
     return corrupt
 

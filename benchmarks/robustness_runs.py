@@ -89,8 +89,6 @@ def cross_validated(fit: Callable[[Task], Method], task: Task, order: Tensor) ->
     for held_out in order.chunk(FOLDS):
         kept = torch.ones(len(order), dtype=torch.bool)
         kept[held_out] = False
-        part = task._replace(
-            inputs=task.inputs[kept], labels=task.labels[kept], truth=task.truth[kept]
-        )
+        part = task.rows(kept)
         probs[held_out] = predict(fit(part), task.inputs[held_out]).exp()
     return probs
