@@ -79,15 +79,14 @@ def selective_risk(
             raise ValueError(f"`coverages` must lie in (0, 1]; got {coverage}")
     checks.open_share("level", level)
     checks.at_least("num_resamples", num_resamples, 2)
-    areas = (area_under_risk_coverage, area_under_generalized_risk)
     draws = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
         index = torch.randint(len(right), (len(right),), generator=draws).to(right.device)
-        resampled.append([area(confidence[index], right[index]) for area in areas])
+        resampled.append(_areas(confidence[index], right[index]))
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     limits = torch.tensor(resampled, dtype=torch.float64).quantile(tails, 0)
-    values = [torch.tensor(area(confidence, right), dtype=torch.float64) for area in areas]
+    values = torch.tensor(_areas(confidence, right), dtype=torch.float64)
     aurc, augrc = (Interval(value, *limits[:, each]) for each, value in enumerate(values))
     risks = {coverage: _risk(confidence, right, coverage, level) for coverage in coverages}
     return SelectiveRisk(aurc, augrc, risks)
@@ -121,9 +120,7 @@ def area_under_risk_coverage(confidence: Tensor, right: Tensor) -> float:
         0.25
     """
     _check(confidence, right)
-    errors = _errors(confidence, right)
-    kept = torch.arange(1, len(errors) + 1, device=errors.device)
-    return float((errors.cumsum(0) / kept).mean())
+    return _areas(confidence, right)[0]
 
 
 def area_under_generalized_risk(confidence: Tensor, right: Tensor) -> float:
@@ -154,8 +151,14 @@ def area_under_generalized_risk(confidence: Tensor, right: Tensor) -> float:
         0.25
     """
     _check(confidence, right)
-    errors = _errors(confidence, right)
-    return float(errors.cumsum(0).mean() / len(errors))
+    return _areas(confidence, right)[1]
+
+
+def _areas(confidence: Tensor, right: Tensor) -> tuple[float, float]:
+    """Return AURC and AUGRC, from one sorting."""
+    errors = _errors(confidence, right).cumsum(0)
+    kept = torch.arange(1, len(errors) + 1, device=errors.device)
+    return float((errors / kept).mean()), float(errors.mean() / len(errors))
 
 
 def _errors(confidence: Tensor, right: Tensor) -> Tensor:

@@ -81,8 +81,8 @@ def build(parts: dict[str, Settings]) -> nn.Module | None:
     if kind is None or arguments.get("head") == OWN_HEAD:
         return None
     try:
-        if "recipe" in arguments:
-            arguments["recipe"] = _as_argument(arguments["recipe"])
+        if isinstance(arguments.get("recipe"), dict):
+            arguments["recipe"] = as_recipe(arguments["recipe"])
         with torch.device("meta"):
             return kind(**arguments)
     except (TypeError, RuntimeError, OverflowError) as error:  # also from impossible sizes
@@ -189,16 +189,16 @@ def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[s
     return differences
 
 
-def _as_argument(recipe: Any) -> Any:
-    """Return the recipe for a name or for the fields of one; an older file lacks newer fields."""
-    return Recipe(**recipe) if isinstance(recipe, dict) else recipe
+def as_recipe(recipe: Any) -> Recipe:
+    """Return the recipe with a name or with fields; an older file lacks newer fields."""
+    return get_recipe(Recipe(**recipe) if isinstance(recipe, dict) else recipe)
 
 
 def _with_fields(settings: Settings) -> Settings:
     """Replace a recipe by its fields, for comparison."""
     if "recipe" not in settings:
         return settings
-    fields = asdict(get_recipe(_as_argument(settings["recipe"])))
+    fields = asdict(as_recipe(settings["recipe"]))
     others = {name: value for name, value in settings.items() if name != "recipe"}
     return others | {f"recipe.{name}": value for name, value in fields.items()}
 

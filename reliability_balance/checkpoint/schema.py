@@ -11,9 +11,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of
+from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of, as_recipe
 from reliability_balance.core.balancer import OWN_HEAD
-from reliability_balance.core.recipes import Recipe, get_recipe
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
 # Settings that must match a tensor's shape, so that no size is trusted without data of that size.
@@ -143,7 +142,7 @@ def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
 
 def _of_recipe(where: str, value: Any) -> Iterator[str]:
     try:
-        get_recipe(Recipe(**value) if isinstance(value, dict) else value)
+        as_recipe(value)
     except (TypeError, ValueError) as error:
         yield f"{where} = {value!r:.100}: {error}"
 
