@@ -217,7 +217,7 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
         >>> seen_samples(targets, torch.tensor([0, 0, 1]))
         tensor([1])
     """
-    targets._check_labels(labels, len(targets.average))
+    targets._check_labels(labels, targets.num_samples)
     targets._check_label_values(labels)
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:
