@@ -485,10 +485,10 @@ class RefurbishedTargets(Configured):
         self._remembers = None if found < 0 else found > 0
 
     def _load_from_state_dict(
-        self, state: dict[str, Tensor], prefix: str, *args: Any, **options: Any
+        self, state_dict: Any, prefix: Any, *args: Any, **options: Any
     ) -> None:
-        rename_old(state, prefix)
-        super()._load_from_state_dict(state, prefix, *args, **options)
+        rename_old(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
 
     def samples_met(self, own: int) -> int:
