@@ -19,8 +19,8 @@ def write_html(report: AuditReport, path: Path) -> None:
     counts.append(["all classes", *report.counts.sum(1).tolist(), int(report.counts.sum())])
     save_page(
         path,
-        "inspection.html",
-        title=f"{report.name}: inspection",
+        "audit.html",
+        title=f"{report.name}: audit",
         report=report,
         most_rows=MAX_ROWS,
         checks=_checks(report),
