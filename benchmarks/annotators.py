@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from measures import mean_and_interval, show_mean
 from methods import Method, Robust
 from methods_of_others import Classifier
 from noisy_data import Task
-from result_files import save_text
 from resumable import read_lines, run_all
 from robustness_runs import cross_validated, predict, train
 from shared_encoder import EMBEDDING_DIM
@@ -35,6 +34,8 @@ from tasks import DATA as LARGE_DATA
 from tasks import FIRST_SEED, fashion
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from examples.result_files import save_text
 
 RESULTS = Path(__file__).parent / "results"
 DATA: dict[str, Callable[[int], Task]] = {

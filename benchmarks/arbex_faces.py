@@ -21,7 +21,8 @@ from arbex_runs import (
     save_results,
     with_seed,
 )
-from configuration import load_recipe, plain_cross_entropy
+
+from examples.arbex.configuration import load_recipe, plain_cross_entropy
 
 SCORES = ("accuracy", "macro_f1", "kl", "total_variation", "nll", "ece", "aurc")
 

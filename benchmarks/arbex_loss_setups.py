@@ -14,9 +14,10 @@ from typing import Annotated
 
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results, with_seed
-from configuration import Recipe, load_recipe, override_recipe
-from figures.training_figures import draw_setups, read_history
 from measures import show_mean
+
+from examples.arbex.configuration import Recipe, load_recipe, override_recipe
+from examples.arbex.report.training_figures import draw_setups, read_history
 
 PAPER = (
     "recipe.base=paper",

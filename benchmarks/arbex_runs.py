@@ -12,17 +12,18 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 EXAMPLES = HERE.parent / "examples"
-sys.path[:0] = [str(EXAMPLES), str(EXAMPLES / "arbex")]
+sys.path.insert(0, str(HERE.parent))
 
-from configuration import Recipe, as_plain  # noqa: E402
-from faces.face_table import TEST  # noqa: E402
 from measures import mean_and_interval  # noqa: E402
-from model_bundle import load_bundle, versions  # noqa: E402
-from result_files import save_json, save_text  # noqa: E402
-from run_data import load_faces  # noqa: E402
-from run_report import report_on  # noqa: E402
-from training.fitting import fit  # noqa: E402
-from training.run_folder import RunFolder, recipe_of  # noqa: E402
+
+from examples.arbex.configuration import Recipe, as_plain  # noqa: E402
+from examples.arbex.faces.face_table import TEST  # noqa: E402
+from examples.arbex.model_bundle import load_bundle, versions  # noqa: E402
+from examples.arbex.report.run_report import report_on  # noqa: E402
+from examples.arbex.run_data import load_faces  # noqa: E402
+from examples.arbex.training.fitting import fit  # noqa: E402
+from examples.arbex.training.run_folder import RunFolder, recipe_of  # noqa: E402
+from examples.result_files import save_json, save_text  # noqa: E402
 
 
 @dataclass(frozen=True)

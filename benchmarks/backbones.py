@@ -18,17 +18,17 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import timm
 import torch
 import torchvision
 import typer
 from machine import PeakMemory, describe_machine
-from result_files import save_json, save_text
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from examples.result_files import save_json, save_text
 from reliability_balance.backbones import (
     TimmBackbone,
     TorchvisionBackbone,

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from measures import mean_and_interval
-from result_files import save_text
+
+from examples.result_files import save_text
 
 BASELINE, OURS = "cross-entropy", "ours, robust"
 # Suffix of the measure after `ece_` and `nll_`: the calibration and its held-out labels.

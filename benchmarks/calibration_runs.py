@@ -5,11 +5,11 @@ from typing import Any, NamedTuple
 import torch
 from methods import METHODS, Balanced, Method, Robust
 from noisy_data import CORRUPTIONS
-from prediction_report import score
 from robustness_runs import Run, predict, train
 from tasks import DATA
 from torch import Tensor
 
+from examples.prediction_report import score
 from reliability_balance import BalancerOutput
 from reliability_balance.calibration import (
     BranchTemperatures,

@@ -16,20 +16,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import typer
 from measures import show_mean
 from methods import METHODS, Balanced
 from noisy_data import CORRUPTIONS
-from result_files import save_text
 from resumable import read_lines, run_all
 from robustness_runs import Run, predict, train
 from tasks import DATA, FIRST_SEED
 from torch import Tensor
 
+from examples.result_files import save_text
 from reliability_balance.calibration import (
     ClassPredictionSets,
     PredictionSets,

@@ -5,8 +5,8 @@ from typing import Any
 
 import torch
 from measures import mean_and_interval, show_mean
-from result_files import save_text
 
+from examples.result_files import save_text
 from reliability_balance.labels import KNOWN_VERDICTS
 
 OURS = "ours"

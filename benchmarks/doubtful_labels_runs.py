@@ -8,17 +8,17 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import numpy as np
 import torch
 from cleanlab.rank import get_label_quality_scores
-from encoders import SmallCNN
-from faces.face_table import TRAIN
 from methods import METHODS, Method, Robust
 from noisy_data import CORRUPTIONS, Task
-from rendering.rendered_faces import PRESETS, rendered_faces
 from robustness_runs import cross_validated, train
 from shared_encoder import make_encoder
 from sklearn.metrics import average_precision_score, roc_auc_score
 from tasks import DATA
 from torch import Tensor, nn
 
+from examples.arbex.encoders import SmallCNN
+from examples.arbex.faces.face_table import TRAIN
+from examples.arbex.rendering.rendered_faces import PRESETS, rendered_faces
 from reliability_balance.labels import (
     KNOWN_VERDICTS,
     LabelRanking,

@@ -17,20 +17,20 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
 import typer
 from embedding_shapes import SHAPES, Embedded, separated
 from measures import mean_and_interval, show_mean
-from result_files import save_text
 from resumable import read_lines, run_all
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import KFold
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from examples.result_files import save_text
 from reliability_balance.data import pair_noise, symmetric_noise
 from reliability_balance.labels import inspect_embeddings, rank_labels
 

@@ -9,7 +9,8 @@ import torch
 from human_methods import METHODS, TWO_VIEWS, WITHOUT
 from human_tasks import NETWORKS, TASKS
 from measures import mean_and_interval, paired_differences, show_mean
-from result_files import save_text
+
+from examples.result_files import save_text
 
 
 class Measure(NamedTuple):

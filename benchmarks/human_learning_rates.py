@@ -14,16 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import typer
 from human_methods import METHODS
 from human_tasks import Folders, HumanTask, make_task
 from measures import mean_and_interval, measures_by_frequency
-from result_files import save_text
 from resumable import read_lines, run_all
 from robustness_runs import predict, train
+
+from examples.result_files import save_text
 
 RESULTS = Path(__file__).parent / "results"
 RATES = (1e-3, 2e-3, 4e-3)

@@ -15,16 +15,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import typer
 from cifar_human import load_human_cifar
 from human_faces import load_human_faces
-from result_files import save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
+
+from examples.result_files import save_tensors
 
 PIXELS, BATCH_SIZE = 96, 64
 

@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import human_methods
 import methods
@@ -24,12 +23,12 @@ import typer
 from human_tasks import Folders, make_task
 from measures import show_mean
 from noisy_data import imbalanced
-from result_files import save_text
 from resumable import read_lines, run_all
 from robustness_runs import predict, train
 from tasks import DATA, FIRST_SEED
 from torch import Tensor
 
+from examples.result_files import save_text
 from reliability_balance.calibration import (
     TemperatureScaling,
     VectorScaling,

@@ -5,11 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from prediction_report import score
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from examples.prediction_report import score
 from reliability_balance.calibration import area_under_risk_coverage
 
 

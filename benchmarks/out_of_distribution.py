@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import typer
@@ -23,9 +22,10 @@ from detectors import OURS
 from human_tasks import Folders
 from measures import mean_and_interval, show_mean
 from out_of_distribution_runs import COST, DATA, FACE_LABELS, Run, do_run
-from result_files import save_text
 from resumable import read_lines, run_all
 from tasks import FIRST_SEED
+
+from examples.result_files import save_text
 
 RESULTS = Path(__file__).parent / "results"
 LABELS = ("clean", "symmetric-40")

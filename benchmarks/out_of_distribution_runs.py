@@ -187,7 +187,7 @@ def _faces(run: Run, folders: Folders) -> Network:
 @cache
 def _rendered() -> Tensor:
     """A thousand faces (1000, 1, 48, 48) uint8, grey as FER+'s."""
-    from rendering.rendered_faces import PRESETS, rendered_faces
+    from examples.arbex.rendering.rendered_faces import PRESETS, rendered_faces
 
     settings = replace(PRESETS["easy"], num_faces=1000, image_size=48, num_identities=100)
     images = rendered_faces(settings).images

@@ -16,13 +16,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import torch
 import typer
 from machine import describe_machine
 from overhead_parts import PARTS, Finding
-from result_files import save_json, save_text
+
+from examples.result_files import save_json, save_text
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from result_files import save_tensors
 from torch import Tensor
 from torch.nn import functional as F
+
+from examples.result_files import save_tensors
 
 # Sections that are topics; others are languages, parts of packages, or unspecific.
 SECTIONS = ("admin", "fonts", "games", "graphics", "math", "net", "science", "sound", "text", "web")

@@ -7,7 +7,8 @@ from typing import Any
 
 from measures import accuracy_by_seed, mean_and_interval, paired_differences, show_mean
 from paper_setups import ANCHORS
-from result_files import save_text
+
+from examples.result_files import save_text
 
 # Tables 1-4 of the paper: accuracy in percent, by number of anchors K, noise and smoothing.
 PAPER_BY_ANCHORS = dict(

@@ -3,7 +3,7 @@
     python benchmarks/paper_table5.py raf-db /data/raf-db
     python benchmarks/paper_table5.py jaffe /data/jaffe --recipe robust --set data.image_size=112
 
-The folder needs the layout of the reader; check it with `python examples/arbex inspect-data`. A
+The folder needs the layout of the reader; check it with `python -m examples.arbex inspect-data`. A
 stopped run is resumed. Writes `paper_table5_DATASET_RECIPE.json` and `.md`.
 """
 
@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results
-from configuration import Recipe, load_recipe, override_recipe
+
+from examples.arbex.configuration import Recipe, load_recipe, override_recipe
 
 MODELS = ("SCN", "RAN", "RUL", "EfficientFace", "POSTER", "POSTER++", "ARBEx")
 # Accuracy in percent, in the order of MODELS; None is a dash in the paper.

@@ -8,8 +8,9 @@ import torch
 from matplotlib.figure import Figure
 from measures import mean_and_interval, paired_differences, show_mean
 from noisy_data import CORRUPTIONS
-from result_files import open_result, save_text
 from tasks import DATA
+
+from examples.result_files import open_result, save_text
 
 OURS = "ours, robust"
 COLUMNS = {

@@ -6,13 +6,14 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
-from image_data import DEBIAN_FASHION_MNIST, load_images
 from noisy_data import Task
 from package_texts import load_package_texts
 from torch import Tensor
 
+from examples.image_data import DEBIAN_FASHION_MNIST, load_images
+
 if TYPE_CHECKING:
-    from faces.face_table import FaceTable
+    from examples.arbex.faces.face_table import FaceTable
 
 # Seeds below this one were used to choose our settings.
 FIRST_SEED = 100
@@ -59,7 +60,7 @@ def faces(size: int, seed: int) -> Task:
 @cache
 def _rendered_faces() -> "FaceTable":
     """Render the faces once per process; they do not depend on the seed."""
-    from rendering.rendered_faces import PRESETS, rendered_faces
+    from examples.arbex.rendering.rendered_faces import PRESETS, rendered_faces
 
     settings = replace(
         PRESETS["easy"],

@@ -18,8 +18,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import typer
@@ -35,7 +34,6 @@ from measures import (
 from methods import Method, Robust
 from methods_of_others import Classifier
 from noisy_data import CORRUPTIONS, Task
-from result_files import open_result, save_text
 from resumable import read_lines, run_all
 from robustness_runs import predict, train
 from small_resnet import small_resnet
@@ -43,6 +41,7 @@ from tasks import DATA
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from examples.result_files import open_result, save_text
 from reliability_balance import RobustLoss, wrap
 from reliability_balance.core import Recipe, get_recipe
 

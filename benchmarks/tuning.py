@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "examples"))
-sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "examples/arbex"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import typer
 from resumable import read_lines, run_all

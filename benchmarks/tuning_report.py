@@ -6,10 +6,11 @@ from statistics import fmean
 from typing import Any
 
 from measures import accuracy_by_seed, paired_differences, show_mean
-from result_files import save_text
 from robustness_report import OURS
 from tasks import FIRST_SEED
 from tuning_grids import GRIDS
+
+from examples.result_files import save_text
 
 DATA_NAME = "fashion-10k"
 CORRUPTIONS = ("clean", "symmetric-40", "pair-30")

@@ -1,7 +1,7 @@
 """The ARBEx reference application: train, evaluate, predict, inspect data, export, serve.
 
-python examples/arbex train
-torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
+python -m examples.arbex train
+torchrun --nproc_per_node 2 -m examples.arbex train --recipe robust --out runs/robust
 """
 
 import sys
@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # modules shared by all examples
+if not __package__:  # run as a folder or file, whose own place is then the first on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 app = typer.Typer(
     help="ARBEx, the reference application: facial expressions with reliability balancing.",
@@ -56,17 +57,17 @@ def train(
     import os
     from contextlib import nullcontext
 
-    from configuration import load_recipe, plain_cross_entropy
-    from faces.completeness import describe_completeness
-    from faces.face_table import TEST
-    from model_bundle import load_bundle
-    from plain_text import say
-    from run_data import load_faces
-    from run_report import report_on
-    from training.fitting import fit
-    from training.run_folder import RunFolder, expect_no_run, recipe_of
-    from training.run_keeping import TrainingInterrupted
-    from training.run_lock import only_run_in
+    from examples.arbex.configuration import load_recipe, plain_cross_entropy
+    from examples.arbex.faces.completeness import describe_completeness
+    from examples.arbex.faces.face_table import TEST
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import report_on
+    from examples.arbex.run_data import load_faces
+    from examples.arbex.training.fitting import fit
+    from examples.arbex.training.run_folder import RunFolder, expect_no_run, recipe_of
+    from examples.arbex.training.run_keeping import TrainingInterrupted
+    from examples.arbex.training.run_lock import only_run_in
 
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
@@ -85,7 +86,7 @@ def train(
             fit(chosen, faces, folder, accelerator=accelerator)
         except TrainingInterrupted as stop:
             if leads:
-                say(f"{stop}; resume with: python examples/arbex train --resume --out {out}")
+                say(f"{stop}; resume with: python -m examples.arbex train --resume --out {out}")
             raise typer.Exit(128 + stop.number) from None
         test = faces.subset(TEST)
         if leads and len(test):
@@ -113,13 +114,14 @@ def evaluate(
     from dataclasses import replace
 
     import torch
-    from configuration import override_recipe
-    from faces.completeness import describe_completeness
-    from faces.face_table import SPLIT_NAMES
-    from model_bundle import load_bundle
-    from plain_text import say
-    from run_data import load_faces
-    from run_report import report_on
+
+    from examples.arbex.configuration import override_recipe
+    from examples.arbex.faces.completeness import describe_completeness
+    from examples.arbex.faces.face_table import SPLIT_NAMES
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import report_on
+    from examples.arbex.run_data import load_faces
 
     bundle = load_bundle(model, torch.device(device))
     recipe = override_recipe(bundle.recipe, overrides or ())
@@ -153,12 +155,13 @@ def predict(
     problem, and the exit status is then 1.
     """
     import torch
-    from face_detection import mtcnn_detector, whole_picture
-    from figures.annotation import draw_annotated
-    from media import read_media
-    from model_bundle import load_bundle
-    from plain_text import printable, say
-    from prediction import predict_frame, prediction_files
+
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import printable, say
+    from examples.arbex.serving.annotation import draw_annotated
+    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.media import read_media
+    from examples.arbex.serving.prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
@@ -198,12 +201,12 @@ def inspect_data(
     --set data.root=~/RAF-DB. Supported are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
     affectnet, folders (of images, one per class) and csv.
     """
-    from configuration import load_recipe
-    from inspection.audit import audit, format_text
-    from inspection.audit_page import write_html
-    from inspection.published_counts import PUBLISHED
-    from plain_text import say
-    from run_data import read_recipe_faces
+    from examples.arbex.audit.audit import audit, format_text
+    from examples.arbex.audit.audit_page import write_html
+    from examples.arbex.audit.published_counts import PUBLISHED
+    from examples.arbex.configuration import load_recipe
+    from examples.arbex.plain_text import say
+    from examples.arbex.run_data import read_recipe_faces
 
     data = load_recipe(recipe, overrides or ()).data
     report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
@@ -223,9 +226,9 @@ def export(
     `predict` does; the files' metadata describe this. Each is run and compared with `predict`
     before it is written.
     """
-    from exporting import export_onnx, export_program
-    from model_bundle import load_bundle
-    from plain_text import say
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import say
+    from examples.arbex.serving.exporting import export_onnx, export_program
 
     bundle = load_bundle(model)
     for write, name in ((export_onnx, "model.onnx"), (export_program, "model.pt2")):
@@ -251,12 +254,13 @@ def serve(
     the extra `web`.
     """
     import torch
-    from face_detection import mtcnn_detector, whole_picture
-    from model_bundle import load_bundle
+
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
 
     try:
-        from web_page.server import build_app
-        from web_page.server import serve as serve_page
+        from examples.arbex.serving.server import build_app
+        from examples.arbex.serving.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
             "serving the page needs: pip install 'reliability-balance[web]'"
@@ -269,7 +273,7 @@ def serve(
 
 def main() -> None:
     """Run a command; print an error of input or machine in one line."""
-    from plain_text import printable
+    from examples.arbex.plain_text import printable
 
     try:
         app()

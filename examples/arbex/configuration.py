@@ -11,18 +11,6 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from encoders import ENCODERS
-from faces.reading import CorruptPolicy, DatasetName
-from method import NOT_A_KEY, base_of, changes_of, method_of, values_of
-from option_types import (
-    Number,
-    OptionsOf,
-    Truth,
-    WholeNumber,
-    holds_text,
-    is_list,
-    option_types,
-)
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -33,11 +21,23 @@ from pydantic import (
     model_validator,
 )
 from pydantic.dataclasses import dataclass
-from readers.rows import SplitOptions
-from rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
-from strict_yaml import read_yaml, write_yaml
 from typing_extensions import Self
 
+from examples.arbex.encoders import ENCODERS
+from examples.arbex.readers.reading import CorruptPolicy, DatasetName
+from examples.arbex.readers.rows import SplitOptions
+from examples.arbex.recipes.method import NOT_A_KEY, base_of, changes_of, method_of, values_of
+from examples.arbex.recipes.option_types import (
+    Number,
+    OptionsOf,
+    Truth,
+    WholeNumber,
+    holds_text,
+    is_list,
+    option_types,
+)
+from examples.arbex.recipes.strict_yaml import read_yaml, write_yaml
+from examples.arbex.rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
 from reliability_balance.core import Recipe as Method
 from reliability_balance.core import RecipeName
 
@@ -111,7 +111,7 @@ class Data:
     """Training data and its preprocessing (4.2).
 
     Args:
-        dataset: name of a data set, see :mod:`faces.reading`.
+        dataset: name of a data set, see :mod:`examples.arbex.readers.reading`.
         root: its folder; for rendered faces the cache folder, which has a default.
         rendered: for rendered faces the `difficulty`, and changes to its
             :class:`RenderedFacesSettings`.
@@ -153,7 +153,7 @@ class Encoder:
     """The encoder.
 
     Args:
-        name: as in :mod:`encoders`.
+        name: as in :mod:`examples.arbex.encoders`.
         options: keyword arguments of that encoder.
         ir50: file of pre-trained weights of the image branch.
         mobilefacenet: file of pre-trained weights of the landmark branch.
@@ -213,7 +213,7 @@ class Recipe:
         encoder: the network before the balancer.
         recipe: `base`, "robust" or "paper", and changes to this
             :class:`reliability_balance.core.Recipe`, which has all defaults of balancer, loss,
-            targets and mixing; see :mod:`method`.
+            targets and mixing; see :mod:`examples.arbex.recipes.method`.
         optimization: optimizer and schedule.
     """
 

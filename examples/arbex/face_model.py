@@ -2,11 +2,11 @@
 
 from typing import cast
 
-from configuration import Recipe
-from encoders import build_encoder
-from method import build_balancer
 from torch import Tensor, nn
 
+from examples.arbex.configuration import Recipe
+from examples.arbex.encoders import build_encoder
+from examples.arbex.recipes.method import build_balancer
 from reliability_balance import BalancerOutput, ReliabilityBalancer
 
 

@@ -18,14 +18,14 @@ from reprlib import repr as shortly
 from typing import Any, BinaryIO
 
 import torch
-from configuration import Recipe, as_plain, parse_recipe
-from face_model import FaceModel, build_model
-from model_sizes import state_without_memory
-from result_files import open_result
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from examples.arbex.configuration import Recipe, as_plain, parse_recipe
+from examples.arbex.face_model import FaceModel, build_model
+from examples.arbex.model_sizes import state_without_memory
+from examples.result_files import open_result
 from reliability_balance import __version__
 from reliability_balance.files import strict_json
 

@@ -269,6 +269,6 @@ def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
 
 
 def test_all_that_is_printed_is_made_printable_first():
-    """Names come from files and tables; :func:`plain_text.say` escapes what a terminal obeys."""
+    """Names come from files and tables; `say` escapes what a terminal obeys."""
     printing = re.findall(r"\bprint\(.*", MAIN.read_text(encoding="utf-8"))
     assert printing == ['print(f"error: {printable(error)}", file=sys.stderr)']

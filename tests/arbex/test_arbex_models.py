@@ -13,22 +13,32 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from configuration import override_recipe
-from encoders import build_encoder, load_published
-from exporting import ExportedFaces, check_parity, export_onnx, export_program
-from face_detection import mtcnn_detector, square_around, whole_picture
-from face_model import build_model
-from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
-from media import Frame, read_media
-from model_bundle import load_bundle, save_bundle
 from PIL import Image, ImageOps
-from plain_text import printable, say
-from prediction import FacePrediction, deciding_branches, predict_frame, prediction_files
-from run_report import report_on
 from safetensors.torch import save_file
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 
+from examples.arbex.configuration import override_recipe
+from examples.arbex.encoders import build_encoder, load_published
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.plain_text import printable, say
+from examples.arbex.report.run_report import report_on
+from examples.arbex.serving.exporting import (
+    ExportedFaces,
+    check_parity,
+    export_onnx,
+    export_program,
+)
+from examples.arbex.serving.face_detection import mtcnn_detector, square_around, whole_picture
+from examples.arbex.serving.media import Frame, read_media
+from examples.arbex.serving.prediction import (
+    FacePrediction,
+    deciding_branches,
+    predict_frame,
+    prediction_files,
+)
 from reliability_balance import functional as RF
 
 NAMES = ("angry", "happy", "sad")

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from configuration import load_recipe, override_recipe
-from face_model import build_model
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
-from training.fitting import build_training, times_seen
 
+from examples.arbex.configuration import load_recipe, override_recipe
+from examples.arbex.face_model import build_model
+from examples.arbex.training.fitting import build_training, times_seen
 from reliability_balance.core import RECIPES
 from reliability_balance.labels import mix, robust_loss
 

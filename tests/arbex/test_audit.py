@@ -4,11 +4,12 @@ from html.parser import HTMLParser
 
 import face_trees
 import pytest
-from faces.reading import read_faces
-from inspection.audit import audit, format_text
-from inspection.audit_page import write_html
-from inspection.published_counts import PUBLISHED, PublishedCounts
 from synthetic_faces import synthetic_table
+
+from examples.arbex.audit.audit import audit, format_text
+from examples.arbex.audit.audit_page import write_html
+from examples.arbex.audit.published_counts import PUBLISHED, PublishedCounts
+from examples.arbex.readers.reading import read_faces
 
 
 @pytest.fixture

@@ -12,18 +12,19 @@ from pathlib import Path
 import face_trees
 import pytest
 import torch
-from configuration import dump_recipe, override_recipe
-from faces.face_table import FaceTable
-from faces.identity import changed_columns, table_digests
-from run_data import load_faces
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
-from training.balanced_training import BalancedTraining
-from training.fitting import fit
-from training.run_folder import RunFolder
-from training.run_identity import run_identity
-from training.run_keeping import TrainingInterrupted
-from training.run_lock import LOCK_NAME, only_run_in
+
+from examples.arbex.configuration import dump_recipe, override_recipe
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.identity import changed_columns, table_digests
+from examples.arbex.run_data import load_faces
+from examples.arbex.training.balanced_training import BalancedTraining
+from examples.arbex.training.fitting import fit
+from examples.arbex.training.run_folder import RunFolder
+from examples.arbex.training.run_identity import run_identity
+from examples.arbex.training.run_keeping import TrainingInterrupted
+from examples.arbex.training.run_lock import LOCK_NAME, only_run_in
 
 # One run at a time
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import face_trees
 import pytest
 import torch
-from model_bundle import load_bundle, save_bundle
-from run_data import load_faces
 from tiny_training import tiny_recipe
-from training.fitting import fit
-from training.run_folder import RunFolder, begin_run
-from training.run_keeping import AtomicCheckpointIO
+
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.run_data import load_faces
+from examples.arbex.training.fitting import fit
+from examples.arbex.training.run_folder import RunFolder, begin_run
+from examples.arbex.training.run_keeping import AtomicCheckpointIO
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
 

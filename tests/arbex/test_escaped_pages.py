@@ -7,21 +7,21 @@ import numpy as np
 import pytest
 import torch
 from browsers import open_browser
-from face_detection import whole_picture
-from face_model import build_model
-from faces.face_table import Problem
-from figures.annotation import draw_annotated
-from inspection.audit import audit
-from inspection.audit_page import write_html
-from inspection.published_counts import PublishedCounts
-from media import Frame
-from model_bundle import load_bundle, save_bundle
-from prediction import FacePrediction, predict_frame
-from run_report import report_on
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
-from web_page.face_cards import face_cards
 
+from examples.arbex.audit.audit import audit
+from examples.arbex.audit.audit_page import write_html
+from examples.arbex.audit.published_counts import PublishedCounts
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.face_table import Problem
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.report.run_report import report_on
+from examples.arbex.serving.annotation import draw_annotated
+from examples.arbex.serving.face_cards import face_cards
+from examples.arbex.serving.face_detection import whole_picture
+from examples.arbex.serving.media import Frame
+from examples.arbex.serving.prediction import FacePrediction, predict_frame
 from reliability_balance.labels import LabelRanking, save_gallery
 
 HARMFUL = (

@@ -25,10 +25,11 @@ from torch import Tensor
 
 pytest.importorskip("pydantic", reason="the application needs the extra `arbex`")
 
-import model_bundle
-from face_model import build_model
-from model_bundle import LONGEST_HEADER, ModelBundle, load_bundle, save_bundle
 from tiny_training import tiny_recipe
+
+from examples.arbex import model_bundle
+from examples.arbex.face_model import build_model
+from examples.arbex.model_bundle import LONGEST_HEADER, ModelBundle, load_bundle, save_bundle
 
 # A tenth of a second on a quiet machine; much beside other work, which slows a processor down.
 SECONDS, KIBIBYTES = 5.0, 200 * 1024

@@ -4,17 +4,14 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "examples"),
-    str(ROOT / "examples/arbex"),
-]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from configuration import Recipe, parse_recipe  # noqa: E402
 from synthetic_faces import synthetic_table  # noqa: E402
-from training.fitting import fit  # noqa: E402
-from training.run_folder import RunFolder  # noqa: E402
+
+from examples.arbex.configuration import Recipe, parse_recipe  # noqa: E402
+from examples.arbex.training.fitting import fit  # noqa: E402
+from examples.arbex.training.run_folder import RunFolder  # noqa: E402
 
 
 def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import model_bundle
 import torch
-from face_model import build_model
 from tiny_training import tiny_recipe
+
+from examples.arbex import model_bundle
+from examples.arbex.face_model import build_model
 
 TESTS = Path(__file__).resolve().parent.parent
 # `SAVE_SECONDS=60 pytest tests/library/test_savers_at_once.py` goes on for a minute.

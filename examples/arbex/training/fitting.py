@@ -8,27 +8,27 @@ from contextlib import contextmanager
 
 import lightning
 import torch
-from configuration import Recipe
-from encoders import load_published
-from face_model import build_model
-from faces.augmentation import eval_transform, train_transform
-from faces.face_dataset import FaceDataset
-from faces.face_table import TRAIN, VALIDATION, FaceTable
-from faces.image_sources import CorruptImageError
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from memory import advising_out_of_memory
-from model_bundle import save_bundle
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from examples.arbex.configuration import Recipe
+from examples.arbex.encoders import load_published
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.augmentation import eval_transform, train_transform
+from examples.arbex.faces.face_dataset import FaceDataset
+from examples.arbex.faces.face_table import TRAIN, VALIDATION, FaceTable
+from examples.arbex.faces.image_sources import CorruptImageError
+from examples.arbex.memory import advising_out_of_memory
+from examples.arbex.model_bundle import save_bundle
+from examples.arbex.training.balanced_training import BalancedTraining
+from examples.arbex.training.epoch_batches import EpochBatches, EpochSampler
+from examples.arbex.training.run_folder import RunFolder, begin_run
+from examples.arbex.training.run_identity import run_identity
+from examples.arbex.training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 from reliability_balance import RobustLoss
 from reliability_balance.data import DataRefinementSampler
-from training.balanced_training import BalancedTraining
-from training.epoch_batches import EpochBatches, EpochSampler
-from training.run_folder import RunFolder, begin_run
-from training.run_identity import run_identity
-from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
 def fit(

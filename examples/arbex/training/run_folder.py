@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configuration import Recipe, dump_recipe, load_recipe
-from model_bundle import versions
-from result_files import save_json, save_text
+from examples.arbex.configuration import Recipe, dump_recipe, load_recipe
+from examples.arbex.model_bundle import versions
+from examples.result_files import save_json, save_text
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from configuration import Recipe, as_plain
-from faces.face_table import FaceTable
-from faces.identity import changed_columns, table_digests
+from examples.arbex.configuration import Recipe, as_plain
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.identity import changed_columns, table_digests
 
 IDENTITY = "identity"  # key in a resume point
 # Settings that may change: location and loading of data, length of training, resume points.

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from face_model import FaceModel
-from faces.augmentation import eval_transform
-from faces.face_dataset import FaceDataset
-from faces.face_table import FaceTable
-from memory import advising_out_of_memory
-from scoring import (
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from examples.arbex.face_model import FaceModel
+from examples.arbex.faces.augmentation import eval_transform
+from examples.arbex.faces.face_dataset import FaceDataset
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.memory import advising_out_of_memory
+from examples.arbex.report.scoring import (
     ClassScores,
     Clustering,
     FaceScores,
@@ -17,10 +21,6 @@ from scoring import (
     score_clustering,
     score_faces,
 )
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-
 from reliability_balance import BalancerOutput
 from reliability_balance.core import join_outputs, on_cpu
 from reliability_balance.diagnosis import Changes, count_changes

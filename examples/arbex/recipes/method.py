@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import torch
-from option_types import option_types
 
+from examples.arbex.recipes.option_types import option_types
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.core import Recipe, RecipeName, get_recipe
 

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from face_model import FaceModel
-from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
-from model_bundle import ModelBundle
-from result_files import open_result
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
+
+from examples.arbex.face_model import FaceModel
+from examples.arbex.faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
+from examples.arbex.model_bundle import ModelBundle
+from examples.result_files import open_result
 
 OUTPUTS = ("corrected", "primary", "confidence")
 TOLERANCE = 1e-4  # of probabilities, for different kernels

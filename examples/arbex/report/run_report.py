@@ -4,8 +4,11 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from configuration import dump_recipe
-from evaluation import (
+from examples.arbex.configuration import dump_recipe
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.plain_text import in_utf_8, printable
+from examples.arbex.report.evaluation import (
     Evaluation,
     describe_changes,
     describe_clustering,
@@ -15,14 +18,19 @@ from evaluation import (
     predict_table,
     score_labels,
 )
-from faces.face_table import FaceTable
-from figures.prediction_figures import draw_confusion, draw_faces, draw_reliability_and_risk
-from figures.training_figures import draw_anchors, draw_embedding, draw_training, read_history
-from html_page import png_url, save_page
-from model_bundle import ModelBundle
-from plain_text import in_utf_8, printable
-from result_files import save_json, save_text
-
+from examples.arbex.report.html_page import png_url, save_page
+from examples.arbex.report.prediction_figures import (
+    draw_confusion,
+    draw_faces,
+    draw_reliability_and_risk,
+)
+from examples.arbex.report.training_figures import (
+    draw_anchors,
+    draw_embedding,
+    draw_training,
+    read_history,
+)
+from examples.result_files import save_json, save_text
 from reliability_balance import BalancerOutput
 
 HIGHER_IS_BETTER = ("accuracy", "mean_class_accuracy", "macro_precision", "macro_f1")
