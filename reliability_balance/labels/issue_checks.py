@@ -248,7 +248,8 @@ class WeakGroups(Check):
         return Found(score < 1.0, score, {"cluster": partitions["cluster"]}, weakest)
 
 
-class Group(NamedTuple):
+@dataclass(frozen=True)
+class Group:
     """Agreement of predictions and labels in a group, with its limits, and among all others."""
 
     kind: str
@@ -260,7 +261,8 @@ class Group(NamedTuple):
     others: float
 
     def __str__(self) -> str:
-        agreement, low, high, others = (f"{100 * each:.0f}" for each in self[3:])
+        shares = (self.agreement, self.low, self.high, self.others)
+        agreement, low, high, others = (f"{100 * each:.0f}" for each in shares)
         return (
             f"{self.kind} {self.index}: {agreement} % [{low}, {high}] of {self.count} labels "
             f"predicted, {others} % elsewhere"
