@@ -72,12 +72,12 @@ def run():
     return {"results": results, "bundle": bundle, "test": test, "train": train, "output": output}
 
 
-@pytest.fixture
-def page(run, tmp_path):
-    history = tmp_path / "history.csv"
-    history.write_text(HISTORY)
-    write_page(tmp_path / "report.html", **run, history=history)
-    return tmp_path / "report.html"
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "history.csv").write_text(HISTORY)
+    write_page(folder / "report.html", **run, history=folder / "history.csv")
+    return folder / "report.html"
 
 
 def titles(text):
@@ -153,11 +153,10 @@ def test_figures_follow_the_colour_scheme(page):
 
 
 def test_equal_runs_have_equal_pages(run, page, tmp_path):
-    (tmp_path / "again").mkdir()
-    other = tmp_path / "again" / "report.html"
-    write_page(other, **run, history=tmp_path / "history.csv")
+    write_page(tmp_path / "report.html", **run, history=page.parent / "history.csv")
     first, second = (
-        each.read_text(encoding="utf-8").replace(str(each.parent), "") for each in (page, other)
+        each.read_text(encoding="utf-8").replace(str(each.parent), "")
+        for each in (page, tmp_path / "report.html")
     )
     assert first == second
 

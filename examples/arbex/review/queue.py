@@ -15,8 +15,10 @@ from examples.arbex.faces.corrections import (
 )
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.plain_text import in_utf_8
+from examples.arbex.run_data import load_faces
+from examples.arbex.training.run_folder import RunFolder, recipe_of
 
-COLUMNS = ("sample", "given", "suggested", "doubt", "plausibility", "verdict")
+COLUMNS = ("sample", "given", "suggested", "doubt")
 
 
 class DoubtfulFace(NamedTuple):
@@ -75,44 +77,68 @@ class Review:
 
         Raises:
             ValueError: if there is no such face or class.
+            OSError: if the CSV cannot be written; nothing is changed then.
         """
         if not 0 <= number < len(self.faces):
             raise ValueError(f"`face` must lie in [0, {len(self.faces)}); got {number}")
         face = self.faces[number]
-        if label is None:
-            self.corrections.pop(face.name, None)
-            if face.name in self.earlier:
-                self.corrections[face.name] = self.earlier[face.name]
+        corrections = dict(self.corrections)
+        before = self.earlier.get(face.name)
+        if label is not None:
+            corrections[face.name] = self._correction(face, label)
+        elif before is not None:
+            corrections[face.name] = before
         else:
-            self._record(face, label)
-        self.save()
+            corrections.pop(face.name, None)
+        self._save(corrections)
 
-    def decide_by_name(self, labels: dict[str, str]) -> int:
-        """Take over decisions from another tool, save, and return their number.
+    def take_over(self, labels: dict[str, str]) -> None:
+        """Take over the labels of faces, by name, from another tool, and save.
 
         Raises:
             ValueError: if a face is not among the doubtful ones, or a class is unknown.
+            OSError: if the CSV cannot be written; nothing is changed then.
         """
         faces = {face.name: face for face in self.faces}
         unknown = [name for name in labels if name not in faces]
         if unknown:
             raise ValueError(f"faces must be among the doubtful ones; got {', '.join(unknown[:5])}")
-        for name, label in labels.items():
-            self._record(faces[name], label)
-        self.save()
-        return len(labels)
+        decided = {name: self._correction(faces[name], label) for name, label in labels.items()}
+        self._save({**self.corrections, **decided})
 
-    def save(self) -> None:
-        """Write the CSV, atomically."""
-        save_corrections(self.file, self.corrections.values())
+    def _save(self, corrections: dict[str, Correction]) -> None:
+        save_corrections(self.file, corrections.values())
+        self.corrections = corrections
 
-    def _record(self, face: DoubtfulFace, label: str) -> None:
+    def _correction(self, face: DoubtfulFace, label: str) -> Correction:
         if label not in self.class_names:
             raise ValueError(f"`label` must be one of {', '.join(self.class_names)}; got {label!r}")
         verdict = {face.suggested: "accepted", face.given: "kept"}.get(label, "changed")
         before = self.earlier.get(face.name)
         given = face.given if before is None else before.given
-        self.corrections[face.name] = Correction(face.name, given, label, verdict)
+        return Correction(face.name, given, label, verdict)
+
+
+def open_review(run: Path, limit: int) -> Review:
+    """Open the review of a run, with the decisions so far.
+
+    Args:
+        run: folder of the run.
+        limit: number of faces.
+
+    Raises:
+        FileNotFoundError: if the folder holds no run, or no ``doubtful_labels.csv``.
+        ValueError: if its files do not fit the run's data.
+    """
+    data = recipe_of(RunFolder(run)).data
+    table = load_faces(data)
+    earlier = [] if data.corrections is None else read_corrections(data.corrections)
+    return Review(
+        table,
+        read_doubtful(run / "doubtful_labels.csv", table, limit),
+        run / "corrections.csv",
+        {each.path: each for each in earlier},
+    )
 
 
 def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace]:
@@ -139,6 +165,6 @@ def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace
     ]
     rows = rows_of(table, [name for name, _, _ in texts], where=str(path))
     return [
-        DoubtfulFace(*text[:1], row, *text[1:], float(line["doubt"]))
-        for text, row, line in zip(texts, rows, lines, strict=True)
+        DoubtfulFace(name, row, given, suggested, float(line["doubt"]))
+        for (name, given, suggested), row, line in zip(texts, rows, lines, strict=True)
     ]

@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from examples.arbex.report.html_page import png_bytes, render
 from examples.arbex.review.queue import Review
-from examples.arbex.serving.server import RequestError, local_app, receive
+from examples.arbex.serving.local import RequestError, local_app, receive
 
 MOST_BYTES = 2**16  # of a decision
 PIXELS = 768  # of a picture's longer side
@@ -45,7 +45,7 @@ def build_review(review: Review) -> Starlette:
 
     async def decide(request: Request) -> Response:
         try:
-            content = await receive(request, MOST_BYTES)
+            content = await receive(request, MOST_BYTES, "the decision")
             number, label = _decision(content)
             review.decide(number, label)
         except RequestError as error:
@@ -85,7 +85,7 @@ def _decision(content: bytes) -> tuple[int, str | None]:
     try:
         sent = json.loads(content)
         number, label = sent["face"], sent["label"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError("a decision must be JSON with face and label") from error
     if type(number) is not int or not isinstance(label, str | None):
         raise ValueError(f"a decision must have a number and a class; got {number!r}, {label!r}")
