@@ -36,6 +36,9 @@ FacesOption = Annotated[
     ),
 ]
 OutOption = Annotated[Path, typer.Option(help="Folder of the results.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="Number of faces, the most doubtful first.")]
+ToolOption = Annotated[Literal["label-studio", "fiftyone"], typer.Option(help="Annotation tool.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
 
 
@@ -51,6 +54,9 @@ def train(
         ),
     ] = False,
     out: OutOption = Path("runs/arbex"),
+    corrections: Annotated[
+        Path | None, typer.Option(help="Apply corrected labels first: a CSV that `review` wrote.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Resume the run in --out, with its own recipe.")
     ] = False,
@@ -67,6 +73,7 @@ def train(
     """
     import os
     from contextlib import nullcontext
+    from dataclasses import replace
 
     from examples.arbex.baseline import recorded_baseline, train_baseline
     from examples.arbex.configuration import load_config
@@ -86,6 +93,8 @@ def train(
             chosen = config_of(folder)
         else:
             chosen = load_config(recipe, overrides or ())
+            if corrections is not None:
+                chosen = replace(chosen, data=replace(chosen.data, corrections=corrections))
             if leads:
                 expect_no_run(folder)
         faces = load_faces(chosen.data)
@@ -294,8 +303,8 @@ def serve(
     from examples.arbex.serving.face_detection import whole_picture, yunet_detector
 
     try:
+        from examples.arbex.serving.local import serve as serve_page
         from examples.arbex.serving.server import build_app
-        from examples.arbex.serving.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
             "serving the page needs: pip install 'reliability-balance[web]'"
@@ -304,6 +313,84 @@ def serve(
     bundle = load_bundle(model, torch.device(device))
     detect = yunet_detector(detect_faces) if detect_faces else whole_picture
     serve_page(build_app(bundle, detect), port=port)
+
+
+@app.command()
+def review(
+    run: RunArgument = Path("runs/arbex"),
+    limit: LimitOption = 200,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. None: a free one from 7860 on.")
+    ] = None,
+) -> None:
+    """Serve a local page that reviews the doubtful labels of a run, by keys or mouse.
+
+    Each decision is saved at once in corrections.csv in the folder of the run, with the columns
+    path, given, corrected and verdict (kept, accepted or changed). `train --corrections FILE`
+    applies it to the labels. Needs the extra `web`.
+    """
+    from examples.arbex.review.queue import open_review
+
+    try:
+        from examples.arbex.review.server import build_review
+        from examples.arbex.serving.local import serve as serve_page
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "serving the page needs: pip install 'reliability-balance[web]'"
+        ) from error
+
+    serve_page(build_review(open_review(run, limit)), port=port)
+
+
+@app.command()
+def review_export(
+    run: RunArgument = Path("runs/arbex"),
+    tool: ToolOption = "label-studio",
+    limit: LimitOption = 200,
+    out: OutOption = Path("runs/review"),
+) -> None:
+    """Export the doubtful labels of a run for Label Studio or FiftyOne.
+
+    Label Studio: tasks.json holds pictures and suggestions, config.xml is the labelling interface.
+    FiftyOne: the folder is a FiftyOneImageClassificationDataset with the given labels; where
+    fiftyone is installed, the data set `arbex-review` is made of it, too.
+    """
+    from examples.arbex.plain_text import say
+    from examples.arbex.review import exchange, fiftyone_app
+    from examples.arbex.review.queue import open_review
+
+    found = open_review(run, limit)
+    if tool == "label-studio":
+        exchange.export_label_studio(found, out)
+    else:
+        exchange.export_fiftyone(found, out)
+        if fiftyone_app.is_installed():
+            say(f"FiftyOne data set: {fiftyone_app.load(out)}")
+    say(f"written: {len(found.faces)} faces in {out}")
+
+
+@app.command()
+def review_import(
+    file: Annotated[Path, typer.Argument(help="Label Studio's JSON, or FiftyOne's labels.json.")],
+    run: RunArgument = Path("runs/arbex"),
+    tool: ToolOption = "label-studio",
+    limit: LimitOption = 200,
+) -> None:
+    """Import labels that were reviewed in Label Studio or FiftyOne into the run's corrections.csv.
+
+    Use the same --limit as for the export.
+    """
+    from examples.arbex.plain_text import say
+    from examples.arbex.review import exchange
+    from examples.arbex.review.queue import open_review
+
+    found = open_review(run, limit)
+    if tool == "label-studio":
+        labels = exchange.read_label_studio(file)
+    else:
+        labels = exchange.read_fiftyone(file, found)
+    found.take_over(labels)
+    say(f"{len(labels)} labels reviewed; written: {found.file}")
 
 
 def main() -> None:

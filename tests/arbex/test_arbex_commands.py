@@ -66,7 +66,7 @@ def test_train_leaves_everything_that_is_promised(trained):
         *("tensorboard", "metrics.json", "metrics.txt", "report.html", "figures"),
     }
     figures = {path.stem for path in (trained / "figures").iterdir()}
-    assert figures == {"faces", "reliability", "confusion", "embedding", "anchors", "training"}
+    assert figures == {"accuracy", "loss", "embedding", "anchors"}
     assert len((trained / "history.csv").read_text().splitlines()) == 3
 
 

@@ -27,7 +27,7 @@ from examples.arbex.serving.prediction import predict_frame
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-from examples.arbex.serving import server
+from examples.arbex.serving import local, server
 
 CLASS_NAMES = ("happy", "sad", "<angry>")
 
@@ -67,7 +67,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.fixture
 def address(bundle, temporary):
     """The real server, on loopback."""
-    with server.running(server.build_app(bundle, whole_picture), None) as address:
+    with local.running(server.build_app(bundle, whole_picture), None) as address:
         yield address
     assert not list(temporary.iterdir()), "an upload was kept"
 
@@ -240,7 +240,7 @@ def test_a_file_without_end_is_not_read_for_ever(address, monkeypatch):
 
 
 def test_a_file_that_does_not_arrive_is_given_up(address, monkeypatch):
-    monkeypatch.setattr(server, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(local, "MOST_SECONDS", 0.2)
     place = urlsplit(address)
     with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
         connection.sendall(
@@ -251,8 +251,8 @@ def test_a_file_that_does_not_arrive_is_given_up(address, monkeypatch):
 
 
 def test_no_more_connections_are_held_than_there_may_be(bundle, temporary, monkeypatch):
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
-    with server.running(server.build_app(bundle, whole_picture), None) as address:
+    monkeypatch.setattr(local, "MOST_CONNECTIONS", 3)
+    with local.running(server.build_app(bundle, whole_picture), None) as address:
         place = urlsplit(address)
         held = [socket.create_connection((place.hostname, place.port)) for _ in range(4)]
         for each in held:
@@ -304,7 +304,7 @@ def test_this_machines_own_names_are_answered(address):
 )
 def test_a_picture_of_another_sites_page_is_refused(address, headers):
     status, answered, text = post(address, picture_bytes(), headers)
-    assert (status, text) == (403, "pictures must come from this page, not from another site's")
+    assert (status, text) == (403, "the picture must come from this page, not from another site's")
     assert not [name for name in answered if name.lower().startswith("access-control")]
 
 
@@ -390,7 +390,7 @@ def test_a_taken_port_is_told(bundle):
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(OSError, match=r"`port` must be free; got \d+"),
-        server.running(server.build_app(bundle, whole_picture), taken.getsockname()[1]),
+        local.running(server.build_app(bundle, whole_picture), taken.getsockname()[1]),
     ):
         pass
 
@@ -507,7 +507,7 @@ def test_names_of_classes_load_nothing_in_a_browser(bundle, temporary, canary, b
     names = (f"![x]({url})", f"<img src='{url}'>", f"<script>fetch('{url}')</script>")
     named = replace(bundle, class_names=names)
     hosts = set()
-    with server.running(server.build_app(named, whole_picture), None) as address:
+    with local.running(server.build_app(named, whole_picture), None) as address:
         tab = browser.new_page()
         tab.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
         tab.goto(address)
@@ -544,8 +544,8 @@ def test_another_sites_page_gets_nothing_in_a_browser(bundle, temporary, browser
         return whole_picture(picture)
 
     with (
-        server.running(server.build_app(bundle, detect), None) as address,
-        server.running(server.build_app(bundle, whole_picture), None) as other,
+        local.running(server.build_app(bundle, detect), None) as address,
+        local.running(server.build_app(bundle, whole_picture), None) as other,
     ):
         context = browser.new_context(bypass_csp=True)
         tab = context.new_page()
