@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import torch
-from faces.completeness import describe_problems, missing_share, with_lone_classes
-from faces.face_dataset import DECODING_THREADS
-from faces.face_table import SPLIT_NAMES, FaceTable, Problem
-from faces.image_sources import CorruptImageError
 from torch import Tensor
 
-from inspection.published_counts import PublishedCounts
+from examples.arbex.audit.published_counts import PublishedCounts
+from examples.arbex.faces.completeness import describe_problems, missing_share, with_lone_classes
+from examples.arbex.faces.face_dataset import DECODING_THREADS
+from examples.arbex.faces.face_table import SPLIT_NAMES, FaceTable, Problem
+from examples.arbex.faces.image_sources import CorruptImageError
 
 EXAMPLES_PER_CLASS = 6
 
@@ -77,7 +77,7 @@ class AuditReport:
         return dict(counter.most_common())
 
 
-def audit(
+def audit_faces(
     table: FaceTable, published: PublishedCounts | None = None, *, check_images: bool = True
 ) -> AuditReport:
     """Inspect a table.

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from faces.face_table import FaceTable
 from matplotlib.axes import Axes
-from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR, draw_reliability
 from torch import Tensor
 
-from figures.figure_style import MUTED_COLOR, RIGHT_COLOR, WRONG_COLOR, figure_file
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.report.figure_style import MUTED_COLOR, RIGHT_COLOR, WRONG_COLOR, figure_file
+from examples.prediction_report import CORRECTED_COLOR, PRIMARY_COLOR, draw_reliability
 from reliability_balance import BalancerOutput
 
 BECAME_RIGHT, BECAME_WRONG = "became right", "became wrong"

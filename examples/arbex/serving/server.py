@@ -13,15 +13,6 @@ from tempfile import TemporaryDirectory
 import anyio
 import uvicorn
 from anyio.to_thread import run_sync
-from configuration import rendered_settings
-from face_detection import Detector
-from faces.image_sources import CorruptImageError, decode
-from html_page import picture_url, render
-from media import Frame
-from model_bundle import ModelBundle
-from plain_text import say
-from prediction import predict_frame
-from rendering.rendered_faces import rendered_faces
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -32,7 +23,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from torch import Tensor
 
-from web_page.face_cards import face_cards
+from examples.arbex.configuration import rendered_settings
+from examples.arbex.faces.image_sources import CorruptImageError, decode
+from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.plain_text import say
+from examples.arbex.rendering.rendered_faces import rendered_faces
+from examples.arbex.report.html_page import picture_url, render
+from examples.arbex.serving.face_cards import face_cards
+from examples.arbex.serving.face_detection import Detector
+from examples.arbex.serving.media import Frame
+from examples.arbex.serving.prediction import predict_frame
 
 HERE = "127.0.0.1"
 NAMES = (HERE, "localhost")  # no other host names, against DNS rebinding
@@ -219,17 +219,17 @@ def _listen(port: int | None) -> socket.socket:
 
 
 def _describe(bundle: ModelBundle) -> str:
-    encoder, anchors = bundle.recipe.encoder.name, bundle.recipe.method.num_anchors
+    encoder, anchors = bundle.config.encoder.name, bundle.config.recipe.num_anchors
     return (
-        f"Encoder {encoder}, {anchors} anchors per class, trained on {bundle.recipe.data.dataset}: "
+        f"Encoder {encoder}, {anchors} anchors per class, trained on {bundle.config.data.dataset}: "
         f"{', '.join(bundle.class_names)}."
     )
 
 
 def _rendered_examples(bundle: ModelBundle) -> list[str]:
     """Return example faces for a model that was trained on rendered ones."""
-    if bundle.recipe.data.dataset != "rendered":
+    if bundle.config.data.dataset != "rendered":
         return []
-    settings = rendered_settings(bundle.recipe.data.rendered)
+    settings = rendered_settings(bundle.config.data.rendered)
     table = rendered_faces(replace(settings, num_faces=NUM_EXAMPLES, seed=settings.seed + 1000))
     return [picture_url(table.images[row], EXAMPLE_PIXELS) for row in range(NUM_EXAMPLES)]

@@ -7,7 +7,8 @@ from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
-from result_files import open_result
+
+from examples.result_files import open_result
 
 RIGHT_COLOR, WRONG_COLOR = "#2e8b57", "#d1495b"
 MUTED_COLOR = "#6b7280"

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from faces.face_table import SPLIT_NAMES
-from html_page import picture_url, save_page
-
-from inspection.audit import AuditReport
+from examples.arbex.audit.audit import AuditReport
+from examples.arbex.faces.face_table import SPLIT_NAMES
+from examples.arbex.report.html_page import picture_url, save_page
 
 MAX_ROWS = 200  # of a table; others are only counted
 THUMBNAIL = 96
@@ -20,8 +19,8 @@ def write_html(report: AuditReport, path: Path) -> None:
     counts.append(["all classes", *report.counts.sum(1).tolist(), int(report.counts.sum())])
     save_page(
         path,
-        "inspection.html",
-        title=f"{report.name}: inspection",
+        "audit.html",
+        title=f"{report.name}: audit",
         report=report,
         most_rows=MAX_ROWS,
         checks=_checks(report),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from faces.reading import DatasetName
+from examples.arbex.readers.reading import DatasetName
 
 
 @dataclass(frozen=True)

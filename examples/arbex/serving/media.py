@@ -8,9 +8,10 @@ import av
 import numpy as np
 import torch
 from av.container import InputContainer
-from faces.image_sources import CorruptImageError, decode
-from image_files import IMAGE_SUFFIXES, PIXEL_LIMIT, expect_pixels, is_system_name
 from torch import Tensor
+
+from examples.arbex.faces.image_sources import CorruptImageError, decode
+from examples.image_files import IMAGE_SUFFIXES, PIXEL_LIMIT, expect_pixels, is_system_name
 
 VIDEO_SUFFIXES = {".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm"}
 
@@ -30,7 +31,8 @@ def read_media(path: Path, *, every_seconds: float = 1.0) -> Iterator[Frame]:
 
     A damaged image, or a video that is truncated or has no frames, gives a frame with its problem,
     and reading continues. So does a pipe, a broken link, and a picture beyond
-    :data:`image_files.PIXEL_LIMIT`. Hidden files and files of the operating system are ignored.
+    :data:`examples.image_files.PIXEL_LIMIT`. Hidden files and files of the operating system are
+    ignored.
 
     Args:
         path: an image, a video, or a folder, which is read recursively.

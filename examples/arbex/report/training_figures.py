@@ -9,13 +9,13 @@ import numpy.typing as npt
 import torch
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
-from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
-from scoring import Clustering
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from figures.figure_style import MUTED_COLOR, class_color, figure_file
+from examples.arbex.report.figure_style import MUTED_COLOR, class_color, figure_file
+from examples.arbex.report.scoring import Clustering
+from examples.prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
 

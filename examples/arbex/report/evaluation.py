@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
-from face_model import FaceModel
-from faces.augmentation import eval_transform
-from faces.face_dataset import FaceDataset
-from faces.face_table import FaceTable
-from memory import advising_out_of_memory
-from scoring import (
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from examples.arbex.face_model import FaceModel
+from examples.arbex.faces.augmentation import eval_transform
+from examples.arbex.faces.face_dataset import FaceDataset
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.memory import advising_out_of_memory
+from examples.arbex.report.scoring import (
     ClassScores,
     Clustering,
     FaceScores,
@@ -17,10 +21,6 @@ from scoring import (
     score_clustering,
     score_faces,
 )
-from torch import Tensor
-from torch.utils.data import DataLoader
-from torchmetrics.functional.classification import multiclass_confusion_matrix
-
 from reliability_balance import BalancerOutput
 from reliability_balance.core import join_outputs, on_cpu
 from reliability_balance.diagnosis import Changes, count_changes
@@ -142,30 +142,6 @@ def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
         confusion=confusion.tolist(),
         attainable_accuracy=attainable,
     )
-
-
-def format_evaluation(evaluation: Evaluation) -> str:
-    """Format an evaluation as text, for a terminal or a file."""
-    lines = [
-        f"{evaluation.num_faces} faces of {evaluation.dataset}",
-        "",
-        f"{'':28}{'primary':>10}{'corrected':>11}",
-    ]
-    for name, label in score_labels(evaluation):
-        before, after = (asdict(s)[name] for s in (evaluation.primary, evaluation.corrected))
-        lines.append(f"{label:28}{before:10.3f}{after:11.3f}")
-    if evaluation.attainable_accuracy is not None:
-        lines.append(f"attainable accuracy (%)     {'':10}{evaluation.attainable_accuracy:11.3f}")
-    lines += ["", describe_changes(evaluation.changes)]
-    if evaluation.clustering is not None:
-        lines.append(describe_clustering(evaluation.clustering))
-    width = max(len(each.name) for each in evaluation.classes) + 2
-    lines += ["", f"{'':{width}}{'faces':>7}{'precision':>11}{'recall':>9}{'F1':>8}"]
-    lines += [
-        f"{each.name:{width}}{each.support:7}{each.precision:11.1f}{each.recall:9.1f}{each.f1:8.1f}"
-        for each in evaluation.classes
-    ]
-    return "\n".join(lines)
 
 
 def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:

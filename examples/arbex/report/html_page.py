@@ -6,9 +6,10 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from PIL import Image
-from plain_text import in_utf_8
-from result_files import save_text
 from torch import Tensor
+
+from examples.arbex.plain_text import in_utf_8
+from examples.result_files import save_text
 
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent / "templates"),

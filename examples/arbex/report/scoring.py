@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass
 
 import torch
-from prediction_report import score
 from sklearn.metrics import (
     calinski_harabasz_score,
     davies_bouldin_score,
@@ -11,6 +10,7 @@ from sklearn.metrics import (
 )
 from torch import Tensor
 
+from examples.prediction_report import score
 from reliability_balance import functional as RF
 from reliability_balance.calibration import area_under_risk_coverage
 

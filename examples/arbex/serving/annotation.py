@@ -5,12 +5,12 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
-from plain_text import printable
-from prediction import FacePrediction
-from prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 from torch import Tensor
 
-from figures.figure_style import class_color, figure_file
+from examples.arbex.plain_text import printable
+from examples.arbex.report.figure_style import class_color, figure_file
+from examples.arbex.serving.prediction import FacePrediction
+from examples.prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
 
 MOST_FACES = 6  # with distributions; boxes are drawn for all
 

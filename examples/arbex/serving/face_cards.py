@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from face_detection import Box
-from html_page import picture_url, render
-from prediction import FacePrediction, crop
 from torch import Tensor
+
+from examples.arbex.report.html_page import picture_url, render
+from examples.arbex.serving.face_detection import Box
+from examples.arbex.serving.prediction import FacePrediction, crop
 
 BRANCHES = {
     "corrected": "corrected",

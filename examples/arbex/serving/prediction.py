@@ -13,15 +13,15 @@ from textwrap import indent
 from typing import Any, Literal
 
 import torch
-from face_detection import Box, Detector
-from faces.augmentation import eval_transform
-from media import Frame
-from model_bundle import ModelBundle
-from plain_text import say
-from result_files import open_result
 from torch import Tensor
 from typing_extensions import Self
 
+from examples.arbex.faces.augmentation import eval_transform
+from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.plain_text import say
+from examples.arbex.serving.face_detection import Box, Detector
+from examples.arbex.serving.media import Frame
+from examples.result_files import open_result
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
 from reliability_balance.labels import spreadsheet_text
@@ -72,7 +72,7 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
     boxes = detect(frame.picture)
     if not boxes:
         return [FacePrediction(frame.name, frame.seconds, problem="no face was found")]
-    transform = eval_transform(bundle.recipe.data.image_size)
+    transform = eval_transform(bundle.config.data.image_size)
     faces = torch.stack([transform(crop(frame.picture, box)) for box in boxes])
     device = next(bundle.model.parameters()).device
     output = bundle.model(faces.to(device))

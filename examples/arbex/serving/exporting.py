@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from face_model import FaceModel
-from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
-from model_bundle import ModelBundle
-from result_files import open_result
 from torch import Tensor, nn
 from torchvision.transforms.v2 import functional
+
+from examples.arbex.face_model import FaceModel
+from examples.arbex.faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
+from examples.arbex.model_bundle import ModelBundle
+from examples.result_files import open_result
 
 OUTPUTS = ("corrected", "primary", "confidence")
 TOLERANCE = 1e-4  # of probabilities, for different kernels
@@ -127,7 +128,7 @@ def export_program(bundle: ModelBundle, path: Path) -> float:
 
 
 def _prepare(bundle: ModelBundle) -> tuple[ExportedFaces, Tensor]:
-    module = ExportedFaces(bundle.model, bundle.recipe.data.image_size).cpu().eval()
+    module = ExportedFaces(bundle.model, bundle.config.data.image_size).cpu().eval()
     return module, _waves(2, SIZES[0])
 
 
@@ -173,7 +174,7 @@ def check_parity(
     Raises:
         RuntimeError: if the exported model's output differs or has NaN.
     """
-    transform = eval_transform(bundle.recipe.data.image_size)
+    transform = eval_transform(bundle.config.data.image_size)
     differences = []
     for batch_size, size in zip((1, 5, 2), SIZES, strict=True):
         images = _waves(batch_size, size)

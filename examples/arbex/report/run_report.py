@@ -4,26 +4,46 @@ import json
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from configuration import dump_recipe
-from evaluation import (
+from examples.arbex.configuration import dump_config
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from examples.arbex.model_bundle import ModelBundle, load_bundle, save_bundle
+from examples.arbex.plain_text import in_utf_8, printable, say
+from examples.arbex.report.evaluation import (
     Evaluation,
     describe_changes,
     describe_clustering,
     evaluate,
-    format_evaluation,
     in_classes_of,
     predict_table,
     score_labels,
 )
-from faces.face_table import FaceTable
-from figures.prediction_figures import draw_confusion, draw_faces, draw_reliability_and_risk
-from figures.training_figures import draw_anchors, draw_embedding, draw_training, read_history
-from html_page import png_url, save_page
-from model_bundle import ModelBundle
-from plain_text import in_utf_8, printable
-from result_files import save_json, save_text
-
-from reliability_balance import BalancerOutput
+from examples.arbex.report.html_page import png_url, save_page
+from examples.arbex.report.measuring import (
+    find_problems,
+    fit_companions,
+    judge_calibration,
+    judge_doubts,
+    judge_selection,
+    rank_doubtful,
+)
+from examples.arbex.report.prediction_figures import (
+    draw_confusion,
+    draw_faces,
+    draw_reliability_and_risk,
+)
+from examples.arbex.report.results import Baseline, DoubtfulLabels, RunResults
+from examples.arbex.report.text import format_results
+from examples.arbex.report.training_figures import (
+    draw_anchors,
+    draw_embedding,
+    draw_training,
+    read_history,
+)
+from examples.arbex.training.run_folder import RunFolder
+from examples.result_files import save_json, save_text
+from reliability_balance import BalancerOutput, RobustLoss
+from reliability_balance.diagnosis import Finding
+from reliability_balance.labels import save_csv
 
 HIGHER_IS_BETTER = ("accuracy", "mean_class_accuracy", "macro_precision", "macro_f1")
 CAPTIONS = {
@@ -42,9 +62,69 @@ CAPTIONS = {
 }
 
 
+def report_on_run(
+    folder: RunFolder,
+    faces: FaceTable,
+    criterion: RobustLoss,
+    baseline: Baseline | None = None,
+) -> RunResults | None:
+    """Finish a training: save companions with the model, list doubtful labels, and report.
+
+    Args:
+        folder: of the run, whose best model is judged.
+        faces: all faces of the run.
+        criterion: the loss that the model was trained with.
+        baseline: scores to compare with, if known.
+
+    Returns:
+        The results, or None if there are no test faces.
+    """
+    bundle = load_bundle(folder.model)
+    try:
+        companions = fit_companions(bundle, faces)
+        save_bundle(folder.model, bundle.model, bundle.config, bundle.class_names, companions)
+        bundle = replace(bundle, companions=companions)
+    except ValueError as error:
+        say(f"without calibration: {error}")
+    train, test = faces.subset(TRAIN), faces.subset(TEST)
+    doubtful = None
+    if bundle.config.recipe.doubts_labels:
+        doubtful = list_doubtful(criterion, train, folder.root)
+    if not len(test):
+        return None
+    return report_on(
+        bundle,
+        test,
+        folder.root,
+        history=folder.history,
+        baseline=baseline,
+        doubtful=doubtful,
+        findings=find_problems(bundle, faces.subset(VALIDATION)),
+    )
+
+
+def list_doubtful(criterion: RobustLoss, train: FaceTable, folder: Path) -> DoubtfulLabels:
+    """Write ``doubtful_labels.csv``, all training labels with the most doubtful first.
+
+    Raises:
+        ValueError: if the criterion does not doubt labels.
+    """
+    ranking = rank_doubtful(criterion)
+    path = folder / "doubtful_labels.csv"
+    save_csv(ranking, path, class_names=train.class_names, sample_names=train.names)
+    return judge_doubts(ranking, criterion, train)
+
+
 def report_on(
-    bundle: ModelBundle, faces: FaceTable, folder: Path, *, history: Path | None = None
-) -> Evaluation:
+    bundle: ModelBundle,
+    faces: FaceTable,
+    folder: Path,
+    *,
+    history: Path | None = None,
+    baseline: Baseline | None = None,
+    doubtful: DoubtfulLabels | None = None,
+    findings: tuple[Finding, ...] = (),
+) -> RunResults:
     """Evaluate a model; write ``metrics.json``, ``metrics.txt``, figures and ``report.html``.
 
     Args:
@@ -52,28 +132,35 @@ def report_on(
         faces: test faces; classes are matched by name.
         folder: folder of the results.
         history: the training's CSV file, for its curves. None: no curves.
+        baseline: scores to compare with, if known.
+        doubtful: what was found of the training labels, if known.
+        findings: of a diagnosis.
 
     Raises:
         ValueError: if there are no faces, or none of a class that the model knows.
     """
-    data = bundle.recipe.data
+    data = bundle.config.data
     known, unknown = in_classes_of(faces, bundle.class_names)
     output = predict_table(bundle.model, known, image_size=data.image_size, workers=data.workers)
     evaluation = evaluate(output, known)
+    calibration = selective = None
+    if bundle.companions is not None:
+        calibration = judge_calibration(bundle.companions, output, known)
+        selective = judge_selection(bundle.companions, output, known.labels)
+    results = RunResults(evaluation, baseline, doubtful, calibration, selective, findings)
     notes = []
     if unknown:
         left_out = len(faces) - len(known)
         notes.append(f"{left_out} faces of unknown classes left out: {', '.join(unknown)}")
-    save_json(
-        folder / "metrics.json",
-        {**asdict(evaluation), "unknown_classes": unknown, "versions": bundle.versions},
-    )
-    text = "\n".join([format_evaluation(evaluation), *notes]) + "\n"
+    plain = asdict(results)
+    plain |= {"unknown_classes": unknown, "versions": bundle.versions}
+    save_json(folder / "metrics.json", {**plain.pop("evaluation"), **plain})
+    text = "\n".join([format_results(results), *notes]) + "\n"
     save_text(folder / "metrics.txt", in_utf_8(text))
     figures = _draw(output, known, evaluation, folder / "figures", history)
     values = _page_values(bundle, evaluation, figures)
     save_page(folder / "report.html", "report.html", notes=notes, **values)
-    return evaluation
+    return results
 
 
 def _draw(
@@ -110,7 +197,7 @@ def _page_values(
 ) -> dict[str, object]:
     """Return the values that the page shows."""
     primary, corrected = evaluation.primary, evaluation.corrected
-    recipe = bundle.recipe
+    config = bundle.config
     headline = [
         (f"{corrected.accuracy:.1f} %", "accuracy, corrected"),
         (f"{corrected.accuracy - primary.accuracy:+.1f}", "points over the primary branch"),
@@ -127,8 +214,8 @@ def _page_values(
         "title": f"ARBEx on {evaluation.dataset}",
         "summary": (
             f"{evaluation.num_faces} test faces, {len(bundle.class_names)} classes; encoder "
-            f"{recipe.encoder.name}, balancer recipe “{recipe.base}”, "
-            f"{recipe.method.num_anchors} anchors per class, seed {recipe.seed}."
+            f"{config.encoder.name}, balancer recipe “{config.base}”, "
+            f"{config.recipe.num_anchors} anchors per class, seed {config.seed}."
         ),
         "headline": headline,
         "scores": scores,
@@ -146,7 +233,7 @@ def _page_values(
             name: {"caption": CAPTIONS[name], "source": png_url(path.read_bytes())}
             for name, path in figures.items()
         },
-        "recipe": dump_recipe(recipe),
+        "recipe": dump_config(config),
         "versions": json.dumps(bundle.versions, indent=2),
     }
 

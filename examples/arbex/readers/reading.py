@@ -4,21 +4,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from readers.aff_wild2 import read_aff_wild2
-from readers.affectnet import read_affectnet
-from readers.class_folders import read_class_folders
-from readers.csv_table import read_csv
-from readers.fer_plus import read_fer_plus
-from readers.ferg_db import read_ferg_db
-from readers.jaffe import read_jaffe
-from readers.raf_db import read_raf_db
-from readers.rows import SplitOptions
-from rendering.rendered_faces import PRESETS, RenderedFacesSettings, rendered_faces
 from torch import Tensor
 
-from faces.face_dataset import drop_corrupt
-from faces.face_table import FaceTable
-from faces.image_sources import CorruptImageError
+from examples.arbex.faces.face_dataset import drop_corrupt
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.image_sources import CorruptImageError
+from examples.arbex.readers.aff_wild2 import read_aff_wild2
+from examples.arbex.readers.affectnet import read_affectnet
+from examples.arbex.readers.class_folders import read_class_folders
+from examples.arbex.readers.csv_table import read_csv
+from examples.arbex.readers.fer_plus import read_fer_plus
+from examples.arbex.readers.ferg_db import read_ferg_db
+from examples.arbex.readers.jaffe import read_jaffe
+from examples.arbex.readers.raf_db import read_raf_db
+from examples.arbex.readers.rows import SplitOptions
+from examples.arbex.rendering.rendered_faces import PRESETS, RenderedFacesSettings, rendered_faces
 
 FileDataset = Literal[
     "raf-db", "aff-wild2", "jaffe", "ferg-db", "fer-plus", "affectnet", "folders", "csv"
