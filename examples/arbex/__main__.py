@@ -1,7 +1,7 @@
-"""The ARBEx reference application: train, evaluate, predict, inspect data, export, serve.
+"""The ARBEx reference application: train, find doubtful labels, evaluate, predict, audit, serve.
 
-python examples/arbex train
-torchrun --nproc_per_node 2 examples/arbex/__main__.py train --recipe robust --out runs/robust
+python -m examples.arbex train
+torchrun --nproc_per_node 2 -m examples.arbex train --recipe robust --out runs/robust
 """
 
 import sys
@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 
 import typer
 
-sys.path.append(str(Path(__file__).resolve().parent.parent))  # modules shared by all examples
+if not __package__:  # run as a folder or file, whose own place is then the first on the path
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 app = typer.Typer(
     help="ARBEx, the reference application: facial expressions with reliability balancing.",
@@ -36,7 +37,11 @@ def train(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     baseline: Annotated[
-        bool, typer.Option(help="Same encoder and budget, with an ordinary head and cross-entropy.")
+        bool,
+        typer.Option(
+            help="Also train the same encoder with plain cross-entropy, to compare; takes twice as "
+            "long. The quick recipe has a recorded one."
+        ),
     ] = False,
     out: OutOption = Path("runs/arbex"),
     resume: Annotated[
@@ -46,7 +51,7 @@ def train(
         Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to train.")
     ] = "auto",
 ) -> None:
-    """Train a model, evaluate it on the test split, and write a report.
+    """Train a model, list doubtful labels, calibrate, evaluate, and write a report.
 
     Without options it renders its own faces and takes some minutes on two cores. Ctrl-C or SIGTERM
     stops after the current batch with a checkpoint, from which --resume continues; a killed run can
@@ -56,42 +61,70 @@ def train(
     import os
     from contextlib import nullcontext
 
-    from configuration import load_recipe, plain_cross_entropy
-    from faces.completeness import describe_completeness
-    from faces.face_table import TEST
-    from model_bundle import load_bundle
-    from plain_text import say
-    from run_data import load_faces
-    from run_report import report_on
-    from training.fitting import fit
-    from training.run_folder import RunFolder, expect_no_run, recipe_of
-    from training.run_keeping import TrainingInterrupted
-    from training.run_lock import only_run_in
+    from examples.arbex.baseline import recorded_baseline, train_baseline
+    from examples.arbex.configuration import load_config
+    from examples.arbex.faces.completeness import describe_completeness
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import report_on_run
+    from examples.arbex.run_data import load_faces
+    from examples.arbex.training.fitting import fit
+    from examples.arbex.training.run_folder import RunFolder, config_of, expect_no_run
+    from examples.arbex.training.run_keeping import TrainingInterrupted
+    from examples.arbex.training.run_lock import only_run_in
 
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
     with only_run_in(out) if leads else nullcontext():
         if resume:
-            chosen = recipe_of(folder)
+            chosen = config_of(folder)
         else:
-            chosen = load_recipe(recipe, overrides or ())
-            chosen = plain_cross_entropy(chosen) if baseline else chosen
+            chosen = load_config(recipe, overrides or ())
             if leads:
                 expect_no_run(folder)
         faces = load_faces(chosen.data)
         if leads:
             say(describe_completeness(faces))
         try:
-            fit(chosen, faces, folder, accelerator=accelerator)
+            criterion = fit(chosen, faces, folder, accelerator=accelerator)
+            other = recorded_baseline(chosen)
+            if baseline:
+                other = train_baseline(chosen, faces, out / "baseline", accelerator=accelerator)
         except TrainingInterrupted as stop:
             if leads:
-                say(f"{stop}; resume with: python examples/arbex train --resume --out {out}")
+                again = "train --resume --baseline" if baseline else "train --resume"
+                say(f"{stop}; resume with: python -m examples.arbex {again} --out {out}")
             raise typer.Exit(128 + stop.number) from None
-        test = faces.subset(TEST)
-        if leads and len(test):
-            report_on(load_bundle(folder.model), test, out, history=folder.history)
+        if leads and report_on_run(folder, faces, criterion, other):
             say((out / "metrics.txt").read_text(encoding="utf-8"))
-            say(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+            say(f"written: {out}/report.html, doubtful_labels.csv, metrics.json, model.safetensors")
+
+
+@app.command()
+def doubtful(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path("runs/arbex"),
+    count: Annotated[int, typer.Option(min=1, help="Number of labels to print.")] = 20,
+) -> None:
+    """List the training labels of a run that are likely wrong, the most doubtful first.
+
+    Writes all of them to doubtful_labels.csv in the folder of the run, with a suggested class, the
+    probability that the given label is wrong (doubt), and whether the face is ambiguous.
+    """
+    from examples.arbex.faces.face_table import TRAIN
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import list_doubtful
+    from examples.arbex.report.text import describe_doubts, format_doubts
+    from examples.arbex.run_data import load_faces
+    from examples.arbex.training.fitting import trained_criterion
+    from examples.arbex.training.run_folder import RunFolder, config_of
+
+    folder = RunFolder(run)
+    config = config_of(folder)
+    faces = load_faces(config.data)
+    criterion = trained_criterion(config, faces, folder)
+    found = list_doubtful(criterion, faces.subset(TRAIN), run)
+    say(format_doubts(found.first[:count]))
+    say("\n".join(describe_doubts(found)))
+    say(f"written: {run}/doubtful_labels.csv")
 
 
 @app.command()
@@ -113,20 +146,21 @@ def evaluate(
     from dataclasses import replace
 
     import torch
-    from configuration import override_recipe
-    from faces.completeness import describe_completeness
-    from faces.face_table import SPLIT_NAMES
-    from model_bundle import load_bundle
-    from plain_text import say
-    from run_data import load_faces
-    from run_report import report_on
+
+    from examples.arbex.configuration import override_config
+    from examples.arbex.faces.completeness import describe_completeness
+    from examples.arbex.faces.face_table import SPLIT_NAMES
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import report_on
+    from examples.arbex.run_data import load_faces
 
     bundle = load_bundle(model, torch.device(device))
-    recipe = override_recipe(bundle.recipe, overrides or ())
+    config = override_config(bundle.config, overrides or ())
     used = SPLIT_NAMES.index(split)
-    faces = load_faces(recipe.data, used=used)
+    faces = load_faces(config.data, used=used)
     say(describe_completeness(faces))
-    report_on(replace(bundle, recipe=recipe), faces.subset(used), out)
+    report_on(replace(bundle, config=config), faces.subset(used), out)
     say((out / "metrics.txt").read_text(encoding="utf-8"))
     say(f"written: {out}/report.html, metrics.json, figures/")
 
@@ -153,12 +187,13 @@ def predict(
     problem, and the exit status is then 1.
     """
     import torch
-    from face_detection import mtcnn_detector, whole_picture
-    from figures.annotation import draw_annotated
-    from media import read_media
-    from model_bundle import load_bundle
-    from plain_text import printable, say
-    from prediction import predict_frame, prediction_files
+
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import printable, say
+    from examples.arbex.serving.annotation import draw_annotated
+    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.media import read_media
+    from examples.arbex.serving.prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
     detect = mtcnn_detector() if detect_faces else whole_picture
@@ -184,32 +219,32 @@ def predict(
 
 
 @app.command()
-def inspect_data(
+def audit(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     images: Annotated[
         bool, typer.Option(help="Decode every image, to find damaged ones and duplicates.")
     ] = True,
-    out: OutOption = Path("runs/inspection"),
+    out: OutOption = Path("runs/audit"),
 ) -> None:
-    """Inspect a data set: counts against the published ones, problems, duplicates, leaks.
+    """Audit a data set: counts against the published ones, problems, duplicates, leaks.
 
     The data set is the recipe's, or chosen by overrides: --set data.dataset=raf-db
     --set data.root=~/RAF-DB. Supported are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
     affectnet, folders (of images, one per class) and csv.
     """
-    from configuration import load_recipe
-    from inspection.audit import audit, format_text
-    from inspection.audit_page import write_html
-    from inspection.published_counts import PUBLISHED
-    from plain_text import say
-    from run_data import read_recipe_faces
+    from examples.arbex.audit.audit import audit_faces, format_text
+    from examples.arbex.audit.audit_page import write_html
+    from examples.arbex.audit.published_counts import PUBLISHED
+    from examples.arbex.configuration import load_config
+    from examples.arbex.plain_text import say
+    from examples.arbex.run_data import read_recipe_faces
 
-    data = load_recipe(recipe, overrides or ()).data
-    report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
+    data = load_config(recipe, overrides or ()).data
+    report = audit_faces(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
     say(format_text(report))
-    write_html(report, out / "inspection.html")
-    say(f"written: {out}/inspection.html")
+    write_html(report, out / "audit.html")
+    say(f"written: {out}/audit.html")
 
 
 @app.command()
@@ -223,9 +258,9 @@ def export(
     `predict` does; the files' metadata describe this. Each is run and compared with `predict`
     before it is written.
     """
-    from exporting import export_onnx, export_program
-    from model_bundle import load_bundle
-    from plain_text import say
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.plain_text import say
+    from examples.arbex.serving.exporting import export_onnx, export_program
 
     bundle = load_bundle(model)
     for write, name in ((export_onnx, "model.onnx"), (export_program, "model.pt2")):
@@ -251,12 +286,13 @@ def serve(
     the extra `web`.
     """
     import torch
-    from face_detection import mtcnn_detector, whole_picture
-    from model_bundle import load_bundle
+
+    from examples.arbex.model_bundle import load_bundle
+    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
 
     try:
-        from web_page.server import build_app
-        from web_page.server import serve as serve_page
+        from examples.arbex.serving.server import build_app
+        from examples.arbex.serving.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
             "serving the page needs: pip install 'reliability-balance[web]'"
@@ -269,7 +305,7 @@ def serve(
 
 def main() -> None:
     """Run a command; print an error of input or machine in one line."""
-    from plain_text import printable
+    from examples.arbex.plain_text import printable
 
     try:
         app()

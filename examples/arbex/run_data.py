@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import torch
-from configuration import Data, rendered_settings
-from faces.completeness import expect_complete, with_lone_classes
-from faces.face_table import FaceTable
-from faces.reading import check_images, read_faces
-from readers.rows import SplitOptions
+
+from examples.arbex.configuration import Data, rendered_settings
+from examples.arbex.faces.completeness import expect_complete, with_lone_classes
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.readers.reading import check_images, read_faces
+from examples.arbex.readers.rows import SplitOptions
 
 CACHE = Path("runs/cache")  # default folder of rendered faces
 

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from evaluation import evaluate, format_evaluation, in_classes_of
-from scoring import (
+from synthetic_faces import synthetic_table
+
+from examples.arbex.report.evaluation import evaluate, format_evaluation, in_classes_of
+from examples.arbex.report.scoring import (
     brier,
     kl_divergence,
     score_classes,
@@ -12,8 +14,6 @@ from scoring import (
     score_faces,
     total_variation,
 )
-from synthetic_faces import synthetic_table
-
 from reliability_balance import ReliabilityBalancer
 
 

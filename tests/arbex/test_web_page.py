@@ -15,18 +15,19 @@ import numpy as np
 import pytest
 import torch
 from browsers import open_browser
-from configuration import parse_recipe
-from face_detection import Box, whole_picture
-from face_model import build_model
-from media import Frame, read_media
-from model_bundle import ModelBundle
 from PIL import Image
-from prediction import predict_frame
-from web_page.face_cards import face_cards
+
+from examples.arbex.configuration import parse_config
+from examples.arbex.face_model import build_model
+from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.serving.face_cards import face_cards
+from examples.arbex.serving.face_detection import Box, whole_picture
+from examples.arbex.serving.media import Frame, read_media
+from examples.arbex.serving.prediction import predict_frame
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-from web_page import server
+from examples.arbex.serving import server
 
 CLASS_NAMES = ("happy", "sad", "<angry>")
 
@@ -34,7 +35,7 @@ CLASS_NAMES = ("happy", "sad", "<angry>")
 @pytest.fixture(scope="module")
 def bundle():
     torch.manual_seed(0)
-    recipe = parse_recipe(
+    recipe = parse_config(
         {
             "data": {"image_size": 32, "rendered": {"difficulty": "easy", "image_size": 32}},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},
