@@ -8,11 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.arbex.report.run_report import report_on
-
 from examples.arbex.configuration import Recipe, as_plain
 from examples.arbex.faces.face_table import TEST
 from examples.arbex.model_bundle import load_bundle, versions
+from examples.arbex.report.run_report import report_on
 from examples.arbex.run_data import load_faces
 from examples.arbex.training.fitting import fit
 from examples.arbex.training.run_folder import RunFolder, recipe_of

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from examples.arbex.report.training_figures import draw_setups, read_history
 
 from benchmarks.application import how, run_recipe, told, with_seed
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results, Seeds
 from benchmarks.runs import publish
 from benchmarks.tables import interval, markdown, page
 from examples.arbex.configuration import Recipe, load_recipe, override_recipe
+from examples.arbex.report.training_figures import draw_setups, read_history
 
 PAPER = (
     "recipe.base=paper",
