@@ -22,7 +22,7 @@ from arbex_runs import (
     with_seed,
 )
 
-from examples.arbex.configuration import load_recipe, plain_cross_entropy
+from examples.arbex.configuration import load_config, plain_cross_entropy
 
 SCORES = ("accuracy", "macro_f1", "kl", "total_variation", "nll", "ece", "aurc")
 
@@ -35,7 +35,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Compare corrected predictions, primary predictions and cross-entropy over seeds."""
-    base = load_recipe(recipe, overrides or ())
+    base = load_config(recipe, overrides or ())
     found: list[dict[str, Any]] = []
     for seed in range(seeds):
         seeded = with_seed(base, seed)

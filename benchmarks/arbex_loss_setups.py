@@ -10,13 +10,13 @@ batches and faces. Finished runs are skipped. Writes `arbex_loss_setups.json`, `
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results, with_seed
 from measures import show_mean
 
-from examples.arbex.configuration import Recipe, load_recipe, override_recipe
+from examples.arbex.configuration import RunConfig, load_config, override_config
 from examples.arbex.report.training_figures import draw_setups, read_history
 
 PAPER = (
@@ -38,7 +38,7 @@ def main(
     results: Annotated[Path, typer.Option(help="Folder of the results.")] = RESULTS,
 ) -> None:
     """Train each set-up and compare the accuracies over the epochs."""
-    base = override_recipe(load_recipe(recipe, PAPER), overrides or ())
+    base = override_config(load_config(recipe, PAPER), overrides or ())
     histories: dict[str, list[dict[str, list[float]]]] = defaultdict(list)
     scores: dict[str, Scores] = {}
     for name, setup in setups(base).items():
@@ -62,17 +62,17 @@ def main(
     save_results(results, "arbex_loss_setups", base, content, text)
 
 
-def setups(base: Recipe) -> dict[str, Recipe]:
+def setups(base: RunConfig) -> dict[str, RunConfig]:
     """Return the set-ups by name; "ideal" is the unchanged recipe."""
-    method = base.method
+    recipe = base.recipe
 
-    def changed(**changes: float) -> Recipe:
-        return replace(base, recipe={**base.recipe, **changes})
+    def changed(**changes: Any) -> RunConfig:
+        return replace(base, recipe=replace(recipe, **changes))
 
-    def weighted(anchor_factor: float, center_factor: float) -> Recipe:
+    def weighted(anchor_factor: float, center_factor: float) -> RunConfig:
         return changed(
-            anchor_weight=anchor_factor * method.anchor_weight,
-            center_weight=center_factor * method.center_weight,
+            anchor_weight=anchor_factor * recipe.anchor_weight,
+            center_weight=center_factor * recipe.center_weight,
         )
 
     return {

@@ -16,13 +16,13 @@ sys.path.insert(0, str(HERE.parent))
 
 from measures import mean_and_interval  # noqa: E402
 
-from examples.arbex.configuration import Recipe, as_plain  # noqa: E402
+from examples.arbex.configuration import RunConfig, as_plain  # noqa: E402
 from examples.arbex.faces.face_table import TEST  # noqa: E402
 from examples.arbex.model_bundle import load_bundle, versions  # noqa: E402
 from examples.arbex.report.run_report import report_on  # noqa: E402
 from examples.arbex.run_data import load_faces  # noqa: E402
 from examples.arbex.training.fitting import fit  # noqa: E402
-from examples.arbex.training.run_folder import RunFolder, recipe_of  # noqa: E402
+from examples.arbex.training.run_folder import RunFolder, config_of  # noqa: E402
 from examples.result_files import save_json, save_text  # noqa: E402
 
 
@@ -44,20 +44,20 @@ def interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: RunConfig, seed: int) -> RunConfig:
     """Return the recipe with other weights, batches, faces and noise."""
     rendered = {**recipe.data.rendered, "seed": seed}
     return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
-def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
+def run_recipe(recipe: RunConfig, root: Path) -> dict[str, Any]:
     """Train and evaluate, or resume a run; return the metrics.
 
     Raises:
         ValueError: if the folder holds a run of another recipe.
     """
     folder = RunFolder(root)
-    if folder.recipe.exists() and recipe_of(folder) != recipe:
+    if folder.recipe.exists() and config_of(folder) != recipe:
         raise ValueError(f"{root} holds a run of another recipe: choose another --runs")
     metrics = root / "metrics.json"
     if not metrics.exists():
@@ -70,7 +70,7 @@ def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
 
 
 def save_results(
-    folder: Path, name: str, recipe: Recipe, results: dict[str, Any], text: str
+    folder: Path, name: str, recipe: RunConfig, results: dict[str, Any], text: str
 ) -> None:
     """Write JSON and Markdown, with all that is needed to reproduce them.
 

@@ -3,7 +3,7 @@
     python benchmarks/paper_table5.py raf-db /data/raf-db
     python benchmarks/paper_table5.py jaffe /data/jaffe --recipe robust --set data.image_size=112
 
-The folder needs the layout of the reader; check it with `python -m examples.arbex inspect-data`. A
+The folder needs the layout of the reader; check it with `python -m examples.arbex audit`. A
 stopped run is resumed. Writes `paper_table5_DATASET_RECIPE.json` and `.md`.
 """
 
@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 from arbex_runs import RESULTS, run_recipe, save_results
 
-from examples.arbex.configuration import Recipe, load_recipe, override_recipe
+from examples.arbex.configuration import RunConfig, load_config, override_config
 
 MODELS = ("SCN", "RAN", "RUL", "EfficientFace", "POSTER", "POSTER++", "ARBEx")
 # Accuracy in percent, in the order of MODELS; None is a dash in the paper.
@@ -44,10 +44,10 @@ def main(
     save_results(results, f"paper_table5_{dataset}_{recipe}", chosen, metrics, text)
 
 
-def choose(dataset: str, root: Path, recipe: str, overrides: list[str]) -> Recipe:
+def choose(dataset: str, root: Path, recipe: str, overrides: list[str]) -> RunConfig:
     """Return the recipe for this data set."""
-    named = load_recipe(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
-    return override_recipe(named, overrides)
+    named = load_config(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
+    return override_config(named, overrides)
 
 
 def format_markdown(dataset: str, recipe: str, metrics: dict[str, Any]) -> str:

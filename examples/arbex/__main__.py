@@ -1,4 +1,4 @@
-"""The ARBEx reference application: train, evaluate, predict, inspect data, export, serve.
+"""The ARBEx reference application: train, find doubtful labels, evaluate, predict, audit, serve.
 
 python -m examples.arbex train
 torchrun --nproc_per_node 2 -m examples.arbex train --recipe robust --out runs/robust
@@ -40,7 +40,11 @@ def train(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     baseline: Annotated[
-        bool, typer.Option(help="Same encoder and budget, with an ordinary head and cross-entropy.")
+        bool,
+        typer.Option(
+            help="Also train the same encoder with plain cross-entropy, to compare; takes twice as "
+            "long. The quick recipe has a recorded one."
+        ),
     ] = False,
     out: OutOption = Path("runs/arbex"),
     corrections: Annotated[
@@ -53,7 +57,7 @@ def train(
         Literal["auto", "cpu", "gpu", "mps"], typer.Option(help="Where to train.")
     ] = "auto",
 ) -> None:
-    """Train a model, evaluate it on the test split, and write a report.
+    """Train a model, list doubtful labels, calibrate, evaluate, and write a report.
 
     Without options it renders its own faces and takes some minutes on two cores. Ctrl-C or SIGTERM
     stops after the current batch with a checkpoint, from which --resume continues; a killed run can
@@ -64,15 +68,14 @@ def train(
     from contextlib import nullcontext
     from dataclasses import replace
 
-    from examples.arbex.configuration import load_recipe, plain_cross_entropy
+    from examples.arbex.baseline import recorded_baseline, train_baseline
+    from examples.arbex.configuration import load_config
     from examples.arbex.faces.completeness import describe_completeness
-    from examples.arbex.faces.face_table import TEST
-    from examples.arbex.model_bundle import load_bundle
     from examples.arbex.plain_text import say
-    from examples.arbex.report.run_report import report_on
+    from examples.arbex.report.run_report import report_on_run
     from examples.arbex.run_data import load_faces
     from examples.arbex.training.fitting import fit
-    from examples.arbex.training.run_folder import RunFolder, expect_no_run, recipe_of
+    from examples.arbex.training.run_folder import RunFolder, config_of, expect_no_run
     from examples.arbex.training.run_keeping import TrainingInterrupted
     from examples.arbex.training.run_lock import only_run_in
 
@@ -80,28 +83,57 @@ def train(
     leads = int(os.environ.get("RANK", 0)) == 0
     with only_run_in(out) if leads else nullcontext():
         if resume:
-            chosen = recipe_of(folder)
+            chosen = config_of(folder)
         else:
-            chosen = load_recipe(recipe, overrides or ())
+            chosen = load_config(recipe, overrides or ())
             if corrections is not None:
                 chosen = replace(chosen, data=replace(chosen.data, corrections=corrections))
-            chosen = plain_cross_entropy(chosen) if baseline else chosen
             if leads:
                 expect_no_run(folder)
         faces = load_faces(chosen.data)
         if leads:
             say(describe_completeness(faces))
         try:
-            fit(chosen, faces, folder, accelerator=accelerator)
+            criterion = fit(chosen, faces, folder, accelerator=accelerator)
+            other = recorded_baseline(chosen)
+            if baseline:
+                other = train_baseline(chosen, faces, out / "baseline", accelerator=accelerator)
         except TrainingInterrupted as stop:
             if leads:
-                say(f"{stop}; resume with: python -m examples.arbex train --resume --out {out}")
+                again = "train --resume --baseline" if baseline else "train --resume"
+                say(f"{stop}; resume with: python -m examples.arbex {again} --out {out}")
             raise typer.Exit(128 + stop.number) from None
-        test = faces.subset(TEST)
-        if leads and len(test):
-            report_on(load_bundle(folder.model), test, out, history=folder.history)
+        if leads and report_on_run(folder, faces, criterion, other):
             say((out / "metrics.txt").read_text(encoding="utf-8"))
-            say(f"written: {out}/report.html, metrics.json, model.safetensors, figures/")
+            say(f"written: {out}/report.html, doubtful_labels.csv, metrics.json, model.safetensors")
+
+
+@app.command()
+def doubtful(
+    run: Annotated[Path, typer.Argument(help="Folder of a run.")] = Path("runs/arbex"),
+    count: Annotated[int, typer.Option(min=1, help="Number of labels to print.")] = 20,
+) -> None:
+    """List the training labels of a run that are likely wrong, the most doubtful first.
+
+    Writes all of them to doubtful_labels.csv in the folder of the run, with a suggested class, the
+    probability that the given label is wrong (doubt), and whether the face is ambiguous.
+    """
+    from examples.arbex.faces.face_table import TRAIN
+    from examples.arbex.plain_text import say
+    from examples.arbex.report.run_report import list_doubtful
+    from examples.arbex.report.text import describe_doubts, format_doubts
+    from examples.arbex.run_data import load_faces
+    from examples.arbex.training.fitting import trained_criterion
+    from examples.arbex.training.run_folder import RunFolder, config_of
+
+    folder = RunFolder(run)
+    config = config_of(folder)
+    faces = load_faces(config.data)
+    criterion = trained_criterion(config, faces, folder)
+    found = list_doubtful(criterion, faces.subset(TRAIN), run)
+    say(format_doubts(found.first[:count]))
+    say("\n".join(describe_doubts(found)))
+    say(f"written: {run}/doubtful_labels.csv")
 
 
 @app.command()
@@ -124,7 +156,7 @@ def evaluate(
 
     import torch
 
-    from examples.arbex.configuration import override_recipe
+    from examples.arbex.configuration import override_config
     from examples.arbex.faces.completeness import describe_completeness
     from examples.arbex.faces.face_table import SPLIT_NAMES
     from examples.arbex.model_bundle import load_bundle
@@ -133,11 +165,11 @@ def evaluate(
     from examples.arbex.run_data import load_faces
 
     bundle = load_bundle(model, torch.device(device))
-    recipe = override_recipe(bundle.recipe, overrides or ())
+    config = override_config(bundle.config, overrides or ())
     used = SPLIT_NAMES.index(split)
-    faces = load_faces(recipe.data, used=used)
+    faces = load_faces(config.data, used=used)
     say(describe_completeness(faces))
-    report_on(replace(bundle, recipe=recipe), faces.subset(used), out)
+    report_on(replace(bundle, config=config), faces.subset(used), out)
     say((out / "metrics.txt").read_text(encoding="utf-8"))
     say(f"written: {out}/report.html, metrics.json, figures/")
 
@@ -196,32 +228,32 @@ def predict(
 
 
 @app.command()
-def inspect_data(
+def audit(
     recipe: RecipeOption = "quick",
     overrides: SetOption = None,
     images: Annotated[
         bool, typer.Option(help="Decode every image, to find damaged ones and duplicates.")
     ] = True,
-    out: OutOption = Path("runs/inspection"),
+    out: OutOption = Path("runs/audit"),
 ) -> None:
-    """Inspect a data set: counts against the published ones, problems, duplicates, leaks.
+    """Audit a data set: counts against the published ones, problems, duplicates, leaks.
 
     The data set is the recipe's, or chosen by overrides: --set data.dataset=raf-db
     --set data.root=~/RAF-DB. Supported are rendered, raf-db, aff-wild2, jaffe, ferg-db, fer-plus,
     affectnet, folders (of images, one per class) and csv.
     """
-    from examples.arbex.audit.audit import audit, format_text
+    from examples.arbex.audit.audit import audit_faces, format_text
     from examples.arbex.audit.audit_page import write_html
     from examples.arbex.audit.published_counts import PUBLISHED
-    from examples.arbex.configuration import load_recipe
+    from examples.arbex.configuration import load_config
     from examples.arbex.plain_text import say
     from examples.arbex.run_data import read_recipe_faces
 
-    data = load_recipe(recipe, overrides or ()).data
-    report = audit(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
+    data = load_config(recipe, overrides or ()).data
+    report = audit_faces(read_recipe_faces(data), PUBLISHED.get(data.dataset), check_images=images)
     say(format_text(report))
-    write_html(report, out / "inspection.html")
-    say(f"written: {out}/inspection.html")
+    write_html(report, out / "audit.html")
+    say(f"written: {out}/audit.html")
 
 
 @app.command()

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
-COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export", "serve")
+COMMANDS = ("train", "doubtful", "evaluate", "predict", "audit", "export", "serve")
 TINY = {
     "data": {
         "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
@@ -218,10 +218,10 @@ def test_a_name_that_is_no_utf_8_loses_nothing(run, trained, tmp_path):
     assert len(list((out / "annotated").iterdir())) == 4
 
 
-def test_inspect_data_writes_text_and_page(run, trained, tmp_path):
-    output = run("inspect-data", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
+def test_audit_writes_text_and_page(run, trained, tmp_path):
+    output = run("audit", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
     assert "happiness" in output
-    assert "<table" in (tmp_path / "inspection.html").read_text()
+    assert "<table" in (tmp_path / "audit.html").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

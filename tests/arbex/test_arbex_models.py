@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 
-from examples.arbex.configuration import override_recipe
+from examples.arbex.configuration import override_config
 from examples.arbex.encoders import build_encoder, load_published
 from examples.arbex.face_model import build_model
 from examples.arbex.faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform
@@ -63,7 +63,7 @@ def test_a_bundle_survives_being_written_and_read(bundle_file):
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(first.model(images).corrected, second.model(images).corrected)
     assert first.class_names == NAMES
-    assert first.recipe == tiny_recipe()
+    assert first.config == tiny_recipe()
     assert torch.__version__.startswith(first.versions["torch"])
 
 
@@ -76,7 +76,7 @@ def test_a_bundle_does_without_the_weights_that_training_began_from(tmp_path):
     save_bundle(tmp_path / "model.safetensors", model, recipe, NAMES)
     weights.unlink()
     found = load_bundle(tmp_path)
-    assert found.recipe == recipe
+    assert found.config == recipe
     for name, value in found.model.state_dict().items():
         assert torch.equal(value, model.state_dict()[name])
 
@@ -93,8 +93,9 @@ def test_what_is_no_bundle_is_refused(tmp_path, bundle_file):
     (tmp_path / "cut.safetensors").write_bytes(bundle_file.read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"cut\.safetensors must be a model"):
         load_bundle(tmp_path / "cut.safetensors")
-    save_bundle(tmp_path / "other.safetensors", build_model(tiny_recipe(), 4), tiny_recipe(), NAMES)
-    with pytest.raises(ValueError, match="weights must fit its configuration"):
+    wider = tiny_recipe(encoder={"name": "small_cnn", "options": {"width": 8}})
+    save_bundle(tmp_path / "other.safetensors", build_model(wider, 3), tiny_recipe(), NAMES)
+    with pytest.raises(ValueError, match="weights that do not fit its configuration"):
         load_bundle(tmp_path / "other.safetensors")
 
 
@@ -111,7 +112,7 @@ def test_encoders_are_known_by_name():
 def sure_bundle(tmp_path_factory):
     """A small POSTER++ whose answers depend much on the pixels."""
     torch.manual_seed(0)
-    recipe = override_recipe(
+    recipe = override_config(
         tiny_recipe(), ["encoder={name: poster_v2_tiny}", "data.image_size=64"]
     )
     model = build_model(recipe, 3)
@@ -559,7 +560,7 @@ def test_a_box_becomes_a_square_within_the_picture():
 def test_a_report_needs_no_other_file(tmp_path, balancing):
     recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "even_classes": False})
     save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
-    evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path)
+    evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path).evaluation
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert not re.search(r"https?://|<link|<script|@import|url\(", page)
     sources = re.findall(r'src="([^"]*)"', page)

@@ -11,7 +11,7 @@ from browsers import open_browser
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 
-from examples.arbex.audit.audit import audit
+from examples.arbex.audit.audit import audit_faces
 from examples.arbex.audit.audit_page import write_html
 from examples.arbex.audit.published_counts import PublishedCounts
 from examples.arbex.face_model import build_model
@@ -45,15 +45,15 @@ def report(folder):
     return folder / "report.html"
 
 
-def inspection(folder):
+def audit_page(folder):
     table = synthetic_table(class_names=CLASSES)
     images = table.images
     images.images[1] = images.images[0]
     table = replace(table, name=HARMFUL[0], names=[f"{HARMFUL[i % 5]}{i}" for i in range(96)])
     problem = Problem(HARMFUL[0], HARMFUL[1], "".join(HARMFUL[3:]), 2)
     counts = PublishedCounts({"train": 1}, HARMFUL[1], {"train": dict.fromkeys(CLASSES, 1)})
-    write_html(audit(replace(table, problems=(problem,)), counts), folder / "inspection.html")
-    return folder / "inspection.html"
+    write_html(audit_faces(replace(table, problems=(problem,)), counts), folder / "audit.html")
+    return folder / "audit.html"
 
 
 def gallery(folder):
@@ -83,7 +83,7 @@ def cards(folder):
     return folder / "cards.html"
 
 
-PAGES = (report, inspection, gallery, cards)
+PAGES = (report, audit_page, gallery, cards)
 
 
 class Elements(HTMLParser):

@@ -17,7 +17,7 @@ import torch
 from browsers import open_browser
 from PIL import Image
 
-from examples.arbex.configuration import parse_recipe
+from examples.arbex.configuration import parse_config
 from examples.arbex.face_model import build_model
 from examples.arbex.model_bundle import ModelBundle
 from examples.arbex.serving.face_cards import face_cards
@@ -35,7 +35,7 @@ CLASS_NAMES = ("happy", "sad", "<angry>")
 @pytest.fixture(scope="module")
 def bundle():
     torch.manual_seed(0)
-    recipe = parse_recipe(
+    recipe = parse_config(
         {
             "data": {"image_size": 32, "rendered": {"difficulty": "easy", "image_size": 32}},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},

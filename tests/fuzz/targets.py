@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import save
 from tiny_training import tiny_recipe
 
-from examples.arbex.configuration import as_plain, dump_recipe, load_recipe
+from examples.arbex.configuration import as_plain, dump_config, load_config
 from examples.arbex.face_model import build_model
 from examples.arbex.faces.image_sources import decode
 from examples.arbex.model_bundle import FORMAT, load_bundle, save_bundle
@@ -337,7 +337,7 @@ def old_checkpoint(folder: Path) -> list[bytes]:
 
 def read_overrides(content: bytes) -> object:
     lines = content.decode(errors="replace").split("\n")
-    return load_recipe("quick", [line for line in lines if line])
+    return load_config("quick", [line for line in lines if line])
 
 
 def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
@@ -454,11 +454,11 @@ TARGETS = (
         "recipe",
         whole_file(
             lambda folder: [
-                dump_recipe(RECIPE).encode(),
+                dump_config(RECIPE).encode(),
                 b"data:\n  dataset: raf-db\n  root: faces\noptimization: {epochs: 3}\n",
             ],
             ".yaml",
-            lambda path: load_recipe(str(path)),
+            lambda path: load_config(str(path)),
         ),
     ),
     Target("recipe, overrides", overrides, beginnings=("--set",)),

@@ -77,7 +77,7 @@ class AuditReport:
         return dict(counter.most_common())
 
 
-def audit(
+def audit_faces(
     table: FaceTable, published: PublishedCounts | None = None, *, check_images: bool = True
 ) -> AuditReport:
     """Inspect a table.

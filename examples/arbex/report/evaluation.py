@@ -144,30 +144,6 @@ def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
     )
 
 
-def format_evaluation(evaluation: Evaluation) -> str:
-    """Format an evaluation as text, for a terminal or a file."""
-    lines = [
-        f"{evaluation.num_faces} faces of {evaluation.dataset}",
-        "",
-        f"{'':28}{'primary':>10}{'corrected':>11}",
-    ]
-    for name, label in score_labels(evaluation):
-        before, after = (asdict(s)[name] for s in (evaluation.primary, evaluation.corrected))
-        lines.append(f"{label:28}{before:10.3f}{after:11.3f}")
-    if evaluation.attainable_accuracy is not None:
-        lines.append(f"attainable accuracy (%)     {'':10}{evaluation.attainable_accuracy:11.3f}")
-    lines += ["", describe_changes(evaluation.changes)]
-    if evaluation.clustering is not None:
-        lines.append(describe_clustering(evaluation.clustering))
-    width = max(len(each.name) for each in evaluation.classes) + 2
-    lines += ["", f"{'':{width}}{'faces':>7}{'precision':>11}{'recall':>9}{'F1':>8}"]
-    lines += [
-        f"{each.name:{width}}{each.support:7}{each.precision:11.1f}{each.recall:9.1f}{each.f1:8.1f}"
-        for each in evaluation.classes
-    ]
-    return "\n".join(lines)
-
-
 def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
     """Return the names of the available scores, with their labels."""
     known = asdict(evaluation.primary)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.arbex.configuration import dump_recipe
+from examples.arbex.configuration import dump_config
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.model_bundle import ModelBundle
 from examples.arbex.plain_text import printable
@@ -120,7 +120,7 @@ def write_page(
     """
     names = tuple(map(printable, bundle.class_names))
     figures = _draw(path.parent / "figures", results, names, test, output, history)
-    evaluation, recipe = results.evaluation, bundle.recipe
+    evaluation, config = results.evaluation, bundle.config
     verdict = judgement.overall(results)
     save_page(
         path,
@@ -143,23 +143,23 @@ def write_page(
         classes=_classes(results),
         scores=_scores(results),
         examples=_examples(output, replace(test, class_names=names)),
-        training=f"{recipe.optimization.epochs} epochs at most; the best on validation is kept",
+        training=f"{config.optimization.epochs} epochs at most; the best on validation is kept",
         clustering=_clustering(results),
-        recipe=dump_recipe(recipe),
+        recipe=dump_config(config),
         versions=json.dumps(bundle.versions, indent=2),
     )
 
 
 def _lead(results: RunResults, bundle: ModelBundle, train: FaceTable | None) -> str:
-    recipe, doubtful = bundle.recipe, results.doubtful
+    config, doubtful = bundle.config, results.doubtful
     count = len(train) if train is not None else doubtful.num_labels if doubtful else None
     trained = f"trained on {count:,} faces" if count else "trained before"
     if doubtful is not None and doubtful.found is not None:
         share = 100 * doubtful.found.num_wrong / doubtful.num_labels
         trained += f", {share:.0f} % of them with wrong labels,"
     return (
-        f"Encoder {recipe.encoder.name} with the “{recipe.base}” recipe, {trained} for "
-        f"{recipe.optimization.epochs} epochs; measured on {results.evaluation.num_faces:,} other "
+        f"Encoder {config.encoder.name} with the “{config.base}” recipe, {trained} for "
+        f"{config.optimization.epochs} epochs; measured on {results.evaluation.num_faces:,} other "
         f"faces in {len(bundle.class_names)} classes."
     )
 
@@ -223,7 +223,7 @@ def _label_cards(results: RunResults) -> list[Card]:
     if doubtful is None or doubtful.caution:
         return []
     found = doubtful.found
-    if found is None:
+    if found is None or not found.num_wrong:
         share = 100 * doubtful.num_mislabelled / max(doubtful.num_labels, 1)
         return [
             Card(

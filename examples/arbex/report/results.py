@@ -82,7 +82,7 @@ class CalibrationResult:
     """Corrected predictions before and after calibration on the validation faces."""
 
     method: str
-    num_fitted: int  # validation faces
+    num_fitted: int  # every other validation face
     before: FaceScores
     after: FaceScores
     bins_before: list[ReliabilityBin]
@@ -104,7 +104,7 @@ class SelectiveResult:
     aurc: float  # mean of the curve's error rates
     curve: list[RiskPoint]  # by coverage, at most 100 points
     max_risk: float  # error rate that the threshold keeps below, with 95 % probability
-    threshold: float | None  # of the calibrated probability; None: none was certain
+    threshold: float | None  # of the calibrated probability of the predicted class; None: none
     coverage: float  # share of the test faces at or above the threshold
     risk: float | None  # error rate among these; None: there are none
 

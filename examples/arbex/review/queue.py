@@ -16,7 +16,7 @@ from examples.arbex.faces.corrections import (
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.plain_text import in_utf_8
 from examples.arbex.run_data import load_faces
-from examples.arbex.training.run_folder import RunFolder, recipe_of
+from examples.arbex.training.run_folder import RunFolder, config_of
 
 COLUMNS = ("sample", "given", "suggested", "doubt")
 
@@ -130,7 +130,7 @@ def open_review(run: Path, limit: int) -> Review:
         FileNotFoundError: if the folder holds no run, or no ``doubtful_labels.csv``.
         ValueError: if its files do not fit the run's data.
     """
-    data = recipe_of(RunFolder(run)).data
+    data = config_of(RunFolder(run)).data
     table = load_faces(data)
     earlier = [] if data.corrections is None else read_corrections(data.corrections)
     return Review(

@@ -128,7 +128,7 @@ def export_program(bundle: ModelBundle, path: Path) -> float:
 
 
 def _prepare(bundle: ModelBundle) -> tuple[ExportedFaces, Tensor]:
-    module = ExportedFaces(bundle.model, bundle.recipe.data.image_size).cpu().eval()
+    module = ExportedFaces(bundle.model, bundle.config.data.image_size).cpu().eval()
     return module, _waves(2, SIZES[0])
 
 
@@ -174,7 +174,7 @@ def check_parity(
     Raises:
         RuntimeError: if the exported model's output differs or has NaN.
     """
-    transform = eval_transform(bundle.recipe.data.image_size)
+    transform = eval_transform(bundle.config.data.image_size)
     differences = []
     for batch_size, size in zip((1, 5, 2), SIZES, strict=True):
         images = _waves(batch_size, size)

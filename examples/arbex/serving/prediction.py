@@ -72,7 +72,7 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
     boxes = detect(frame.picture)
     if not boxes:
         return [FacePrediction(frame.name, frame.seconds, problem="no face was found")]
-    transform = eval_transform(bundle.recipe.data.image_size)
+    transform = eval_transform(bundle.config.data.image_size)
     faces = torch.stack([transform(crop(frame.picture, box)) for box in boxes])
     device = next(bundle.model.parameters()).device
     output = bundle.model(faces.to(device))

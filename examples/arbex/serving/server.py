@@ -83,17 +83,17 @@ def decode_bytes(content: bytes) -> Tensor:
 
 
 def _describe(bundle: ModelBundle) -> str:
-    encoder, anchors = bundle.recipe.encoder.name, bundle.recipe.method.num_anchors
+    encoder, anchors = bundle.config.encoder.name, bundle.config.recipe.num_anchors
     return (
-        f"Encoder {encoder}, {anchors} anchors per class, trained on {bundle.recipe.data.dataset}: "
+        f"Encoder {encoder}, {anchors} anchors per class, trained on {bundle.config.data.dataset}: "
         f"{', '.join(bundle.class_names)}."
     )
 
 
 def _rendered_examples(bundle: ModelBundle) -> list[str]:
     """Return example faces for a model that was trained on rendered ones."""
-    if bundle.recipe.data.dataset != "rendered":
+    if bundle.config.data.dataset != "rendered":
         return []
-    settings = rendered_settings(bundle.recipe.data.rendered)
+    settings = rendered_settings(bundle.config.data.rendered)
     table = rendered_faces(replace(settings, num_faces=NUM_EXAMPLES, seed=settings.seed + 1000))
     return [picture_url(table.images[row], EXAMPLE_PIXELS) for row in range(NUM_EXAMPLES)]
