@@ -28,6 +28,13 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a value of the recipe: section.key=value; repeatable."),
 ]
 ModelOption = Annotated[Path, typer.Option(help="A model.safetensors, or the folder of its run.")]
+FacesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Detect faces first, with YuNet: the path of its weights, "
+        "face_detection_yunet_*.onnx of OpenCV's model zoo (MIT licence). Needs the extra `faces`."
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Folder of the results.")]
 RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
 LimitOption = Annotated[int, typer.Option(min=1, help="Number of faces, the most doubtful first.")]
@@ -178,9 +185,7 @@ def evaluate(
 def predict(
     source: Annotated[Path, typer.Argument(help="An image, a folder of images, or a video.")],
     model: ModelOption = Path("runs/arbex"),
-    detect_faces: Annotated[
-        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
-    ] = False,
+    detect_faces: FacesOption = None,
     every: Annotated[
         float, typer.Option(min=0, help="Seconds between two frames of a video; 0: all frames.")
     ] = 1.0,
@@ -192,20 +197,21 @@ def predict(
 ) -> None:
     """Predict faces in pictures or videos; write CSV, JSON and annotated pictures.
 
-    Without --detect-faces each picture must be one cropped face. A damaged file gets a row with its
-    problem, and the exit status is then 1.
+    Without --detect-faces each picture must be one cropped face. "Not sure" means that more than
+    10 % of such predictions are wrong; "unlike the training faces" that the model has seen nothing
+    similar. A damaged file gets a row with its problem, and the exit status is then 1.
     """
     import torch
 
     from examples.arbex.model_bundle import load_bundle
     from examples.arbex.plain_text import printable, say
     from examples.arbex.serving.annotation import draw_annotated
-    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.face_detection import whole_picture, yunet_detector
     from examples.arbex.serving.media import read_media
     from examples.arbex.serving.prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
-    detect = mtcnn_detector() if detect_faces else whole_picture
+    detect = yunet_detector(detect_faces) if detect_faces else whole_picture
     drawn = problems = 0
     with prediction_files(out, bundle.class_names) as write:
         for frame in read_media(source, every_seconds=every):
@@ -213,9 +219,8 @@ def predict(
             write(found)
             for each in found:
                 problems += each.problem is not None
-                result = each.problem or (
-                    f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
-                    f"{each.decision}"
+                result = each.problem or ", ".join(
+                    [f"{each.label} {each.probability:.2f}", *each.doubts, each.decision]
                 )
                 say(printable(f"{each.name}: {result}"))
             if frame.picture is not None and drawn < annotate:
@@ -280,9 +285,7 @@ def export(
 @app.command()
 def serve(
     model: ModelOption = Path("runs/arbex"),
-    detect_faces: Annotated[
-        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
-    ] = False,
+    detect_faces: FacesOption = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port. None: a free one from 7860 on.")
     ] = None,
@@ -297,7 +300,7 @@ def serve(
     import torch
 
     from examples.arbex.model_bundle import load_bundle
-    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.face_detection import whole_picture, yunet_detector
 
     try:
         from examples.arbex.serving.local import serve as serve_page
@@ -308,7 +311,7 @@ def serve(
         ) from error
 
     bundle = load_bundle(model, torch.device(device))
-    detect = mtcnn_detector() if detect_faces else whole_picture
+    detect = yunet_detector(detect_faces) if detect_faces else whole_picture
     serve_page(build_app(bundle, detect), port=port)
 
 

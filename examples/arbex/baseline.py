@@ -58,7 +58,8 @@ def recorded_baseline(config: RunConfig) -> Baseline | None:
 def comparable(recipe: dict[str, object]) -> dict[str, object]:
     """Return the values that change the result of a training."""
     free = tuple(key for key in FREE_KEYS if key != "optimization.epochs")
-    return {key: each for key, each in flat(recipe).items() if not key.startswith(free)}
+    values = flat(recipe).items()
+    return {key: each for key, each in values if each is not None and not key.startswith(free)}
 
 
 def main() -> None:

@@ -31,7 +31,7 @@ from examples.arbex.serving.exporting import (
     export_onnx,
     export_program,
 )
-from examples.arbex.serving.face_detection import mtcnn_detector, square_around, whole_picture
+from examples.arbex.serving.face_detection import square_around, whole_picture, yunet_detector
 from examples.arbex.serving.media import Frame, read_media
 from examples.arbex.serving.prediction import (
     FacePrediction,
@@ -538,17 +538,56 @@ def test_no_face_is_told(bundle):
     assert predict_frame(bundle, frame, lambda picture: [])[0].problem == "no face was found"
 
 
-def test_face_detection_says_what_it_needs(monkeypatch):
+def test_face_detection_says_what_it_needs(monkeypatch, tmp_path):
     real = builtins.__import__
 
     def missing(name, *arguments, **options):
-        if name == "facenet_pytorch":
+        if name == "cv2":
             raise ImportError(name)
         return real(name, *arguments, **options)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    with pytest.raises(ImportError, match="needs facenet-pytorch: pip install"):
-        mtcnn_detector()
+    with pytest.raises(ImportError, match="needs OpenCV: pip install"):
+        yunet_detector(tmp_path / "yunet.onnx")
+
+
+def test_face_detection_needs_its_weights(tmp_path):
+    pytest.importorskip("cv2")
+    with pytest.raises(FileNotFoundError, match=r"weights of YuNet; got .*missing\.onnx"):
+        yunet_detector(tmp_path / "missing.onnx")
+    (tmp_path / "bad.onnx").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"weights of YuNet in ONNX; got .*bad\.onnx"):
+        yunet_detector(tmp_path / "bad.onnx")
+
+
+def test_found_faces_are_squares_of_the_whole_picture_largest_first(monkeypatch, tmp_path):
+    """On a large picture, which is scaled down to 1280 pixels: by a half."""
+    cv2 = pytest.importorskip("cv2")
+    seen = []
+
+    class Network:
+        def setInputSize(self, size):  # noqa: N802 - OpenCV's own name
+            seen.append(size)
+
+        def detect(self, pixels):
+            seen.append(pixels)
+            small, large = [600, 100, 40, 60], [100, 50, 100, 80]
+            outside = [-90, -90, 20, 20]
+            rows = [[*box, *[0] * 10, 0.9] for box in (small, outside, large)]
+            return 1, torch.tensor(rows, dtype=torch.float32).numpy()
+
+    made = type("Made", (), {"create": staticmethod(lambda *arguments: Network())})
+    monkeypatch.setattr(cv2, "FaceDetectorYN", made)
+    (tmp_path / "yunet.onnx").write_bytes(b"weights")
+    detect = yunet_detector(tmp_path / "yunet.onnx")
+    picture = torch.zeros(3, 1000, 2560, dtype=torch.uint8)
+    picture[0] = 200  # red
+    large, small = [200, 100, 400, 260], [1200, 200, 1280, 320]
+    expected = [square_around(box, 1000, 2560) for box in (large, small)]
+    assert detect(picture) == expected
+    assert seen[1] == (1280, 500)
+    assert seen[2].shape == (500, 1280, 3)
+    assert seen[2][0, 0].tolist() == [0, 0, 200], "OpenCV has blue first"
 
 
 def test_a_box_becomes_a_square_within_the_picture():

@@ -97,6 +97,18 @@ def test_each_found_face_has_a_box_and_a_card(bundle, picture):
     assert "left: 50.00%; top: 25.00%; width: 50.00%; height: 75.00%" in html
 
 
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("familiar", [True, False])
+def test_a_card_says_what_not_to_rely_on(bundle, picture, sure, familiar):
+    (face,) = predictions(bundle, picture)
+    assert face.sure is face.familiar is face.calibrated is None
+    assert "doubt" not in face_cards(picture, [face])
+    html = face_cards(picture, [replace(face, sure=sure, familiar=familiar, calibrated=0.625)])
+    assert ("not sure" in html) == (not sure)
+    assert ("unlike the training faces" in html) == (not familiar)
+    assert "right with a probability of 62 %" in html
+
+
 def test_no_face_and_no_anchors_are_told_and_left_out(bundle, picture):
     html = face_cards(picture, predictions(bundle, picture, lambda _: []))
     assert "no face was found" in html
@@ -448,9 +460,10 @@ def test_in_a_browser(address, tmp_path, asked, browser, width):
     assert set(asked) <= {"127.0.0.1", "localhost", ""}
 
 
-DROP = """([kind, bytes]) => {
+DROP = """([kind, bytes, count = 1]) => {
   const data = new DataTransfer();
-  data.items.add(new File([new Uint8Array(bytes)], "face.png", { type: "image/png" }));
+  for (let number = 0; number < count; number++)
+    data.items.add(new File([new Uint8Array(bytes)], `face ${number}.png`, { type: "image/png" }));
   const event = kind == "paste"
     ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
     : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
@@ -464,6 +477,16 @@ def test_a_picture_may_be_dropped_or_pasted(address, browser, kind):
     tab.goto(address)
     tab.evaluate(DROP, [kind, list(picture_bytes())])
     tab.locator(".card").wait_for(timeout=60_000)
+
+
+def test_many_pictures_are_answered_in_order(address, browser):
+    tab = browser.new_page(viewport={"width": 400, "height": 800})
+    tab.goto(address)
+    tab.evaluate(DROP, ["drop", list(picture_bytes()), 3])
+    wait_until(tab, "() => document.querySelectorAll('.card').length == 3")
+    heads = [head.inner_text() for head in tab.locator("#answer h2").all()]
+    assert heads == ["1 of 3: face 0.png", "2 of 3: face 1.png", "3 of 3: face 2.png"]
+    assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 def test_the_camera_takes_a_picture(address):

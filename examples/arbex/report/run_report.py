@@ -61,6 +61,7 @@ def report_on_run(
         folder.root,
         train=train,
         history=folder.history,
+        train=train,
         baseline=baseline,
         doubtful=doubtful,
         findings=find_problems(bundle, faces.subset(VALIDATION)),
@@ -86,6 +87,7 @@ def report_on(
     *,
     train: FaceTable | None = None,
     history: Path | None = None,
+    train: FaceTable | None = None,
     baseline: Baseline | None = None,
     doubtful: DoubtfulLabels | None = None,
     findings: tuple[Finding, ...] = (),
@@ -98,6 +100,7 @@ def report_on(
         folder: folder of the results.
         train: training faces, for pictures of the doubtful ones. None: no pictures.
         history: the training's CSV file, for its curves. None: no curves.
+        train: training faces, for the pictures of doubtful labels. None: no pictures.
         baseline: scores to compare with, if known.
         doubtful: what was found of the training labels, if known.
         findings: of a diagnosis.

@@ -91,9 +91,7 @@ def _describe(bundle: ModelBundle) -> str:
 
 
 def _rendered_examples(bundle: ModelBundle) -> list[str]:
-    """Return example faces for a model that was trained on rendered ones."""
-    if bundle.config.data.dataset != "rendered":
-        return []
+    """Return rendered example faces, none of which the model was trained on."""
     settings = rendered_settings(bundle.config.data.rendered)
     table = rendered_faces(replace(settings, num_faces=NUM_EXAMPLES, seed=settings.seed + 1000))
     return [picture_url(table.images[row], EXAMPLE_PIXELS) for row in range(NUM_EXAMPLES)]
