@@ -49,6 +49,7 @@ from reliability_balance.calibration.scaling import (
     VectorScaling,
     fit_with_noise,
 )
+from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention, error_rate_bound
 from reliability_balance.calibration.top_label import TopLabelScaling
 
@@ -60,6 +61,7 @@ __all__ = [
     "Familiarity",
     "GroupPredictionSets",
     "PredictionSets",
+    "SelectionScore",
     "SelectiveRisk",
     "TemperatureScaling",
     "TopLabelScaling",
