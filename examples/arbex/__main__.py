@@ -15,6 +15,7 @@ if not __package__:  # run as a folder or file, whose own place is then the firs
 
 app = typer.Typer(
     help="ARBEx, the reference application: facial expressions with reliability balancing.",
+    epilog="Recipe keys, folder layouts of the data sets, and files of a run: docs/application.md",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
