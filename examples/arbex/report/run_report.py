@@ -59,7 +59,6 @@ def report_on_run(
         bundle,
         test,
         folder.root,
-        train=train,
         history=folder.history,
         train=train,
         baseline=baseline,
@@ -85,7 +84,6 @@ def report_on(
     faces: FaceTable,
     folder: Path,
     *,
-    train: FaceTable | None = None,
     history: Path | None = None,
     train: FaceTable | None = None,
     baseline: Baseline | None = None,
@@ -98,7 +96,6 @@ def report_on(
         bundle: the model.
         faces: test faces; classes are matched by name.
         folder: folder of the results.
-        train: training faces, for pictures of the doubtful ones. None: no pictures.
         history: the training's CSV file, for its curves. None: no curves.
         train: training faces, for the pictures of doubtful labels. None: no pictures.
         baseline: scores to compare with, if known.

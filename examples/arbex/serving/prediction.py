@@ -89,20 +89,21 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
     faces = torch.stack([transform(crop(frame.picture, box)) for box in boxes])
     device = next(bundle.model.parameters()).device
     output = on_cpu(bundle.model(faces.to(device)))
-    judged: dict[str, Tensor] = {}
-    if bundle.companions is not None:
-        judged = {
-            "calibrated": bundle.companions.probability(output),
-            "sure": bundle.companions.is_sure(output),
-            "familiar": bundle.companions.is_familiar(output),
-        }
     deciders = deciding_branches(output)
+    found = [
+        _describe(bundle, frame, box, output, row, deciders[row]) for row, box in enumerate(boxes)
+    ]
+    if bundle.companions is None:
+        return found
+    judged = zip(
+        bundle.companions.probability(output).tolist(),
+        bundle.companions.is_sure(output).tolist(),
+        bundle.companions.is_familiar(output).tolist(),
+        strict=True,
+    )
     return [
-        replace(
-            _describe(bundle, frame, box, output, row, deciders[row]),
-            **{name: values[row].item() for name, values in judged.items()},
-        )
-        for row, box in enumerate(boxes)
+        replace(face, calibrated=calibrated, sure=sure, familiar=familiar)
+        for face, (calibrated, sure, familiar) in zip(found, judged, strict=True)
     ]
 
 
