@@ -49,8 +49,10 @@ from reliability_balance.calibration.scaling import (
     VectorScaling,
     fit_with_noise,
 )
-from reliability_balance.calibration.selective import Abstention, error_rate_bound
+from reliability_balance.calibration.selection_score import SelectionScore
+from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
+from reliability_balance.functional import error_rate_bound
 
 __all__ = [
     "Abstention",
@@ -60,6 +62,7 @@ __all__ = [
     "Familiarity",
     "GroupPredictionSets",
     "PredictionSets",
+    "SelectionScore",
     "SelectiveRisk",
     "TemperatureScaling",
     "TopLabelScaling",

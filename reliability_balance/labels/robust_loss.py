@@ -493,7 +493,7 @@ class RobustLoss(nn.Module):
                 "`labels` must be those that the checkpoint was trained on; got "
                 f"{others} others of {len(here)}"
             )
-        # Before checkpoint format 5 all classes were stored.
+        # Before checkpoint format 6 all classes were stored.
         saved = {"kept": self.targets.num_classes} | state["plan"]
         for name, value in self._plan().items():
             if saved.get(name) != value:

@@ -19,6 +19,7 @@ from reliability_balance.labels.noise_matrix import (
     DenseCounts,
     SparseCounts,
 )
+from reliability_balance.labels.out_of_sample import OutOfSample
 from reliability_balance.labels.posterior import (
     PosteriorRule,
     _annotator_posterior,
@@ -33,7 +34,7 @@ ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
-# Names of tensors before and since checkpoint format 5.
+# Names of tensors before and since checkpoint format 6.
 RENAMED = {
     "average": "averages.values",
     "joint": "counts.joint",
@@ -56,7 +57,7 @@ def _differing(before: Tensor, codes: Tensor) -> Tensor:
 
 
 def rename_old(state: dict[str, Tensor], prefix: str) -> None:
-    """Give tensors that were saved before checkpoint format 5 the names that they have now."""
+    """Give tensors that were saved before checkpoint format 6 the names that they have now."""
     for old, new in RENAMED.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)
@@ -290,6 +291,7 @@ class RefurbishedTargets(Configured):
             if is_whole or num_annotators
             else SparseCounts(num_samples, num_classes, min(COUNTED * kept, num_classes))
         )
+        self.out_of_sample = OutOfSample(num_samples)
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, kept, dtype) if held_back else None
         )
@@ -366,6 +368,8 @@ class RefurbishedTargets(Configured):
         self.classes.update(average, beliefs, known)
         shown, held = self._memorization_groups(index, updates)
         targets = _with_held(targets, held, probs)
+        if held is not None:
+            self.out_of_sample.record(index, average, held)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
                 memorization.update_strength(residual, given, debiased, shown, held)

@@ -25,6 +25,7 @@ from reliability_balance.calibration import (
     Familiarity,
     GroupPredictionSets,
     PredictionSets,
+    SelectionScore,
     TemperatureScaling,
     TopLabelScaling,
     VectorScaling,
@@ -71,6 +72,7 @@ def fitted_companions():
         "group_sets": GroupPredictionSets(2, 0.8).fit(log_probs, labels, torch.arange(60) % 2),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
         "familiarity": Familiarity(8, num_references=20).fit(output),
+        "selection": SelectionScore(8, 3, num_references=30).fit(output, output.corrected),
         "targets": targets,
         "spare": small(),
     }
@@ -134,6 +136,7 @@ SETTINGS = {
     GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
     Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
+    SelectionScore: {"embedding_dim": 6, "num_classes": 3, "num_references": 30},
 }
 IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}
@@ -631,7 +634,7 @@ class TestFormats:
     def test_version_1_saved_again_is_the_present_one(self, path):
         found = load(FORMAT_1)
         save(path, found.model, class_names=found.class_names)
-        assert json.loads(describe(path))["format_version"] == 5
+        assert json.loads(describe(path))["format_version"] == 6
         assert_same_state(load(path).model, found.model)
 
     @pytest.mark.parametrize(("tap", "channels"), [("input", -1), ("output", 1)])
@@ -668,11 +671,11 @@ class TestFormats:
         assert torch.equal(found.class_prior, expected)
         assert torch.equal(found.anchors, holder.balancer.anchors)
 
-    @pytest.mark.parametrize("version", [6, 0, "2", None])
+    @pytest.mark.parametrize("version", [7, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)
         save(path, small())
-        with pytest.raises(ValueError, match=f"from 1 to 5; got {version!r} .* pip install -U"):
+        with pytest.raises(ValueError, match=f"from 1 to 6; got {version!r} .* pip install -U"):
             load(path)
 
 
