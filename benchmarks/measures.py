@@ -1,15 +1,16 @@
 """Measures of a trained method; shares in percent, NLL and KL in nats."""
 
-from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
 
-import torch
-from prediction_report import score
+import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.data.task import Task
+from benchmarks.methods.base import Method, in_parts, predict
+from benchmarks.methods.ours import Ours
+from examples.prediction_report import score
 from reliability_balance.calibration import area_under_risk_coverage
 
 
@@ -46,65 +47,62 @@ def measures_by_frequency(
     measures = {
         **prediction_measures(as_frequent, labels),
         "mean_class_accuracy": judged_even["mean_class_accuracy"],
-        "accuracy_at_test_frequencies": 100
-        * float(((even + tested).argmax(1) == labels).float().mean()),
+        "accuracy_at_test_frequencies": accuracy(even + tested, labels),
     }
     if votes is not None:
-        measures["kl_to_votes"] = _kl(votes, as_frequent)
+        measures["kl_to_votes"] = kl_divergence(votes, as_frequent)
     return measures
 
 
-def _kl(truth: Tensor, log_probs: Tensor) -> float:
+def human_label_measures(method: Method, task: Task) -> dict[str, float]:
+    """Return the measures of a method on a task's test set; `primary_…`: of the primary branch."""
+
+    def judged(log_probs: Tensor) -> dict[str, float]:
+        return measures_by_frequency(
+            log_probs,
+            task.test_labels,
+            method.shares.sum(0),
+            for_even_classes=method.for_even_classes,
+            votes=task.test_votes,
+        )
+
+    measures = judged(predict(method, task.test_inputs))
+    if isinstance(method, Ours):
+        primary = in_parts(lambda part: method.output(part).primary_log_probs, task.test_inputs)
+        measures |= {f"primary_{name}": value for name, value in judged(primary).items()}
+    return measures
+
+
+def accuracy(scores: Tensor, labels: Tensor) -> float:
+    """Return how many of (N, C) predictions are right, in percent."""
+    return 100 * float((scores.argmax(1) == labels).float().mean())
+
+
+def kl_divergence(truth: Tensor, log_probs: Tensor) -> float:
     """Return the mean KL divergence of the true distributions from the predictions."""
     return float(F.kl_div(log_probs.clamp_min(-30), truth, reduction="batchmean"))
 
 
-def label_measures(
-    log_probs: Tensor, truth: Tensor, labels: Tensor, trust: Tensor | None
-) -> dict[str, float]:
-    """Return how well a method finds true classes and wrong labels of its training samples.
+def wrong_label_measures(method: Method, task: Task, trust: Tensor | None) -> dict[str, float]:
+    """Return how well low trust finds the wrong labels that a method was trained on.
 
-    For a method without its own score, the trust in a label is its predicted probability.
+    For a method without its own score, the trust in a label is its predicted probability. Samples
+    that were not trained on, or have no clear true class, are left out.
     """
     if trust is None:
-        trust = log_probs.gather(1, labels.unsqueeze(1)).squeeze(1)
-    kl = _kl(truth, log_probs)
-    return {"kl_to_truth": kl, **wrong_label_measures(trust, truth.argmax(1) != labels)}
+        given = method.shares.argmax(1)
+        trust = predict(method, task.inputs).gather(1, given.unsqueeze(1)).squeeze(1)
+    judged = trust.isfinite() if task.is_known is None else trust.isfinite() & task.is_known
+    found = detection(-trust[judged], task.wrong[judged])
+    return {f"wrong_label_{name}": value for name, value in found.items()}
 
 
-def wrong_label_measures(trust: Tensor, wrong: Tensor) -> dict[str, float]:
-    """Return how well low trust finds wrong labels; empty if all or none are wrong."""
-    if not wrong.any() or wrong.all():
+def detection(score: Tensor | np.ndarray, wanted: Tensor) -> dict[str, float]:
+    """Return how well high scores find what is wanted; empty if all or nothing is."""
+    if not wanted.any() or wanted.all():
         return {}
+    truth, scores = wanted.numpy(), np.asarray(score)
     return {
-        "wrong_label_auroc": float(roc_auc_score(wrong.numpy(), -trust.numpy())),
-        "wrong_label_ap": float(average_precision_score(wrong.numpy(), -trust.numpy())),
+        "auroc": float(roc_auc_score(truth, scores)),
+        "ap": float(average_precision_score(truth, scores)),
     }
-
-
-def accuracy_by_seed(lines: list[dict[str, Any]], wanted: Mapping[str, Any]) -> dict[int, float]:
-    """Return the accuracy by seed of the runs with these fields."""
-    return {line["seed"]: line["accuracy"] for line in lines if wanted.items() <= line.items()}
-
-
-def paired_differences(ours: dict[int, float], theirs: dict[int, float]) -> dict[int, float]:
-    """Return ours less theirs by seed, for common seeds."""
-    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
-
-
-def show_mean(values: list[float], digits: int, sign: str = "") -> str:
-    """Format mean ± 95 % interval; for a single value only the mean."""
-    mean, interval = mean_and_interval(values)
-    shown = f"{mean:{sign}.{digits}f}"
-    return shown if interval != interval else f"{shown} ± {interval:.{digits}f}"
-
-
-def mean_and_interval(values: list[float]) -> tuple[float, float]:
-    """Return the mean and half the width of its 95 % interval (Student's t; NaN for one value)."""
-    from scipy import stats
-
-    sample = torch.tensor(values, dtype=torch.float64)
-    if len(sample) < 2:
-        return float(sample.mean()), float("nan")
-    error: Any = sample.std() / len(sample) ** 0.5
-    return float(sample.mean()), float(stats.t.ppf(0.975, len(sample) - 1) * error)

@@ -1,7 +1,7 @@
 """Train a wrapped transformer with Hugging Face's Trainer on noisy labels.
 
-    python examples/huggingface_trainer.py
-    python examples/huggingface_trainer.py --resume
+    python -m examples.huggingface_trainer
+    python -m examples.huggingface_trainer --resume
 
 The model is a tiny vision transformer with random weights; nothing is downloaded. Any classifier of
 transformers is wrapped in the same way:
@@ -13,15 +13,6 @@ from typing import Any
 
 import torch
 import typer
-from noisy_images import (
-    BatchOption,
-    CountOption,
-    DataOption,
-    EpochsOption,
-    RateOption,
-    noisy_images,
-    report,
-)
 from torch.utils.data import TensorDataset
 from transformers import (
     EvalPrediction,
@@ -30,6 +21,15 @@ from transformers import (
     ViTForImageClassification,
 )
 
+from examples.noisy_images import (
+    BatchOption,
+    CountOption,
+    DataOption,
+    EpochsOption,
+    RateOption,
+    noisy_images,
+    report,
+)
 from reliability_balance import wrap
 from reliability_balance.integrations.transformers import RobustTrainer
 

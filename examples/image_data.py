@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from image_files import decode, has_image_suffix, is_system_name
 from torch import Tensor
+
+from examples.image_files import decode, has_image_suffix, is_system_name
 
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 FASHION_CLASSES = [

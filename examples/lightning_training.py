@@ -1,8 +1,8 @@
 """Train a LightningModule on noisy labels.
 
-    python examples/lightning_training.py
-    torchrun --nproc_per_node 2 examples/lightning_training.py
-    python examples/lightning_training.py --resume PATH.ckpt
+    python -m examples.lightning_training
+    torchrun --nproc_per_node 2 -m examples.lightning_training
+    python -m examples.lightning_training --resume PATH.ckpt
 
 The criterion is an attribute like any other loss. Lightning's checkpoints include its state, and
 with several processes it is synchronised over all of them.
@@ -14,7 +14,10 @@ from pathlib import Path
 import lightning
 import torch
 import typer
-from noisy_images import (
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from examples.noisy_images import (
     BatchOption,
     CountOption,
     DataOption,
@@ -24,10 +27,7 @@ from noisy_images import (
     noisy_images,
     report,
 )
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from wrap_classifier import small_cnn
-
+from examples.wrap_classifier import small_cnn
 from reliability_balance import RobustLoss, wrap
 from reliability_balance.data import IndexedDataset
 

@@ -5,11 +5,11 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
-from image_data import load_images
 from torch import Tensor
 from torch.utils.data import TensorDataset
-from wrap_classifier import scale
 
+from examples.image_data import load_images
+from examples.wrap_classifier import scale
 from reliability_balance import RobustLoss
 from reliability_balance.data import symmetric_noise
 from reliability_balance.wrapping import WrappedClassifier
@@ -42,7 +42,7 @@ class NoisyImages(NamedTuple):
 
 
 def noisy_images(folder: Path | None, *, count: int, rate: float, seed: int = 0) -> NoisyImages:
-    """Load images by :func:`image_data.load_images` and add symmetric label noise."""
+    """Load images by :func:`examples.image_data.load_images` and add symmetric label noise."""
     data = load_images(folder, image_size=32, seed=seed)
     num_classes = len(data.class_names)
     chosen = torch.randperm(len(data.train.labels), generator=torch.Generator().manual_seed(seed))[

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from result_files import open_result
 from torch import Tensor
 from torchmetrics.functional.classification import (
     multiclass_accuracy,
@@ -17,6 +16,7 @@ from torchmetrics.functional.classification import (
     multiclass_f1_score,
 )
 
+from examples.result_files import open_result
 from reliability_balance import BalancerOutput
 
 NUM_BINS = 15

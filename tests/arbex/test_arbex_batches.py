@@ -1,10 +1,10 @@
 import pytest
 import torch
-from faces.augmentation import train_transform
-from faces.face_dataset import FaceDataset
 from synthetic_faces import synthetic_table
-from training.epoch_batches import EpochBatches, Position, derive_seed
 
+from examples.arbex.faces.augmentation import train_transform
+from examples.arbex.faces.face_dataset import FaceDataset
+from examples.arbex.training.epoch_batches import EpochBatches, Position, derive_seed
 from reliability_balance.data import DataRefinementSampler
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
-COMMANDS = ("train", "evaluate", "predict", "inspect-data", "export", "serve")
+COMMANDS = ("train", "doubtful", "review", "evaluate", "predict", "audit", "export", "serve")
 TINY = {
     "data": {
         "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
@@ -66,7 +66,7 @@ def test_train_leaves_everything_that_is_promised(trained):
         *("tensorboard", "metrics.json", "metrics.txt", "report.html", "figures"),
     }
     figures = {path.stem for path in (trained / "figures").iterdir()}
-    assert figures == {"faces", "reliability", "confusion", "embedding", "anchors", "training"}
+    assert figures == {"accuracy", "loss", "embedding", "anchors"}
     assert len((trained / "history.csv").read_text().splitlines()) == 3
 
 
@@ -218,10 +218,35 @@ def test_a_name_that_is_no_utf_8_loses_nothing(run, trained, tmp_path):
     assert len(list((out / "annotated").iterdir())) == 4
 
 
-def test_inspect_data_writes_text_and_page(run, trained, tmp_path):
-    output = run("inspect-data", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
+def test_doubtful_lists_the_labels_of_a_run(run, trained):
+    before = (trained / "doubtful_labels.csv").read_bytes()
+    rows = list(csv.DictReader(before.decode().splitlines()))
+    lines = run("doubtful", trained, "--count", 3).splitlines()
+    assert lines[0].split() == ["doubt", "given", "suggested", "verdict", "face"]
+    for line, row in zip(lines[1:4], rows, strict=False):
+        assert line.split()[:3] == [f"{float(row['doubt']):.2f}", row["given"], row["suggested"]]
+        assert line.endswith(row["sample"])
+    assert lines[4].startswith("Doubtful labels: ")
+    assert (trained / "doubtful_labels.csv").read_bytes() == before
+
+
+def test_the_baseline_is_scored_beside_the_model(run, trained, tmp_path):
+    out = tmp_path / "both"
+    options = ("--recipe", trained / "recipe.yaml", "--accelerator", "cpu")
+    output = run("train", *options, "--baseline", "--out", out)
+    assert "cross-entropy: trained in the same job" in output
+    metrics = json.loads((out / "metrics.json").read_text())
+    run("evaluate", "--model", out / "baseline", "--out", tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    assert metrics["baseline"]["scores"] == alone["corrected"]
+    history, own = ((each / "history.csv").read_bytes() for each in (trained, out))
+    assert history == own
+
+
+def test_audit_writes_text_and_page(run, trained, tmp_path):
+    output = run("audit", "--recipe", trained / "recipe.yaml", "--out", tmp_path)
     assert "happiness" in output
-    assert "<table" in (tmp_path / "inspection.html").read_text()
+    assert "<table" in (tmp_path / "audit.html").read_text()
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -269,6 +294,6 @@ def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
 
 
 def test_all_that_is_printed_is_made_printable_first():
-    """Names come from files and tables; :func:`plain_text.say` escapes what a terminal obeys."""
+    """Names come from files and tables; `say` escapes what a terminal obeys."""
     printing = re.findall(r"\bprint\(.*", MAIN.read_text(encoding="utf-8"))
     assert printing == ['print(f"error: {printable(error)}", file=sys.stderr)']

@@ -1,70 +1,76 @@
+import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
-from configuration import (
+
+from examples.arbex.configuration import (
     RECIPE_FOLDER,
     as_plain,
-    dump_recipe,
-    load_recipe,
-    override_recipe,
-    parse_recipe,
+    dump_config,
+    load_config,
+    override_config,
+    parse_config,
     plain_cross_entropy,
 )
-from strict_yaml import read_yaml
-
+from examples.arbex.readers.reading import DatasetName
+from examples.arbex.recipes.strict_yaml import read_yaml
 from reliability_balance.core import RECIPES, Recipe, get_recipe
 
 
 @pytest.mark.parametrize("name", ["paper", "robust", "quick"])
 def test_each_recipe_survives_being_written_and_read(name, tmp_path):
-    recipe = load_recipe(name)
+    recipe = load_config(name)
     file = tmp_path / "recipe.yaml"
-    file.write_text(dump_recipe(recipe))
-    assert load_recipe(str(file)) == recipe
+    file.write_text(dump_config(recipe))
+    assert load_config(str(file)) == recipe
 
 
 def test_the_recipes_on_disk_are_the_three():
-    assert {file.stem for file in RECIPE_FOLDER.iterdir()} == {"paper", "robust", "quick"}
+    assert {file.stem for file in RECIPE_FOLDER.glob("*.yaml")} == {"paper", "robust", "quick"}
 
 
 def test_paper_recipe_is_the_papers_section_4_3():
-    recipe = load_recipe("paper")
+    recipe = load_config("paper")
     settings = recipe.optimization
     assert (settings.epochs, settings.learning_rate, settings.decay) == (1000, 3e-4, 0.995)
     assert (recipe.data.image_size, recipe.data.per_group, recipe.data.per_class) == (224, 512, 500)
-    assert recipe.method == replace(get_recipe("paper"), num_anchors=10)
+    assert recipe.recipe == replace(get_recipe("paper"), num_anchors=10)
+    assert recipe.base == "paper"
 
 
 def test_robust_recipe_is_the_librarys():
-    assert load_recipe("robust").recipe == {"base": "robust"}
+    config = load_config("robust")
+    assert config.recipe == replace(get_recipe("robust"), attention="tokens")
+    assert config.base == "robust"
 
 
 def test_every_field_of_the_librarys_recipe_is_a_key():
-    written = read_yaml(dump_recipe(load_recipe("quick")))["recipe"]
+    written = read_yaml(dump_config(load_config("quick")))["recipe"]
     names = {field.name for field in fields(Recipe)} - {"attention"}  # of tokens alone
-    assert written.keys() == {"base", *names}
+    assert written.keys() == names
 
 
 def test_the_base_may_change_beside_other_changes():
-    changed = load_recipe("quick", ["recipe.base=paper", "recipe.delta=0.5"])
-    assert changed.method == replace(get_recipe("paper"), delta=0.5)
-    again = override_recipe(changed, ["recipe.base=robust"])
-    assert again.method == replace(get_recipe("robust"), delta=0.5)
+    changed = load_config("quick", ["recipe.base=paper", "recipe.delta=0.5"])
+    assert changed.recipe == replace(get_recipe("paper"), delta=0.5, mixing=None)
+    with pytest.raises(ValueError, match=r"values of the recipe, not its base; got recipe\.base"):
+        override_config(changed, ["recipe.base=robust"])
 
 
 def test_a_run_stays_what_it_was_when_the_librarys_defaults_change(monkeypatch):
-    recipe = load_recipe("quick")
-    written, method = dump_recipe(recipe), recipe.method
-    monkeypatch.setitem(RECIPES, "robust", replace(method, temperature=0.9, mixing=None))
-    assert load_recipe("quick").method.temperature == 0.9
-    assert parse_recipe(read_yaml(written), where="run").method == method
+    recipe = load_config("quick")
+    written, before = dump_config(recipe), recipe.recipe
+    monkeypatch.setitem(RECIPES, "robust", replace(before, temperature=0.9, mixing=None))
+    assert load_config("quick").recipe.temperature == 0.9
+    assert parse_config(read_yaml(written), where="run").recipe == before
 
 
 def test_paths_may_begin_at_home():
     overrides = ["data.root=~/faces", "encoder.ir50=~/ir50.pth"]
-    recipe = load_recipe("quick", overrides)
+    recipe = load_config("quick", overrides)
     assert recipe.data.root == Path.home() / "faces"
     assert recipe.encoder.ir50 == Path.home() / "ir50.pth"
 
@@ -97,21 +103,21 @@ def test_errors_name_file_and_key(tmp_path, content, message):
     file = tmp_path / "own.yaml"
     file.write_text(content)
     with pytest.raises(ValueError, match=message):
-        load_recipe(str(file))
+        load_config(str(file))
 
 
 def test_an_unknown_recipe_lists_the_known():
     with pytest.raises(FileNotFoundError, match=r"paper, quick, robust.*got slow"):
-        load_recipe("slow")
+        load_config("slow")
 
 
 def test_overrides_win_and_leave_the_rest():
-    recipe = load_recipe("quick", ["optimization.epochs=2", "data.rendered.label_noise=0.1"])
+    recipe = load_config("quick", ["optimization.epochs=2", "data.rendered.label_noise=0.1"])
     assert recipe.optimization.epochs == 2
     assert recipe.data.rendered["label_noise"] == 0.1
-    assert recipe.data.rendered["difficulty"] == load_recipe("quick").data.rendered["difficulty"]
-    assert load_recipe("quick", ["recipe.token_attention=off"]).method.token_attention == "off"
-    slower = override_recipe(recipe, ["optimization.learning_rate=3e-4"])
+    assert recipe.data.rendered["difficulty"] == load_config("quick").data.rendered["difficulty"]
+    assert load_config("quick", ["recipe.token_attention=off"]).recipe.token_attention == "off"
+    slower = override_config(recipe, ["optimization.learning_rate=3e-4"])
     assert slower.optimization.learning_rate == 3e-4
 
 
@@ -152,7 +158,7 @@ def test_overrides_win_and_leave_the_rest():
 )
 def test_errors_of_overrides(override, message):
     with pytest.raises(ValueError, match=message):
-        load_recipe("quick", [override])
+        load_config("quick", [override])
 
 
 WRONG = ("x", "yes", "true", "~", "null", "", '"1"', "[]", "{a: 1}", "1e999", "1.5", "-1", "é", "#")
@@ -166,18 +172,18 @@ def leaves(content, prefix=""):
             yield f"{prefix}{name}"
 
 
-@pytest.mark.parametrize("key", [*leaves(as_plain(load_recipe("quick")))])
+@pytest.mark.parametrize("key", [*leaves(as_plain(load_config("quick")))])
 def test_any_value_of_any_key_is_taken_or_refused_in_one_line_that_names_it(key):
     for value in WRONG:
         try:
-            recipe = load_recipe("quick", [f"{key}={value}"])
+            recipe = load_config("quick", [f"{key}={value}"])
         except ValueError as error:
             message = str(error)
             assert "\n" not in message
             assert key in message
             assert "got" in message or "unknown key" in message
         else:
-            assert parse_recipe(read_yaml(dump_recipe(recipe)), where="again") == recipe
+            assert parse_config(read_yaml(dump_config(recipe)), where="again") == recipe
 
 
 @pytest.mark.parametrize(
@@ -201,22 +207,22 @@ def test_any_value_of_any_key_is_taken_or_refused_in_one_line_that_names_it(key)
     ],
 )
 def test_paths_are_taken_as_they_are(path):
-    recipe = load_recipe("quick", [f"data.root={path}"])
+    recipe = load_config("quick", [f"data.root={path}"])
     assert recipe.data.root == Path(path)
-    assert parse_recipe(read_yaml(dump_recipe(recipe)), where="again") == recipe
+    assert parse_config(read_yaml(dump_config(recipe)), where="again") == recipe
     options = ["encoder.options.weights=" + path, "encoder.name=timm", "encoder.options.name=x"]
-    assert load_recipe("quick", options).encoder.options["weights"] == path
+    assert load_config("quick", options).encoder.options["weights"] == path
 
 
 def test_names_in_lists_are_taken_as_they_are():
-    recipe = load_recipe("quick", ["data.splits.held_out=[3, 03, KA, 1e3, no, 'a, b', null]"])
+    recipe = load_config("quick", ["data.splits.held_out=[3, 03, KA, 1e3, no, 'a, b', null]"])
     assert recipe.data.splits["held_out"] == ("3", "03", "KA", "1e3", "no", "a, b", "null")
-    assert load_recipe("quick", ["data.splits.held_out=[]"]).data.splits["held_out"] == ()
+    assert load_config("quick", ["data.splits.held_out=[]"]).data.splits["held_out"] == ()
 
 
 def test_null_alone_is_none():
-    assert load_recipe("quick", ["data.root=null"]).data.root is None
-    assert load_recipe("quick", ["data.per_class=null"]).data.per_class is None
+    assert load_config("quick", ["data.root=null"]).data.root is None
+    assert load_config("quick", ["data.per_class=null"]).data.per_class is None
 
 
 @pytest.mark.parametrize(
@@ -230,24 +236,24 @@ def test_null_alone_is_none():
 )
 def test_no_key_is_given_twice(overrides):
     with pytest.raises(ValueError, match=r"--set must give each key once; got \w+"):
-        load_recipe("quick", overrides)
+        load_config("quick", overrides)
 
 
 def test_overrides_may_come_in_any_order():
     options = ["encoder.options.width=4", "encoder.name=small_cnn"]
-    first, second = load_recipe("quick", options), load_recipe("quick", options[::-1])
+    first, second = load_config("quick", options), load_config("quick", options[::-1])
     assert first == second
     assert first.encoder.options == {"width": 4}
 
 
 def test_the_baseline_differs_in_nothing_but_the_method():
-    recipe = load_recipe("quick")
+    recipe = load_config("quick")
     plain = plain_cross_entropy(recipe)
-    assert (plain.method.num_anchors, plain.method.token_attention) == (0, "off")
-    assert not plain.method.doubts_labels
-    assert plain.method.mixing is None
-    same = yaml.safe_load(dump_recipe(recipe))
-    other = yaml.safe_load(dump_recipe(plain))
+    assert (plain.recipe.num_anchors, plain.recipe.token_attention) == (0, "off")
+    assert not plain.recipe.doubts_labels
+    assert plain.recipe.mixing is None
+    same = yaml.safe_load(dump_config(recipe))
+    other = yaml.safe_load(dump_config(plain))
     for section in ("seed", "data", "encoder", "optimization"):
         assert same[section] == other[section]
 
@@ -257,3 +263,17 @@ def test_yaml_has_the_numbers_of_1_2():
     text = "a: 010\nb: 1e3\nc: 1:30\nd: no\ne: 2024-01-01\nf: 1_0\ng: .5\nh: ~\ni: off"
     expected = (10, 1000.0, "1:30", "no", "2024-01-01", "1_0", 0.5, None, "off")
     assert tuple(read_yaml(text).values()) == expected
+
+
+def test_every_key_and_data_set_is_documented():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "application.md").read_text()
+    plain = as_plain(parse_config({}, where="defaults"))
+    del plain["recipe"]
+    rows = re.findall(r"^\| (`.+`) \| (.+?) \| ", page, flags=re.MULTILINE)
+    documented = {key: default for keys, default in rows for key in re.findall("`([^`]+)`", keys)}
+    for section, values in plain.items():
+        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
+            default = documented[f"{section}.{key}".rstrip(".")].strip("`")
+            assert read_yaml(default) == value, (section, key)
+    for name in get_args(DatasetName):
+        assert f"| `{name}` | " in page

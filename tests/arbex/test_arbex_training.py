@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from configuration import load_recipe, override_recipe
-from face_model import build_model
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
-from training.fitting import build_training, times_seen
 
+from examples.arbex.configuration import load_config, override_config
+from examples.arbex.face_model import build_model
+from examples.arbex.training.fitting import build_training, times_seen
 from reliability_balance.core import RECIPES
 from reliability_balance.labels import mix, robust_loss
 
@@ -47,8 +47,8 @@ def test_the_class_prior_is_that_of_the_training_set():
 def test_contradictions_of_recipe_and_faces_are_named():
     table = synthetic_table()
     with pytest.raises(ValueError, match=r"`recipe.even_classes` must be false .* with 20"):
-        build_training(override_recipe(tiny_recipe(), ["recipe.even_classes=true"]), table)
-    voting = override_recipe(tiny_recipe(), ["data.soft_labels=true"])
+        build_training(override_config(tiny_recipe(), ["recipe.even_classes=true"]), table)
+    voting = override_config(tiny_recipe(), ["data.soft_labels=true"])
     for faces in (table, replace(table, distributions=None)):
         with pytest.raises(ValueError, match=r"`data.soft_labels` needs .* votes; synthetic has"):
             build_training(voting, faces)
@@ -74,9 +74,9 @@ def test_a_warm_up_that_never_ends_is_told(tmp_path):
 
 
 def test_attention_is_that_of_tokens():
-    attention = build_model(load_recipe("quick"), 3).balancer.attention
+    attention = build_model(load_config("quick"), 3).balancer.attention
     assert attention.mode == RECIPES["robust"].token_attention
-    off = load_recipe("quick", ["recipe.token_attention=off"])
+    off = load_config("quick", ["recipe.token_attention=off"])
     assert build_model(off, 3).balancer.attention is None
 
 
@@ -85,8 +85,8 @@ def test_the_library_has_all_defaults(monkeypatch):
         RECIPES["robust"], num_anchors=3, delta=0.7, center_weight=0.9, temperature=0.4, mixing=0.1
     )
     monkeypatch.setitem(RECIPES, "robust", changed)
-    module = build_training(load_recipe("robust", ["encoder.name=small_cnn"]), synthetic_table())
+    module = build_training(load_config("robust", ["encoder.name=small_cnn"]), synthetic_table())
     assert (module.model.balancer.num_anchors, module.model.balancer.delta) == (3, 0.7)
-    assert module.criterion.recipe == changed
+    assert module.criterion.recipe == replace(changed, attention=changed.token_attention)
     assert module.criterion.loss.center_weight == 0.9
     assert module.criterion.targets.temperature == 0.4

@@ -4,11 +4,12 @@ from html.parser import HTMLParser
 
 import face_trees
 import pytest
-from faces.reading import read_faces
-from inspection.audit import audit, format_text
-from inspection.audit_page import write_html
-from inspection.published_counts import PUBLISHED, PublishedCounts
 from synthetic_faces import synthetic_table
+
+from examples.arbex.audit.audit import audit_faces, format_text
+from examples.arbex.audit.audit_page import write_html
+from examples.arbex.audit.published_counts import PUBLISHED, PublishedCounts
+from examples.arbex.readers.reading import read_faces
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def raf(tmp_path):
 
 
 def test_leaks_damage_and_missing_images_are_found(raf):
-    report = audit(raf, PUBLISHED["raf-db"])
+    report = audit_faces(raf, PUBLISHED["raf-db"])
     (twins,) = report.duplicates
     assert twins.across_splits
     assert twins.labels_differ
@@ -38,7 +39,7 @@ def test_leaks_damage_and_missing_images_are_found(raf):
 
 
 def test_counts_are_compared_with_the_validation_set_put_back(raf):
-    report = audit(raf, PUBLISHED["raf-db"], check_images=False)
+    report = audit_faces(raf, PUBLISHED["raf-db"], check_images=False)
     whole = [each for each in report.comparisons if not each.class_name]
     assert [(each.part, each.found, each.published) for each in whole] == [
         ("train", 13, 12271),
@@ -55,7 +56,7 @@ def test_published_classes_add_up():
 
 
 def test_the_text_names_every_finding(raf):
-    text = format_text(audit(raf, PUBLISHED["raf-db"]))
+    text = format_text(audit_faces(raf, PUBLISHED["raf-db"]))
     for expected in (
         "RAF-DB: 20 faces",
         "train in all: 13, published 12271",
@@ -70,7 +71,7 @@ def test_the_text_names_every_finding(raf):
 
 def test_nothing_wrong_is_said_so(tmp_path):
     table = read_faces("csv", face_trees.csv_table(tmp_path))
-    report = audit(table, PublishedCounts({"all": 10}, "here"))
+    report = audit_faces(table, PublishedCounts({"all": 10}, "here"))
     text = format_text(report)
     assert "problems: none" in text
     assert "0 differ" in text
@@ -80,7 +81,7 @@ def test_nothing_wrong_is_said_so(tmp_path):
 
 def test_a_class_without_images_is_shown_as_such():
     table = synthetic_table()
-    report = audit(table.select((table.labels != 1).nonzero().squeeze(-1)), None)
+    report = audit_faces(table.select((table.labels != 1).nonzero().squeeze(-1)), None)
     shown = {name: len(images) for name, images in report.examples}
     assert shown["happy"] == 0
     assert shown["sad"] > 0
@@ -95,13 +96,14 @@ def test_the_page_stands_alone_and_escapes_names(raf, tmp_path):
             self.sources += [value for name, value in attributes if name == "src"]
             self.links += [value for name, value in attributes if name == "href"]
 
-    write_html(audit(raf, PUBLISHED["raf-db"]), tmp_path / "out/page.html")
+    write_html(audit_faces(raf, PUBLISHED["raf-db"]), tmp_path / "out/page.html")
     page = (tmp_path / "out/page.html").read_text()
     reader = Reader()
     reader.feed(page)
     assert reader.sources
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert not reader.links
+    assert "Look before you train." in page
     assert "a&lt;b&gt;.txt" in page
     assert "published" in page
     assert reader.tags.count("table") >= 5

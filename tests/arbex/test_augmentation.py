@@ -2,8 +2,14 @@
 
 import pytest
 import torch
-from faces.augmentation import MEAN, STANDARD_DEVIATION, eval_transform, train_transform
 from torch import Tensor
+
+from examples.arbex.faces.augmentation import (
+    MEAN,
+    STANDARD_DEVIATION,
+    eval_transform,
+    train_transform,
+)
 
 
 @pytest.fixture

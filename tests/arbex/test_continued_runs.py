@@ -12,18 +12,19 @@ from pathlib import Path
 import face_trees
 import pytest
 import torch
-from configuration import dump_recipe, override_recipe
-from faces.face_table import FaceTable
-from faces.identity import changed_columns, table_digests
-from run_data import load_faces
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
-from training.balanced_training import BalancedTraining
-from training.fitting import fit
-from training.run_folder import RunFolder
-from training.run_identity import run_identity
-from training.run_keeping import TrainingInterrupted
-from training.run_lock import LOCK_NAME, only_run_in
+
+from examples.arbex.configuration import dump_config, override_config
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.identity import changed_columns, table_digests
+from examples.arbex.run_data import load_faces
+from examples.arbex.training.balanced_training import BalancedTraining
+from examples.arbex.training.fitting import fit
+from examples.arbex.training.run_folder import RunFolder
+from examples.arbex.training.run_identity import run_identity
+from examples.arbex.training.run_keeping import TrainingInterrupted
+from examples.arbex.training.run_lock import LOCK_NAME, only_run_in
 
 # One run at a time
 
@@ -212,7 +213,7 @@ def trained(tmp_path):
 
 
 def go_on(recipe, folder):
-    recipe = override_recipe(recipe, ["optimization.epochs=2", "data.max_missing=1"])
+    recipe = override_config(recipe, ["optimization.epochs=2", "data.max_missing=1"])
     fit(recipe, load_faces(recipe.data), folder, accelerator="cpu", show_progress=False)
 
 
@@ -238,7 +239,7 @@ def test_a_run_goes_on_only_with_what_it_began_with(trained):
         "encoder.options.width=8": r"encoder\.options\.width = 8, which was 4",
     }.items():
         with pytest.raises(ValueError, match=rf"got {expected}\. Put"):
-            go_on(override_recipe(recipe, [override]), folder)
+            go_on(override_config(recipe, [override]), folder)
     assert {file: file.read_bytes() for file in before} == before
     go_on(recipe, folder)  # for longer, as nothing else has changed
     assert len(folder.history.read_text().splitlines()) == 3
@@ -247,10 +248,10 @@ def test_a_run_goes_on_only_with_what_it_began_with(trained):
 def test_data_may_move(trained, tmp_path):
     recipe, path, folder = trained
     path.parent.rename(tmp_path / "elsewhere")
-    moved = override_recipe(recipe, [f"data.root={tmp_path}/elsewhere/faces.csv"])
+    moved = override_config(recipe, [f"data.root={tmp_path}/elsewhere/faces.csv"])
     go_on(moved, folder)
     assert len(folder.history.read_text().splitlines()) == 3
-    assert "elsewhere" not in dump_recipe(recipe)
+    assert "elsewhere" not in dump_config(recipe)
 
 
 def test_a_resume_point_that_tells_nothing_of_its_data_is_refused(trained):
@@ -282,7 +283,7 @@ def test_each_column_has_its_digest():
 
 def test_unchecked_images_are_known_by_their_size(tmp_path):
     recipe, path, _ = csv_run(tmp_path)
-    unchecked = override_recipe(recipe, ["data.corrupt=unchecked"])
+    unchecked = override_config(recipe, ["data.corrupt=unchecked"])
     first, quick = (
         run_identity(each, load_faces(each.data))["data"]["images"] for each in (recipe, unchecked)
     )

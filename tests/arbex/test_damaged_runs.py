@@ -13,12 +13,13 @@ from pathlib import Path
 import face_trees
 import pytest
 import torch
-from model_bundle import load_bundle, save_bundle
-from run_data import load_faces
 from tiny_training import tiny_recipe
-from training.fitting import fit
-from training.run_folder import RunFolder, begin_run
-from training.run_keeping import AtomicCheckpointIO
+
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.run_data import load_faces
+from examples.arbex.training.fitting import fit
+from examples.arbex.training.run_folder import RunFolder, begin_run
+from examples.arbex.training.run_keeping import AtomicCheckpointIO
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
 
@@ -142,7 +143,7 @@ def test_a_damaged_recipe(kind, run_folder, command):
 def test_a_model_with_weights_that_are_not_numbers(run_folder, command, tmp_path):
     bundle = load_bundle(run_folder)
     torch.nn.init.constant_(bundle.model.balancer.anchors, torch.nan)
-    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.recipe, bundle.class_names)
+    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.config, bundle.class_names)
     status, error = command("evaluate", "--model", run_folder, "--out", tmp_path / "out")
     assert status == 2
     assert "its weights must be finite; balancer.anchors has NaN or infinite ones" in error
@@ -185,7 +186,7 @@ def test_a_model_whose_class_names_tell_no_classes(names, run_folder):
     bundle = load_bundle(run_folder)
     rest = tuple(f"class {place}" for place in range(len(bundle.class_names)))[len(names) :]
     names = names + rest if names else ()
-    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.recipe, names)
+    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.config, names)
     with pytest.raises(ValueError, match=r"must be a model that `train` wrote; got: .*names"):
         load_bundle(run_folder)
 

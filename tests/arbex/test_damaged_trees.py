@@ -6,11 +6,12 @@ import face_trees
 import numpy as np
 import pytest
 import torch
-from faces.face_dataset import FaceDataset, drop_corrupt
-from faces.image_sources import CorruptImageError
-from faces.reading import check_images, read_faces
-from readers.rows import ReadingError, SplitOptions
 from synthetic_faces import synthetic_table
+
+from examples.arbex.faces.face_dataset import FaceDataset, drop_corrupt
+from examples.arbex.faces.image_sources import CorruptImageError
+from examples.arbex.readers.reading import check_images, read_faces
+from examples.arbex.readers.rows import ReadingError, SplitOptions
 
 
 def replace_text(path, old, new):

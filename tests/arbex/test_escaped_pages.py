@@ -1,5 +1,6 @@
 """Every page with names that would be HTML, a script or a template if they were not escaped."""
 
+import base64
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -7,21 +8,21 @@ import numpy as np
 import pytest
 import torch
 from browsers import open_browser
-from face_detection import whole_picture
-from face_model import build_model
-from faces.face_table import Problem
-from figures.annotation import draw_annotated
-from inspection.audit import audit
-from inspection.audit_page import write_html
-from inspection.published_counts import PublishedCounts
-from media import Frame
-from model_bundle import load_bundle, save_bundle
-from prediction import FacePrediction, predict_frame
-from run_report import report_on
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
-from web_page.face_cards import face_cards
 
+from examples.arbex.audit.audit import audit_faces
+from examples.arbex.audit.audit_page import write_html
+from examples.arbex.audit.published_counts import PublishedCounts
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.face_table import Problem
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.report.run_report import report_on
+from examples.arbex.serving.annotation import draw_annotated
+from examples.arbex.serving.face_cards import face_cards
+from examples.arbex.serving.face_detection import whole_picture
+from examples.arbex.serving.media import Frame
+from examples.arbex.serving.prediction import FacePrediction, predict_frame
 from reliability_balance.labels import LabelRanking, save_gallery
 
 HARMFUL = (
@@ -31,6 +32,7 @@ HARMFUL = (
     "&lt;b&gt;</title></style><svg/onload=window.hit=1>",
     "caf\udce9",
 )
+SVG = "data:image/svg+xml;base64,"
 CLASSES = tuple(f"{name}{index}" for index, name in enumerate(HARMFUL))
 
 
@@ -43,15 +45,15 @@ def report(folder):
     return folder / "report.html"
 
 
-def inspection(folder):
+def audit_page(folder):
     table = synthetic_table(class_names=CLASSES)
     images = table.images
     images.images[1] = images.images[0]
     table = replace(table, name=HARMFUL[0], names=[f"{HARMFUL[i % 5]}{i}" for i in range(96)])
     problem = Problem(HARMFUL[0], HARMFUL[1], "".join(HARMFUL[3:]), 2)
     counts = PublishedCounts({"train": 1}, HARMFUL[1], {"train": dict.fromkeys(CLASSES, 1)})
-    write_html(audit(replace(table, problems=(problem,)), counts), folder / "inspection.html")
-    return folder / "inspection.html"
+    write_html(audit_faces(replace(table, problems=(problem,)), counts), folder / "audit.html")
+    return folder / "audit.html"
 
 
 def gallery(folder):
@@ -81,7 +83,7 @@ def cards(folder):
     return folder / "cards.html"
 
 
-PAGES = (report, inspection, gallery, cards)
+PAGES = (report, audit_page, gallery, cards)
 
 
 class Elements(HTMLParser):
@@ -107,7 +109,12 @@ def test_names_are_text(page, tmp_path):
     assert not found.tags & {"script", "svg", "b>", "link", "iframe", "object"}
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     sources = [value for name, value in found.attributes if name in ("src", "href")]
-    assert all(each.startswith("data:image/png;base64,") for each in sources)
+    assert all(each.startswith(("data:image/png;base64,", SVG, "#")) for each in sources)
+    for source in sources:
+        if source.startswith(SVG):
+            drawn = Elements(base64.b64decode(source.removeprefix(SVG)).decode())
+            assert not drawn.tags & {"script", "foreignobject", "a", "iframe"}
+            assert not [name for name, _ in drawn.attributes if name.startswith("on")]
     assert sources
     for name in HARMFUL[:4]:
         assert name in found.text

@@ -9,11 +9,16 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        *("rendering.face_expressions", "readers.expressions", "readers.jaffe", "readers.labels"),
-        *("image_files", "faces.completeness"),
+        "arbex.rendering.face_expressions",
+        "arbex.readers.expressions",
+        "arbex.readers.jaffe",
+        "arbex.readers.labels",
+        "arbex.faces.completeness",
+        "image_files",
     ],
 )
 def test_docstring_examples(name):
-    failed, attempted = doctest.testmod(import_module(name), optionflags=doctest.ELLIPSIS)
+    module = import_module(f"examples.{name}")
+    failed, attempted = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
     assert attempted
     assert not failed

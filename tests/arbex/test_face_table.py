@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
-from faces.face_dataset import FaceDataset, FaceSample
-from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
-from faces.image_sources import ImageArray
-from image_files import CorruptImageError, decode
 from PIL import Image
 from torch.utils.data import DataLoader
+
+from examples.arbex.faces.face_dataset import FaceDataset, FaceSample
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from examples.arbex.faces.image_sources import ImageArray
+from examples.image_files import CorruptImageError, decode
 
 
 def make_table(**changes):

@@ -2,14 +2,14 @@
 
 import pytest
 import torch
-from face_model import build_model
 from full_disk import largest_file
-from model_bundle import load_bundle, save_bundle
-from prediction import FacePrediction, prediction_files
-from result_files import save_json
 from tiny_training import tiny_recipe, train_tiny
-from training.run_keeping import AtomicCheckpointIO
 
+from examples.arbex.face_model import build_model
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.serving.prediction import FacePrediction, prediction_files
+from examples.arbex.training.run_keeping import AtomicCheckpointIO
+from examples.result_files import save_json
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.checkpoint import save
 

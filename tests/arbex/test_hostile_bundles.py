@@ -12,7 +12,7 @@ import resource
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,11 @@ from torch import Tensor
 
 pytest.importorskip("pydantic", reason="the application needs the extra `arbex`")
 
-import model_bundle
-from face_model import build_model
-from model_bundle import LONGEST_HEADER, ModelBundle, load_bundle, save_bundle
 from tiny_training import tiny_recipe
+
+from examples.arbex.face_model import build_model
+from examples.arbex.model_bundle import LONGEST_HEADER, ModelBundle, load_bundle, save_bundle
+from reliability_balance.checkpoint import tensor_file
 
 # A tenth of a second on a quiet machine; much beside other work, which slows a processor down.
 SECONDS, KIBIBYTES = 5.0, 200 * 1024
@@ -48,19 +49,14 @@ class Forgery:
     header: dict[str, Any]
     edit_note: Callable[[str], str] = lambda text: text
     edit_file: Callable[[bytes], bytes] = lambda content: content
-    digest: str | None = None
+    digest: Any = None
     size: int | None = None
-    metadata: dict[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         note = self.edit_note(json.dumps(self.header))
-        digest = self.digest or "0" * 64
-        with contextlib.suppress(ValueError, RecursionError, AttributeError):
-            if self.digest is None:
-                digest = model_bundle._digest(json.loads(note), self.tensors)
-        if note.endswith("}") and "sha256" not in self.header:
-            note = f'{note[:-1]}, "sha256": "{digest}"}}'
-        content = safetensors.torch.save(self.tensors, {"bundle": note, **self.metadata})
+        digest = tensor_file._digest(note, self.tensors) if self.digest is None else self.digest
+        metadata = {tensor_file.CONFIG_KEY: note, tensor_file.DIGEST_KEY: digest}
+        content = safetensors.torch.save(self.tensors, metadata)
         path.write_bytes(self.edit_file(content))
         if self.size is not None:
             os.truncate(path, self.size)  # a hole, which takes no room on the disk
@@ -77,7 +73,7 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         load_bundle(paths[name])  # what is imported by the first load is not counted below
     with contextlib.suppress(ValueError):  # nor what the first failure imports
         other = forgery_of(paths["small_cnn"])
-        other.header["recipe"]["encoder"] = {"name": "torchvision", "options": {"name": "resnet18"}}
+        config_of(other)["encoder"] = {"name": "torchvision", "options": {"name": "resnet18"}}
         other.write(paths["small_cnn"].parent / "other.safetensors")
         load_bundle(paths["small_cnn"].parent / "other.safetensors")
     return paths
@@ -86,9 +82,14 @@ def wholes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def forgery_of(path: Path) -> Forgery:
     content = path.read_bytes()
     length = int.from_bytes(content[:8], "little")
-    header = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["bundle"])
-    del header["sha256"]
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    header = json.loads(metadata[tensor_file.CONFIG_KEY])
     return Forgery(safetensors.torch.load(content), header)
+
+
+def config_of(forgery: Forgery) -> dict[str, Any]:
+    recipe: dict[str, Any] = forgery.header["preprocessing"]["recipe"]
+    return recipe
 
 
 def places(content: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -119,7 +120,7 @@ def wrong_type(draw: st.DrawFn, forgery: Forgery) -> None:
 
 
 def wrong_size(draw: st.DrawFn, forgery: Forgery) -> None:
-    recipe = forgery.header["recipe"]
+    recipe = config_of(forgery)
     sizes = [1, 3, 10**6, 10**9, 10**12, 2**62, 2**63, 10**30, -1, -(2**62)]
     if draw(st.booleans()):
         recipe["recipe"]["num_anchors"] = draw(st.sampled_from([0, *sizes]))
@@ -142,7 +143,7 @@ def other_encoder(draw: st.DrawFn, forgery: Forgery) -> None:
     of_timm = ["vit_gigantic_patch14_224", "efficientnet_l2", "test_vit", "", "no/such", "a\0b"]
     of_timm += ["hf-hub:a/b", "local-dir:/etc", "\x1b[2J", "\ud800", "x" * 10**4, "x" * 10**6]
     of_torchvision = ["regnet_y_128gf", "vit_h_14", "resnet18", "inception_v3", "swin_v2_b", "?"]
-    forgery.header["recipe"]["encoder"] = draw(
+    config_of(forgery)["encoder"] = draw(
         st.one_of(
             st.builds(lambda name, options: {"name": name, "options": options}, poster, options),
             st.builds(
@@ -171,7 +172,7 @@ def other_encoder(draw: st.DrawFn, forgery: Forgery) -> None:
 
 def surplus_key(draw: st.DrawFn, forgery: Forgery) -> None:
     found = [path for path in places(forgery.header) if isinstance(get(forgery.header, path), dict)]
-    path = draw(st.sampled_from([(), *(each for each in found if each[0] == "recipe")]))
+    path = draw(st.sampled_from([(), *(each for each in found if each[0] == "preprocessing")]))
     names = ["more", "__class__", "self", "", "a.b", "\ud800", "\x1b[2J", "a\0b", "device"]
     value = draw(st.sampled_from([None, 3, "x", {}, []]))
     get(forgery.header, path)[draw(st.sampled_from(names))] = value
@@ -180,7 +181,8 @@ def surplus_key(draw: st.DrawFn, forgery: Forgery) -> None:
 def missing_key(draw: st.DrawFn, forgery: Forgery) -> None:
     """Keys of a recipe may be missing: each has a default."""
     found = [(name,) for name in forgery.header]
-    path = draw(st.sampled_from([*found, ("recipe", "encoder", "name"), ("recipe", "encoder")]))
+    inner = [("preprocessing", "recipe"), ("preprocessing", "recipe", "encoder")]
+    path = draw(st.sampled_from([*found, *inner, (*inner[1], "name")]))
     del get(forgery.header, path[:-1])[path[-1]]
 
 
@@ -196,12 +198,15 @@ def wrong_rest(draw: st.DrawFn, forgery: Forgery) -> None:
         st.sampled_from(
             [
                 ("versions", [None, 3, [], "x", {"torch": 3}, {"torch": None}, {"a": ["b"]}]),
-                ("format", [None, 0, 1, 2, -3, 99, True, "3", [3], {}, 10**400]),
+                ("format_version", [None, -3, 99, "3", [3], {}, 10**400]),
                 ("recipe", [None, 3, "x", [], [1], {"": {}}, {"seed": -1}, {"seed": 2**32}]),
+                ("num_fitted", [None, "x", [], {}, 0.5, True]),
+                ("modules", [None, 3, "x", [], {}, {"model": {}}, {"other": {}}]),
             ]
         )
     )
-    forgery.header[name] = draw(st.sampled_from(values))
+    place = forgery.header if name in forgery.header else forgery.header["preprocessing"]
+    place[name] = draw(st.sampled_from(values))
 
 
 def wrong_values(draw: st.DrawFn, forgery: Forgery) -> None:
@@ -239,7 +244,7 @@ def lost_tensor(draw: st.DrawFn, forgery: Forgery) -> None:
 
 
 def orphan(draw: st.DrawFn, forgery: Forgery) -> None:
-    names = ["more", "", ".", "encoder", "balancer.more", "balancer.head", "a\0b", "\x1b[2J"]
+    names = ["more", "", ".", "encoder", "model.more", "model.balancer.head", "a\0b", "\x1b[2J"]
     forgery.tensors[draw(st.sampled_from(names))] = torch.ones(draw(st.sampled_from([0, 2, 1000])))
 
 
@@ -251,12 +256,12 @@ def renamed(draw: st.DrawFn, forgery: Forgery) -> None:
 
 def twice(draw: st.DrawFn, forgery: Forgery) -> None:
     """One name with two values, of which readers take the first or the last."""
-    name = draw(st.sampled_from(["format", "class_names", "recipe", "seed", "encoder", "delta"]))
+    name = draw(st.sampled_from(["modules", "class_names", "recipe", "seed", "encoder", "delta"]))
     key = f'"{name}":'
     if draw(st.booleans()):
         forgery.edit_note = lambda text: text.replace(key, f"{key} 3, {key}", 1)
         return
-    old = draw(st.sampled_from([b'"balancer.anchors":', b'"__metadata__":', b'"dtype":']))
+    old = draw(st.sampled_from([b'"model.balancer.anchors":', b'"__metadata__":', b'"dtype":']))
 
     def edit(content: bytes) -> bytes:
         length = int.from_bytes(content[:8], "little")
@@ -274,7 +279,7 @@ def wrong_text(draw: st.DrawFn, forgery: Forgery) -> None:
 
 
 def wrong_digest(draw: st.DrawFn, forgery: Forgery) -> None:
-    forgery.header["sha256"] = draw(st.sampled_from(["", "0" * 64, None, 3, [], {}, True]))
+    forgery.digest = draw(st.sampled_from(["", "0" * 64, "3", "\x1b[2J"]))
 
 
 def wrong_length(draw: st.DrawFn, forgery: Forgery) -> None:
@@ -308,7 +313,7 @@ def wrong_listing(draw: st.DrawFn, forgery: Forgery) -> None:
         if name == "shape" and value == [0, 2**62]:
             listing["more"] = {"dtype": "F32", "shape": value, "data_offsets": [0, 0]}
         else:
-            listing["balancer.anchors"][name] = value
+            listing["model.balancer.anchors"][name] = value
         header = json.dumps(listing).encode()
         return len(header).to_bytes(8, "little") + header + content[8 + length :]
 
@@ -321,7 +326,7 @@ def huge_file(draw: st.DrawFn, forgery: Forgery) -> None:
     if draw(st.booleans()):
         forgery.size = size
         return
-    name = draw(st.sampled_from(["more", "balancer.anchors", "balancer.class_prior"]))
+    name = draw(st.sampled_from(["more", "model.balancer.anchors", "model.balancer.class_prior"]))
 
     def edit(content: bytes) -> bytes:
         length = int.from_bytes(content[:8], "little")
@@ -338,8 +343,9 @@ def deep(draw: st.DrawFn, forgery: Forgery) -> None:
     depth = draw(st.sampled_from([100, 900, 960, 980, 990, 1000, 2000, 10**5]))
     start, end = draw(st.sampled_from(["[]", ('{"a":', "}")]))
     value = start * depth + "3" + end * depth
-    places_of_it = [("versions",), ("class_names",), ("recipe",), ("recipe", "seed")]
-    places_of_it += [("recipe", "encoder", "options", "name"), ("recipe", "data", "rendered")]
+    recipe = ("preprocessing", "recipe")
+    places_of_it = [("versions",), ("class_names",), recipe, (*recipe, "seed")]
+    places_of_it += [(*recipe, "encoder", "options", "name"), (*recipe, "data", "rendered")]
     put(forgery.header, draw(st.sampled_from(places_of_it)), "DEEP")
     forgery.edit_note = lambda text: text.replace('"DEEP"', value)
 
@@ -350,16 +356,16 @@ def many(draw: st.DrawFn, forgery: Forgery) -> None:
     kind = draw(st.sampled_from(["lists", "objects", "names", "keys", "options", "tensors"]))
     header = forgery.header
     if kind in ("lists", "objects"):
-        where = draw(st.sampled_from(["class_names", "versions", "recipe"]))
+        where = draw(st.sampled_from(["class_names", "versions", "preprocessing"]))
         header[where] = "MANY"
         part = {"lists": "[],", "objects": "{},"}[kind]
         forgery.edit_note = lambda text: text.replace('"MANY"', f"[{part * (room // 3)}3]")
     elif kind == "names":
         header["class_names"] = [str(number) for number in range(room // 12)]
     elif kind == "keys":
-        header["recipe"] |= {str(number): 1 for number in range(room // 14)}
+        config_of(forgery).update({str(number): 1 for number in range(room // 14)})
     elif kind == "options":
-        header["recipe"]["data"]["rendered"] = {str(number): 1 for number in range(3000)}
+        config_of(forgery)["data"]["rendered"] = {str(number): 1 for number in range(3000)}
     else:
         names = (f"m{number}" for number in range(room // 60))
         # Written by hand, since safetensors takes seconds for them.
@@ -461,7 +467,7 @@ def test_anything_anywhere_is_refused_or_a_model(
     if loaded is None:
         return
     assert list(loaded.class_names) == forgery.header["class_names"]
-    side = 160 if "timm" in loaded.recipe.encoder.name else 16
+    side = 160 if "timm" in loaded.config.encoder.name else 16
     # Weights that are too large for 32 bits are refused where the model is used.
     with contextlib.suppress(ValueError), torch.no_grad():
         assert loaded.model(torch.zeros(2, 3, side, side)).corrected.isfinite().all()

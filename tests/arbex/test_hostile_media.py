@@ -8,19 +8,20 @@ import av
 import face_trees
 import numpy as np
 import pytest
-from face_detection import whole_picture
-from face_model import build_model
-from figures.annotation import draw_annotated
-from image_data import load_images
-from image_files import IMAGE_FORMATS, CorruptImageError, decode
-from media import read_media
-from model_bundle import load_bundle, save_bundle
 from PIL import Image, features
-from prediction import predict_frame
-from rendering.contact_sheet import contact_sheet
-from run_report import report_on
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
+
+from examples.arbex.face_model import build_model
+from examples.arbex.model_bundle import load_bundle, save_bundle
+from examples.arbex.rendering.contact_sheet import contact_sheet
+from examples.arbex.report.run_report import report_on
+from examples.arbex.serving.annotation import draw_annotated
+from examples.arbex.serving.face_detection import whole_picture
+from examples.arbex.serving.media import read_media
+from examples.arbex.serving.prediction import predict_frame
+from examples.image_data import load_images
+from examples.image_files import IMAGE_FORMATS, CorruptImageError, decode
 
 EPS = b"""%!PS-Adobe-3.0 EPSF-3.0
 %%BoundingBox: 0 0 8 8

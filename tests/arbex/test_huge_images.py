@@ -6,11 +6,12 @@ import zlib
 
 import face_trees
 import pytest
-from faces.face_dataset import drop_corrupt
-from faces.image_sources import CorruptImageError, decode
-from faces.reading import read_faces
-from image_data import load_images, read_idx
-from media import read_media
+
+from examples.arbex.faces.face_dataset import drop_corrupt
+from examples.arbex.faces.image_sources import CorruptImageError, decode
+from examples.arbex.readers.reading import read_faces
+from examples.arbex.serving.media import read_media
+from examples.image_data import load_images, read_idx
 
 # By resource limits alone a test could not tell memory that was not needed from memory that was
 # there, so the peak of what Python and numpy asked for is looked at.

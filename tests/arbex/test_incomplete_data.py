@@ -7,22 +7,23 @@ from dataclasses import replace
 import face_trees
 import pytest
 import torch
-from configuration import Data
-from faces.completeness import (
+from synthetic_faces import synthetic_table
+
+from examples.arbex.configuration import Data
+from examples.arbex.faces.completeness import (
     describe_completeness,
     expect_complete,
     missing_share,
     with_lone_classes,
 )
-from faces.face_table import FaceTable, Problem
-from faces.image_sources import CorruptImageError
-from faces.reading import check_images, read_faces
-from image_data import load_images
-from media import read_media
-from readers.labels import is_no_label, name_classes
-from readers.rows import ReadingError
-from run_data import load_faces
-from synthetic_faces import synthetic_table
+from examples.arbex.faces.face_table import FaceTable, Problem
+from examples.arbex.faces.image_sources import CorruptImageError
+from examples.arbex.readers.labels import is_no_label, name_classes
+from examples.arbex.readers.reading import check_images, read_faces
+from examples.arbex.readers.rows import ReadingError
+from examples.arbex.run_data import load_faces
+from examples.arbex.serving.media import read_media
+from examples.image_data import load_images
 
 TREES = face_trees.TREES | {"affectnet annotations": face_trees.affectnet_annotations}
 

@@ -6,12 +6,12 @@ from multiprocessing import get_context
 import face_trees
 import pytest
 import torch
-from faces.image_sources import decode
-from faces.reading import read_faces
-from image_data import load_images
-from media import read_media
-from result_files import save_json
 
+from examples.arbex.faces.image_sources import decode
+from examples.arbex.readers.reading import read_faces
+from examples.arbex.serving.media import read_media
+from examples.image_data import load_images
+from examples.result_files import save_json
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.backbones.weights import read_weights
 from reliability_balance.checkpoint import load, save

@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from evaluation import predict_table
-from face_model import FaceModel
-from model_bundle import load_bundle
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
-from training.balanced_training import BalancedTraining
+
+from examples.arbex.face_model import FaceModel
+from examples.arbex.model_bundle import load_bundle
+from examples.arbex.report.evaluation import predict_table
+from examples.arbex.training.balanced_training import BalancedTraining
 
 
 def out_of_memory(*args):

@@ -3,11 +3,12 @@
 import face_trees
 import pytest
 import torch
-from faces.face_table import TEST, TRAIN, VALIDATION
-from faces.reading import READERS, read_faces
-from readers.aff_wild2 import FrameNames
-from readers.jaffe import rating_distribution
-from readers.rows import SplitOptions
+
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION
+from examples.arbex.readers.aff_wild2 import FrameNames
+from examples.arbex.readers.jaffe import rating_distribution
+from examples.arbex.readers.reading import READERS, read_faces
+from examples.arbex.readers.rows import SplitOptions
 
 
 def kinds(table):

@@ -5,12 +5,23 @@ from dataclasses import replace
 
 import pytest
 import torch
-from faces.face_table import TEST, TRAIN, VALIDATION
 from PIL import Image
-from rendering.contact_sheet import contact_sheet
-from rendering.face_expressions import CLASS_NAMES, class_prior, draw_blends, label_distribution
-from rendering.rendered_faces import PRESETS, RenderedFacesSettings, best_accuracy, rendered_faces
-from rendering.rendering_cache import cached_images
+
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION
+from examples.arbex.rendering.contact_sheet import contact_sheet
+from examples.arbex.rendering.face_expressions import (
+    CLASS_NAMES,
+    class_prior,
+    draw_blends,
+    label_distribution,
+)
+from examples.arbex.rendering.rendered_faces import (
+    PRESETS,
+    RenderedFacesSettings,
+    best_accuracy,
+    rendered_faces,
+)
+from examples.arbex.rendering.rendering_cache import cached_images
 
 SMALL = RenderedFacesSettings(num_faces=90, image_size=24, num_identities=12)
 

@@ -1,32 +1,33 @@
 """The benchmarks' data, methods and book-keeping, on tasks of a few samples."""
 
-import json
 from dataclasses import replace
 from typing import NamedTuple
 
+import pandas as pd
 import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
-import tasks
-from measures import mean_and_interval, prediction_measures
-from methods import METHODS
-from noisy_data import CORRUPTIONS
-from package_texts import SECTIONS, load_package_texts, parse_descriptions
-from paper_report import PAPER_BY_NOISE
-from paper_report import write_report as write_paper_report
-from paper_setups import Setup
-from resumable import read_lines, run_all
-from robustness_report import write_report
-from robustness_runs import predict, train
 from small_task import make_task
-from tasks import FIRST_SEED
-from tuning_grids import GRIDS
-from tuning_report import pick
-from tuning_report import write_report as write_tuning_report
+from typer.testing import CliRunner
 
+from benchmarks.__main__ import app, questions
+from benchmarks.data import tasks
+from benchmarks.data.corruptions import CORRUPTIONS
+from benchmarks.data.package_texts import SECTIONS, load_package_texts, parse_descriptions
+from benchmarks.data.tasks import FIRST_SEED
+from benchmarks.measures import prediction_measures
+from benchmarks.methods.base import predict
+from benchmarks.methods.compared import ON_PIXELS
+from benchmarks.methods.grids import GRIDS
+from benchmarks.questions import tuning
+from benchmarks.questions.paper_tables import Setup
+from benchmarks.reports import paper_tables, robustness
+from benchmarks.runs import Plan, answer, read_runs, run_all
+from benchmarks.tables import interval, paired
+from benchmarks.training import train
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance.core import RECIPES
 
@@ -65,22 +66,29 @@ def test_the_library_has_all_our_defaults(monkeypatch):
     balancer, loss = ReliabilityBalancer(4, 3), ReliabilityLoss()
     assert (balancer.num_anchors, balancer.delta, loss.center_weight) == (3, 0.7, 0.9)
     assert RobustLoss(balancer, torch.arange(6) % 3, epochs=30).targets.temperature == 0.4
-    method = METHODS["ours, robust"](make_task())
-    method.begin(30)
-    assert (method.balancer.num_anchors, method.balancer.delta) == (3, 0.7)
-    assert method.robust.recipe == changed
-    assert method.robust.loss.center_weight == 0.9
+    method = ON_PIXELS["ours, robust"](make_task(), 30)
+    assert (method.head.num_anchors, method.head.delta) == (3, 0.7)
+    assert method.criterion.recipe == changed
+    assert method.criterion.loss.center_weight == 0.9
     assert method.targets.temperature == 0.4
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_PIXELS)
 def test_each_method_trains_and_predicts(name):
     task = make_task()
     torch.manual_seed(0)
-    method = METHODS[name](task)
-    train(method, task, epochs=2)
+    method = ON_PIXELS[name](task, 2)
+    train(method, task)
     log_probs = predict(method, task.inputs)
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(300))
+
+
+def test_a_task_smaller_than_a_batch_is_trained_on():
+    task = make_task(50)
+    torch.manual_seed(0)
+    method = ON_PIXELS["cross-entropy"](task, 20)
+    train(method, task)
+    assert (predict(method, task.inputs).argmax(1) == task.labels).float().mean() > 0.9
 
 
 def test_the_libraries_area_under_risk_coverage_is_reported():
@@ -90,8 +98,20 @@ def test_the_libraries_area_under_risk_coverage_is_reported():
 
 
 def test_interval_by_hand():
-    mean, interval = mean_and_interval([1.0, 2.0, 3.0])
-    assert (mean, interval) == (2.0, pytest.approx(4.3027 / 3**0.5, abs=1e-3))
+    found = interval([1.0, 2.0, 3.0, float("nan")])
+    assert found == (2.0, pytest.approx(4.3027 / 3**0.5, abs=1e-3))
+    assert f"{found:+.1f}" == "+2.0 ± 2.5"
+    assert found.mark() == ""
+
+
+def test_a_difference_is_paired_by_seed():
+    ours = pd.DataFrame({"seed": [1, 2, 3, 9], "nll": [1.0, 2.0, 4.0, 0.0]})
+    theirs = pd.DataFrame({"seed": [3, 1, 2], "nll": [5.0, 2.0, 3.0]})
+    found = paired(ours, theirs, "nll")
+    assert found == (-1.0, 0.0)
+    assert found.marked("+.1f") == "*-1.0 ± 0.0*"
+    assert found.marked("+.1f", is_gain=False) == "**-1.0 ± 0.0**"
+    assert paired(ours, theirs[:1], "nll").mark() == ""  # one seed: no verdict
 
 
 class Square(NamedTuple):
@@ -109,61 +129,92 @@ def invert(run):
 def test_runs_resume_after_a_crash(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"number": 2, "squared": -1}\n{"number": 3, "squ')
-    lines = read_lines(path)
-    assert [line["number"] for line in lines] == [2]
+    assert read_runs(path)["number"].tolist() == [2]
     run_all(square, [Square(2), Square(3)], path, workers=1)
-    assert {line["number"]: line["squared"] for line in read_lines(path)} == {2: -1, 3: 9}
+    assert dict(read_runs(path).to_numpy()) == {2: -1, 3: 9}
 
 
 def test_runs_that_end_are_kept_where_one_fails(tmp_path):
     path = tmp_path / "runs.jsonl"
     with pytest.raises(ZeroDivisionError):
         run_all(invert, [Square(4), Square(0), Square(2)], path, workers=1)
-    assert read_lines(path)[0]["number"] == 4
+    assert read_runs(path)["number"].tolist() == [4]
     run_all(invert, [Square(4), Square(2)], path, workers=1)
-    assert [line["inverse"] for line in read_lines(path)] == [0.25, 0.5]
+    assert read_runs(path)["inverse"].tolist() == [0.25, 0.5]
 
 
-def test_reports_render_what_there_is(tmp_path):
+def shown(runs):
+    return f"{len(runs)} runs, squares {runs['squared'].sum()}"
+
+
+def more(runs):
+    return [Square(int(runs["squared"].max()))]
+
+
+def test_a_plan_is_answered_and_rendered_again(tmp_path):
+    plan = Plan(square, [Square(2), Square(3)], shown, then=more)
+    with pytest.raises(FileNotFoundError, match=r"squares\.jsonl must hold runs"):
+        answer("squares", plan, tmp_path, 1, render_only=True)
+    with pytest.raises(ValueError, match="name a folder of data"):
+        answer("squares", plan._replace(runs=[]), tmp_path, 1, render_only=False)
+    assert answer("squares", plan, tmp_path, 1, render_only=False) == "3 runs, squares 94"
+    assert answer("squares", plan, tmp_path, 1, render_only=True) == "3 runs, squares 94"
+    assert (tmp_path / "squares.md").read_text() == "3 runs, squares 94"
+
+
+def test_every_question_has_a_command():
+    shown = CliRunner().invoke(app, ["--help"])
+    assert set(questions()) <= set(shown.output.split())
+    for name in ("robustness", "backbones"):
+        shown = CliRunner().invoke(app, [name, "--help"])
+        assert shown.exit_code == 0
+        assert "--render-only" in shown.output
+    shown = CliRunner().invoke(app, ["robustness", "--data", "none"])
+    assert shown.exit_code == 2
+    assert "got none" in shown.output
+
+
+def test_reports_render_what_there_is():
     base = {"data": "faces-7k", "corruption": "imbalance-17+symmetric-40", "epochs": 1, "ece": 4.0}
     lines = [
         {**base, "method": method, "seed": seed, "accuracy": accuracy + seed}
         for method, accuracy in (("cross-entropy", 80.0), ("ours, robust", 82.0))
         for seed in range(2)
     ]
-    text = write_report(lines, tmp_path)
+    text = robustness.report(pd.DataFrame(lines))
     assert "| ours, robust | 2 | 82.50 ± 6.35 |" in text
     assert (
         "| rendered faces, 7,000, 1 to 17, 40 % symmetric | 80.5 ± 6.4, 4.0 | 82.5 ± 6.4, 4.0 "
-        "| cross-entropy, 80.5 ± 6.4 | **+2.0 ± 0.0** |  |" in text
+        "| cross-entropy, 80.5 ± 6.4 | **+2.0 ± 0.0** | |" in text
     )
     assert text.rstrip().endswith("| 2.00 ± 0.00 |")
-    assert (tmp_path / "robustness.png").stat().st_size > 0
+    assert len(robustness.draw(pd.DataFrame(lines)).axes) == 1
     cells = [
         {**Setup(k, noise, seed=seed)._asdict(), "accuracy": accuracy + seed - noise}
-        for noise in PAPER_BY_NOISE
+        for noise in paper_tables.PAPER_BY_NOISE
         for k, accuracy in ((0, 70.0), (8, 73.0 if noise else 71.0))
         for seed in range(3)
     ]
-    text = write_paper_report(json.loads(json.dumps(cells)), tmp_path)
+    text = paper_tables.report(pd.DataFrame(cells))
     assert "K = 8 against K = 0, clean labels: helps." in text
     assert "| 40 | 34.12 | +2.31 | 31.00 ± 2.48 | +3.00 ± 0.00 | helps |" in text
     assert "(mean of 5 to 50 %) by +0.50 points in the paper; here: +2.00 ± 0.00." in text
     assert "Not run yet." in text
 
 
-def test_tuning_picks_by_seeds_that_no_table_uses(tmp_path):
+def test_tuning_picks_by_seeds_that_no_table_uses():
     def line(setting, seed, accuracy):
         return {"method": "GCE", "setting": setting, "seed": seed, "accuracy": accuracy} | case
 
     case = {"data": "fashion-10k", "corruption": "clean"}
     lines = [line("q 0.7", 0, 85.0), line("q 0.3", 0, 84.0), line("q 0.3", 1, 87.0)]
     lines += [line("q 0.7", FIRST_SEED, 99.0), line("q 0.3", FIRST_SEED, 80.0)]
-    assert pick(lines)["GCE"] == "q 0.3"
+    runs = pd.DataFrame(lines)
+    assert tuning.pick(runs)["GCE"] == "q 0.3"
     ours = [{"method": "ours, robust", "seed": FIRST_SEED, "accuracy": 81.0, **case}]
-    text = write_tuning_report(lines, ours, tmp_path)
+    text = tuning.report(runs, pd.DataFrame(ours))
     assert "| GCE | q 0.7: 85.00 | **q 0.3: 85.50** |" in text
-    assert "| GCE, q 0.3 | 80.0 | +1.0 | not run |" in text
+    assert "| GCE, q 0.3 | 80.0 | +1.0 | not run | |" in text
 
 
 def test_every_tuned_setting_trains():
@@ -171,7 +222,7 @@ def test_every_tuned_setting_trains():
     index = torch.arange(64)
     for grid in GRIDS.values():
         for make in grid.values():
-            make(task).loss(index, task.inputs, task.labels, 0).backward()
+            make(task, 1).loss(index, task.inputs, task.labels, 0).backward()
 
 
 def test_fashion_says_what_to_install(monkeypatch, tmp_path):

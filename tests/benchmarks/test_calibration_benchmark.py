@@ -5,9 +5,10 @@ import torch
 
 pytest.importorskip("scipy", reason="the benchmarks need scipy")
 
-from calibration_report import write_report
-from calibration_runs import Predictions, coverage, judge
+import pandas as pd
 
+from benchmarks.questions.calibration import Predictions, coverage, judge
+from benchmarks.reports.calibration import report
 from reliability_balance import ReliabilityBalancer
 
 
@@ -28,7 +29,7 @@ def test_sets_hold_what_was_asked_for():
     assert 1 < found["set_size"] < 3
 
 
-def test_a_run_is_judged_and_rendered(tmp_path):
+def test_a_run_is_judged_and_rendered():
     logits, labels, noisy, noise_matrix = sampled(200)
     output = ReliabilityBalancer(3, 3).eval()(logits)
     output = type(output)(*(each if each is None else each.detach() for each in output))
@@ -41,7 +42,6 @@ def test_a_run_is_judged_and_rendered(tmp_path):
         for seed in (100, 101):
             named = {"corruption": "pair-30", "method": method, "seed": seed}
             lines.append({**named, **judge(predictions, seed)})
-    text = write_report(lines, tmp_path)
-    assert (tmp_path / "calibration.md").read_text() == text
+    text = report(pd.DataFrame(lines))
     assert "| ours, robust | temperature, noisy labels, learned noise matrix | 2 |" in text
     assert "| temperature of each branch, clean labels | temperature, clean labels |" in text

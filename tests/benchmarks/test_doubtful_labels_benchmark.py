@@ -7,12 +7,13 @@ pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 pytest.importorskip("cleanlab", reason="the benchmark compares with it")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmarks compare with its losses")
 
-import doubtful_labels_runs
-import tasks
-from doubtful_labels_report import write_report
-from doubtful_labels_runs import Run, do_run, judge_kinds
+import pandas as pd
 from small_task import make_task
 
+from benchmarks.data import tasks
+from benchmarks.questions import doubtful_labels
+from benchmarks.questions.doubtful_labels import Run, do_run, judge_kinds
+from benchmarks.reports.doubtful_labels import report
 from reliability_balance.labels import LabelRanking
 
 
@@ -40,9 +41,9 @@ def test_truth_of_faces_by_hand():
     }
 
 
-def test_both_competitors_run_and_are_reported(monkeypatch, tmp_path):
-    monkeypatch.setattr(doubtful_labels_runs, "OUR_EPOCHS", 3)
-    monkeypatch.setattr(doubtful_labels_runs, "FULL_EPOCHS", 4)
+def test_both_competitors_run_and_are_reported(monkeypatch):
+    monkeypatch.setattr(doubtful_labels, "OUR_EPOCHS", 3)
+    monkeypatch.setattr(doubtful_labels, "FULL_EPOCHS", 4)
     monkeypatch.setitem(tasks.DATA, "fashion-10k", lambda seed: make_task(640))
     lines = [do_run(Run(data, seed)) for data in ("symmetric-40", "clean") for seed in (0, 1)]
     assert list(lines[0]["found"]) == [
@@ -60,8 +61,7 @@ def test_both_competitors_run_and_are_reported(monkeypatch, tmp_path):
     scores = {"ambiguous_auroc": 0.9, "minority_auroc": 0.8, "wrong_label_auroc": 0.95}
     counts = {"mislabelled": 10, "ambiguous": 10, "minority": 5}
     lines += [{**Run("faces", 0)._asdict(), **scores, **counts, "verdicts": kinds}]
-    text = write_report(lines, tmp_path)
-    assert (tmp_path / "doubtful_labels.md").read_text(encoding="utf-8") == text
+    text = report(pd.DataFrame(lines))
     assert text.count("| ours | 3 |") == 1
     assert "| symmetric-40 | 40.0 |" in text
     assert "| mislabelled | 10.0 | 10.0 | 80.0 |" in text

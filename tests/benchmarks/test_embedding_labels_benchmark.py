@@ -1,14 +1,16 @@
 """The benchmark of stored embeddings: the reference, the shapes, the report."""
 
+import pandas as pd
 import pytest
 import torch
 
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 
-import embedding_labels
-from embedding_labels import Run, do_run, neighbours_doubt, write_report
-from embedding_shapes import SHAPES, separated
 from sklearn.model_selection import KFold
+
+from benchmarks.data.embedding_shapes import SHAPES, separated
+from benchmarks.questions import embedding_labels
+from benchmarks.questions.embedding_labels import Run, do_run, neighbours_doubt, report
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -38,14 +40,13 @@ def test_a_class_outside_the_other_folds_is_doubted():
     assert neighbours_doubt(embeddings, labels, 5, seed=0)[3] == 1.0
 
 
-def test_all_finders_run_and_are_reported(monkeypatch, tmp_path):
+def test_all_finders_run_and_are_reported(monkeypatch):
     monkeypatch.setitem(embedding_labels.SHAPES, "small", separated(4, 30))
     lines = [do_run(Run("small", "symmetric 20", seed)) for seed in (0, 1)]
     assert len(lines[0]["found"]) == 5
     worse = {name: {"auroc": 0.9, "cpu": 1.0} for name in lines[0]["found"]}
     worse["ours"] = {"auroc": 0.8, "cpu": 1.0}
     lines += [{**Run("other", "pair 40", seed)._asdict(), "found": worse} for seed in (0, 1)]
-    text = write_report(lines, tmp_path)
-    assert (tmp_path / "embedding_labels.md").read_text(encoding="utf-8") == text + "\n"
+    text = report(pd.DataFrame(lines))
     assert "Ours is more than 0.01 below on 1 of 2 rows: other, pair 40." in text
     assert "| small | symmetric 20 | 1.000 ± " in text

@@ -11,25 +11,30 @@ import torch
 pytest.importorskip("cleanlab", reason="the benchmarks need cleanlab")
 pytest.importorskip("crowdkit", reason="the benchmarks need crowd-kit")
 
-import human_labels
-import human_learning_rates
-import image_embeddings
-import robustness_runs
-import typer
-from cifar_human import LABEL_SETS, load_human_cifar, load_label_sets
+import pandas as pd
 from face_trees import FER_HEADER, write_image, write_text
-from human_faces import CLASSES, FOLDERS, load_human_faces
-from human_labels import Run, do_run
-from human_labels_report import write_report
-from human_methods import METHODS, TWO_VIEWS
-from human_networks import perceptron, residual
-from human_tasks import Folders, HumanTask, drawn_annotators, make_task, shares_of_votes
-from measures import measures_by_frequency
 from PIL import Image
-from resumable import read_lines
-from robustness_runs import predict, train
 from small_task import make_task as make_small_task
 from typer.testing import CliRunner
+
+from benchmarks import training
+from benchmarks.__main__ import app
+from benchmarks.data import image_embeddings
+from benchmarks.data.cifar_human import LABEL_SETS, load_human_cifar, load_label_sets
+from benchmarks.data.human_faces import CLASSES, FOLDERS, load_human_faces
+from benchmarks.data.human_tasks import Folders, drawn_annotators, make_task, shares_of_votes
+from benchmarks.measures import (
+    human_label_measures,
+    measures_by_frequency,
+    wrong_label_measures,
+)
+from benchmarks.methods.base import predict
+from benchmarks.methods.compared import ON_HUMAN_LABELS, TWO_VIEWS
+from benchmarks.networks import perceptron_on_embeddings, residual
+from benchmarks.questions import human_learning_rates
+from benchmarks.questions.human_labels import Run, do_run
+from benchmarks.reports.human_labels import report
+from benchmarks.training import train
 
 TRAINED, TESTED = 140, 12
 
@@ -157,15 +162,15 @@ def test_tasks_of_faces(fer_plus):
         for name in ("fer2013", "fer-votes", "fer-majority", "fer-annotators")
     )
     # A test face that is in the training set goes, and one without a majority.
-    assert [len(each.data.test_labels) for each in (given, votes)] == [TESTED - 2] * 2
+    assert [len(each.test_labels) for each in (given, votes)] == [TESTED - 2] * 2
     torch.testing.assert_close(given.test_votes.amax(1), torch.full((TESTED - 2,), 0.8))
-    assert int((given.data.labels != given.data.truth.argmax(1))[given.is_known].sum()) == 28
+    assert int((given.labels != given.truth.argmax(1))[given.is_known].sum()) == 28
     assert int((~given.is_known).sum()) == 1
-    torch.testing.assert_close(votes.data.labels, votes.data.truth)
-    assert torch.equal(majority.data.labels, majority.data.truth.argmax(1))
-    assert len(majority.data.labels) == len(annotators.data.labels) == TRAINED - 1
+    torch.testing.assert_close(votes.labels, votes.truth)
+    assert torch.equal(majority.labels, majority.truth.argmax(1))
+    assert len(majority.labels) == len(annotators.labels) == TRAINED - 1
     few = make_task("fer2013", "small-resnet", 20, 1, folders)
-    assert few.data.inputs.shape == (20, 1, 48, 48)
+    assert few.inputs.shape == (20, 1, 48, 48)
 
 
 def test_annotators_give_votes_of_the_face(fer_plus):
@@ -186,11 +191,11 @@ def test_annotators_give_votes_of_the_face(fer_plus):
 
 def test_labels_of_cifar(packed):
     task = make_task("cifar-random1", "small-resnet", 0, 0, Folders(cifar=packed))
-    wrong = task.data.labels != task.data.truth.argmax(1)
+    wrong = task.labels != task.truth.argmax(1)
     assert int(wrong.sum()) == int((cifar_arrays()[1]["clean"][::5] != 3).sum())
     assert task.is_known.all()
     assert task.test_votes is None
-    assert [each.shape[-1] for each in task.network.views(task.data.inputs, 2)] == [32, 32]
+    assert [each.shape[-1] for each in task.network.views(task.inputs, 2)] == [32, 32]
     with pytest.raises(ValueError, match="`fer_plus` must be a folder for fer2013; got None"):
         make_task("fer2013", "small-resnet", 0, 0, Folders(cifar=packed))
 
@@ -202,57 +207,61 @@ def small_human_task(count=300):
     inputs = torch.stack([task.inputs, task.inputs + 0.1 * torch.randn(count, 8)], 1)
     wrong = torch.rand(count, generator=generator) < 0.3
     labels = torch.where(wrong, (task.labels + 1) % 3, task.labels)
-    data = task._replace(inputs=inputs, labels=labels, test_inputs=inputs[:, :1])
-    known = torch.ones(count, dtype=torch.bool)
-    return HumanTask(data, None, known, None, perceptron(8, 3))
+    return task._replace(
+        inputs=inputs,
+        labels=labels,
+        test_inputs=inputs[:, :1],
+        network=perceptron_on_embeddings(8),
+    )
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_HUMAN_LABELS)
 def test_each_method_learns_in_its_budget(name):
     torch.manual_seed(0)
     task = small_human_task(1300)
-    method = METHODS[name](task, 16)
+    method = ON_HUMAN_LABELS[name](task, 16)
     assert method.epochs == (8 if name in TWO_VIEWS else 16)
-    train(method, task.data, method.epochs)
-    log_probs = predict(method, task.data.test_inputs)
+    train(method, task)
+    log_probs = predict(method, task.test_inputs)
     torch.testing.assert_close(log_probs.exp().sum(1), torch.ones(1300))
-    assert (log_probs.argmax(1) == task.data.test_labels).float().mean() > 0.75
-    measures = human_labels.judge(method, task, method.trust())
-    assert measures["wrong_label_auroc"] > 0.8
+    assert (log_probs.argmax(1) == task.test_labels).float().mean() > 0.75
+    assert wrong_label_measures(method, task, method.trust())["wrong_label_auroc"] > 0.8
+    measures = human_label_measures(method, task)
     assert ("primary_nll" in measures) == name.startswith("ours")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ON_HUMAN_LABELS)
 def test_each_method_takes_one_epoch_and_soft_labels(name):
     torch.manual_seed(0)
     task = small_human_task()
-    data = task.data._replace(labels=(task.data.truth + 0.1) / 1.3)
-    method = METHODS[name](task._replace(data=data), 1)
-    train(method, data, method.epochs)
-    assert predict(method, data.test_inputs).isfinite().all()
+    task = task._replace(labels=(task.truth + 0.1) / 1.3)
+    method = ON_HUMAN_LABELS[name](task, 1)
+    train(method, task)
+    assert predict(method, task.test_inputs).isfinite().all()
 
 
 def test_labels_that_were_not_trained_on_are_not_judged():
     torch.manual_seed(0)
     task = small_human_task()  # two of its batches have 128 samples, and 44 are left out
-    method = METHODS["ours"](task, 1)
-    train(method, task.data, 1)
+    method = ON_HUMAN_LABELS["ours"](task, 1)
+    train(method, task)
     assert int(method.trust().isnan().sum()) == 44
-    assert 0 <= human_labels.judge(method, task, method.trust())["wrong_label_auroc"] <= 1
+    found = wrong_label_measures(method, task, method.trust())
+    assert 0 <= found["wrong_label_auroc"] <= 1
 
 
 def test_the_noise_of_wrong_labels_is_learned():
     """A label that the network is sure is wrong gets u and v; a right one does not."""
     torch.manual_seed(0)
-    method = METHODS["SOP"](small_human_task(), 40)
+    method = ON_HUMAN_LABELS["SOP"](small_human_task(), 40)
     method.noise = [torch.full_like(each, 0.01) for each in method.noise]
     index = torch.tensor([0, 1])
-    labels = method.labels[index]
+    labels = method.shares[index]
     logits = (8 * torch.stack([labels[0], 1 - labels[1]])).requires_grad_()
     for _ in range(20):
         method.noisy_loss(index, logits).backward()
     u, v = method.noise
-    right, wrong = (float(u[row][method.labels[row] > 0].abs()) for row in (0, 1))
+    right, wrong = (float(u[row][method.shares[row] > 0].abs()) for row in (0, 1))
     assert right < 0.05 < 0.5 < wrong
     assert v[1].abs().max() > 0.5
     assert v[0].abs().max() < 0.05
@@ -260,16 +269,16 @@ def test_the_noise_of_wrong_labels_is_learned():
 
 
 def test_a_mixture_of_losses_trusts_small_ones():
-    method = METHODS["DivideMix"](small_human_task(), 20)
+    method = ON_HUMAN_LABELS["DivideMix"](small_human_task(), 20)
     right = torch.arange(300) % 4 > 0
-    likely = torch.where(right.unsqueeze(1), method.labels, 1 - method.labels)
+    likely = torch.where(right.unsqueeze(1), method.shares, 1 - method.shares)
     method.probs = (8 * likely + torch.rand(300, 3)).softmax(1)
     method.begin_epoch(method.warmup)
     assert torch.equal(method.trusted > 0.5, right)
 
 
 def test_progressive_stopping_learns_the_last_layers_anew():
-    method = METHODS["PES"](small_human_task(), 20)
+    method = ON_HUMAN_LABELS["PES"](small_human_task(), 20)
     weights = [each for each in method.network if isinstance(each, torch.nn.Linear)]
 
     def changed(epoch):
@@ -283,15 +292,15 @@ def test_progressive_stopping_learns_the_last_layers_anew():
     assert changed(2) == ([True] * 3, [False] * 3)
     assert changed(3) == ([False, True, True], [False, True, True])
     assert changed(4) == ([False, False, True], [False, False, True])
-    method.probs = method.labels.roll(1, 0)
+    method.probs = method.shares.roll(1, 0)
     assert changed(5) == ([True] * 3, [False] * 3)
-    agrees = method.labels.argmax(1) == method.labels.roll(1, 0).argmax(1)
+    agrees = method.shares.argmax(1) == method.shares.roll(1, 0).argmax(1)
     assert torch.equal(method.trusted, agrees.float())
 
 
 def test_views_of_images_are_other_crops_and_predictions_see_the_middle():
     torch.manual_seed(0)
-    network = residual(1, 3, crop=6, margin=2)
+    network = residual(1, crop=6, margin=2)
     images = torch.randint(256, (4, 1, 8, 8), dtype=torch.uint8)
     first, second = network.views(images, 2)
     assert first.shape == second.shape == (4, 1, 6, 6)
@@ -301,7 +310,7 @@ def test_views_of_images_are_other_crops_and_predictions_see_the_middle():
 
 def test_views_of_embeddings_are_the_image_and_its_mirrored_one():
     torch.manual_seed(0)
-    network = perceptron(2, 3)
+    network = perceptron_on_embeddings(2)
     embeddings = torch.randn(50, 2, 2).half()
     first, second = network.views(embeddings, 2)
     torch.testing.assert_close(first + second, embeddings.float().sum(1))
@@ -358,9 +367,8 @@ def test_runs_are_judged_and_rendered(fer_plus, packed, tmp_path, task, number):
     lines = [do_run(run, folders) for run in runs]
     assert len([name for name in lines[1] if name not in Run._fields]) == number
     write_text(tmp_path / "human_labels.jsonl", "".join(json.dumps(line) + "\n" for line in lines))
-    app = typer.Typer()
-    app.command()(human_labels.main)
-    shown = CliRunner().invoke(app, ["--render-only", "--results", str(tmp_path)])
+    arguments = ["human_labels", "--render-only", "--results", str(tmp_path)]
+    shown = CliRunner().invoke(app, arguments)
     assert shown.exit_code == 0
     assert f"## {task}, small-resnet, all samples, 2 epochs" in shown.output
     assert shown.output.count("\n| cross-entropy | 1 |") == 1
@@ -374,25 +382,27 @@ def test_learning_rates_are_judged_on_what_was_not_trained_on(
     monkeypatch.setattr(
         image_embeddings, "pretrained_network", lambda: lambda images: network(images.float())
     )
-    monkeypatch.setattr(robustness_runs, "BATCH_SIZE", 32)
+    monkeypatch.setattr(training, "BATCH_SIZE", 32)
     folders = Folders(fer_plus, packed, tmp_path)
     task = make_task("fer2013", "embeddings", 0, 0, folders)
-    part = human_learning_rates.without_last_fifth(task)
-    count = len(task.data.labels) * 4 // 5
-    for one, other in zip(part.data[:3], task.data[:3], strict=True):
-        assert torch.equal(one, other[:count])
+    part = human_learning_rates.split(task)
+    count = len(task.labels) * 4 // 5
+    assert torch.equal(part.inputs, task.inputs[:count])
+    known = task.is_known[count:]
+    assert torch.equal(part.test_inputs, task.inputs[count:][known])
+    assert torch.equal(part.test_labels, task.truth[count:][known].argmax(1))
     runs = [
         human_learning_rates.Run("fer2013", "cross-entropy", rate, 0)
         for rate in human_learning_rates.RATES
     ]
     lines = [human_learning_rates.do_run(run, folders) for run in runs]
-    text = human_learning_rates.write_report(lines, tmp_path)
+    text = human_learning_rates.report(pd.DataFrame(lines))
     best = max(line["accuracy"] for line in lines)
     assert f"**{best:.1f}**" in text
     assert text.count("| GCE | nan | nan | nan |") == 2
 
 
-def test_differences_are_paired_with_the_best_method_of_as_many_views(tmp_path):
+def test_differences_are_paired_with_the_best_method_of_as_many_views():
     base = {"task": "fer2013", "network": "small-resnet", "samples": 0, "epochs": 20}
     accuracies = {"ELR": 75.0, "GCE": 70.0, "SOP+": 77.0, "ours": 76.0, "ours, two views": 76.5}
     lines = [
@@ -403,7 +413,7 @@ def test_differences_are_paired_with_the_best_method_of_as_many_views(tmp_path):
     for line in lines:
         if line["method"].startswith("ours"):
             line |= {"primary_accuracy": line["accuracy"] - line["seed"], "primary_ece": 16.0}
-    text = write_report(lines, tmp_path)
+    text = report(pd.DataFrame(lines))
     assert "| ELR | 3 | 76.0 ± 2.5 | 15.0 ± 0.0 |" in text
     assert "| ours | ELR | **+1.0 ± 0.0** | *+0.2 ± 0.0* |" in text
     assert "| ours, two views | SOP+ | *-0.5 ± 0.0* | **-0.1 ± 0.0** |" in text
@@ -411,15 +421,11 @@ def test_differences_are_paired_with_the_best_method_of_as_many_views(tmp_path):
 
 
 def test_what_is_unknown_or_missing_is_refused(fer_plus):
-    app = typer.Typer()
-    app.command()(human_labels.main)
     for arguments, message in (
-        ([], "got neither"),
         (["--fer-plus", str(fer_plus), "--task", "cifar-aggre"], "got cifar-aggre"),
         (["--fer-plus", str(fer_plus), "--network", "embeddings"], "--cache must name"),
         (["--fer-plus", str(fer_plus), "--method", "none"], "got none"),
     ):
-        shown = CliRunner().invoke(app, arguments)
+        shown = CliRunner().invoke(app, ["human_labels", *arguments])
         assert shown.exit_code == 2
         assert message in shown.output
-    assert read_lines(human_labels.RESULTS / "no such file.jsonl") == []

@@ -7,7 +7,10 @@ import torch
 
 pytest.importorskip("sklearn", reason="the benchmarks need scikit-learn")
 
-from losses_of_others import (
+from small_task import make_task
+
+from benchmarks.methods.base import log_prior_of
+from benchmarks.methods.losses import (
     center_distance,
     class_balance,
     early_learning_term,
@@ -22,8 +25,7 @@ from losses_of_others import (
     symmetric_cross_entropy,
     view_consistency,
 )
-from methods_of_others import log_prior_of, logit_adjusted
-from small_task import make_task
+from benchmarks.methods.others import logit_adjusted
 
 LOGITS = torch.tensor([[2.0, 0.5, -1.0], [0.0, 0.3, 0.1], [-2.0, 1.0, 3.0]], dtype=torch.float64)
 LABELS = torch.tensor([0, 2, 1])
@@ -190,13 +192,13 @@ def test_logit_adjustment_trains_on_frequencies_and_answers_for_even_ones():
     task = task._replace(labels=torch.tensor([0] * 280 + [1] * 15 + [2] * 5))
     log_prior = log_prior_of(task)
     torch.testing.assert_close(log_prior.exp(), torch.tensor([281.0, 16.0, 6.0]) / 303)
-    method = logit_adjusted(task).eval()
+    method = logit_adjusted(task, 1).eval()
     index = torch.arange(8)
     inputs, labels = task.inputs[:8], task.labels[288:296]
     losses = [
         -float((logits + log_prior).log_softmax(-1)[label].detach())
-        for logits, label in zip(method.logits(inputs), labels, strict=True)
+        for logits, label in zip(method.logits(inputs)[0], labels, strict=True)
     ]
     loss = float(method.loss(index, inputs, labels, 0).detach())
     assert loss == pytest.approx(sum(losses) / 8, rel=1e-5)
-    torch.testing.assert_close(method.log_probs(inputs), method.logits(inputs).log_softmax(-1))
+    torch.testing.assert_close(method.log_probs(inputs), method.logits(inputs)[0].log_softmax(-1))

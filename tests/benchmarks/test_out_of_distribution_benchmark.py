@@ -1,15 +1,17 @@
 """The out-of-distribution benchmark on a network that was not trained."""
 
+import pandas as pd
 import pytest
 import torch
 
 pytest.importorskip("pytorch_ood", reason="the benchmark needs pytorch-ood")
 
-from detectors import OURS, Trained
-from noisy_data import Task
-from out_of_distribution import write_report
-from out_of_distribution_runs import Network, auroc, fpr_at_95, judge, letters, without
-
+from benchmarks.data.strange import DATA, letters, without
+from benchmarks.data.task import Task
+from benchmarks.methods.detectors import OURS, Trained
+from benchmarks.networks import perceptron
+from benchmarks.questions.out_of_distribution import Network, auroc, fpr_at_95, judge
+from benchmarks.reports.out_of_distribution import report
 from reliability_balance import ReliabilityBalancer
 
 
@@ -31,7 +33,7 @@ def test_letters_are_drawn_alike_for_a_seed():
 
 def test_the_held_out_class_is_in_neither_set():
     labels, inputs = torch.tensor([0, 1, 2, 1]), torch.arange(4.0).unsqueeze(1)
-    task = Task(inputs, labels, torch.eye(3)[labels], inputs, labels, 3)
+    task = Task(inputs, labels, torch.eye(3)[labels], inputs, labels, 3, perceptron(1))
     smaller, strange = without(task, 1)
     assert smaller.labels.tolist() == smaller.test_labels.tolist() == [0, 1]
     assert smaller.inputs.flatten().tolist() == [0.0, 2.0]
@@ -39,7 +41,7 @@ def test_the_held_out_class_is_in_neither_set():
     assert smaller.truth.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
-def test_a_network_is_judged_and_rendered(tmp_path):
+def test_a_network_is_judged_and_rendered():
     generator = torch.Generator().manual_seed(0)
     balancer = ReliabilityBalancer(8, 3).eval().requires_grad_(False)
 
@@ -58,8 +60,7 @@ def test_a_network_is_judged_and_rendered(tmp_path):
     ]
     assert lines[0]["found"][OURS]["digits"] == [100.0, 0.0]
     lines.append({"data": "cost", "labels": "", "seed": 100, "share": 0.25})
-    text = write_report(lines, tmp_path)
-    assert (tmp_path / "out_of_distribution.md").read_text(encoding="utf-8") == text
+    text = report(pd.DataFrame(lines), list(DATA))
     assert "| Fashion-MNIST | clean | digits | 100.0 ± 0.0 |" in text
     assert "Familiarity is behind in 0 of 1 rows by AUROC" in text
     assert "one thread): 0.250." in text

@@ -6,8 +6,9 @@ import torch
 pytest.importorskip("scipy", reason="the benchmarks need scipy")
 pytest.importorskip("cleanlab", reason="the benchmarks need cleanlab")
 
-import class_coverage
-import label_shift
+import pandas as pd
+
+from benchmarks.questions import class_coverage, label_shift
 
 
 def sampled(labels, num_classes, seed, scale=1.0):
@@ -17,24 +18,23 @@ def sampled(labels, num_classes, seed, scale=1.0):
     return (scale * 1.5 * points).log_softmax(1)  # calibrated for even classes where the scale is 1
 
 
-def test_coverage_is_judged_and_rendered(tmp_path, monkeypatch):
+def test_coverage_is_judged_and_rendered(monkeypatch):
     monkeypatch.setattr(class_coverage, "DRAWS", 4)
     labels, test_labels = (torch.arange(10).repeat(count) for count in (2100, 400))
     pool, test = (sampled(each, 10, seed) for seed, each in enumerate((labels, test_labels)))
     generator = torch.Generator().manual_seed(0)
-    chosen, rest = class_coverage._draw(torch.arange(len(labels)), labels, generator)
+    chosen, rest = class_coverage.draw(torch.arange(len(labels)), labels, generator)
     assert labels[chosen].bincount().tolist() == class_coverage.COUNTS
     assert torch.equal(torch.cat([chosen, rest]).sort().values, torch.arange(len(labels)))
     rows = torch.arange(len(labels))
-    found = class_coverage._judge(pool, labels, rows, test, test_labels, generator)
+    found = class_coverage.judge(pool, labels, rows, test, test_labels, generator)
     assert found["coverage"]["lac class"][0] == pytest.approx(90, abs=5)
     lines = [{"method": "ours, robust", "seed": seed, **found} for seed in (100, 101)]
-    text = class_coverage.write_report(lines, tmp_path)
-    assert (tmp_path / "class_coverage.md").read_text() == text
+    text = class_coverage.report(pd.DataFrame(lines))
     assert text.count("\n| raps | one for each class | ") == 1
 
 
-def test_estimates_are_judged_and_rendered(tmp_path):
+def test_estimates_are_judged_and_rendered():
     generator = torch.Generator().manual_seed(0)
     held_labels = torch.arange(3).repeat(3000)
     shifted = torch.tensor([0.8, 0.15, 0.05])
@@ -48,6 +48,5 @@ def test_estimates_are_judged_and_rendered(tmp_path):
     assert found["accuracy temperature"] > found["accuracy source temperature"] + 2
     assert found["accuracy temperature"] == pytest.approx(found["accuracy true vector"], abs=0.5)
     lines = [{"data": "fer2013", "method": "ours", "seed": seed, **found} for seed in (100, 101)]
-    text = label_shift.write_report(lines, tmp_path)
-    assert (tmp_path / "label_shift.md").read_text() == text
+    text = label_shift.report(pd.DataFrame(lines))
     assert "| ours | BBSE, temperature scaling | 2 | " in text

@@ -18,14 +18,15 @@ from pathlib import Path
 from typing import Annotated
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PLACES = (".", "tests", "tests/helpers", "examples", "examples/arbex")
+PLACES = (".", "tests", "tests/helpers")
 sys.path[:0] = [str(ROOT / place) for place in PLACES]
 
 import torch  # noqa: E402
 import typer  # noqa: E402
 from fuzz.running import MEMORY, READ, SECONDS, Tally, outcomes_in_a_process  # noqa: E402
 from fuzz.targets import TARGETS  # noqa: E402
-from result_files import save_json, save_text  # noqa: E402
+
+from examples.result_files import save_json, save_text  # noqa: E402
 
 
 def main(

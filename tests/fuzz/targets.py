@@ -14,23 +14,23 @@ import av
 import face_trees
 import numpy as np
 import torch
-from configuration import as_plain, dump_recipe, load_recipe
-from face_model import build_model
-from faces.image_sources import decode
-from faces.reading import FileDataset, read_faces
-from figures.training_figures import read_history
 from fuzz.running import Read, Target
 from idx_files import idx_bytes, write_mnist
-from image_data import load_images, read_idx
-from media import read_media
-from model_bundle import FORMAT, load_bundle, save_bundle
-from model_bundle import _digest as digest_of_bundle
 from PIL import Image
-from rendering.rendering_cache import cached_images
 from safetensors.torch import save
 from tiny_training import tiny_recipe
-from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
 
+from examples.arbex.configuration import as_plain, dump_config, load_config
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.image_sources import decode
+from examples.arbex.model_bundle import FORMAT, load_bundle, save_bundle
+from examples.arbex.model_bundle import _digest as digest_of_bundle
+from examples.arbex.readers.reading import FileDataset, read_faces
+from examples.arbex.rendering.rendering_cache import cached_images
+from examples.arbex.report.training_figures import read_history
+from examples.arbex.serving.media import read_media
+from examples.arbex.training.run_keeping import RESUME_KEYS, AtomicCheckpointIO
+from examples.image_data import load_images, read_idx
 from reliability_balance import ReliabilityBalancer, wrap
 from reliability_balance.backbones.weights import read_weights
 from reliability_balance.calibration import Abstention, PredictionSets, TemperatureScaling
@@ -337,7 +337,7 @@ def old_checkpoint(folder: Path) -> list[bytes]:
 
 def read_overrides(content: bytes) -> object:
     lines = content.decode(errors="replace").split("\n")
-    return load_recipe("quick", [line for line in lines if line])
+    return load_config("quick", [line for line in lines if line])
 
 
 def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
@@ -454,11 +454,11 @@ TARGETS = (
         "recipe",
         whole_file(
             lambda folder: [
-                dump_recipe(RECIPE).encode(),
+                dump_config(RECIPE).encode(),
                 b"data:\n  dataset: raf-db\n  root: faces\noptimization: {epochs: 3}\n",
             ],
             ".yaml",
-            lambda path: load_recipe(str(path)),
+            lambda path: load_config(str(path)),
         ),
     ),
     Target("recipe, overrides", overrides, beginnings=("--set",)),

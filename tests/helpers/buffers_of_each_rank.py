@@ -10,7 +10,7 @@ from pathlib import Path
 from tiny_training import tiny_recipe, train_tiny
 
 import torch  # isort: skip
-from training.balanced_training import BalancedTraining  # isort: skip
+from examples.arbex.training.balanced_training import BalancedTraining  # isort: skip
 
 
 def write_buffers(self: BalancedTraining) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from tiny_training import tiny_recipe
 
-from face_model import build_model  # isort: skip
-from model_bundle import load_bundle, save_bundle  # isort: skip
-from training.run_keeping import RESUME_KEYS, AtomicCheckpointIO  # isort: skip
+from examples.arbex.face_model import build_model  # isort: skip
+from examples.arbex.model_bundle import load_bundle, save_bundle  # isort: skip
+from examples.arbex.training.run_keeping import RESUME_KEYS, AtomicCheckpointIO  # isort: skip
 
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.checkpoint import load, save

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning_training import RobustModule
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from examples.lightning_training import RobustModule
 from reliability_balance import RobustLoss
 from reliability_balance.core import get_recipe
 from reliability_balance.data import IndexedDataset

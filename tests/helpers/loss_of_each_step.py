@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tiny_training import tiny_recipe, train_tiny
 
-from training.balanced_training import BalancedTraining  # isort: skip
+from examples.arbex.training.balanced_training import BalancedTraining  # isort: skip
 from torch import Tensor, distributed
 
 losses: list[float] = []

@@ -18,6 +18,7 @@ from typing import is_typeddict
 
 SNAPSHOT = Path(__file__).parents[1] / "fixtures" / "public_api.json"
 NEED_AN_EXTRA = {
+    "reliability_balance.integrations.cleanlab",
     "reliability_balance.integrations.sklearn",
     "reliability_balance.integrations.transformers",
 }

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 from kill_while_saving import KINDS as TENSORS
-from result_files import save_json
 
+from examples.result_files import save_json
 from reliability_balance.files import open_atomically, write_atomically
 
 THREADS, PROCESSES = 8, 4

@@ -1,8 +1,9 @@
 """Small tables of faces that are no faces, but can be learned; for the tests of the application."""
 
 import torch
-from faces.face_table import FaceTable
 from torch import Tensor
+
+from examples.arbex.faces.face_table import FaceTable
 
 
 class HeldImages:

@@ -4,21 +4,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [
-    str(ROOT),
-    str(ROOT / "examples"),
-    str(ROOT / "examples/arbex"),
-]
+sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from configuration import Recipe, parse_recipe  # noqa: E402
 from synthetic_faces import synthetic_table  # noqa: E402
-from training.fitting import fit  # noqa: E402
-from training.run_folder import RunFolder  # noqa: E402
+
+from examples.arbex.configuration import RunConfig, parse_config  # noqa: E402
+from examples.arbex.training.fitting import fit  # noqa: E402
+from examples.arbex.training.run_folder import RunFolder  # noqa: E402
 
 
-def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:
-    return parse_recipe(
+def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> RunConfig:
+    return parse_config(
         {
             "data": {"image_size": 16, "per_class": 20, "per_group": 12},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},
@@ -37,7 +34,7 @@ def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> Recipe:
     )
 
 
-def train_tiny(folder: Path, recipe: Recipe | None = None) -> RunFolder:
+def train_tiny(folder: Path, recipe: RunConfig | None = None) -> RunFolder:
     torch.set_num_threads(1)
     run = RunFolder(folder)
     fit(recipe or tiny_recipe(), synthetic_table(), run, accelerator="cpu", show_progress=False)

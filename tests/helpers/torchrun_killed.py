@@ -5,8 +5,9 @@ torchrun --nproc_per_node 2 tests/helpers/torchrun_killed.py OPTIONS
 
 import os
 
-import torchrun_ddp
 import typer
+
+from examples import torchrun_ddp
 
 save_tensors = torchrun_ddp.save_tensors
 

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from huggingface_trainer import tiny_transformer
 from transformers import TrainingArguments
 
+from examples.huggingface_trainer import tiny_transformer
 from reliability_balance import wrap
 from reliability_balance.integrations.transformers import RobustTrainer
 

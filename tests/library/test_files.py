@@ -11,8 +11,8 @@ import threading
 import pytest
 import torch
 from full_disk import largest_file
-from result_files import open_result, save_json, save_tensors, save_text
 
+from examples.result_files import open_result, save_json, save_tensors, save_text
 from reliability_balance import ReliabilityBalancer, files
 from reliability_balance.checkpoint import save
 from reliability_balance.files import open_atomically, write_atomically

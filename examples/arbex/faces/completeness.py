@@ -4,9 +4,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import replace
 
-from plain_text import printable
-
-from faces.face_table import TEST, TRAIN, FaceTable, Problem
+from examples.arbex.faces.face_table import TEST, TRAIN, FaceTable, Problem
+from examples.arbex.plain_text import printable
 
 ONE_SPLIT = "class in one split alone"
 USES = ((TRAIN, "train"), (TEST, "test"))

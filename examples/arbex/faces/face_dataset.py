@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from faces.face_table import FaceTable, Problem
-from faces.image_sources import CorruptImageError
+from examples.arbex.faces.face_table import FaceTable, Problem
+from examples.arbex.faces.image_sources import CorruptImageError
 
 DECODING_THREADS = 4  # Pillow decodes outside Python's lock
 SHOW_AFTER = 5.0  # seconds
@@ -37,7 +37,7 @@ class FaceDataset(Dataset[FaceSample]):
     Args:
         table: the faces.
         transform: maps a (3, H, W) uint8 tensor to a floating one, such as
-            :func:`faces.augmentation.train_transform`.
+            :func:`examples.arbex.faces.augmentation.train_transform`.
 
     Raises:
         CorruptImageError: on access to a file that cannot be decoded.

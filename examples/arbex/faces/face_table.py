@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, overload
 import torch
 from torch import Tensor
 
-from faces.image_sources import ImageSource
+from examples.arbex.faces.image_sources import ImageSource
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 SPLIT_NAMES = ("train", "validation", "test")

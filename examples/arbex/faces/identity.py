@@ -6,8 +6,8 @@ from hashlib import blake2b
 
 from torch import Tensor
 
-from faces.face_dataset import DECODING_THREADS
-from faces.face_table import FaceTable
+from examples.arbex.faces.face_dataset import DECODING_THREADS
+from examples.arbex.faces.face_table import FaceTable
 
 BATCH = 4096  # images read at a time
 

@@ -8,8 +8,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import torch
-from image_files import CorruptImageError, decode
 from torch import Tensor
+
+from examples.image_files import CorruptImageError, decode
 
 __all__ = ["CorruptImageError", "ImageArray", "ImageFiles", "ImageSource", "decode"]
 
@@ -31,7 +32,7 @@ class ImageSource(Protocol):
 
 
 class ImageFiles:
-    """Image files, decoded on access by :func:`image_files.decode`.
+    """Image files, decoded on access by :func:`examples.image_files.decode`.
 
     Args:
         root: the folder.

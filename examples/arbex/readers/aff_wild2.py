@@ -14,13 +14,13 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 import torch
-from faces.face_table import TEST, TRAIN, FaceTable, Selection
-from faces.image_sources import ImageFiles
-from image_files import has_image_suffix, is_system_name
 
-from readers.expressions import expression_name
-from readers.files import list_folders, read_text, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, find_folder, keep_official
+from examples.arbex.faces.face_table import TEST, TRAIN, FaceTable, Selection
+from examples.arbex.faces.image_sources import ImageFiles
+from examples.arbex.readers.expressions import expression_name
+from examples.arbex.readers.files import list_folders, read_text, report_unread
+from examples.arbex.readers.rows import ReadingError, Rows, SplitOptions, find_folder, keep_official
+from examples.image_files import has_image_suffix, is_system_name
 
 CHALLENGES = ("EXPR_Classification_Challenge", "EXPR_Recognition_Challenge")
 # No test labels are published; papers report on the validation set, which is our test set.

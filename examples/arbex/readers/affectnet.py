@@ -8,12 +8,12 @@ The authors publish ``train_set/images/N.jpg`` and ``train_set/annotations/N_exp
 from pathlib import Path
 
 import numpy as np
-from faces.face_table import TEST, TRAIN, FaceTable
 
-from readers.class_folders import read_named_folders
-from readers.expressions import expression_name
-from readers.files import list_images, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, keep_official
+from examples.arbex.faces.face_table import TEST, TRAIN, FaceTable
+from examples.arbex.readers.class_folders import read_named_folders
+from examples.arbex.readers.expressions import expression_name
+from examples.arbex.readers.files import list_images, report_unread
+from examples.arbex.readers.rows import ReadingError, Rows, SplitOptions, keep_official
 
 CLASS_NAMES = (
     "neutral",

@@ -3,11 +3,16 @@
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
-
-from readers.files import list_folders, list_images, report_unread
-from readers.labels import is_no_label, name_classes
-from readers.rows import ReadingError, Rows, SplitOptions, keep_official, split_by_group
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from examples.arbex.readers.files import list_folders, list_images, report_unread
+from examples.arbex.readers.labels import is_no_label, name_classes
+from examples.arbex.readers.rows import (
+    ReadingError,
+    Rows,
+    SplitOptions,
+    keep_official,
+    split_by_group,
+)
 
 SPLIT_FOLDERS = {
     "train": TRAIN,

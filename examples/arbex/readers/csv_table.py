@@ -4,12 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from faces.face_table import SPLIT_NAMES, FaceTable
-
-from readers.class_folders import SPLIT_FOLDERS
-from readers.files import read_csv_rows
-from readers.labels import is_no_label, name_classes
-from readers.rows import ReadingError, Rows, SplitOptions, find_file, keep_official, split_by_group
+from examples.arbex.faces.face_table import SPLIT_NAMES, FaceTable
+from examples.arbex.readers.class_folders import SPLIT_FOLDERS
+from examples.arbex.readers.files import read_csv_rows
+from examples.arbex.readers.labels import is_no_label, name_classes
+from examples.arbex.readers.rows import (
+    ReadingError,
+    Rows,
+    SplitOptions,
+    find_file,
+    keep_official,
+    split_by_group,
+)
 
 COLUMNS = ("image", "label", "split", "group")
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
-from faces.image_sources import ImageArray
 from torch import Tensor
 
-from readers.files import list_images, read_csv_rows, read_number, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, keep_official
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from examples.arbex.faces.image_sources import ImageArray
+from examples.arbex.readers.files import list_images, read_csv_rows, read_number, report_unread
+from examples.arbex.readers.rows import ReadingError, Rows, SplitOptions, keep_official
 
 CLASS_NAMES = (
     "neutral",

@@ -2,11 +2,16 @@
 
 from pathlib import Path
 
-from faces.face_table import FaceTable
-
-from readers.expressions import expression_name
-from readers.files import list_folders, list_images, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, find_folder, split_by_group
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.readers.expressions import expression_name
+from examples.arbex.readers.files import list_folders, list_images, report_unread
+from examples.arbex.readers.rows import (
+    ReadingError,
+    Rows,
+    SplitOptions,
+    find_folder,
+    split_by_group,
+)
 
 CLASS_NAMES = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "surprise")
 

@@ -6,9 +6,8 @@ import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from image_files import has_image_suffix, is_system_name
-
-from readers.rows import ReadingError, Rows
+from examples.arbex.readers.rows import ReadingError, Rows
+from examples.image_files import has_image_suffix, is_system_name
 
 
 def list_folders(folder: Path) -> list[Path]:

@@ -9,11 +9,17 @@ import re
 from pathlib import Path
 
 import torch
-from faces.face_table import FaceTable
 from torch import Tensor
 
-from readers.files import list_images, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, find_folder, split_by_group
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.readers.files import list_images, report_unread
+from examples.arbex.readers.rows import (
+    ReadingError,
+    Rows,
+    SplitOptions,
+    find_folder,
+    split_by_group,
+)
 
 CLASS_NAMES = ("neutral", "anger", "disgust", "fear", "happiness", "sadness", "surprise")
 POSES = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
 
-from readers.rows import ReadingError
+from examples.arbex.readers.rows import ReadingError
 
 # Texts for a missing label; -1 is the convention in this field.
 NO_LABEL = frozenset({"", "nan", "null", "none", "n/a", "na", "<na>"})

@@ -6,10 +6,16 @@ from 1, and the aligned face is ``basic/Image/aligned/train_00001_aligned.jpg``.
 
 from pathlib import Path
 
-from faces.face_table import TEST, TRAIN, FaceTable
-
-from readers.files import list_images, read_lines, read_number, report_unread
-from readers.rows import ReadingError, Rows, SplitOptions, find_file, find_folder, keep_official
+from examples.arbex.faces.face_table import TEST, TRAIN, FaceTable
+from examples.arbex.readers.files import list_images, read_lines, read_number, report_unread
+from examples.arbex.readers.rows import (
+    ReadingError,
+    Rows,
+    SplitOptions,
+    find_file,
+    find_folder,
+    keep_official,
+)
 
 # Label 1 is the first.
 CLASS_NAMES = ("surprise", "fear", "disgust", "happiness", "sadness", "anger", "neutral")

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable, Problem
-from faces.image_sources import ImageFiles, ImageSource
 from torch import Tensor
+
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable, Problem
+from examples.arbex.faces.image_sources import ImageFiles, ImageSource
 
 
 class ReadingError(ValueError):

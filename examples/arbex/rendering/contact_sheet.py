@@ -4,9 +4,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
-from faces.face_table import FaceTable
 from matplotlib.figure import Figure
-from result_files import open_result
+
+from examples.arbex.faces.face_table import FaceTable
+from examples.result_files import open_result
 
 
 def contact_sheet(table: FaceTable, path: Path, *, columns: int = 10, seed: int = 0) -> None:

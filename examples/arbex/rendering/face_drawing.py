@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rendering.canvas import Canvas, box, capsule, ellipse, per_picture
-from rendering.face_parameters import Faces
-from rendering.facial_features import View, draw_eyes, draw_mouth, draw_nose
+from examples.arbex.rendering.canvas import Canvas, box, capsule, ellipse, per_picture
+from examples.arbex.rendering.face_parameters import Faces
+from examples.arbex.rendering.facial_features import View, draw_eyes, draw_mouth, draw_nose
 
 VIEW = 1.25  # the picture spans [-VIEW, VIEW]; a head has half height 1
 DEPTH = 0.75  # of the relief: how far features move when the head turns

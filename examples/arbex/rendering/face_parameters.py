@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rendering.face_expressions import ACTION_NAMES
+from examples.arbex.rendering.face_expressions import ACTION_NAMES
 
 # fmt: off
 SKIN = torch.tensor([

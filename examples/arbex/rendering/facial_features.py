@@ -5,9 +5,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rendering.canvas import Canvas, capsule, ellipse, per_picture
-from rendering.face_expressions import ACTION_NAMES
-from rendering.face_parameters import Faces
+from examples.arbex.rendering.canvas import Canvas, capsule, ellipse, per_picture
+from examples.arbex.rendering.face_expressions import ACTION_NAMES
+from examples.arbex.rendering.face_parameters import Faces
 
 WHITE = torch.tensor([0.97, 0.97, 0.96])
 DARK = torch.tensor([0.16, 0.07, 0.07])

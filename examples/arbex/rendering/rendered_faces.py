@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
-from faces.image_sources import ImageArray
 from torch import Tensor
 
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION, FaceTable
+from examples.arbex.faces.image_sources import ImageArray
+from examples.arbex.rendering.face_drawing import draw_faces
+from examples.arbex.rendering.face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
+from examples.arbex.rendering.face_parameters import Faces, draw_parameters
+from examples.arbex.rendering.rendering_cache import cached_images
 from reliability_balance import checks
 from reliability_balance.data import pair_noise, symmetric_noise
-from rendering.face_drawing import draw_faces
-from rendering.face_expressions import ACTIONS, CLASS_NAMES, Blends, draw_blends
-from rendering.face_parameters import Faces, draw_parameters
-from rendering.rendering_cache import cached_images
 
 Difficulty = Literal["easy", "medium", "hard"]
 RenderedNoise = Literal["symmetric", "pair"]

@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
-from faces.image_sources import ImageArray
-from result_files import open_result, save_json
 from torch import Tensor
+
+from examples.arbex.faces.image_sources import ImageArray
+from examples.result_files import open_result, save_json
 
 
 def cached_images(

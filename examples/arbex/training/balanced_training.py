@@ -5,14 +5,14 @@ from typing import Any, cast
 
 import lightning
 import torch
-from configuration import Optimization
-from face_model import FaceModel
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from examples.arbex.configuration import Optimization
+from examples.arbex.face_model import FaceModel
+from examples.arbex.training.epoch_batches import FaceBatch, Position, derive_seed
+from examples.arbex.training.run_identity import IDENTITY, expect_same_run
 from reliability_balance import RobustLoss
-from training.epoch_batches import FaceBatch, Position, derive_seed
-from training.run_identity import IDENTITY, expect_same_run
 
 LOSS_TERMS = ("loss", "classification", "anchor", "center", "branches")
 TRAIN_METRICS = (*LOSS_TERMS, "accuracy", "learning_rate")
@@ -29,7 +29,7 @@ class BalancedTraining(lightning.LightningModule):
         criterion: the loss.
         optimization: optimizer settings.
         seed: of dropout; each step has its own generator state, see
-            :mod:`training.epoch_batches`.
+            :mod:`examples.arbex.training.epoch_batches`.
         soft_labels: whether to train on distributions instead of labels.
 
     Attributes:

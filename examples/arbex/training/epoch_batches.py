@@ -9,9 +9,10 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-from faces.face_dataset import FaceSample
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+
+from examples.arbex.faces.face_dataset import FaceSample
 
 
 class EpochSampler(Sized, Protocol):

@@ -8,48 +8,51 @@ from contextlib import contextmanager
 
 import lightning
 import torch
-from configuration import Recipe
-from encoders import load_published
-from face_model import build_model
-from faces.augmentation import eval_transform, train_transform
-from faces.face_dataset import FaceDataset
-from faces.face_table import TRAIN, VALIDATION, FaceTable
-from faces.image_sources import CorruptImageError
 from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy
-from memory import advising_out_of_memory
-from model_bundle import save_bundle
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
+from examples.arbex.configuration import RunConfig, without_files
+from examples.arbex.encoders import load_published
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.augmentation import eval_transform, train_transform
+from examples.arbex.faces.face_dataset import FaceDataset
+from examples.arbex.faces.face_table import TRAIN, VALIDATION, FaceTable
+from examples.arbex.faces.image_sources import CorruptImageError
+from examples.arbex.memory import advising_out_of_memory
+from examples.arbex.model_bundle import save_bundle
+from examples.arbex.training.balanced_training import BalancedTraining
+from examples.arbex.training.epoch_batches import EpochBatches, EpochSampler
+from examples.arbex.training.run_folder import RunFolder, begin_run
+from examples.arbex.training.run_identity import run_identity
+from examples.arbex.training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 from reliability_balance import RobustLoss
 from reliability_balance.data import DataRefinementSampler
-from training.balanced_training import BalancedTraining
-from training.epoch_batches import EpochBatches, EpochSampler
-from training.run_folder import RunFolder, begin_run
-from training.run_identity import run_identity
-from training.run_keeping import MONITORED, AtomicCheckpointIO, Progress, RunKeeper
 
 
 def fit(
-    recipe: Recipe,
+    config: RunConfig,
     table: FaceTable,
     folder: RunFolder,
     *,
     accelerator: str = "auto",
     show_progress: bool = True,
-) -> None:
+) -> RobustLoss:
     """Train from the start, or from the folder's resume point.
 
     With ``torchrun``, each batch is split among the processes. The run's files are written when
     everything is ready: a run that cannot be trained leaves none.
 
     Args:
-        recipe: the configuration.
+        config: the configuration.
         table: faces with a training and a validation split.
         folder: folder of the run.
         accelerator: "auto", "cpu", "gpu" or "mps".
         show_progress: whether to show a progress bar.
+
+    Returns:
+        The loss, which knows the doubtful labels.
 
     Raises:
         ValueError: if a split is empty, the batch size is not a multiple of the processes, the
@@ -59,7 +62,7 @@ def fit(
         OSError: if the disk is full; files that were saved before stay intact.
         TrainingInterrupted: after Ctrl-C or SIGTERM.
     """
-    settings = recipe.optimization
+    settings = config.optimization
     world_size, rank = (
         int(os.environ.get(name, d)) for name, d in (("WORLD_SIZE", 1), ("RANK", 0))
     )
@@ -73,40 +76,40 @@ def fit(
         if len(part) == 0:
             raise ValueError(f"`table` must have a {name} split; got none in {table.name}")
 
-    torch.manual_seed(recipe.seed)
-    module = build_training(recipe, train)
-    transform = train_transform(recipe.data.image_size, recipe.data.augmentation)
+    torch.manual_seed(config.seed)
+    module = build_training(config, train)
+    transform = train_transform(config.data.image_size, config.data.augmentation)
     dataset = FaceDataset(train, transform)
-    sampler = epoch_sampler(recipe, train, rank=rank, world_size=world_size)
+    sampler = epoch_sampler(config, train, rank=rank, world_size=world_size)
     seen, targets = module.criterion.epochs, module.criterion.targets
     earliest = targets.held_for or targets.warmup
-    if recipe.method.doubts_labels and seen <= earliest:
+    if config.recipe.doubts_labels and seen <= earliest:
         warnings.warn(
             f"no label will be doubted: a face is seen {seen:.1f} times, and labels are "
             f"refurbished after {earliest} at the earliest; train longer, or set `data.per_class` "
             "to null",
             stacklevel=2,
         )
-    module.identity = run_identity(recipe, table)
+    module.identity = run_identity(config, table)
     batches = EpochBatches(
         dataset,
         sampler,
         settings.batch_size // world_size,
-        seed=recipe.seed,
+        seed=config.seed,
         position=module.position,
-        workers=recipe.data.workers,
+        workers=config.data.workers,
     )
-    shown = FaceDataset(validation, eval_transform(recipe.data.image_size))
+    shown = FaceDataset(validation, eval_transform(config.data.image_size))
     validation_loader = DataLoader(
         shown,
         settings.batch_size,
         sampler=range(rank, len(shown), world_size),
-        num_workers=recipe.data.workers,
+        num_workers=config.data.workers,
     )
     keeper = RunKeeper(
         folder.checkpoint,
         folder.history,
-        lambda: save_bundle(folder.model, module.model, recipe, table.class_names),
+        lambda: save_bundle(folder.model, module.model, config, table.class_names),
         every=settings.checkpoint_steps,
     )
     callbacks: list[Callback] = [keeper]
@@ -115,7 +118,7 @@ def fit(
     if show_progress:
         callbacks.append(Progress())
     if rank == 0 and not folder.has_trained:
-        begin_run(recipe, folder)
+        begin_run(config, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
             leftover.unlink(missing_ok=True)  # of a killed process
@@ -146,6 +149,26 @@ def fit(
     )
     with keeper.stopping_at_interrupt(), advising_out_of_memory(advice), _advising_damage(folder):
         trainer.fit(module, batches, validation_loader, ckpt_path=resume_from)
+    return module.criterion
+
+
+def trained_criterion(config: RunConfig, table: FaceTable, folder: RunFolder) -> RobustLoss:
+    """Return the loss of a run at its last resume point.
+
+    Raises:
+        FileNotFoundError: if the run has no resume point.
+        ValueError: if data or recipe have changed, or the resume point is damaged.
+    """
+    if not folder.checkpoint.is_file():
+        raise FileNotFoundError(
+            f"`run` must be the folder of a run that trained; got {folder.root}"
+        )
+    state = AtomicCheckpointIO().load_checkpoint(folder.checkpoint)
+    module = build_training(without_files(config), table.subset(TRAIN))
+    module.identity = run_identity(config, table)
+    module.on_load_checkpoint(state)
+    module.load_state_dict(state["state_dict"])
+    return module.criterion
 
 
 @contextmanager
@@ -160,52 +183,54 @@ def _advising_damage(folder: RunFolder) -> Iterator[None]:
         ) from error
 
 
-def build_training(recipe: Recipe, train: FaceTable) -> BalancedTraining:
+def build_training(config: RunConfig, train: FaceTable) -> BalancedTraining:
     """Build model and loss of a recipe.
 
     Raises:
         ValueError: if the recipe contradicts itself, or needs data that the faces do not have.
     """
-    if recipe.method.even_classes and recipe.data.per_class is not None:
+    if config.recipe.even_classes and config.data.per_class is not None:
         raise ValueError(
             "`recipe.even_classes` must be false where `data.per_class` balances the epochs, whose "
-            f"classes are even already; got true with {recipe.data.per_class}. Set one of them "
+            f"classes are even already; got true with {config.data.per_class}. Set one of them "
             "to false or null"
         )
     labels = train.labels
-    if recipe.data.soft_labels:
+    if config.data.soft_labels:
         if train.distributions is None or train.distributions_are_true:
             raise ValueError(f"`data.soft_labels` needs faces with votes; {train.name} has none")
         labels = train.distributions
-    model = build_model(recipe, len(train.class_names))
-    load_published(model.encoder, recipe.encoder.ir50, recipe.encoder.mobilefacenet)
-    criterion = RobustLoss(model, labels, epochs=times_seen(recipe, train), recipe=recipe.method)
+    model = build_model(config, len(train.class_names))
+    load_published(model.encoder, config.encoder.ir50, config.encoder.mobilefacenet)
+    criterion = RobustLoss(model, labels, epochs=times_seen(config, train), recipe=config.recipe)
     return BalancedTraining(
         model,
         criterion,
-        recipe.optimization,
-        seed=recipe.seed,
-        soft_labels=recipe.data.soft_labels,
+        config.optimization,
+        seed=config.seed,
+        soft_labels=config.data.soft_labels,
     )
 
 
-def times_seen(recipe: Recipe, train: FaceTable) -> float:
+def times_seen(config: RunConfig, train: FaceTable) -> float:
     """Return how often an average face is seen in training, over all processes."""
-    epoch = len(epoch_sampler(recipe, train, rank=0, world_size=1))
-    return recipe.optimization.epochs * epoch / len(train)
+    epoch = len(epoch_sampler(config, train, rank=0, world_size=1))
+    return config.optimization.epochs * epoch / len(train)
 
 
-def epoch_sampler(recipe: Recipe, train: FaceTable, *, rank: int, world_size: int) -> EpochSampler:
+def epoch_sampler(
+    config: RunConfig, train: FaceTable, *, rank: int, world_size: int
+) -> EpochSampler:
     """Return a sampler that refines each epoch (4.2.2), or shuffles the training set."""
-    if recipe.data.per_class is None:
+    if config.data.per_class is None:
         rows = TensorDataset(train.labels)
-        return DistributedSampler(rows, world_size, rank, seed=recipe.seed, drop_last=True)
+        return DistributedSampler(rows, world_size, rank, seed=config.seed, drop_last=True)
     return DataRefinementSampler(
         train.labels,
         train.groups,
-        per_group=recipe.data.per_group,
-        per_class=recipe.data.per_class,
+        per_group=config.data.per_group,
+        per_class=config.data.per_class,
         num_replicas=world_size,
         rank=rank,
-        seed=recipe.seed,
+        seed=config.seed,
     )

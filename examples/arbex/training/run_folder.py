@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from configuration import Recipe, dump_recipe, load_recipe
-from model_bundle import versions
-from result_files import save_json, save_text
+from examples.arbex.configuration import RunConfig, dump_config, load_config
+from examples.arbex.model_bundle import versions
+from examples.result_files import save_json, save_text
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def expect_no_run(folder: RunFolder) -> None:
         )
 
 
-def begin_run(recipe: Recipe, folder: RunFolder) -> None:
+def begin_run(config: RunConfig, folder: RunFolder) -> None:
     """Write the configuration of a new run.
 
     Raises:
@@ -71,10 +71,10 @@ def begin_run(recipe: Recipe, folder: RunFolder) -> None:
     """
     expect_no_run(folder)
     save_json(folder.versions, versions())  # first, since it marks the recipe as that of a run
-    save_text(folder.recipe, dump_recipe(recipe))
+    save_text(folder.recipe, dump_config(config))
 
 
-def recipe_of(folder: RunFolder) -> Recipe:
+def config_of(folder: RunFolder) -> RunConfig:
     """Read the recipe of a run.
 
     Raises:
@@ -82,4 +82,4 @@ def recipe_of(folder: RunFolder) -> Recipe:
     """
     if not folder.recipe.is_file():
         raise FileNotFoundError(f"`out` must be the folder of a run; got {folder.root}")
-    return load_recipe(str(folder.recipe))
+    return load_config(str(folder.recipe))

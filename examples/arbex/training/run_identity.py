@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from configuration import Recipe, as_plain
-from faces.face_table import FaceTable
-from faces.identity import changed_columns, table_digests
+from examples.arbex.configuration import RunConfig, as_plain
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.identity import changed_columns, table_digests
 
 IDENTITY = "identity"  # key in a resume point
 # Settings that may change: location and loading of data, length of training, resume points.
@@ -15,13 +15,13 @@ FREE_KEYS = (
 )
 
 
-def run_identity(recipe: Recipe, table: FaceTable) -> dict[str, Any]:
+def run_identity(config: RunConfig, table: FaceTable) -> dict[str, Any]:
     """Describe a run in plain values.
 
     Every image file is read; with `data.corrupt: unchecked`, only its size.
     """
-    contents = recipe.data.corrupt != "unchecked"
-    return {"recipe": as_plain(recipe), "data": table_digests(table, contents=contents)}
+    contents = config.data.corrupt != "unchecked"
+    return {"recipe": as_plain(config), "data": table_digests(table, contents=contents)}
 
 
 def expect_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:

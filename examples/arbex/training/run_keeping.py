@@ -14,11 +14,11 @@ import lightning
 import torch
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
-from result_files import save_tensors, save_text
 from tqdm import tqdm
 
+from examples.arbex.training.run_identity import IDENTITY
+from examples.result_files import save_tensors, save_text
 from reliability_balance.backbones.weights import check_sums
-from training.run_identity import IDENTITY
 
 MONITORED = "validation_accuracy"
 STOPPING = b"""

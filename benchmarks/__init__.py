@@ -1,0 +1,1 @@
+"""Benchmarks: one question per module of `benchmarks.questions`; `python -m benchmarks --help`."""

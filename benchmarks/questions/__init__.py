@@ -1,0 +1,1 @@
+"""One question per module; its first lines say what is compared on what, and how it is judged."""

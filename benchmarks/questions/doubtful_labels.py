@@ -1,0 +1,185 @@
+"""Does ours find wrong labels without cross-validation, and separate them from ambiguous ones?
+
+Fashion-MNIST with noisy labels: one short training of ours beside cleanlab, which needs five for
+5-fold cross-validation of the same network: AUROC, AP and time, and the estimated share of wrong
+labels. Rendered faces: mislabelled ones against ambiguous ones. Both methods run in one process;
+CPU time is compared, since wall time depends on other load.
+"""
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Annotated, Any, NamedTuple
+
+import torch
+from cleanlab.rank import get_label_quality_scores
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+
+from benchmarks.data.corruptions import CORRUPTIONS
+from benchmarks.data.task import Task
+from benchmarks.data.tasks import DATA, FIRST_SEED
+from benchmarks.measures import detection
+from benchmarks.methods.compared import ON_PIXELS
+from benchmarks.methods.ours import Ours
+from benchmarks.networks import perceptron
+from benchmarks.options import Seeds, one_of
+from benchmarks.reports.doubtful_labels import report
+from benchmarks.runs import Plan
+from benchmarks.training import cross_validated, train, trained
+from examples.arbex.encoders import SmallCNN
+from examples.arbex.faces.face_table import TRAIN
+from examples.arbex.rendering.rendered_faces import PRESETS, rendered_faces
+from reliability_balance.labels import KNOWN_VERDICTS, LabelRanking, estimate_noise, rank_labels
+
+FACES = "faces"
+SETTINGS = ("symmetric-40", "pair-30", "clean", FACES)
+OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
+# A face is ambiguous if its most probable class has less than this share; a label is wrong if it
+# has less than that share.
+AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
+# A harder case: a label drawn from the face's own distribution that is not its most probable class.
+MINORITY_BELOW = 0.75
+
+
+class Run(NamedTuple):
+    """Key of a run: a corruption, or "faces"."""
+
+    data: str
+    seed: int
+
+
+class Stopwatch:
+    """CPU and wall time since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.process_time(), time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """Return the time so far."""
+        cpu, wall = self.start
+        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
+
+
+def do_run(run: Run) -> dict[str, Any]:
+    """Do one run of both methods, one after the other, in this process."""
+    return {**run._asdict(), **(on_faces(run) if run.data == FACES else on_fashion(run))}
+
+
+def on_fashion(run: Run) -> dict[str, Any]:
+    """Find wrong labels by ours, and by both scores of cleanlab after many epochs and few."""
+    task = CORRUPTIONS[run.data](DATA["fashion-10k"](run.seed), run.seed)
+    watch = Stopwatch()
+    method, ranking = inspect(task, task.network.layers(), OUR_EPOCHS, run.seed)
+    seconds = watch.seconds()
+    rate = estimate_noise(method.targets, task.labels).rate._asdict()
+    noise = {name: float(value) for name, value in rate.items()}
+    noise["true"] = float(task.wrong.float().mean())
+    if not task.wrong.any():
+        return {"noise": noise}
+    found = {"ours": {"epochs": OUR_EPOCHS, **detection(by_sample(ranking), task.wrong), **seconds}}
+    for epochs in (FULL_EPOCHS, OUR_EPOCHS):
+        watch = Stopwatch()
+        torch.manual_seed(run.seed)
+        fit = partial(trained, partial(ON_PIXELS["cross-entropy"], budget=epochs))
+        probs = cross_validated(fit, task, torch.randperm(len(task.labels)))
+        training = watch.seconds()
+        for score in ("self_confidence", "normalized_margin"):
+            watch = Stopwatch()
+            quality = get_label_quality_scores(
+                task.labels.numpy(), probs.double().numpy(), method=score
+            )
+            judging = watch.seconds()
+            found[f"cleanlab {score} {epochs}"] = {
+                "epochs": epochs,
+                **detection(-quality, task.wrong),
+                **{name: training[name] + judging[name] for name in training},
+            }
+    for each in found.values():
+        each |= {name: round(each[name], 2) for name in ("cpu", "wall")}
+    return {"found": found, "noise": noise}
+
+
+def inspect(
+    task: Task, encoder: nn.Sequential, epochs: int, seed: int
+) -> tuple[Ours, LabelRanking]:
+    """Train ours once with this encoder, then rank the labels."""
+    torch.manual_seed(seed)
+    method = Ours(task, epochs, is_wrapped=False)
+    method.network = nn.Sequential(*encoder, method.head)
+    train(method, task)
+    return method, rank_labels(method.targets, task.labels)
+
+
+def by_sample(ranking: LabelRanking) -> Tensor:
+    """Return doubts (N,) in the order of the samples, which were all seen."""
+    return ranking.doubt[ranking.sample.argsort()]
+
+
+def on_faces(run: Run) -> dict[str, Any]:
+    """Separate mislabelled from ambiguous rendered faces by ours."""
+    settings = replace(
+        PRESETS["easy"],
+        num_faces=6000,
+        image_size=48,
+        validation_share=0.02,
+        test_share=0.02,
+        ambiguity=0.6,
+        label_noise=0.2,
+        seed=run.seed,
+    )
+    table = rendered_faces(settings).subset(TRAIN)
+    assert table.distributions is not None and table.true_labels is not None  # noqa: PT018
+    images = torch.stack([table.images[row] for row in range(len(table))]).float() / 127.5 - 1
+    labels, truth = table.labels, table.distributions
+    network = perceptron(images.shape[1])  # replaced by the CNN
+    task = Task(images, labels, truth, images, labels, len(table.class_names), network)
+    _, ranking = inspect(task, nn.Sequential(SmallCNN()), FACE_EPOCHS, run.seed)
+    return judge_kinds(ranking, labels, table.true_labels, truth)
+
+
+def judge_kinds(
+    ranking: LabelRanking, labels: Tensor, before_noise: Tensor, distributions: Tensor
+) -> dict[str, Any]:
+    """Return the AUROC of ambiguous against mislabelled faces, and of wrong labels against others.
+
+    Mislabelled: noise replaced the label by one of (almost) no probability. Ambiguous: the label
+    was drawn from the face's own distribution, which has no clear maximum. Other faces are neither
+    and do not count in the first comparison.
+    """
+    order = ranking.sample.argsort()
+    plausibility, verdict = ranking.plausibility[order], ranking.verdict[order]
+    replaced = labels != before_noise
+    share = distributions.gather(1, labels.unsqueeze(1)).squeeze(1)
+    likeliest = distributions.amax(1)
+    mislabelled = replaced & (share < WRONG_BELOW)
+    ambiguous = ~replaced & (likeliest < AMBIGUOUS_BELOW)
+    minority = ~replaced & (likeliest < MINORITY_BELOW) & (share < likeliest)
+
+    def auroc(kind: Tensor) -> float:
+        either = mislabelled | kind
+        return float(roc_auc_score(kind[either].numpy(), plausibility[either].numpy()))
+
+    kinds = {
+        "mislabelled": mislabelled,
+        "ambiguous": ambiguous,
+        "neither": ~(mislabelled | ambiguous),
+    }
+    return {
+        "ambiguous_auroc": auroc(ambiguous),
+        "minority_auroc": auroc(minority),
+        "mislabelled": int(mislabelled.sum()),
+        "ambiguous": int(ambiguous.sum()),
+        "minority": int(minority.sum()),
+        "wrong_label_auroc": detection(by_sample(ranking), replaced)["auroc"],
+        "verdicts": {
+            name: [int((verdict[rows] == each).sum()) for each in KNOWN_VERDICTS]
+            for name, rows in kinds.items()
+        },
+    }
+
+
+def plan(data: Annotated[list[str] | None, one_of(SETTINGS)] = None, seeds: Seeds = 5) -> Plan:
+    """Plan the runs."""
+    runs = [Run(name, FIRST_SEED + seed) for seed in range(seeds) for name in data or SETTINGS]
+    return Plan(do_run, runs, report)

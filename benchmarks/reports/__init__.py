@@ -1,0 +1,1 @@
+"""Reports of questions whose tables need more than a few lines."""

@@ -1,0 +1,1 @@
+"""Examples: scripts for each integration, and the reference application."""

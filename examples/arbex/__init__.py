@@ -1,0 +1,1 @@
+"""ARBEx, the reference application: facial expressions with reliability balancing."""

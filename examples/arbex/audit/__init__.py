@@ -1,0 +1,1 @@
+"""Audit a data set before training."""

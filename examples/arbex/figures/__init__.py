@@ -1,1 +1,0 @@
-"""Figures of predictions and training, in one style."""

@@ -1,0 +1,1 @@
+"""Recipes by name, and how a recipe is read and checked."""

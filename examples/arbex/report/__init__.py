@@ -1,0 +1,1 @@
+"""Report on a trained model: scores, figures and pages."""

@@ -1,0 +1,1 @@
+"""Predict pictures and videos, on the command line, in a page, or in exported files."""

@@ -1,1 +1,0 @@
-"""A local web page that predicts the faces in a picture."""

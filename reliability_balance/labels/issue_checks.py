@@ -1,0 +1,352 @@
+"""Checks of a training set, one class each: outliers, near-duplicates, weak groups, wrong labels.
+
+Names and columns are those of cleanlab's Datalab: ``is_NAME_issue`` and ``NAME_score``, a score in
+[0, 1] that is lower for worse samples.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from reliability_balance import checks
+from reliability_balance.core.clustering import k_means
+from reliability_balance.labels.embedding_beliefs import _nearest, blocks
+from reliability_balance.labels.inspection import LabelRanking, Verdict
+
+# Nearest neighbours of each sample.
+NEIGHBOURS = 10
+# Outliers of a smaller class are compared with all samples.
+SMALLEST_CLASS = 50
+# A cluster of weak groups has this many samples on average; there are at most so many clusters.
+CLUSTER_SIZE, MOST_CLUSTERS = 100, 50
+
+
+class Samples(NamedTuple):
+    """What a check sees of a training set.
+
+    Args:
+        points: embeddings; of unit length where distances are cosine distances.
+        is_cosine: whether distances are cosine distances, half the squared Euclidean ones.
+        neighbours: the nearest other samples, nearest first, K = min(10, N - 1).
+        distances: distances to them.
+        ranking: the label ranking, in order of the samples.
+        predicted: class that the beliefs predict without the sample's label.
+        seed: seed of a check that draws at random.
+
+    Shape:
+        - points: (N, D) floating; neighbours: (N, K) int64; distances: (N, K) floating; predicted:
+          (N,) int64; all but the points are on the CPU.
+    """
+
+    points: Tensor
+    is_cosine: bool
+    neighbours: Tensor
+    distances: Tensor
+    ranking: LabelRanking
+    predicted: Tensor
+    seed: int
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a check found.
+
+    Args:
+        is_issue: whether a sample has the issue.
+        score: in [0, 1], lower for worse samples.
+        details: further columns, (N,) each.
+        groups: what was found of several samples together; ``str()`` describes each.
+
+    Shape:
+        - is_issue: (N,) bool; score: (N,) float64.
+    """
+
+    is_issue: Tensor
+    score: Tensor
+    details: dict[str, Tensor] = field(default_factory=dict)
+    groups: Sequence[Any] = ()
+
+
+class Check(ABC):
+    """Interface of a check: a name, and a call that returns what it found.
+
+    Example:
+        >>> class Isolated(Check):
+        ...     name = "isolated"
+        ...     def __call__(self, samples):
+        ...         score = 1 / (1 + samples.distances[:, 0].double())
+        ...         return Found(score < 0.5, score)
+    """
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def __call__(self, samples: Samples) -> Found:
+        """Check all samples."""
+
+
+@dataclass(frozen=True)
+class WrongLabels(Check):
+    """Labels that :func:`labels.rank_labels` calls mislabelled; the score is 1 - doubt."""
+
+    name = "label"
+
+    def __call__(self, samples: Samples) -> Found:
+        """Return the verdicts of the ranking."""
+        ranking = samples.ranking
+        return Found(
+            ranking.verdict == Verdict.MISLABELLED,
+            1.0 - ranking.doubt.double(),
+            {"given_label": ranking.given, "predicted_label": ranking.suggested},
+        )
+
+
+@dataclass(frozen=True)
+class Outliers(Check):
+    r"""Samples far from those of their class.
+
+    .. math:: z_i = (\log d_i - m) / (m - q), \quad \mathrm{score} = 1 - \Phi(z_i)
+
+    where d is the mean distance to the 10 nearest samples with the same suggested class, and m and
+    q are the class's median and 16 % quantile of log d, which outliers hardly move. So the score is
+    the share of ordinary samples that are at least as far away, if log d is normal. Samples of
+    classes with fewer than 50 samples are compared with all.
+
+    A group of outliers that resemble each other is missed if it has more than 10 members.
+
+    Args:
+        false_alarm_rate: share of ordinary samples that are called outliers, in (0, 1).
+
+    Reference: nearest-neighbour distances as in Kuan and Mueller, Back to the Basics: Revisiting
+        Out-of-Distribution Detection Baselines, 2022, https://arxiv.org/abs/2207.03061.
+    """
+
+    name = "outlier"
+    false_alarm_rate: float = 0.01
+
+    def __post_init__(self) -> None:
+        checks.open_share("false_alarm_rate", self.false_alarm_rate)
+
+    def __call__(self, samples: Samples) -> Found:
+        """Compare each sample with its class."""
+        deviation = _deviation(samples.distances.double().mean(1))
+        classes, counts = samples.ranking.suggested.unique(return_counts=True)
+        for label in classes[counts >= SMALLEST_CLASS]:
+            members = (samples.ranking.suggested == label).nonzero().squeeze(1)
+            _, distances = nearest_samples(
+                samples.points[members.to(samples.points.device)], samples.is_cosine
+            )
+            deviation[members] = _deviation(distances.double().mean(1))
+        score = torch.special.ndtr(-deviation)
+        return Found(score < self.false_alarm_rate, score)
+
+
+@dataclass(frozen=True)
+class NearDuplicates(Check):
+    r"""Samples that are almost equal, in sets.
+
+    .. math:: d_i \le \mathrm{threshold} \cdot \mathrm{median}(d), \quad
+        \mathrm{score} = 1 - e^{-d_i / \mathrm{median}(d)}
+
+    where d is the distance to the nearest sample, of any class. Samples within the threshold of
+    each other are in one set, and so are those that a chain of such pairs links. A set with
+    several labels has at least one wrong label.
+
+    Args:
+        threshold: largest distance, relative to the median distance to the nearest sample, >= 0.
+
+    Reference: threshold and score are those of cleanlab's Datalab.
+    """
+
+    name = "near_duplicate"
+    threshold: float = 0.13
+
+    def __post_init__(self) -> None:
+        checks.non_negative("threshold", self.threshold)
+
+    def __call__(self, samples: Samples) -> Found:
+        """Compare each sample with its nearest neighbours."""
+        distances = samples.distances.double()
+        scale = distances[:, 0].quantile(0.5).clamp_min(torch.finfo(torch.float64).tiny)
+        is_pair = distances <= self.threshold * scale
+        first, place = is_pair.nonzero(as_tuple=True)
+        second = samples.neighbours[first, place]
+        sets = _linked(first, second, len(samples))
+        is_issue = torch.zeros(len(samples), dtype=torch.bool)
+        is_issue[first] = True
+        is_issue[second] = True
+        return Found(
+            is_issue,
+            -torch.expm1(-distances[:, 0] / scale),
+            {"near_duplicate_set": sets.where(is_issue, -1)},
+            list(_sets(sets, is_issue, samples.ranking.given)),
+        )
+
+
+class DuplicateSet(NamedTuple):
+    """Near-duplicates of each other, and their given labels."""
+
+    samples: tuple[int, ...]
+    labels: tuple[int, ...]
+
+    def __str__(self) -> str:
+        names = ", ".join(map(str, self.samples))
+        if len(set(self.labels)) == 1:
+            return f"samples {names}: label {self.labels[0]}"
+        return f"samples {names}: labels {', '.join(map(str, self.labels))}"
+
+
+@dataclass(frozen=True)
+class WeakGroups(Check):
+    """Classes and clusters of embeddings whose labels are predicted less often than others.
+
+    Agreement is the share of samples whose given label is the one that the beliefs predict. A
+    group is weak if the upper limit of its agreement is below that of all other samples by more
+    than the margin. The limits are Wilson's, with Bonferroni's correction for all groups. The score
+    of a sample is the agreement of its weakest group, divided by that of the others.
+
+    There is a group for each given label, and clusters by k-means: one for each 100 samples, 50 at
+    most. Either the model or the labels are poor in a weak group.
+
+    Args:
+        margin: least difference of agreements, in [0, 1).
+        level: confidence level of all limits together, in (0, 1).
+    """
+
+    name = "underperforming_group"
+    margin: float = 0.05
+    level: float = 0.95
+
+    def __post_init__(self) -> None:
+        checks.fraction("margin", self.margin)
+        checks.open_share("level", self.level)
+
+    def __call__(self, samples: Samples) -> Found:
+        """Compare each class and cluster with all other samples."""
+        given = samples.ranking.given
+        agrees = (samples.predicted == given).double()
+        partitions = {"class": given, "cluster": _clusters(samples)}
+        num_groups = sum(len(members.unique()) for members in partitions.values())
+        quantile = float(torch.special.ndtri(torch.tensor(1 - (1 - self.level) / num_groups / 2)))
+        score, weakest = torch.ones(len(samples), dtype=torch.float64), []
+        for kind, members in partitions.items():
+            for index in members.unique().tolist():
+                inside = members == index
+                group = _group(kind, index, agrees[inside], agrees[~inside], quantile)
+                if group.high < group.others - self.margin:
+                    weakest.append(group)
+                    score[inside] = score[inside].clamp_max(group.agreement / group.others)
+        weakest.sort(key=lambda group: group.agreement)
+        return Found(score < 1.0, score, {"cluster": partitions["cluster"]}, weakest)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Agreement of predictions and labels in a group, with its limits, and among all others."""
+
+    kind: str
+    index: int
+    count: int
+    agreement: float
+    low: float
+    high: float
+    others: float
+
+    def __str__(self) -> str:
+        shares = (self.agreement, self.low, self.high, self.others)
+        agreement, low, high, others = (f"{100 * each:.0f}" for each in shares)
+        return (
+            f"{self.kind} {self.index}: {agreement} % [{low}, {high}] of {self.count} labels "
+            f"predicted, {others} % elsewhere"
+        )
+
+
+CHECKS: tuple[Check, ...] = (WrongLabels(), Outliers(), NearDuplicates(), WeakGroups())
+"""The checks of :func:`find_issues`."""
+
+
+def nearest_samples(points: Tensor, is_cosine: bool) -> tuple[Tensor, Tensor]:
+    """Find the nearest other samples, nearest first, and their distances.
+
+    Args:
+        points: N >= 2 embeddings; of unit length for cosine distances.
+        is_cosine: whether to return half the squared distances.
+
+    Shape:
+        - points: (N, D) floating; returns (N, K) int64 and (N, K) on the CPU, K = min(10, N - 1).
+    """
+    rows = torch.arange(len(points), device=points.device)
+    # Small coordinates cancel less in the matrix product that finds the candidates.
+    centred = points - points.mean(0)
+    found = _nearest(centred, rows, rows, NEIGHBOURS)
+    distances = torch.empty(found.shape, dtype=points.dtype, device=points.device)
+    for block in blocks(rows, found.shape[1] * points.shape[1]):
+        between = points[block].unsqueeze(1) - points[found[block]]
+        distances[block] = between.square().sum(-1)
+    distances = distances / 2 if is_cosine else distances.sqrt()
+    distances, order = distances.sort(stable=True)
+    return found.gather(1, order).cpu(), distances.cpu()
+
+
+def _deviation(distances: Tensor) -> Tensor:
+    """Return log distances, less their median, in units of the spread below it."""
+    logs = distances.clamp_min(torch.finfo(distances.dtype).tiny).log()
+    usual = logs[distances > 0]  # without sets of more equal samples than there are neighbours
+    if len(usual) == 0:
+        return torch.zeros_like(logs)
+    places = (max(1, math.ceil(share * len(usual))) for share in (0.16, 0.5))
+    low, middle = (usual.kthvalue(place).values for place in places)
+    return (logs - middle) / (middle - low).clamp_min(1e-6)
+
+
+def _linked(first: Tensor, second: Tensor, count: int) -> Tensor:
+    """Return for each of `count` samples the smallest one that a chain of pairs links it to."""
+    smallest = torch.arange(count)
+    while True:
+        least = smallest[first].minimum(smallest[second])
+        linked = smallest.scatter_reduce(0, first, least, "amin")
+        linked = linked.scatter_reduce(0, second, least, "amin")
+        linked = linked[linked]
+        if torch.equal(linked, smallest):
+            return smallest
+        smallest = linked
+
+
+def _sets(sets: Tensor, is_issue: Tensor, given: Tensor) -> Iterator[DuplicateSet]:
+    """Yield the sets, by their first samples."""
+    rows = is_issue.nonzero().squeeze(1)
+    order = rows[sets[rows].argsort(stable=True)]
+    _, sizes = sets[order].unique_consecutive(return_counts=True)
+    for members in order.split(sizes.tolist()):
+        yield DuplicateSet(tuple(members.tolist()), tuple(given[members].tolist()))
+
+
+def _clusters(samples: Samples) -> Tensor:
+    """Return the cluster of each sample (N,)."""
+    count = max(1, min(MOST_CLUSTERS, len(samples) // CLUSTER_SIZE))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(samples.seed)
+        centers = k_means(samples.points, count)
+    rows = torch.arange(len(samples), device=centers.device)
+    nearest = [
+        torch.cdist(samples.points[block], centers).argmin(1) for block in blocks(rows, count)
+    ]
+    return torch.cat(nearest).cpu()
+
+
+def _group(kind: str, index: int, inside: Tensor, outside: Tensor, quantile: float) -> Group:
+    """Return a group's agreement, with Wilson's limits; a group of all is compared with itself."""
+    count, agreement = len(inside), float(inside.mean())
+    square = quantile**2 / count
+    middle = (agreement + square / 2) / (1 + square)
+    half = math.sqrt(agreement * (1 - agreement) * square + square**2 / 4) / (1 + square)
+    others = float(outside.mean()) if len(outside) else agreement
+    return Group(kind, index, count, agreement, middle - half, middle + half, others)
