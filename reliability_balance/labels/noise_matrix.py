@@ -14,6 +14,8 @@ from reliability_balance.labels.rows import SparseRows
 # Classes of a soft label that count, where J is sparse.
 SOFT_CLASSES = 4
 
+FREQUENCY_STEPS = 500
+
 
 def first_joint(like: Tensor) -> Tensor:
     """Return the initial J (C, C): uniform classes, half of the labels correct.
@@ -272,3 +274,67 @@ class AnnotatorCounts(nn.Module):
         correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         counts = counts.minimum(correct)
         return counts / counts.sum(-1, keepdim=True)
+
+
+def true_frequencies(labels: Tensor, noise_matrix: Tensor) -> Tensor:
+    r"""Estimate the frequencies of the true classes from noisy labels, by maximum likelihood.
+
+    .. math:: \pi_c \gets \sum_k f_k \, \frac{\pi_c T_{ck}}{\sum_{c'} \pi_{c'} T_{c'k}}
+
+    where f are the frequencies of the labels (expectation maximisation).
+
+    Args:
+        labels: class indices.
+        noise_matrix: T, whose rows sum to 1.
+
+    Shape:
+        - labels: (N,) int64, N >= 1; noise_matrix: (C, C); returns (C,) float64, > 0.
+
+    Example:
+        >>> noise_matrix = torch.tensor([[0.8, 0.2], [0.2, 0.8]])
+        >>> labels = torch.tensor([0] * 74 + [1] * 26)
+        >>> true_frequencies(labels, noise_matrix)
+        tensor([0.9000, 0.1000], dtype=torch.float64)
+    """
+    matrix = noise_matrix.double().clamp_min(torch.finfo(torch.float32).eps)
+    given = labels.bincount(minlength=len(matrix)).to(matrix) / len(labels)
+    shares = torch.full_like(given, 1.0 / len(given))
+    for _ in range(FREQUENCY_STEPS):
+        shares = shares * (matrix @ (given / (shares @ matrix)))
+    # No class gets less than half a sample, so that logarithms stay finite.
+    shares = shares.clamp_min(0.5 / len(labels))
+    return shares / shares.sum()
+
+
+def with_rate(noise_matrix: Tensor, rate: float, frequencies: Tensor) -> Tensor:
+    r"""Change a noise matrix to another rate of wrong labels.
+
+    .. math:: T' = I + \frac{\rho}{r} (T - I) \;\text{ for } \rho \le r, \quad
+        T' = (1 - u) \, T + \frac{u}{C} \;\text{ for } \rho > r
+
+    where r is the rate of T, rho the new one, and u is such that T' has it: noise is taken away in
+    proportion, and added evenly.
+
+    Args:
+        noise_matrix: T, whose rows sum to 1.
+        rate: rho, in [0, 1 - 1/C).
+        frequencies: of the true classes, summing to 1.
+
+    Shape:
+        - noise_matrix: (C, C) floating; frequencies: (C,); returns (C, C).
+
+    Example:
+        >>> noise_matrix = torch.tensor([[0.8, 0.2], [0.2, 0.8]])
+        >>> with_rate(noise_matrix, 0.1, torch.tensor([0.5, 0.5]))
+        tensor([[0.9000, 0.1000],
+                [0.1000, 0.9000]])
+    """
+    num_classes = len(noise_matrix)
+    identity = torch.eye(num_classes, dtype=noise_matrix.dtype, device=noise_matrix.device)
+    wrong = 1.0 - noise_matrix.diagonal()
+    before = float((frequencies.to(wrong) * wrong).sum())
+    if rate <= before:
+        return identity + rate / max(before, 1e-9) * (noise_matrix - identity)
+    largest = 1.0 - 1.0 / num_classes
+    added = min(1.0, (rate - before) / max(largest - before, 1e-9))
+    return (1.0 - added) * noise_matrix + added / num_classes
