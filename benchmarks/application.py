@@ -8,30 +8,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from examples.arbex.report.run_report import report_on
-
-from examples.arbex.configuration import Recipe, as_plain
+from examples.arbex.configuration import RunConfig, as_plain
 from examples.arbex.faces.face_table import TEST
 from examples.arbex.model_bundle import load_bundle, versions
+from examples.arbex.report.run_report import report_on
 from examples.arbex.run_data import load_faces
 from examples.arbex.training.fitting import fit
-from examples.arbex.training.run_folder import RunFolder, recipe_of
+from examples.arbex.training.run_folder import RunFolder, config_of
 
 
-def with_seed(recipe: Recipe, seed: int) -> Recipe:
+def with_seed(recipe: RunConfig, seed: int) -> RunConfig:
     """Return the recipe with other weights, batches, faces and noise."""
     rendered = {**recipe.data.rendered, "seed": seed}
     return replace(recipe, seed=seed, data=replace(recipe.data, rendered=rendered))
 
 
-def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
+def run_recipe(recipe: RunConfig, root: Path) -> dict[str, Any]:
     """Train and evaluate, or resume a run; return the metrics.
 
     Raises:
         ValueError: if the folder holds a run of another recipe.
     """
     folder = RunFolder(root)
-    if folder.recipe.exists() and recipe_of(folder) != recipe:
+    if folder.recipe.exists() and config_of(folder) != recipe:
         raise ValueError(f"{root} holds a run of another recipe: choose another --runs")
     metrics = root / "metrics.json"
     if not metrics.exists():
@@ -43,7 +42,7 @@ def run_recipe(recipe: Recipe, root: Path) -> dict[str, Any]:
     return content
 
 
-def how(recipe: Recipe) -> dict[str, Any]:
+def how(recipe: RunConfig) -> dict[str, Any]:
     """Return all that is needed to reproduce results, without the user's folders."""
     given = ["FOLDER" if Path(each).is_dir() else each for each in sys.argv[1:]]
     return {

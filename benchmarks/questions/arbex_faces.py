@@ -16,7 +16,7 @@ from benchmarks.application import how, run_recipe, told, with_seed
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results, Seeds
 from benchmarks.runs import publish
 from benchmarks.tables import interval, markdown, page
-from examples.arbex.configuration import load_recipe, plain_cross_entropy
+from examples.arbex.configuration import load_config, plain_cross_entropy
 
 SCORES = ("accuracy", "macro_f1", "kl", "total_variation", "nll", "ece", "aurc")
 
@@ -32,7 +32,7 @@ def main(
     """Compare corrected predictions, primary predictions and cross-entropy over seeds."""
     content = None
     if not render_only:
-        base = load_recipe(recipe, overrides or ())
+        base = load_config(recipe, overrides or ())
         found: list[dict[str, Any]] = []
         for seed in range(seeds):
             seeded = with_seed(base, seed)

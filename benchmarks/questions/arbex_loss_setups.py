@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import numpy as np
 import typer
-from examples.arbex.report.training_figures import draw_setups, read_history
 
 from benchmarks.application import how, run_recipe, told, with_seed
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results, Seeds
 from benchmarks.runs import publish
 from benchmarks.tables import interval, markdown, page
-from examples.arbex.configuration import Recipe, load_recipe, override_recipe
+from examples.arbex.configuration import RunConfig, load_config, override_config
+from examples.arbex.report.training_figures import draw_setups, read_history
 
 PAPER = (
     "recipe.base=paper",
@@ -41,7 +41,7 @@ def main(
     """Train each set-up and compare the accuracies over the epochs."""
     content = None
     if not render_only:
-        base = override_recipe(load_recipe(recipe, PAPER), overrides or ())
+        base = override_config(load_config(recipe, PAPER), overrides or ())
         histories: dict[str, list[dict[str, list[float]]]] = defaultdict(list)
         scores: dict[str, dict[str, list[float]]] = {}
         for name, setup in setups(base).items():
@@ -62,17 +62,17 @@ def main(
     print(publish(results / "arbex_loss_setups.json", content, report))
 
 
-def setups(base: Recipe) -> dict[str, Recipe]:
+def setups(base: RunConfig) -> dict[str, RunConfig]:
     """Return the set-ups by name; "ideal" is the unchanged recipe."""
-    method = base.method
+    recipe = base.recipe
 
-    def changed(**changes: float) -> Recipe:
-        return replace(base, recipe={**base.recipe, **changes})
+    def changed(**changes: Any) -> RunConfig:
+        return replace(base, recipe=replace(recipe, **changes))
 
-    def weighted(anchor_factor: float, center_factor: float) -> Recipe:
+    def weighted(anchor_factor: float, center_factor: float) -> RunConfig:
         return changed(
-            anchor_weight=anchor_factor * method.anchor_weight,
-            center_weight=center_factor * method.center_weight,
+            anchor_weight=anchor_factor * recipe.anchor_weight,
+            center_weight=center_factor * recipe.center_weight,
         )
 
     return {

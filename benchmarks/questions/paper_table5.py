@@ -14,7 +14,7 @@ from benchmarks.application import how, run_recipe, told
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results
 from benchmarks.runs import publish
 from benchmarks.tables import markdown, page
-from examples.arbex.configuration import load_recipe, override_recipe
+from examples.arbex.configuration import load_config, override_config
 
 MODELS = ("SCN", "RAN", "RUL", "EfficientFace", "POSTER", "POSTER++", "ARBEx")
 # Accuracy in percent, in the order of MODELS; None is a dash in the paper.
@@ -41,8 +41,8 @@ def main(
         raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
     content = None
     if not render_only:
-        named = load_recipe(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
-        chosen = override_recipe(named, overrides or [])
+        named = load_config(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
+        chosen = override_config(named, overrides or [])
         content = {**how(chosen), **run_recipe(chosen, runs / f"{dataset}-{recipe}")}
 
     def report(content: dict[str, Any]) -> str:

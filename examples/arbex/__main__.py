@@ -15,6 +15,7 @@ if not __package__:  # run as a folder or file, whose own place is then the firs
 
 app = typer.Typer(
     help="ARBEx, the reference application: facial expressions with reliability balancing.",
+    epilog="Recipe keys, folder layouts of the data sets, and files of a run: docs/application.md",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -28,7 +29,17 @@ SetOption = Annotated[
     typer.Option("--set", help="Override a value of the recipe: section.key=value; repeatable."),
 ]
 ModelOption = Annotated[Path, typer.Option(help="A model.safetensors, or the folder of its run.")]
+FacesOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Detect faces first, with YuNet: the path of its weights, "
+        "face_detection_yunet_*.onnx of OpenCV's model zoo (MIT licence). Needs the extra `faces`."
+    ),
+]
 OutOption = Annotated[Path, typer.Option(help="Folder of the results.")]
+RunArgument = Annotated[Path, typer.Argument(help="Folder of a run.")]
+LimitOption = Annotated[int, typer.Option(min=1, help="Number of faces, the most doubtful first.")]
+ToolOption = Annotated[Literal["label-studio", "fiftyone"], typer.Option(help="Annotation tool.")]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
 
 
@@ -44,6 +55,9 @@ def train(
         ),
     ] = False,
     out: OutOption = Path("runs/arbex"),
+    corrections: Annotated[
+        Path | None, typer.Option(help="Apply corrected labels first: a CSV that `review` wrote.")
+    ] = None,
     resume: Annotated[
         bool, typer.Option(help="Resume the run in --out, with its own recipe.")
     ] = False,
@@ -60,6 +74,7 @@ def train(
     """
     import os
     from contextlib import nullcontext
+    from dataclasses import replace
 
     from examples.arbex.baseline import recorded_baseline, train_baseline
     from examples.arbex.configuration import load_config
@@ -79,6 +94,8 @@ def train(
             chosen = config_of(folder)
         else:
             chosen = load_config(recipe, overrides or ())
+            if corrections is not None:
+                chosen = replace(chosen, data=replace(chosen.data, corrections=corrections))
             if leads:
                 expect_no_run(folder)
         faces = load_faces(chosen.data)
@@ -169,9 +186,7 @@ def evaluate(
 def predict(
     source: Annotated[Path, typer.Argument(help="An image, a folder of images, or a video.")],
     model: ModelOption = Path("runs/arbex"),
-    detect_faces: Annotated[
-        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
-    ] = False,
+    detect_faces: FacesOption = None,
     every: Annotated[
         float, typer.Option(min=0, help="Seconds between two frames of a video; 0: all frames.")
     ] = 1.0,
@@ -183,20 +198,21 @@ def predict(
 ) -> None:
     """Predict faces in pictures or videos; write CSV, JSON and annotated pictures.
 
-    Without --detect-faces each picture must be one cropped face. A damaged file gets a row with its
-    problem, and the exit status is then 1.
+    Without --detect-faces each picture must be one cropped face. "Not sure" means that more than
+    10 % of such predictions are wrong; "unlike the training faces" that the model has seen nothing
+    similar. A damaged file gets a row with its problem, and the exit status is then 1.
     """
     import torch
 
     from examples.arbex.model_bundle import load_bundle
     from examples.arbex.plain_text import printable, say
     from examples.arbex.serving.annotation import draw_annotated
-    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.face_detection import whole_picture, yunet_detector
     from examples.arbex.serving.media import read_media
     from examples.arbex.serving.prediction import predict_frame, prediction_files
 
     bundle = load_bundle(model, torch.device(device))
-    detect = mtcnn_detector() if detect_faces else whole_picture
+    detect = yunet_detector(detect_faces) if detect_faces else whole_picture
     drawn = problems = 0
     with prediction_files(out, bundle.class_names) as write:
         for frame in read_media(source, every_seconds=every):
@@ -204,9 +220,8 @@ def predict(
             write(found)
             for each in found:
                 problems += each.problem is not None
-                result = each.problem or (
-                    f"{each.label} {each.probability:.2f}, confidence {each.confidence:.2f}, "
-                    f"{each.decision}"
+                result = each.problem or ", ".join(
+                    [f"{each.label} {each.probability:.2f}", *each.doubts, each.decision]
                 )
                 say(printable(f"{each.name}: {result}"))
             if frame.picture is not None and drawn < annotate:
@@ -271,9 +286,7 @@ def export(
 @app.command()
 def serve(
     model: ModelOption = Path("runs/arbex"),
-    detect_faces: Annotated[
-        bool, typer.Option(help="Detect faces first with MTCNN; needs facenet-pytorch.")
-    ] = False,
+    detect_faces: FacesOption = None,
     port: Annotated[
         int | None, typer.Option(min=1, max=65535, help="Port. None: a free one from 7860 on.")
     ] = None,
@@ -288,19 +301,97 @@ def serve(
     import torch
 
     from examples.arbex.model_bundle import load_bundle
-    from examples.arbex.serving.face_detection import mtcnn_detector, whole_picture
+    from examples.arbex.serving.face_detection import whole_picture, yunet_detector
 
     try:
+        from examples.arbex.serving.local import serve as serve_page
         from examples.arbex.serving.server import build_app
-        from examples.arbex.serving.server import serve as serve_page
     except ModuleNotFoundError as error:
         raise ImportError(
             "serving the page needs: pip install 'reliability-balance[web]'"
         ) from error
 
     bundle = load_bundle(model, torch.device(device))
-    detect = mtcnn_detector() if detect_faces else whole_picture
+    detect = yunet_detector(detect_faces) if detect_faces else whole_picture
     serve_page(build_app(bundle, detect), port=port)
+
+
+@app.command()
+def review(
+    run: RunArgument = Path("runs/arbex"),
+    limit: LimitOption = 200,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. None: a free one from 7860 on.")
+    ] = None,
+) -> None:
+    """Serve a local page that reviews the doubtful labels of a run, by keys or mouse.
+
+    Each decision is saved at once in corrections.csv in the folder of the run, with the columns
+    path, given, corrected and verdict (kept, accepted or changed). `train --corrections FILE`
+    applies it to the labels. Needs the extra `web`.
+    """
+    from examples.arbex.review.queue import open_review
+
+    try:
+        from examples.arbex.review.server import build_review
+        from examples.arbex.serving.local import serve as serve_page
+    except ModuleNotFoundError as error:
+        raise ImportError(
+            "serving the page needs: pip install 'reliability-balance[web]'"
+        ) from error
+
+    serve_page(build_review(open_review(run, limit)), port=port)
+
+
+@app.command()
+def review_export(
+    run: RunArgument = Path("runs/arbex"),
+    tool: ToolOption = "label-studio",
+    limit: LimitOption = 200,
+    out: OutOption = Path("runs/review"),
+) -> None:
+    """Export the doubtful labels of a run for Label Studio or FiftyOne.
+
+    Label Studio: tasks.json holds pictures and suggestions, config.xml is the labelling interface.
+    FiftyOne: the folder is a FiftyOneImageClassificationDataset with the given labels; where
+    fiftyone is installed, the data set `arbex-review` is made of it, too.
+    """
+    from examples.arbex.plain_text import say
+    from examples.arbex.review import exchange, fiftyone_app
+    from examples.arbex.review.queue import open_review
+
+    found = open_review(run, limit)
+    if tool == "label-studio":
+        exchange.export_label_studio(found, out)
+    else:
+        exchange.export_fiftyone(found, out)
+        if fiftyone_app.is_installed():
+            say(f"FiftyOne data set: {fiftyone_app.load(out)}")
+    say(f"written: {len(found.faces)} faces in {out}")
+
+
+@app.command()
+def review_import(
+    file: Annotated[Path, typer.Argument(help="Label Studio's JSON, or FiftyOne's labels.json.")],
+    run: RunArgument = Path("runs/arbex"),
+    tool: ToolOption = "label-studio",
+    limit: LimitOption = 200,
+) -> None:
+    """Import labels that were reviewed in Label Studio or FiftyOne into the run's corrections.csv.
+
+    Use the same --limit as for the export.
+    """
+    from examples.arbex.plain_text import say
+    from examples.arbex.review import exchange
+    from examples.arbex.review.queue import open_review
+
+    found = open_review(run, limit)
+    if tool == "label-studio":
+        labels = exchange.read_label_studio(file)
+    else:
+        labels = exchange.read_fiftyone(file, found)
+    found.take_over(labels)
+    say(f"{len(labels)} labels reviewed; written: {found.file}")
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ COMMAND = "python -m examples.arbex.baseline"
 
 def train_baseline(
     config: RunConfig, faces: FaceTable, folder: Path, *, accelerator: str = "auto"
-) -> FaceScores | None:
+) -> Baseline | None:
     """Train or resume the baseline of a recipe; return its scores on the test faces, if any."""
     run = RunFolder(folder)
     fit(plain_cross_entropy(config), faces, run, accelerator=accelerator)
@@ -40,7 +40,8 @@ def train_baseline(
     output = predict_table(
         load_bundle(run.model).model, test, image_size=data.image_size, workers=data.workers
     )
-    return score_faces(output.corrected, output.log_probs, test.labels, test.distributions)
+    scores = score_faces(output.corrected, output.log_probs, test.labels, test.distributions)
+    return Baseline(scores, "trained in the same job")
 
 
 def recorded_baseline(config: RunConfig) -> Baseline | None:
@@ -58,17 +59,18 @@ def recorded_baseline(config: RunConfig) -> Baseline | None:
 def comparable(recipe: dict[str, object]) -> dict[str, object]:
     """Return the values that change the result of a training."""
     free = tuple(key for key in FREE_KEYS if key != "optimization.epochs")
-    return {key: each for key, each in flat(recipe).items() if not key.startswith(free)}
+    values = flat(recipe).items()
+    return {key: each for key, each in values if each is not None and not key.startswith(free)}
 
 
 def main() -> None:
     """Train the baseline of the quick recipe, and record it."""
     config = load_config("quick")
     with TemporaryDirectory() as folder:
-        scores = train_baseline(config, load_faces(config.data), Path(folder) / "run")
-    assert scores is not None  # the recipe has test faces
+        found = train_baseline(config, load_faces(config.data), Path(folder) / "run")
+    assert found is not None  # the recipe has test faces
     content = {"command": COMMAND, "versions": versions(), "recipe": as_plain(config)}
-    save_json(RECORDED, {**content, "scores": asdict(scores)})
+    save_json(RECORDED, {**content, "scores": asdict(found.scores)})
 
 
 if __name__ == "__main__":

@@ -131,6 +131,7 @@ class Data:
         augmentation: strength, from 0 (only the random crop) to 2.
         per_group: maximum of images of each video or person that an epoch draws from.
         per_class: images of each class in an epoch, the paper's refinement. None: all images.
+        corrections: CSV of corrected labels, see :mod:`examples.arbex.faces.corrections`.
         soft_labels: whether to train on the votes of FER+ or JAFFE instead of the labels.
         workers: processes that load images; 0: the main process.
     """
@@ -151,6 +152,7 @@ class Data:
     augmentation: Annotated[Number, Field(ge=0, le=2)] = 1.0
     per_group: Count = 512
     per_class: Count | None = None
+    corrections: Place | None = None
     soft_labels: Truth = False
     workers: Whole = 0
 

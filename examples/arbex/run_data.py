@@ -6,6 +6,7 @@ import torch
 
 from examples.arbex.configuration import Data, rendered_settings
 from examples.arbex.faces.completeness import expect_complete, with_lone_classes
+from examples.arbex.faces.corrections import with_corrections
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.readers.reading import check_images, read_faces
 from examples.arbex.readers.rows import SplitOptions
@@ -18,7 +19,8 @@ def load_faces(data: Data, *, used: int | None = None) -> FaceTable:
 
     Args:
         data: the data set, the policy for damaged images, and the share that may be missing.
-        used: TRAIN, VALIDATION or TEST, to check only the images of that split. None: all images.
+        used: TRAIN, VALIDATION or TEST, to check only the images of that split, with labels as
+            given. None: all images, with corrections of labels.
 
     Raises:
         FileNotFoundError: if its folder does not exist.
@@ -26,6 +28,8 @@ def load_faces(data: Data, *, used: int | None = None) -> FaceTable:
             too many are missing.
     """
     table = read_recipe_faces(data)
+    if data.corrections is not None and used is None:
+        table = with_corrections(table, data.corrections)
     if data.dataset != "rendered":
         every = torch.ones_like(table.splits, dtype=torch.bool)
         rows = every if used is None else table.splits == used

@@ -50,8 +50,9 @@ from reliability_balance.calibration.scaling import (
     fit_with_noise,
 )
 from reliability_balance.calibration.selection_score import SelectionScore
-from reliability_balance.calibration.selective import Abstention, error_rate_bound
+from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
+from reliability_balance.functional import error_rate_bound
 
 __all__ = [
     "Abstention",

@@ -13,8 +13,6 @@ from reliability_balance import functional as RF
 from reliability_balance.calibration.conformal import round_up
 from reliability_balance.core.settings import Configured
 
-HALVINGS = 60
-
 
 class Abstention(Configured):
     r"""Selective prediction: predict only where the error rate is at most `max_risk`, else abstain.
@@ -109,7 +107,7 @@ class Abstention(Configured):
             errors = int((accepted & ~right).sum())
             # The sample that sets the threshold is not a random draw above it: it does not count.
             count = max(errors, int(accepted.sum()) - 1)
-            if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
+            if RF.error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
                 return self
         warnings.warn(
@@ -120,44 +118,6 @@ class Abstention(Configured):
             stacklevel=3,  # above torch.no_grad
         )
         return self
-
-
-def error_rate_bound(errors: int, count: int, delta: float) -> float:
-    """Return an upper bound of the true error rate that holds with probability 1 - `delta`.
-
-    The exact binomial (Clopper-Pearson) bound: the rate at which `errors` or fewer errors have
-    probability `delta`.
-
-    Args:
-        errors: wrong predictions, in [0, count].
-        count: predictions.
-        delta: probability of a rate above the bound, in (0, 1).
-
-    Raises:
-        TypeError: if a count is not an int.
-        ValueError: on values out of range.
-
-    Example:
-        >>> round(error_rate_bound(0, 100, 0.05), 4)  # 1 - 0.05 ** (1 / 100)
-        0.0295
-    """
-    checks.at_least("errors", errors, 0)
-    checks.at_least("count", count, errors)
-    checks.open_share("delta", delta)
-    if errors == count:
-        return 1.0
-    k = torch.arange(errors + 1, dtype=torch.float64)
-    total = torch.tensor(float(count), dtype=torch.float64)
-    log_choices = torch.lgamma(total + 1) - torch.lgamma(k + 1) - torch.lgamma(total - k + 1)
-    low, high = errors / count, 1.0
-    for _ in range(HALVINGS):
-        rate = (low + high) / 2
-        log_terms = log_choices + k * math.log(rate) + (total - k) * math.log1p(-rate)
-        if float(log_terms.logsumexp(0)) > math.log(delta):
-            low = rate
-        else:
-            high = rate
-    return high
 
 
 def _fewest(max_risk: float, delta: float) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reliability_balance.checkpoint import schema
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 # Defaults of the targets before format 4, whose files may lack a setting.
 TARGETS_BEFORE_4 = {
     "momentum": 0.9,
@@ -106,6 +106,22 @@ def _from_3_to_4(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     return tensors, {**config, "format_version": 4}
 
 
+def _from_4_to_5(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Migrate from version 4: predictions of labels not trained on were not kept."""
+    room = sum(tensor.numel() for tensor in tensors.values())
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            size = settings.get("num_samples")
+            is_targets = settings.get("class") == "RefurbishedTargets"
+            if is_targets and type(size) is int and 0 < size <= room:
+                none = torch.full((size,), -1, dtype=torch.int32)
+                tensors[_name(role, part, "out_of_sample", "classes")] = none
+                tensors[_name(role, part, "out_of_sample", "confidence")] = torch.zeros(size)
+    return tensors, {**config, "format_version": 5}
+
+
 def _name(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
@@ -114,4 +130,5 @@ STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
     _from_1_to_2,
     _from_2_to_3,
     _from_3_to_4,
+    _from_4_to_5,
 )

@@ -11,6 +11,7 @@ from reliability_balance.labels.inspection import (
     pred_probs,
     rank_labels,
 )
+from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.issue_checks import (
     CHECKS,
     Check,
@@ -26,11 +27,11 @@ from reliability_balance.labels.issue_checks import (
 from reliability_balance.labels.issues import Issues, find_issues
 from reliability_balance.labels.mixing import Mixed, mix
 from reliability_balance.labels.noise_estimate import (
-    Interval,
     NoiseEstimate,
     estimate_noise,
     noise_from_beliefs,
 )
+from reliability_balance.labels.noise_rate import noise_rate_bounds
 from reliability_balance.labels.posterior import annotator_posterior, label_posterior
 from reliability_balance.labels.robust_loss import RobustLoss
 from reliability_balance.labels.targets import RefurbishedTargets
@@ -64,6 +65,7 @@ __all__ = [
     "label_posterior",
     "mix",
     "noise_from_beliefs",
+    "noise_rate_bounds",
     "pred_probs",
     "rank_labels",
     "save_csv",

@@ -227,6 +227,8 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
         if step < BIAS_STEPS:
             bias = bias + shares.clamp_min(tiny).log() - beliefs.mean(0).clamp_min(tiny).log()
 
+    targets.out_of_sample.record(rows, predicted, torch.ones_like(rows, dtype=torch.bool))
+
     joint = targets.joint.to(predicted.dtype)
     for _ in range(NOISE_STEPS):
         # In column-major order, because each label reads one column.

@@ -8,36 +8,13 @@ from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.noise_rate import noise_rate_bounds
 from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
 from reliability_balance.labels.targets import RefurbishedTargets
 
 MAX_STEPS, TOLERANCE = 500, 1e-5
-
-
-class Interval(NamedTuple):
-    """An estimate and the limits of its confidence interval.
-
-    Shape:
-        - value, low, high: () or (C, C), probabilities. ``str()`` shows a scalar in percent.
-
-    Example:
-        >>> print(Interval(torch.tensor(0.36), torch.tensor(0.33), torch.tensor(0.38)))
-        36 % [33, 38]
-    """
-
-    value: Tensor
-    low: Tensor
-    high: Tensor
-
-    def __str__(self) -> str:
-        if self.value.ndim:
-            return repr(self)
-        shares = [100 * float(each) for each in self]
-        # Rates of a few percent need a decimal.
-        digits = 0 if shares[0] >= 10 else 1
-        value, low, high = (f"{each:.{digits}f}" for each in shares)
-        return f"{value} % [{low}, {high}]"
 
 
 class NoiseEstimate(NamedTuple):
@@ -55,7 +32,12 @@ def estimate_noise(
     num_resamples: int = 200,
     seed: int = 0,
 ) -> NoiseEstimate:
-    """Estimate label noise from targets after training; see :func:`noise_from_beliefs`.
+    """Estimate label noise from targets after training.
+
+    The matrix and its bootstrap interval are those of :func:`noise_from_beliefs`. The interval of
+    the rate is that of :func:`noise_rate_bounds`, from predictions of the held-back labels before
+    these were trained on; its value is the rate of the matrix, limited to that interval. It is wide
+    where the model predicts poorly, as after few epochs, and [0, 1] if no labels were held back.
 
     For several annotators, the rate is the share of wrong ones among all single labels. Each label
     is compared with the posterior given the other labels of its sample; the bootstrap resamples
@@ -86,8 +68,9 @@ def estimate_noise(
         >>> labels = probs.argmax(-1)
         >>> for _ in range(3):
         ...     _ = targets(torch.arange(20), labels, probs)
-        >>> round(float(estimate_noise(targets, labels).rate.value), 2)
-        0.0
+        >>> noise = estimate_noise(targets, labels)  # no label was held back
+        >>> print(noise.rate)
+        0.0 % [0.0, 100.0]
     """
     seen = seen_samples(targets, labels)
     targets.check_known()
@@ -98,9 +81,27 @@ def estimate_noise(
     sample = torch.arange(len(seen), device=seen.device)
     if (matrices := targets.annotator_matrices) is not None:
         beliefs, used, sample = _single_labels(beliefs, used, matrices)
-    return _noise_from_beliefs(
+    estimate = _noise_from_beliefs(
         beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
     )
+    return estimate._replace(rate=_bounded_rate(estimate.rate.value, targets, labels, level))
+
+
+def _bounded_rate(
+    rate: Tensor, targets: RefurbishedTargets, labels: Tensor, level: float
+) -> Interval:
+    """Limit a rate to what predictions of labels that were not trained on allow."""
+    classes, confidence = targets.out_of_sample.classes, targets.out_of_sample.confidence
+    known = (classes >= 0).nonzero().squeeze(-1)
+    if len(known) == 0:
+        # Nothing is known of labels that the model may have memorized.
+        return Interval(rate, torch.zeros_like(rate), torch.ones_like(rate))
+    like = rate.new_empty(0, targets.num_classes)
+    given = as_probabilities(labels.to(known.device)[known], like)
+    agreement = given.gather(-1, classes[known].long().unsqueeze(-1)).squeeze(-1)
+    bounds = noise_rate_bounds(confidence[known], agreement.to(rate.dtype), level=level)
+    low, high = bounds.low.to(rate), bounds.high.to(rate)
+    return Interval(rate.maximum(low).minimum(high), low, high)
 
 
 @torch.no_grad()

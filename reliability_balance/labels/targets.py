@@ -15,6 +15,7 @@ from reliability_balance.labels import annotators
 from reliability_balance.labels.class_shares import ClassShares
 from reliability_balance.labels.memorization import Memorization
 from reliability_balance.labels.noise_matrix import AnnotatorCounts, as_noise_matrix, first_joint
+from reliability_balance.labels.out_of_sample import OutOfSample
 from reliability_balance.labels.posterior import (
     _annotator_posterior,
     _one_label_each,
@@ -248,6 +249,7 @@ class RefurbishedTargets(Configured):
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
         self.register_buffer("joint", first_joint(self.classes.tilt))
+        self.out_of_sample = OutOfSample(num_samples)
         self.memorization = (
             Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
         )
@@ -318,6 +320,8 @@ class RefurbishedTargets(Configured):
         self.classes.update(average, RF._softmax(scores), known)
         shown, held = self._memorization_groups(index, updates)
         targets = self._select_targets(updates, held, refurbished, given, probs)
+        if held is not None:
+            self.out_of_sample.record(index, average, held)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
                 memorization.update_strength(residual, given, debiased, shown, held)

@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
-COMMANDS = ("train", "doubtful", "evaluate", "predict", "audit", "export", "serve")
+COMMANDS = ("train", "doubtful", "review", "evaluate", "predict", "audit", "export", "serve")
 TINY = {
     "data": {
         "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},
@@ -66,7 +66,7 @@ def test_train_leaves_everything_that_is_promised(trained):
         *("tensorboard", "metrics.json", "metrics.txt", "report.html", "figures"),
     }
     figures = {path.stem for path in (trained / "figures").iterdir()}
-    assert figures == {"faces", "reliability", "confusion", "embedding", "anchors", "training"}
+    assert figures == {"accuracy", "loss", "embedding", "anchors"}
     assert len((trained / "history.csv").read_text().splitlines()) == 3
 
 
@@ -216,6 +216,31 @@ def test_a_name_that_is_no_utf_8_loses_nothing(run, trained, tmp_path):
     assert [row["name"] for row in rows][2] == r"caf\udce9.png"
     assert rows[0]["name"].startswith("'=1")
     assert len(list((out / "annotated").iterdir())) == 4
+
+
+def test_doubtful_lists_the_labels_of_a_run(run, trained):
+    before = (trained / "doubtful_labels.csv").read_bytes()
+    rows = list(csv.DictReader(before.decode().splitlines()))
+    lines = run("doubtful", trained, "--count", 3).splitlines()
+    assert lines[0].split() == ["doubt", "given", "suggested", "verdict", "face"]
+    for line, row in zip(lines[1:4], rows, strict=False):
+        assert line.split()[:3] == [f"{float(row['doubt']):.2f}", row["given"], row["suggested"]]
+        assert line.endswith(row["sample"])
+    assert lines[4].startswith("Doubtful labels: ")
+    assert (trained / "doubtful_labels.csv").read_bytes() == before
+
+
+def test_the_baseline_is_scored_beside_the_model(run, trained, tmp_path):
+    out = tmp_path / "both"
+    options = ("--recipe", trained / "recipe.yaml", "--accelerator", "cpu")
+    output = run("train", *options, "--baseline", "--out", out)
+    assert "cross-entropy: trained in the same job" in output
+    metrics = json.loads((out / "metrics.json").read_text())
+    run("evaluate", "--model", out / "baseline", "--out", tmp_path / "alone")
+    alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
+    assert metrics["baseline"]["scores"] == alone["corrected"]
+    history, own = ((each / "history.csv").read_bytes() for each in (trained, out))
+    assert history == own
 
 
 def test_audit_writes_text_and_page(run, trained, tmp_path):

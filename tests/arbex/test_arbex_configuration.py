@@ -1,5 +1,7 @@
+import re
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -13,6 +15,7 @@ from examples.arbex.configuration import (
     parse_config,
     plain_cross_entropy,
 )
+from examples.arbex.readers.reading import DatasetName
 from examples.arbex.recipes.strict_yaml import read_yaml
 from reliability_balance.core import RECIPES, Recipe, get_recipe
 
@@ -260,3 +263,17 @@ def test_yaml_has_the_numbers_of_1_2():
     text = "a: 010\nb: 1e3\nc: 1:30\nd: no\ne: 2024-01-01\nf: 1_0\ng: .5\nh: ~\ni: off"
     expected = (10, 1000.0, "1:30", "no", "2024-01-01", "1_0", 0.5, None, "off")
     assert tuple(read_yaml(text).values()) == expected
+
+
+def test_every_key_and_data_set_is_documented():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "application.md").read_text()
+    plain = as_plain(parse_config({}, where="defaults"))
+    del plain["recipe"]
+    rows = re.findall(r"^\| (`.+`) \| (.+?) \| ", page, flags=re.MULTILINE)
+    documented = {key: default for keys, default in rows for key in re.findall("`([^`]+)`", keys)}
+    for section, values in plain.items():
+        for key, value in values.items() if isinstance(values, dict) else [("", values)]:
+            default = documented[f"{section}.{key}".rstrip(".")].strip("`")
+            assert read_yaml(default) == value, (section, key)
+    for name in get_args(DatasetName):
+        assert f"| `{name}` | " in page

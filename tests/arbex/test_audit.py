@@ -103,6 +103,7 @@ def test_the_page_stands_alone_and_escapes_names(raf, tmp_path):
     assert reader.sources
     assert all(source.startswith("data:image/png;base64,") for source in reader.sources)
     assert not reader.links
+    assert "Look before you train." in page
     assert "a&lt;b&gt;.txt" in page
     assert "published" in page
     assert reader.tags.count("table") >= 5

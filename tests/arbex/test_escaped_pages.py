@@ -1,5 +1,6 @@
 """Every page with names that would be HTML, a script or a template if they were not escaped."""
 
+import base64
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -31,6 +32,7 @@ HARMFUL = (
     "&lt;b&gt;</title></style><svg/onload=window.hit=1>",
     "caf\udce9",
 )
+SVG = "data:image/svg+xml;base64,"
 CLASSES = tuple(f"{name}{index}" for index, name in enumerate(HARMFUL))
 
 
@@ -107,7 +109,12 @@ def test_names_are_text(page, tmp_path):
     assert not found.tags & {"script", "svg", "b>", "link", "iframe", "object"}
     assert not [name for name, _ in found.attributes if name.startswith("on")]
     sources = [value for name, value in found.attributes if name in ("src", "href")]
-    assert all(each.startswith("data:image/png;base64,") for each in sources)
+    assert all(each.startswith(("data:image/png;base64,", SVG, "#")) for each in sources)
+    for source in sources:
+        if source.startswith(SVG):
+            drawn = Elements(base64.b64decode(source.removeprefix(SVG)).decode())
+            assert not drawn.tags & {"script", "foreignobject", "a", "iframe"}
+            assert not [name for name, _ in drawn.attributes if name.startswith("on")]
     assert sources
     for name in HARMFUL[:4]:
         assert name in found.text

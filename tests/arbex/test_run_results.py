@@ -66,7 +66,7 @@ def test_the_results_are_in_the_folder(finished):
     assert metrics["selective"]["max_risk"] == 100 * MAX_RISK
     with (folder.root / "doubtful_labels.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == metrics["doubtful"]["num_labels"] == len(faces.subset(TRAIN))
+    assert len(rows) == metrics["doubtful"]["num_labels"] <= len(faces.subset(TRAIN))
     doubts = [float(row["doubt"]) for row in rows]
     assert doubts == sorted(doubts, reverse=True)
     text = (folder.root / "metrics.txt").read_text()

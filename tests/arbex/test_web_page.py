@@ -27,7 +27,7 @@ from examples.arbex.serving.prediction import predict_frame
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-from examples.arbex.serving import server
+from examples.arbex.serving import local, server
 
 CLASS_NAMES = ("happy", "sad", "<angry>")
 
@@ -67,7 +67,7 @@ def temporary(tmp_path, monkeypatch):
 @pytest.fixture
 def address(bundle, temporary):
     """The real server, on loopback."""
-    with server.running(server.build_app(bundle, whole_picture), None) as address:
+    with local.running(server.build_app(bundle, whole_picture), None) as address:
         yield address
     assert not list(temporary.iterdir()), "an upload was kept"
 
@@ -95,6 +95,18 @@ def test_each_found_face_has_a_box_and_a_card(bundle, picture):
     assert html.count('class="card"') == html.count('class="box"') == 2
     assert re.findall(r"<h3>(\d) ", html) == re.findall(r"<span>(\d)</span>", html) == ["1", "2"]
     assert "left: 50.00%; top: 25.00%; width: 50.00%; height: 75.00%" in html
+
+
+@pytest.mark.parametrize("sure", [True, False])
+@pytest.mark.parametrize("familiar", [True, False])
+def test_a_card_says_what_not_to_rely_on(bundle, picture, sure, familiar):
+    (face,) = predictions(bundle, picture)
+    assert face.sure is face.familiar is face.calibrated is None
+    assert "doubt" not in face_cards(picture, [face])
+    html = face_cards(picture, [replace(face, sure=sure, familiar=familiar, calibrated=0.625)])
+    assert ("not sure" in html) == (not sure)
+    assert ("unlike the training faces" in html) == (not familiar)
+    assert "right with a probability of 62 %" in html
 
 
 def test_no_face_and_no_anchors_are_told_and_left_out(bundle, picture):
@@ -228,7 +240,7 @@ def test_a_file_without_end_is_not_read_for_ever(address, monkeypatch):
 
 
 def test_a_file_that_does_not_arrive_is_given_up(address, monkeypatch):
-    monkeypatch.setattr(server, "MOST_SECONDS", 0.2)
+    monkeypatch.setattr(local, "MOST_SECONDS", 0.2)
     place = urlsplit(address)
     with socket.create_connection((place.hostname, place.port), timeout=20) as connection:
         connection.sendall(
@@ -239,8 +251,8 @@ def test_a_file_that_does_not_arrive_is_given_up(address, monkeypatch):
 
 
 def test_no_more_connections_are_held_than_there_may_be(bundle, temporary, monkeypatch):
-    monkeypatch.setattr(server, "MOST_CONNECTIONS", 3)
-    with server.running(server.build_app(bundle, whole_picture), None) as address:
+    monkeypatch.setattr(local, "MOST_CONNECTIONS", 3)
+    with local.running(server.build_app(bundle, whole_picture), None) as address:
         place = urlsplit(address)
         held = [socket.create_connection((place.hostname, place.port)) for _ in range(4)]
         for each in held:
@@ -292,7 +304,7 @@ def test_this_machines_own_names_are_answered(address):
 )
 def test_a_picture_of_another_sites_page_is_refused(address, headers):
     status, answered, text = post(address, picture_bytes(), headers)
-    assert (status, text) == (403, "pictures must come from this page, not from another site's")
+    assert (status, text) == (403, "the picture must come from this page, not from another site's")
     assert not [name for name in answered if name.lower().startswith("access-control")]
 
 
@@ -378,7 +390,7 @@ def test_a_taken_port_is_told(bundle):
     with (
         socket.create_server(("127.0.0.1", 0)) as taken,
         pytest.raises(OSError, match=r"`port` must be free; got \d+"),
-        server.running(server.build_app(bundle, whole_picture), taken.getsockname()[1]),
+        local.running(server.build_app(bundle, whole_picture), taken.getsockname()[1]),
     ):
         pass
 
@@ -448,9 +460,10 @@ def test_in_a_browser(address, tmp_path, asked, browser, width):
     assert set(asked) <= {"127.0.0.1", "localhost", ""}
 
 
-DROP = """([kind, bytes]) => {
+DROP = """([kind, bytes, count = 1]) => {
   const data = new DataTransfer();
-  data.items.add(new File([new Uint8Array(bytes)], "face.png", { type: "image/png" }));
+  for (let number = 0; number < count; number++)
+    data.items.add(new File([new Uint8Array(bytes)], `face ${number}.png`, { type: "image/png" }));
   const event = kind == "paste"
     ? new ClipboardEvent("paste", { clipboardData: data, bubbles: true })
     : new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true });
@@ -464,6 +477,16 @@ def test_a_picture_may_be_dropped_or_pasted(address, browser, kind):
     tab.goto(address)
     tab.evaluate(DROP, [kind, list(picture_bytes())])
     tab.locator(".card").wait_for(timeout=60_000)
+
+
+def test_many_pictures_are_answered_in_order(address, browser):
+    tab = browser.new_page(viewport={"width": 400, "height": 800})
+    tab.goto(address)
+    tab.evaluate(DROP, ["drop", list(picture_bytes()), 3])
+    wait_until(tab, "() => document.querySelectorAll('.card').length == 3")
+    heads = [head.inner_text() for head in tab.locator("#answer h2").all()]
+    assert heads == ["1 of 3: face 0.png", "2 of 3: face 1.png", "3 of 3: face 2.png"]
+    assert tab.evaluate("document.documentElement.scrollWidth - window.innerWidth") <= 0
 
 
 def test_the_camera_takes_a_picture(address):
@@ -484,7 +507,7 @@ def test_names_of_classes_load_nothing_in_a_browser(bundle, temporary, canary, b
     names = (f"![x]({url})", f"<img src='{url}'>", f"<script>fetch('{url}')</script>")
     named = replace(bundle, class_names=names)
     hosts = set()
-    with server.running(server.build_app(named, whole_picture), None) as address:
+    with local.running(server.build_app(named, whole_picture), None) as address:
         tab = browser.new_page()
         tab.on("request", lambda request: hosts.add(urlsplit(request.url).netloc))
         tab.goto(address)
@@ -521,8 +544,8 @@ def test_another_sites_page_gets_nothing_in_a_browser(bundle, temporary, browser
         return whole_picture(picture)
 
     with (
-        server.running(server.build_app(bundle, detect), None) as address,
-        server.running(server.build_app(bundle, whole_picture), None) as other,
+        local.running(server.build_app(bundle, detect), None) as address,
+        local.running(server.build_app(bundle, whole_picture), None) as other,
     ):
         context = browser.new_context(bypass_csp=True)
         tab = context.new_page()

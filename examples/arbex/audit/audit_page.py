@@ -5,6 +5,7 @@ from pathlib import Path
 from examples.arbex.audit.audit import AuditReport
 from examples.arbex.faces.face_table import SPLIT_NAMES
 from examples.arbex.report.html_page import picture_url, save_page
+from examples.arbex.report.judgement import Verdict
 
 MAX_ROWS = 200  # of a table; others are only counted
 THUMBNAIL = 96
@@ -20,8 +21,9 @@ def write_html(report: AuditReport, path: Path) -> None:
     save_page(
         path,
         "audit.html",
-        title=f"{report.name}: audit",
+        title=f"Audit of {report.name}",
         report=report,
+        verdict=_verdict(report),
         most_rows=MAX_ROWS,
         checks=_checks(report),
         count_head=["class", *SPLIT_NAMES, "all"],
@@ -35,6 +37,7 @@ def write_html(report: AuditReport, path: Path) -> None:
             (name, [picture_url(image, THUMBNAIL) for image in images])
             for name, images in report.examples
         ],
+        problem_counts=list(report.problem_counts().items()),
         problems=[[each.kind, each.where, each.detail, each.count] for each in report.problems],
         duplicates=[
             [
@@ -46,6 +49,18 @@ def write_html(report: AuditReport, path: Path) -> None:
         ],
         across=[each.across_splits for each in report.duplicates],
     )
+
+
+def _verdict(report: AuditReport) -> Verdict:
+    """Say in a sentence whether the data can be trained on as they are."""
+    missing, count = report.missing
+    faces = f"{int(report.counts.sum()):,} faces in {len(report.class_names)} classes"
+    failed = [name for name, number in _checks(report) if number]
+    if not failed:
+        return Verdict("Clean.", f"{faces}; every check passed.", "good")
+    lost = f"; {missing:,} of {count:,} were left out" if missing else ""
+    number = f"{len(failed)} check{'s' * (len(failed) > 1)} failed"
+    return Verdict("Look before you train.", f"{faces}{lost}; {number}.", "warn")
 
 
 def _checks(report: AuditReport) -> list[tuple[str, int]]:
@@ -60,5 +75,5 @@ def _checks(report: AuditReport) -> list[tuple[str, int]]:
     if report.num_checked:
         checks.append(("sets of equal images", len(report.duplicates)))
         across = sum(each.across_splits for each in report.duplicates)
-        checks.append(("of them across splits", across))
+        checks.append(("equal images across splits", across))
     return checks

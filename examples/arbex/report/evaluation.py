@@ -156,11 +156,3 @@ def describe_changes(changes: Changes) -> str:
         f"{changes.changed} predictions changed: {changes.helped} became right, "
         f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )
-
-
-def describe_clustering(clustering: Clustering) -> str:
-    """Describe the separation of the classes in a sentence."""
-    return (
-        f"Embeddings: Davies-Bouldin {clustering.davies_bouldin:.3f} (lower is better), "
-        f"Calinski-Harabasz {clustering.calinski_harabasz:.1f} (higher is better)"
-    )

@@ -56,13 +56,19 @@ def judge_calibration(
     companions: Companions, output: BalancerOutput, faces: FaceTable
 ) -> CalibrationResult:
     """Score the corrected predictions before and after calibration."""
-    calibrated = companions.calibrated(output)
-    scores, bins = [], []
-    for log_probs in (output.log_probs, calibrated):
-        probs = log_probs.exp()
-        scores.append(score_faces(probs, log_probs, faces.labels, faces.distributions))
-        bins.append(reliability_bins(probs, faces.labels))
-    return CalibrationResult(METHOD, companions.num_fitted, *scores, *bins)
+    before, after = output.log_probs, companions.calibrated(output)
+    scores = [
+        score_faces(each.exp(), each, faces.labels, faces.distributions) for each in (before, after)
+    ]
+    bins = [reliability_bins(each.exp(), faces.labels) for each in (before, after)]
+    return CalibrationResult(
+        METHOD,
+        companions.num_fitted,
+        before=scores[0],
+        after=scores[1],
+        bins_before=bins[0],
+        bins_after=bins[1],
+    )
 
 
 def reliability_bins(probs: Tensor, labels: Tensor) -> list[ReliabilityBin]:

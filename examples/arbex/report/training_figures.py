@@ -13,81 +13,11 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import Tensor
 
-from examples.arbex.report.figure_style import MUTED_COLOR, class_color, figure_file
-from examples.arbex.report.scoring import Clustering
-from examples.prediction_report import CORRECTED_COLOR, PRIMARY_COLOR
-from reliability_balance import BalancerOutput
+from examples.arbex.report.figure_style import HEIGHT, LIGHT, WIDTH, class_color, figure_file
 from reliability_balance import functional as RF
 
 MOST_POINTS = 2000  # more would overlap and take long
 History = Mapping[str, Sequence[float]]
-
-
-def draw_embedding(
-    path: Path,
-    output: BalancerOutput,
-    labels: Tensor,
-    class_names: tuple[str, ...],
-    clustering: Clustering | None,
-    *,
-    seed: int = 0,
-) -> None:
-    """Draw a t-SNE of the embeddings with the clustering scores (Fig. 6).
-
-    The scores are those of the embeddings themselves, not of the projection.
-    """
-    points, shown = _sample(RF.unit_length(output.embedding.float()), labels, seed)
-    perplexity = min(30.0, (len(points) - 1) / 3)
-    plane = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
-    with figure_file(path, width=6.4, height=5.2) as figure:
-        axes = figure.subplots()
-        _scatter(axes, plane, shown, class_names)
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set_visible(False)
-        if clustering is not None:
-            axes.set_title(
-                f"Davies-Bouldin ↓ {clustering.davies_bouldin:.3f}    "
-                f"Calinski-Harabasz ↑ {clustering.calinski_harabasz:.1f}"
-            )
-
-
-def draw_anchors(
-    path: Path,
-    output: BalancerOutput,
-    labels: Tensor,
-    class_names: tuple[str, ...],
-    *,
-    seed: int = 0,
-) -> None:
-    """Draw anchors and embeddings, projected on the embeddings' first two principal components.
-
-    Both are normalised to the unit sphere. The projection is linear: points that are close on it
-    need not be close in the full space, but distant points are distant.
-
-    Raises:
-        ValueError: if the model has no anchors.
-    """
-    if output.anchors is None:
-        raise ValueError("`output` must come from a model with anchors; got none")
-    points, shown = _sample(RF.unit_length(output.embedding.float()), labels, seed)
-    plane = PCA(2, random_state=seed).fit(points)
-    anchors = RF.unit_length(output.anchors.detach().float())
-    variance = 100 * plane.explained_variance_ratio_.sum()
-    with figure_file(path, width=6.4, height=5.2) as figure:
-        axes = figure.subplots()
-        _scatter(axes, plane.transform(points), shown, class_names, alpha=0.3)
-        for index, of_class in enumerate(anchors):
-            x, y = plane.transform(of_class.numpy()).T
-            axes.scatter(
-                *(x, y, 130),
-                marker="*",
-                color=class_color(index),
-                edgecolors="#111827",
-                linewidths=0.8,
-                zorder=3,
-            )
-        axes.set(xlabel="first principal component", ylabel="second principal component")
-        axes.set_title(f"★ anchors, ● embeddings; {variance:.0f} % of the variance")
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
@@ -105,33 +35,33 @@ def read_history(path: Path) -> dict[str, list[float]]:
         raise ValueError(f"{path} must be a table of numbers with a header: {error}") from error
 
 
-def draw_training(path: Path, history: History) -> None:
-    """Draw accuracy and loss over the epochs."""
-    with figure_file(path, width=8.6, height=3.6) as figure:
-        accuracy, loss = figure.subplots(1, 2)
-        epochs = history["epoch"]
-        for name, label, color, style in (
-            ("validation_accuracy", "validation, corrected", CORRECTED_COLOR, "-"),
-            ("validation_primary_accuracy", "validation, primary", PRIMARY_COLOR, "-"),
-            ("train_accuracy", "training labels, corrected", MUTED_COLOR, ":"),
-        ):
+def draw_accuracy(path: Path, history: History) -> None:
+    """Draw the accuracy on the given labels over the epochs."""
+    lines = (
+        ("validation_accuracy", "validation", LIGHT["ours"], "-"),
+        ("train_accuracy", "training, given labels", LIGHT["other"], "--"),
+    )
+    with figure_file(path, width=WIDTH, height=HEIGHT) as figure:
+        axes = figure.subplots()
+        for name, label, color, style in lines:
             percent = [100 * value for value in history[name]]
-            accuracy.plot(epochs, percent, style, color=color, label=label)
-        accuracy.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
-        accuracy.legend(fontsize=8)
-        for index, name in enumerate(("loss", "classification", "branches", "center", "anchor")):
+            axes.plot(history["epoch"], percent, style, color=color, label=label)
+        _finish_epochs(axes, "accuracy (%)")
+        figure.legend(loc="outside lower center", ncols=2)
+
+
+def draw_loss(path: Path, history: History) -> None:
+    """Draw the terms of the training loss over the epochs (Eq. 23), each unweighted."""
+    with figure_file(path, width=WIDTH, height=HEIGHT) as figure:
+        axes = figure.subplots()
+        axes.plot(history["epoch"], history["train_loss"], color=LIGHT["ink"], label="total")
+        for index, name in enumerate(("classification", "branches", "center", "anchor")):
             values = history[f"train_{name}"]
             if any(values):
-                width = 2.0 if name == "loss" else 1.2
-                label = "total" if name == "loss" else name
-                color = "#111827" if name == "loss" else class_color(index)
-                loss.plot(epochs, values, color=color, linewidth=width, label=label)
-        loss.set(
-            xlabel="epoch", ylabel="loss, each term unweighted", title="Training loss (Eq. 23)"
-        )
-        loss.legend(fontsize=8)
-        for axes in (accuracy, loss):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+                color = class_color(index)
+                axes.plot(history["epoch"], values, color=color, linewidth=1.2, label=name)
+        _finish_epochs(axes, "loss")
+        figure.legend(loc="outside lower center", ncols=3)
 
 
 def draw_setups(path: Path, histories: Mapping[str, History]) -> None:
@@ -144,29 +74,88 @@ def draw_setups(path: Path, histories: Mapping[str, History]) -> None:
             axes.plot(
                 history["epoch"], percent, color=class_color(index), linewidth=width, label=name
             )
-        axes.set(xlabel="epoch", ylabel="validation accuracy (%)")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _finish_epochs(axes, "validation accuracy (%)")
         axes.legend()
 
 
-def _sample(points: Tensor, labels: Tensor, seed: int) -> tuple[npt.NDArray[np.float32], Tensor]:
+def draw_embedding(
+    path: Path, embedding: Tensor, labels: Tensor, class_names: Sequence[str], *, seed: int = 0
+) -> None:
+    """Draw a t-SNE of the embeddings (Fig. 6)."""
+    points, shown = _sample(embedding, labels, seed)
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    plane = TSNE(perplexity=perplexity, random_state=seed, init="pca").fit_transform(points)
+    with figure_file(path, width=WIDTH, height=1.25 * HEIGHT) as figure:
+        axes = figure.subplots()
+        _scatter(axes, plane, shown, class_names)
+        axes.set_axis_off()
+
+
+def draw_anchors(
+    path: Path,
+    embedding: Tensor,
+    anchors: Tensor,
+    labels: Tensor,
+    class_names: Sequence[str],
+    *,
+    seed: int = 0,
+) -> float:
+    """Draw anchors and embeddings, projected on the embeddings' first two principal components.
+
+    Both are normalised to the unit sphere. The projection is linear: points that are close on it
+    need not be close in the full space, but distant points are distant.
+
+    Returns:
+        The share of the embeddings' variance that the projection shows.
+    """
+    points, shown = _sample(embedding, labels, seed)
+    plane = PCA(2, random_state=seed).fit(points)
+    with figure_file(path, width=WIDTH, height=1.25 * HEIGHT) as figure:
+        axes = figure.subplots()
+        _scatter(axes, plane.transform(points), shown, class_names, alpha=0.4)
+        for index, of_class in enumerate(RF.unit_length(anchors.detach().float())):
+            x, y = plane.transform(of_class.numpy()).T
+            axes.scatter(
+                *(x, y, 110),
+                marker="*",
+                color=class_color(index),
+                edgecolors=LIGHT["ink"],
+                linewidths=0.7,
+                zorder=3,
+            )
+        axes.set_axis_off()
+    return float(plane.explained_variance_ratio_.sum())
+
+
+def _finish_epochs(axes: Axes, ylabel: str) -> None:
+    axes.set(xlabel="epoch", ylabel=ylabel)
+    axes.grid(axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _sample(
+    embedding: Tensor, labels: Tensor, seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return embeddings of length 1 and labels of at most MOST_POINTS faces."""
     generator = torch.Generator().manual_seed(seed)
-    chosen = torch.randperm(len(points), generator=generator)[:MOST_POINTS]
-    return points[chosen].numpy(), labels[chosen]
+    chosen = torch.randperm(len(embedding), generator=generator)[:MOST_POINTS]
+    return RF.unit_length(embedding.float())[chosen].numpy(), labels[chosen].numpy()
 
 
 def _scatter(
     axes: Axes,
     plane: npt.NDArray[np.float32],
-    labels: Tensor,
-    class_names: tuple[str, ...],
+    labels: npt.NDArray[np.int64],
+    class_names: Sequence[str],
     *,
     alpha: float = 0.75,
 ) -> None:
     for index, name in enumerate(class_names):
-        x, y = plane[labels.numpy() == index].T
-        axes.scatter(x, y, 9, color=class_color(index), alpha=alpha, linewidths=0, label=name)
-    legend = axes.figure.legend(loc="outside right center", markerscale=2)
+        x, y = plane[labels == index].T
+        # As a picture within the SVG, since thousands of points would be large.
+        points = axes.scatter(x, y, 9, color=class_color(index), alpha=alpha, label=name)
+        points.set(linewidths=0, rasterized=True)
+    legend = axes.figure.legend(loc="outside lower center", ncols=4, markerscale=2)
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)

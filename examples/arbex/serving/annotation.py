@@ -70,5 +70,5 @@ def _draw_distributions(axes: Axes, prediction: FacePrediction, number: int) -> 
     )
     axes.set_xlabel(
         f"confidence {prediction.confidence:.2f} (primary {prediction.primary_confidence:.2f})\n"
-        f"{prediction.decision}"
+        + "\n".join([prediction.decision, *prediction.doubts])
     )

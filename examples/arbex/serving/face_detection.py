@@ -1,11 +1,13 @@
-"""Detect faces in a picture; needs facenet-pytorch and its weights."""
+"""Detect faces in a picture; needs OpenCV and a file of weights, which the user names."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
-import torch
+import numpy
 from torch import Tensor
 
+MOST_PIXELS = 1280  # per side; larger pictures are scaled down
 MARGIN = 0.15  # of the box's side, on each side: the detector cuts chin and forehead
 
 
@@ -27,35 +29,47 @@ def whole_picture(picture: Tensor) -> list[Box]:
     return [Box(0, 0, width, height)]
 
 
-def mtcnn_detector(least_confidence: float = 0.9) -> Detector:
-    """Load MTCNN (Zhang et al., 2016), which detects any number of faces, largest first.
+def yunet_detector(weights: Path, least_confidence: float = 0.8) -> Detector:
+    """Load YuNet (Wu et al., 2023) for OpenCV, which detects any number of faces, largest first.
 
     Args:
+        weights: ``face_detection_yunet_*.onnx`` of OpenCV's model zoo, which has the MIT licence.
         least_confidence: minimum confidence of a detected face, in [0, 1].
 
     Raises:
-        ImportError: if facenet-pytorch is not installed; nothing else needs it.
+        FileNotFoundError: if there is no such file.
+        ImportError: if OpenCV is not installed; nothing else needs it.
+        ValueError: if the file does not hold the weights.
     """
     try:
-        from facenet_pytorch import MTCNN
+        import cv2
     except ImportError as error:
         raise ImportError(
-            "finding faces needs facenet-pytorch: pip install --no-deps facenet-pytorch, "
+            "finding faces needs OpenCV: pip install 'reliability-balance[faces]', "
             "or leave --detect-faces out for pictures that are cropped to one face"
         ) from error
-    network = MTCNN(keep_all=True, select_largest=True)
+    if not weights.is_file():
+        raise FileNotFoundError(f"`detect_faces` must be the weights of YuNet; got {weights}")
+    try:
+        network = cv2.FaceDetectorYN.create(str(weights), "", (320, 320), least_confidence)
+        network.detect(numpy.zeros((320, 320, 3), numpy.uint8))
+    except cv2.error as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"`detect_faces` must be the weights of YuNet in ONNX; got {weights}: {reason}"
+        ) from error
 
     def detect(picture: Tensor) -> list[Box]:
-        with torch.inference_mode():
-            boxes, confidences = network.detect(picture.permute(1, 2, 0).numpy())
-        if boxes is None:
-            return []
-        found = zip(boxes.tolist(), confidences.tolist(), strict=True)
-        return [
-            square_around(box, picture.shape[1], picture.shape[2])
-            for box, confidence in found
-            if confidence >= least_confidence
-        ]
+        _, height, width = picture.shape
+        scale = min(1.0, MOST_PIXELS / max(height, width))
+        size = (max(1, round(scale * width)), max(1, round(scale * height)))
+        pixels = cv2.resize(picture.flip(0).permute(1, 2, 0).contiguous().numpy(), size)  # BGR
+        network.setInputSize(size)
+        _, faces = network.detect(pixels)
+        found = [] if faces is None else sorted(faces.tolist(), key=lambda each: -each[2] * each[3])
+        corners = [[x, y, x + w, y + h] for x, y, w, h, *_ in found]
+        boxes = [square_around([each / scale for each in box], height, width) for box in corners]
+        return [box for box in boxes if box.left < box.right and box.top < box.bottom]
 
     return detect
 

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from textwrap import indent
 from typing import Any, Literal
@@ -24,8 +24,10 @@ from examples.arbex.serving.media import Frame
 from examples.result_files import open_result
 from reliability_balance import BalancerOutput
 from reliability_balance import functional as RF
+from reliability_balance.core import on_cpu
 from reliability_balance.labels import spreadsheet_text
 
+NOT_SURE, UNFAMILIAR = "not sure", "unlike the training faces"
 Branch = Literal["primary", "anchor", "attentive", "all"]
 
 
@@ -33,8 +35,10 @@ Branch = Literal["primary", "anchor", "attentive", "all"]
 class FacePrediction:
     """Prediction of one face: its box, class, and the confidence of each distribution.
 
-    A branch that the model lacks is None. ``problem`` says why there is no prediction; all other
-    fields except the name are then None.
+    ``calibrated`` is the probability that the class is right, ``sure`` whether that is enough for
+    the error rate that the model was fitted for, and ``familiar`` whether the face resembles the
+    training faces. They are None if the model has no companions, and so is a branch that it lacks.
+    ``problem`` says why there is no prediction; all other fields except the name are then None.
     """
 
     name: str
@@ -43,6 +47,9 @@ class FacePrediction:
     label: str | None = None
     probability: float | None = None
     confidence: float | None = None
+    calibrated: float | None = None
+    sure: bool | None = None
+    familiar: bool | None = None
     primary_label: str | None = None
     primary_confidence: float | None = None
     changed: bool | None = None
@@ -55,6 +62,12 @@ class FacePrediction:
     attentive: dict[str, float] | None = None
     anchor_distances: dict[str, list[float]] | None = None
     problem: str | None = None
+
+    @property
+    def doubts(self) -> list[str]:
+        """Return why not to rely on the prediction."""
+        reasons = {NOT_SURE: self.sure, UNFAMILIAR: self.familiar}
+        return [reason for reason, holds in reasons.items() if holds is False]
 
     @property
     def decision(self) -> str:
@@ -75,10 +88,22 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
     transform = eval_transform(bundle.config.data.image_size)
     faces = torch.stack([transform(crop(frame.picture, box)) for box in boxes])
     device = next(bundle.model.parameters()).device
-    output = bundle.model(faces.to(device))
+    output = on_cpu(bundle.model(faces.to(device)))
     deciders = deciding_branches(output)
-    return [
+    found = [
         _describe(bundle, frame, box, output, row, deciders[row]) for row, box in enumerate(boxes)
+    ]
+    if bundle.companions is None:
+        return found
+    judged = zip(
+        bundle.companions.probability(output).tolist(),
+        bundle.companions.is_sure(output).tolist(),
+        bundle.companions.is_familiar(output).tolist(),
+        strict=True,
+    )
+    return [
+        replace(face, calibrated=calibrated, sure=sure, familiar=familiar)
+        for face, (calibrated, sure, familiar) in zip(found, judged, strict=True)
     ]
 
 

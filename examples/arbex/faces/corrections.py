@@ -1,0 +1,128 @@
+"""Corrected labels: a CSV that a review writes, and that the next training reads."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.plain_text import in_utf_8
+from examples.arbex.readers.files import read_csv_rows
+from examples.arbex.readers.rows import ReadingError
+from examples.result_files import save_text
+from reliability_balance.labels import spreadsheet_text
+
+VERDICTS = ("kept", "accepted", "changed")  # of the given label, the suggestion, or neither
+SHOWN = 5  # names in an error
+
+
+class Correction(NamedTuple):
+    """A reviewed label; the fields are the columns of the CSV."""
+
+    path: str  # the face's name in its table
+    given: str
+    corrected: str
+    verdict: str
+
+
+def save_corrections(path: Path, corrections: Iterable[Correction]) -> None:
+    """Write the CSV, atomically; names are safe for spreadsheets."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(Correction._fields)
+    writer.writerows(map(spreadsheet_text, each) for each in corrections)
+    save_text(path, in_utf_8(file.getvalue()))
+
+
+def read_corrections(path: Path) -> list[Correction]:
+    """Read the CSV.
+
+    Raises:
+        FileNotFoundError: if it does not exist.
+        ReadingError: if the header, a verdict or the number of columns is wrong, or a face occurs
+            twice; it names the line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"`corrections` must be a CSV of corrected labels; got {path}")
+    lines = read_csv_rows(path)
+    header = tuple(next(lines, ("", []))[1])
+    if header != Correction._fields:
+        raise ReadingError(f"{path}:1", f"a header of {','.join(Correction._fields)}", header)
+    found: dict[str, Correction] = {}
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise ReadingError(where, f"{len(header)} columns", len(cells))
+        row = Correction(*(cell.removeprefix("'") for cell in cells))
+        if row.verdict not in VERDICTS:
+            raise ReadingError(where, f"a verdict of {', '.join(VERDICTS)}", repr(row.verdict))
+        if row.path in found:
+            raise ReadingError(where, "each face once", repr(row.path))
+        found[row.path] = row
+    return list(found.values())
+
+
+def with_corrections(table: FaceTable, path: Path) -> FaceTable:
+    """Apply the corrections of a CSV to the labels; votes become the corrected label.
+
+    Raises:
+        FileNotFoundError: if the CSV does not exist.
+        ValueError: if a face or class is unknown, a name is that of several faces, or a given
+            label differs from the table's; it names them.
+    """
+    corrections = read_corrections(path)
+    rows = rows_of(table, [each.path for each in corrections], where=str(path))
+    places = {in_utf_8(name): place for place, name in enumerate(table.class_names)}
+    unknown = {each.corrected for each in corrections} - set(places)
+    if unknown:
+        raise ValueError(
+            f"{path}: corrected labels must be classes of {table.name}, {', '.join(places)}; "
+            f"got {_some(sorted(unknown))}"
+        )
+    names = list(places)
+    differing = [
+        f"{each.path} (given {each.given}, is {names[int(table.labels[row])]})"
+        for each, row in zip(corrections, rows, strict=True)
+        if names[int(table.labels[row])] != each.given
+    ]
+    if differing:
+        raise ValueError(
+            f"{path}: given labels must be those of {table.name}; got others for {_some(differing)}"
+        )
+    labels = table.labels.clone()
+    labels[rows] = labels.new_tensor([places[each.corrected] for each in corrections])
+    changed = (labels != table.labels).nonzero().squeeze(-1)
+    distributions = table.distributions
+    if distributions is not None and not table.distributions_are_true:
+        distributions = distributions.clone()
+        distributions[changed] = 0.0
+        distributions[changed, labels[changed]] = 1.0
+    return replace(table, labels=labels, distributions=distributions)
+
+
+def rows_of(table: FaceTable, names: Iterable[str], *, where: str) -> list[int]:
+    """Return the row of each name in a table.
+
+    Raises:
+        ValueError: if a name is unknown, or that of several faces; it starts with `where`.
+    """
+    wanted = dict.fromkeys(names)
+    found: dict[str, int] = {}
+    repeated = []
+    for row, name in enumerate(map(in_utf_8, table.names)):
+        if name in wanted:
+            if name in found:
+                repeated.append(name)
+            found[name] = row
+    missing = [name for name in wanted if name not in found]
+    if missing:
+        raise ValueError(f"{where}: faces must be in {table.name}; got {_some(missing)}")
+    if repeated:
+        raise ValueError(f"{where}: names must be of one face each; got {_some(repeated)} twice")
+    return [found[name] for name in wanted]
+
+
+def _some(names: list[str]) -> str:
+    more = f", … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

@@ -1,0 +1,197 @@
+"""What the numbers of a run mean: verdicts in words, each with a tone for its colour."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from examples.arbex.report.results import (
+    CalibrationResult,
+    DoubtfulLabels,
+    ReliabilityBin,
+    RunResults,
+)
+
+Tone = Literal["good", "warn", "bad", ""]
+WELL_CALIBRATED, FAIRLY_CALIBRATED = 3.0, 6.0  # ECE, percent
+NEAR_CERTAIN, USEFUL = 90.0, 60.0  # precision of the first doubtful labels, percent
+WEAK_CLASS = 60.0  # recall, percent
+Z = 1.96  # of a 95 % interval
+
+
+class Judgement(NamedTuple):
+    """A number in words."""
+
+    text: str
+    tone: Tone = ""
+
+
+class Verdict(NamedTuple):
+    """The result in a word or two, and in numbers."""
+
+    word: str
+    text: str
+    tone: Tone
+
+
+class Step(NamedTuple):
+    """What to look at next, the section of the page that shows it, and a command."""
+
+    text: str
+    section: str = ""
+    command: str = ""
+
+
+def overall(results: RunResults) -> Verdict:
+    """Say in one sentence whether the result is good."""
+    evaluation = results.evaluation
+    ours, count = evaluation.corrected.accuracy, evaluation.num_faces
+    if results.baseline is not None:
+        other = results.baseline.scores.accuracy
+        text = f"{ours:.1f} % of the test faces are right, {other:.1f} % with plain cross-entropy."
+        if abs(ours - other) <= sampling_error(ours, other, count):
+            return Verdict("Level with cross-entropy.", text, "warn")
+        if ours < other:
+            return Verdict("Worse than cross-entropy.", text, "bad")
+        return Verdict("Better than cross-entropy.", text, "good")
+    guess = 100 * max(each.support for each in evaluation.classes) / count
+    text = (
+        f"{ours:.1f} % of the test faces are right; always guessing the most frequent class gives "
+        f"{guess:.1f} %."
+    )
+    if ours <= guess + sampling_error(ours, guess, count):
+        return Verdict("No better than a guess.", text, "bad")
+    return Verdict("", text, "")
+
+
+def sampling_error(first: float, second: float, count: int) -> float:
+    """Return the half width of the 95 % interval of a difference of accuracies, in points.
+
+    It ignores that both are measured on the same faces, which makes it too wide.
+    """
+    variance = sum(each * (100 - each) for each in (first, second)) / count
+    return Z * math.sqrt(variance)
+
+
+def points_above(ours: float, other: float, count: int) -> Judgement:
+    """Compare two accuracies in percent."""
+    if abs(ours - other) <= sampling_error(ours, other, count):
+        return Judgement(f"level with cross-entropy ({ours - other:+.1f} points)")
+    better = ours > other
+    word = "better" if better else "worse"
+    return Judgement(
+        f"{abs(ours - other):.1f} points {word} than cross-entropy", "good" if better else "bad"
+    )
+
+
+def share_below(ours: float, other: float) -> Judgement:
+    """Compare two divergences, of which the smaller is better."""
+    change = 100 * (ours - other) / max(other, 1e-9)
+    if abs(change) < 3:
+        return Judgement("level with cross-entropy")
+    word = "closer" if change < 0 else "farther"
+    return Judgement(
+        f"{abs(change):.0f} % {word} than cross-entropy", "good" if change < 0 else "bad"
+    )
+
+
+def calibration_of(ece: float, bins: Sequence[ReliabilityBin]) -> Judgement:
+    """Judge a calibration error, and say in which direction the probabilities are wrong."""
+    if ece <= WELL_CALIBRATED:
+        return Judgement("well calibrated", "good")
+    count = sum(each.count for each in bins)
+    confidence = sum(each.confidence * each.count for each in bins) / count
+    accuracy = sum(each.accuracy * each.count for each in bins) / count
+    gap = confidence - accuracy
+    if abs(gap) < ece / 2:
+        direction = "overconfident for some faces, underconfident for others"
+    else:
+        direction = (
+            f"{'over' if gap > 0 else 'under'}confident: {confidence:.0f} % sure on average, "
+            f"right for {accuracy:.0f} %"
+        )
+    return Judgement(direction, "warn" if ece <= FAIRLY_CALIBRATED else "bad")
+
+
+def calibrated(result: CalibrationResult) -> Judgement:
+    """Judge the calibration error before and after calibration."""
+    before = calibration_of(result.before.ece, result.bins_before)
+    after = calibration_of(result.after.ece, result.bins_after)
+    if before.tone == "good":
+        return Judgement(f"{before.text} as trained", "good")
+    return Judgement(f"after calibration {after.text}", after.tone)
+
+
+def found_labels(recall: float, precision: float | None) -> Judgement:
+    """Judge which share of the wrong labels was found, and how many alarms were right."""
+    if recall < 100 / 2:
+        return Judgement("fewer than half of them were found", "warn")
+    if precision is not None and precision < NEAR_CERTAIN:
+        wrong = f"{100 - precision:.0f} % of the alarms are false"
+        return Judgement(f"most were found; {wrong}", "good" if precision >= USEFUL else "warn")
+    return Judgement("most were found, with few false alarms", "good")
+
+
+def precision_of_first(percent: float) -> Judgement:
+    """Judge how many of the most doubtful labels are wrong."""
+    if percent >= NEAR_CERTAIN:
+        return Judgement("nearly all are wrong: the ranking can be trusted", "good")
+    if percent >= USEFUL:
+        return Judgement("most are wrong: check each before you relabel it", "warn")
+    return Judgement("many are right: the ranking helps little here", "bad")
+
+
+def next_steps(results: RunResults, review: str) -> Iterator[Step]:
+    """Yield what to look at next, most useful first.
+
+    Args:
+        results: of the run.
+        review: the command that reviews its doubtful labels.
+    """
+    evaluation, calibration = results.evaluation, results.calibration
+    if results.doubtful is not None and not results.doubtful.caution:
+        yield from _review(results.doubtful, review)
+    weakest = min((each for each in evaluation.classes if each.support), key=lambda e: e.recall)
+    if weakest.recall < WEAK_CLASS:
+        taken_for, share = most_confused(results, weakest.name)
+        yield Step(
+            f"Improve “{weakest.name}”: {weakest.recall:.0f} % of its faces are recognised, "
+            f"{share:.0f} % are taken for “{taken_for}”. More of its images help most.",
+            "classes",
+        )
+    if calibration is not None and calibration.before.ece > WELL_CALIBRATED:
+        yield Step(
+            "Use the calibrated probabilities, which are off by "
+            f"{calibration.after.ece:.1f} points on average, not {calibration.before.ece:.1f}.",
+            "calibration",
+        )
+    selective = results.selective
+    if selective is not None and selective.threshold is not None and selective.risk is not None:
+        errors = 100 - evaluation.corrected.accuracy
+        yield Step(
+            f"Let the model answer “not sure” below {100 * selective.threshold:.0f} %: it then "
+            f"answers for {selective.coverage:.0f} % of the faces, and is wrong for "
+            f"{selective.risk:.1f} % of them instead of {errors:.1f} %.",
+            "risk",
+        )
+    for finding in results.findings:
+        yield Step(f"{finding.what[0].upper()}{finding.what[1:]}: {finding.advice}.")
+
+
+def most_confused(results: RunResults, name: str) -> tuple[str, float]:
+    """Return the class that a class is most often taken for, and the share of its faces."""
+    names = [each.name for each in results.evaluation.classes]
+    row = list(results.evaluation.confusion[names.index(name)])
+    total = sum(row)
+    row[names.index(name)] = -1
+    most = max(row)
+    return names[row.index(most)], 100 * most / total
+
+
+def _review(doubtful: DoubtfulLabels, command: str) -> Iterator[Step]:
+    if doubtful.num_mislabelled:
+        yield Step(
+            f"Review the {doubtful.num_mislabelled:,} labels that are called wrong, and train "
+            "again with the corrections.",
+            "labels",
+            command,
+        )

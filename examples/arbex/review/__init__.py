@@ -1,0 +1,1 @@
+"""Review of doubtful labels: on a local page, or in another tool."""

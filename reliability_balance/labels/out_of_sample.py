@@ -1,0 +1,33 @@
+"""Predictions of labels that the model was not trained on."""
+
+import torch
+from torch import Tensor, nn
+
+
+class OutOfSample(nn.Module):
+    """The predicted class of samples, and its probability, before their labels were trained on.
+
+    Agreement of these predictions with the labels cannot come from memorization.
+
+    Args:
+        num_samples: N.
+
+    State:
+        ``classes`` (N,) int32, -1 for a sample without such a prediction; ``confidence`` (N,).
+    """
+
+    classes: Tensor
+    confidence: Tensor
+
+    def __init__(self, num_samples: int) -> None:
+        super().__init__()
+        self.register_buffer("classes", torch.full((num_samples,), -1, dtype=torch.int32))
+        self.register_buffer("confidence", torch.zeros(num_samples))
+
+    def record(self, index: Tensor, probs: Tensor, which: Tensor) -> None:
+        """Keep the predictions (B, C) of those samples for which the mask (B, 1) is true."""
+        confidence, classes = probs.max(-1)
+        which = which.squeeze(-1)
+        self.classes[index] = classes.int().where(which, self.classes[index])
+        kept = self.confidence[index]
+        self.confidence[index] = confidence.to(kept.dtype).clamp(0.0, 1.0).where(which, kept)

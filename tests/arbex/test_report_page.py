@@ -1,0 +1,252 @@
+"""The report page: verdicts in words, what is shown of which run, and the browser's view of it."""
+
+import base64
+import re
+from dataclasses import replace
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from browsers import open_browser
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_faces import synthetic_table
+from tiny_training import tiny_recipe
+
+from examples.arbex.face_model import build_model
+from examples.arbex.faces.face_table import TEST, TRAIN
+from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.report import judgement
+from examples.arbex.report.evaluation import evaluate, predict_table
+from examples.arbex.report.page import write_page
+from examples.arbex.report.results import (
+    Baseline,
+    CalibrationResult,
+    DoubtfulFace,
+    DoubtfulLabels,
+    FoundLabels,
+    Rate,
+    ReliabilityBin,
+    RiskPoint,
+    RunResults,
+    SelectiveResult,
+)
+from reliability_balance.diagnosis import Finding
+
+NAMES = ("angry", "happy", "a class with a long name")
+HISTORY = (
+    "epoch,validation_accuracy,train_accuracy,train_loss,train_classification,train_branches,"
+    "train_center,train_anchor\n1,.3,.4,3,2,1,0,0\n2,.5,.6,2,1,1,0,0\n"
+)
+
+
+@pytest.fixture(scope="module")
+def run():
+    """A model, its faces and results; every part of the results is there."""
+    config = tiny_recipe()
+    torch.manual_seed(0)
+    bundle = ModelBundle(build_model(config, 3).eval(), config, NAMES, {"torch": "2"})
+    table = synthetic_table(300, NAMES)
+    test, train = table.subset(TEST), table.subset(TRAIN)
+    output = predict_table(bundle.model, test, image_size=16)
+    evaluation = evaluate(output, test)
+    scores = replace(evaluation.corrected, accuracy=70.0, ece=15.0)
+    bins = [ReliabilityBin(90.0, 70.0, 30), ReliabilityBin(50.0, 45.0, 20)]
+    first = [
+        DoubtfulFace(row, train.names[row], "angry", "happy", 0.97, 0.03, "mislabelled", truth)
+        for row, truth in enumerate(("happy", "angry", NAMES[2]))
+    ]
+    results = RunResults(
+        replace(evaluation, corrected=scores),
+        Baseline(replace(scores, accuracy=40.0, kl=2 * scores.kl), "trained in the same job"),
+        DoubtfulLabels(
+            *(200, 60, 5, Rate(28.0, 25.0, 31.0), "", first),
+            FoundLabels(62, 55, 92.0, 97.0, 0.98, 0.95),
+        ),
+        CalibrationResult("temperature", 50, scores, replace(scores, ece=2.0), bins, bins),
+        SelectiveResult(
+            9.0, [RiskPoint(float(i), 0.3 * i) for i in range(1, 101)], 10.0, 0.8, 60.0, 9.0
+        ),
+        (Finding("2 of 6 anchors have collapsed onto another one", "raise `anchor_weight`"),),
+    )
+    return {"results": results, "bundle": bundle, "test": test, "train": train, "output": output}
+
+
+@pytest.fixture(scope="module")
+def page(run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "history.csv").write_text(HISTORY)
+    write_page(folder / "report.html", **run, history=folder / "history.csv")
+    return folder / "report.html"
+
+
+def titles(text):
+    return re.findall(r"<summary><h2>([^<]*)</h2>", text)
+
+
+def test_the_first_screen_says_what_the_numbers_mean(page):
+    text = page.read_text(encoding="utf-8")
+    first_screen = re.sub(r"<[^>]+>|\s+", " ", text.split("<body>")[1].split("<details")[0])
+    for expected in (
+        "Better than cross-entropy. 70.0 % of the test faces are right, 40.0 % with plain",
+        "31 % of them with wrong labels",
+        "30.0 points better than cross-entropy",
+        "50 % closer than cross-entropy",
+        "after calibration well calibrated",
+        "most were found, with few false alarms",
+        "nearly all are wrong: the ranking can be trusted",
+        "Review the 60 labels that are called wrong",
+        f"python -m examples.arbex review {page.parent}",
+        "2 of 6 anchors have collapsed onto another one: raise `anchor_weight`.",
+    ):
+        assert expected in re.sub(r"\s+", " ", first_screen)
+
+
+def test_the_page_has_all_sections_and_prints_each_index_once(page):
+    text = page.read_text(encoding="utf-8")
+    assert titles(text) == [
+        *("Doubtful labels", "Calibration", "Risk and coverage", "Classes", "All scores"),
+        *("Example predictions", "Training", "Embedding", "Configuration"),
+    ]
+    assert len(re.findall("Davies-Bouldin", text)) == 1
+    for name in ("labels", "calibration", "risk", "classes"):
+        assert text.count(f'href="#{name}"') <= text.count(f'id="{name}"') == 1
+    assert "default-src 'none'" in text
+    for image in re.findall("<img [^>]*>", text):
+        assert re.search('alt="[^"]+"', image)
+
+
+def test_a_part_that_the_run_lacks_has_no_section(run, tmp_path):
+    bare = RunResults(run["results"].evaluation)
+    write_page(tmp_path / "report.html", **{**run, "results": bare, "train": None})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert titles(text) == [
+        *("Classes", "All scores", "Example predictions", "Embedding", "Configuration")
+    ]
+    assert "cross-entropy" not in text.split("<details")[0]
+    assert "always guessing the most frequent class gives" in text
+
+
+def test_labels_whose_truth_is_unknown_are_not_judged(run, tmp_path):
+    doubtful = replace(run["results"].doubtful, found=None, noise_rate=None)
+    doubtful = replace(doubtful, first=[replace(each, truth=None) for each in doubtful.first])
+    results = replace(run["results"], doubtful=doubtful)
+    write_page(tmp_path / "report.html", **{**run, "results": results})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Labels called wrong" in text
+    assert "Wrong labels found" not in text
+    assert "suggestion right" not in text
+
+
+def test_figures_follow_the_colour_scheme(page):
+    figures = sorted((page.parent / "figures").iterdir())
+    assert [each.stem for each in figures] == [
+        *("accuracy", "anchors", "embedding", "loss", "reliability", "risk")
+    ]
+    for figure in figures:
+        svg = figure.read_text(encoding="utf-8")
+        ElementTree.fromstring(svg)
+        assert "prefers-color-scheme: dark" in svg
+        assert "var(--muted)" in svg or "var(--ink)" in svg
+        source = base64.b64encode(svg.encode()).decode()
+        assert f"data:image/svg+xml;base64,{source}" in page.read_text(encoding="utf-8")
+
+
+def test_equal_runs_have_equal_pages(run, page, tmp_path):
+    write_page(tmp_path / "report.html", **run, history=page.parent / "history.csv")
+    first, second = (
+        each.read_text(encoding="utf-8").replace(str(each.parent), "")
+        for each in (page, tmp_path / "report.html")
+    )
+    assert first == second
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [400, 1200])
+def test_nothing_overflows_the_window(page, width, scheme):
+    with open_browser() as browser:
+        tab = browser.new_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
+        requests = []
+        tab.on("request", lambda each: requests.append(each.url))
+        tab.goto(page.as_uri())
+        tab.evaluate("for (const each of document.querySelectorAll('details')) each.open = true")
+        assert tab.evaluate("document.documentElement.scrollWidth") == width
+        outside = tab.evaluate(
+            "[...document.querySelectorAll('main *')].filter(each => !each.closest('.wide, pre') "
+            f"&& each.getBoundingClientRect().right > {width}).map(each => each.outerHTML)"
+        )
+        assert outside == []
+        assert [each for each in requests if not each.startswith("data:")] == [page.as_uri()]
+        colors = tab.evaluate(
+            "[getComputedStyle(document.body).color, getComputedStyle(document.body).background]"
+        )
+        assert ("rgb(20, 24, 29)" in colors[1]) == (scheme == "dark")
+
+
+def test_tips_and_links_work_by_keyboard(page):
+    with open_browser() as browser:
+        tab = browser.new_page(viewport={"width": 400, "height": 800})
+        tab.goto(page.as_uri())
+        tab.keyboard.press("Tab")
+        tip = "getComputedStyle(document.activeElement, '::after').content"
+        assert "most probable class is the label" in tab.evaluate(tip)
+        assert not tab.evaluate("document.querySelector('#risk').checkVisibility()")
+        tab.focus('a[href="#risk"]')
+        tab.keyboard.press("Enter")
+        tab.wait_for_function("document.querySelector('#risk').checkVisibility()")
+
+
+accuracies = st.floats(0.0, 100.0)
+
+
+@given(accuracies, accuracies, st.integers(10, 10**6))
+def test_a_difference_is_called_one_only_beyond_the_sampling_error(ours, other, count):
+    judged = judgement.points_above(ours, other, count)
+    # By the definition: the standard error of a difference of two shares.
+    variance = sum((p / 100) * (1 - p / 100) / count for p in (ours, other))
+    significant = abs(ours - other) / 100 > 1.96 * variance**0.5
+    assert (judged.tone != "") == significant
+    if significant:
+        assert ("better" in judged.text) == (ours > other)
+        assert judged.tone == ("good" if ours > other else "bad")
+
+
+@given(accuracies, accuracies, st.integers(10, 10**6))
+def test_the_two_accuracies_swapped_swap_the_verdict(run, ours, other, count):
+    def word(first, second):
+        evaluation = replace(
+            run["results"].evaluation,
+            corrected=replace(run["results"].evaluation.corrected, accuracy=first),
+            num_faces=count,
+        )
+        scores = replace(evaluation.corrected, accuracy=second)
+        return judgement.overall(RunResults(evaluation, Baseline(scores, ""))).word
+
+    opposite = {"Better": "Worse", "Worse": "Better", "Level": "Level"}
+    assert opposite[word(ours, other).split()[0]] == word(other, ours).split()[0]
+
+
+@pytest.mark.parametrize(
+    ("ece", "confidence", "accuracy", "expected", "tone"),
+    [
+        (2.0, 80.0, 79.0, "well calibrated", "good"),
+        (5.0, 80.0, 75.0, "overconfident: 80 % sure on average, right for 75 %", "warn"),
+        (12.0, 60.0, 72.0, "underconfident: 60 % sure on average, right for 72 %", "bad"),
+        (12.0, 71.0, 72.0, "overconfident for some faces, underconfident for others", "bad"),
+    ],
+)
+def test_a_calibration_error_has_a_direction(ece, confidence, accuracy, expected, tone):
+    bins = [
+        ReliabilityBin(confidence - 10, accuracy, 10),
+        ReliabilityBin(confidence + 10, accuracy, 10),
+    ]
+    assert judgement.calibration_of(ece, bins) == (expected, tone)
+
+
+def test_the_weakest_class_is_named_with_what_it_is_taken_for(run):
+    evaluation = replace(
+        run["results"].evaluation, confusion=[[90, 9, 1], [0, 100, 0], [5, 45, 50]]
+    )
+    results = RunResults(evaluation)
+    assert judgement.most_confused(results, NAMES[2]) == ("happy", 45.0)
+    assert judgement.most_confused(results, NAMES[0]) == ("happy", 9.0)
