@@ -18,7 +18,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
-COMMANDS = ("train", "doubtful", "evaluate", "predict", "audit", "export", "serve")
+COMMANDS = ("train", "doubtful", "review", "evaluate", "predict", "audit", "export", "serve")
 TINY = {
     "data": {
         "rendered": {"difficulty": "easy", "num_faces": 160, "num_identities": 8, "image_size": 32},

@@ -43,9 +43,9 @@ HISTORY = (
 @pytest.fixture(scope="module")
 def run():
     """A model, its faces and results; every part of the results is there."""
-    recipe = tiny_recipe()
+    config = tiny_recipe()
     torch.manual_seed(0)
-    bundle = ModelBundle(build_model(recipe, 3).eval(), recipe, NAMES, {"torch": "2"})
+    bundle = ModelBundle(build_model(config, 3).eval(), config, NAMES, {"torch": "2"})
     table = synthetic_table(300, NAMES)
     test, train = table.subset(TEST), table.subset(TRAIN)
     output = predict_table(bundle.model, test, image_size=16)

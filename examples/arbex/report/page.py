@@ -223,7 +223,7 @@ def _label_cards(results: RunResults) -> list[Card]:
     if doubtful is None or doubtful.caution:
         return []
     found = doubtful.found
-    if found is None:
+    if found is None or not found.num_wrong:
         share = 100 * doubtful.num_mislabelled / max(doubtful.num_labels, 1)
         return [
             Card(
