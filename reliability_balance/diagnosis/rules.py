@@ -11,7 +11,7 @@ from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.diagnosis.symptoms import Changes
 
-# The best calibration in `benchmarks/calibration.py`: the second is fitted on the first's output.
+# The best of `python -m benchmarks calibration`: the second is fitted on the first's output.
 RECOMMENDED = (BranchTemperatures, TopLabelScaling)
 
 # Thresholds of the rules; each is far from the values of healthy models.
