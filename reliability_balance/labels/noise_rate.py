@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.labels.interval import Interval
 
 # Probability that the surest prediction is right: for the estimate, and for the lower limit.
@@ -91,7 +91,7 @@ def noise_rate_bounds(confidence: Tensor, agreement: Tensor, *, level: float = 0
     wrong = min(
         len(agreement), math.ceil(disagreements * (1.0 + doubted) - 1e-6)
     )  # rounding errors
-    high = RF.error_rate_bound(wrong, len(agreement), (1.0 - level) / 2.0)
+    high = error_rate_bound(wrong, len(agreement), (1.0 - level) / 2.0)
     value = min(value, high)
     low = min(low, value)
     return Interval(*(confidence.new_tensor(each) for each in (value, low, high)))

@@ -141,7 +141,7 @@ def test_the_frequencies_of_the_deployment():
 
 
 def test_even_classes_are_shifted_by_the_prior_alone():
-    model, criterion, draw = trained()
+    model, _, draw = trained()
     with torch.no_grad():
         model.class_prior.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1]))
     points, truth = draw(500, 5)
