@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 def split(task: Task) -> Task:
-    """Return four fifths of the samples, to be tested on the others that have a clear true class."""
+    """Return four fifths of the samples, tested on the others that have a clear true class."""
     count = len(task.labels) * 4 // 5
     rest = task.rows(slice(count, None))
     known = slice(None) if rest.is_known is None else rest.is_known

@@ -49,6 +49,7 @@ from reliability_balance.calibration.scaling import (
     VectorScaling,
     fit_with_noise,
 )
+from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.functional import error_rate_bound
@@ -61,6 +62,7 @@ __all__ = [
     "Familiarity",
     "GroupPredictionSets",
     "PredictionSets",
+    "SelectionScore",
     "SelectiveRisk",
     "TemperatureScaling",
     "TopLabelScaling",

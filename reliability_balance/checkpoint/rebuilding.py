@@ -17,6 +17,7 @@ from reliability_balance.calibration.prediction_sets import (
     PredictionSets,
 )
 from reliability_balance.calibration.scaling import TemperatureScaling, VectorScaling
+from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
@@ -46,6 +47,7 @@ KINDS: dict[str, type[Configured]] = {
         GroupPredictionSets,
         Abstention,
         Familiarity,
+        SelectionScore,
     )
 }
 BUILDABLE = {name: kind for name, kind in KINDS.items() if kind is not WrappedClassifier}

@@ -48,7 +48,7 @@ def save(
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,
             prediction sets, :class:`calibration.Abstention`, :class:`calibration.Familiarity`,
-            :class:`labels.RefurbishedTargets`, balancers.
+            :class:`calibration.SelectionScore`, :class:`labels.RefurbishedTargets`, balancers.
 
     Raises:
         FileNotFoundError: if the folder does not exist.

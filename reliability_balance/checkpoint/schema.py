@@ -29,6 +29,10 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "references": ("num_references", "embedding_dim"),
         "whitening": ("embedding_dim", "embedding_dim"),
     },
+    "SelectionScore": {
+        "references": ("num_references", "embedding_dim"),
+        "beliefs": ("num_references", "num_classes"),
+    },
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 LARGEST = 2.0**63

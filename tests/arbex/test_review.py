@@ -17,7 +17,7 @@ from synthetic_faces import synthetic_table
 from typer.testing import CliRunner
 
 from examples.arbex.__main__ import app
-from examples.arbex.faces.corrections import (
+from examples.arbex.readers.corrections import (
     VERDICTS,
     Correction,
     read_corrections,

@@ -22,6 +22,7 @@ from reliability_balance.calibration import (
     Familiarity,
     GroupPredictionSets,
     PredictionSets,
+    SelectionScore,
     TemperatureScaling,
     TopLabelScaling,
     VectorScaling,
@@ -70,6 +71,21 @@ class FamiliarBalancer(nn.Module):
 
     def forward(self, embedding: Tensor) -> Tensor:
         return self.familiarity(self.balancer(embedding))
+
+
+class SelectiveBalancer(nn.Module):
+    """A balancer and the score that its predictions are selected by, as one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.balancer = ReliabilityBalancer(8, 3, num_anchors=2).eval()
+        self.selection = SelectionScore(8, 3, num_references=30)
+        generator = torch.Generator().manual_seed(1)
+        output = self.balancer(torch.randn(60, 8, generator=generator))
+        self.selection.fit(output, output.corrected)
+
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.selection(self.balancer(embedding))
 
 
 @dataclass(frozen=True)
@@ -136,6 +152,7 @@ CASES = {
     "top-label scaling": Case(fitted(TopLabelScaling()), log_probs, exports=True),
     "branch temperatures": Case(CalibratedBalancer, embedding, exports=True),
     "familiarity": Case(FamiliarBalancer, embedding, exports=True),
+    "selection score": Case(SelectiveBalancer, embedding, exports=True),
     "prediction sets": Case(fitted(PredictionSets(0.8)), log_probs, exports=True),
     "class prediction sets": Case(fitted(ClassPredictionSets(3, 0.8)), log_probs, exports=True),
     "group prediction sets": Case(

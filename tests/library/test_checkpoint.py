@@ -25,6 +25,7 @@ from reliability_balance.calibration import (
     Familiarity,
     GroupPredictionSets,
     PredictionSets,
+    SelectionScore,
     TemperatureScaling,
     TopLabelScaling,
     VectorScaling,
@@ -71,6 +72,7 @@ def fitted_companions():
         "group_sets": GroupPredictionSets(2, 0.8).fit(log_probs, labels, torch.arange(60) % 2),
         "abstention": Abstention(0.3, delta=0.1).fit(torch.rand(60), labels == 0),
         "familiarity": Familiarity(8, num_references=20).fit(output),
+        "selection": SelectionScore(8, 3, num_references=30).fit(output, output.corrected),
         "targets": targets,
         "spare": small(),
     }
@@ -133,6 +135,7 @@ SETTINGS = {
     GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
     Abstention: {"max_risk": 0.3, "delta": 0.1},
     Familiarity: {"embedding_dim": 6, "num_references": 7, "false_alarm_rate": 0.1},
+    SelectionScore: {"embedding_dim": 6, "num_classes": 3, "num_references": 30},
 }
 IN_THE_STATE = {"dtype"}
 OF_EACH_RUN = {"validate_args", "group"}

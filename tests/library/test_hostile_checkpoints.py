@@ -24,6 +24,7 @@ from reliability_balance.calibration import (
     Familiarity,
     GroupPredictionSets,
     PredictionSets,
+    SelectionScore,
     TemperatureScaling,
     TopLabelScaling,
     VectorScaling,
@@ -55,6 +56,7 @@ def whole(path: Path) -> Content:
         "group_sets": GroupPredictionSets(2),
         "abstention": Abstention(0.3),
         "familiarity": Familiarity(6, num_references=5),
+        "selection": SelectionScore(6, 3, num_references=25),
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }

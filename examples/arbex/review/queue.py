@@ -7,14 +7,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from examples.arbex.faces.corrections import (
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.plain_text import in_utf_8
+from examples.arbex.readers.corrections import (
     Correction,
     read_corrections,
     rows_of,
     save_corrections,
 )
-from examples.arbex.faces.face_table import FaceTable
-from examples.arbex.plain_text import in_utf_8
 from examples.arbex.run_data import load_faces
 from examples.arbex.training.run_folder import RunFolder, config_of
 
