@@ -1,7 +1,7 @@
 """The report as one self-contained page: a verdict first, then sections that fold."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def _gallery(results: RunResults, train: FaceTable | None) -> list[tuple[Doubtfu
     return [(each, picture_url(train.images[each.row], PIXELS)) for each in wrong[:GALLERY]]
 
 
-def _rows(fields: Sequence[str], columns: Sequence[FaceScores]) -> list[list[str]]:
+def _rows(fields: Iterable[str], columns: Sequence[FaceScores]) -> list[list[str]]:
     """Return label and values of each score that is known."""
     return [
         [SCORES[field].label, *(SCORES[field].show(getattr(each, field)) for each in columns)]
