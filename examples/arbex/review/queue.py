@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +143,7 @@ def open_review(run: Path, limit: int) -> Review:
 
 
 def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace]:
-    """Read the first rows of a run's ``doubtful_labels.csv``.
+    """Read the first rows of a run's ``doubtful_labels.csv`` that suggest another class.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -158,7 +159,7 @@ def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace
             raise ValueError(
                 f"{path}: must have columns {', '.join(COLUMNS)}; got {reader.fieldnames}"
             )
-        lines = [dict(line) for _, line in zip(range(limit), reader, strict=False)]
+        lines = list(islice((row for row in reader if row["given"] != row["suggested"]), limit))
     texts = [
         tuple(line[name].removeprefix("'") for name in ("sample", "given", "suggested"))
         for line in lines
