@@ -1,7 +1,7 @@
 """The report as one self-contained page: a verdict first, then sections that fold."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from examples.arbex.report.cards import OTHER, headline
 from examples.arbex.report.example_faces import PIXELS, example_faces
 from examples.arbex.report.figures import draw_figures
 from examples.arbex.report.html_page import picture_url, save_page, svg_url
-from examples.arbex.report.results import RunResults
+from examples.arbex.report.results import DoubtfulFace, RunResults
 from examples.arbex.report.scoring import SCORES, FaceScores
 from reliability_balance import BalancerOutput
 
@@ -52,7 +52,6 @@ def write_page(
     test = replace(test, class_names=tuple(map(printable, test.class_names)))
     figures = draw_figures(path.parent / "figures", results, test, output, history)
     steps = judgement.next_steps(results, f"python -m examples.arbex review {path.parent}")
-    shown = results.doubtful.first[:GALLERY] if results.doubtful and train is not None else []
     known = [each for each in evaluation.classes if each.support]
     columns = {"primary": evaluation.primary, "corrected": evaluation.corrected}
     before = after = None
@@ -73,11 +72,7 @@ def write_page(
         cards=headline(results),
         next_steps=list(steps)[:MOST_STEPS],
         figures={name: svg_url(file.read_bytes()) for name, file in figures.items()},
-        gallery=[
-            (each, picture_url(train.images[each.row], PIXELS))
-            for each in shown
-            if train is not None
-        ],
+        gallery=_gallery(results, train),
         before=before,
         after=after,
         risks=_risks(results),
@@ -97,7 +92,16 @@ def write_page(
     )
 
 
-def _rows(fields: Sequence[str], columns: Sequence[FaceScores]) -> list[list[str]]:
+def _gallery(results: RunResults, train: FaceTable | None) -> list[tuple[DoubtfulFace, str]]:
+    """Return the faces whose labels are called wrong, the most doubtful first, with pictures."""
+    doubtful = results.doubtful
+    if doubtful is None or doubtful.caution or train is None:
+        return []
+    wrong = [each for each in doubtful.first if each.suggested != each.given]
+    return [(each, picture_url(train.images[each.row], PIXELS)) for each in wrong[:GALLERY]]
+
+
+def _rows(fields: Iterable[str], columns: Sequence[FaceScores]) -> list[list[str]]:
     """Return label and values of each score that is known."""
     return [
         [SCORES[field].label, *(SCORES[field].show(getattr(each, field)) for each in columns)]
