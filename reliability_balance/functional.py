@@ -38,6 +38,8 @@ Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
+# Rows of more classes are vectorized by torch.
+FEW_CLASSES = 32
 ANCHOR_BLOCK = 1024
 HALVINGS = 60  # of an interval, to find a root
 SHORTEST = 1e-6  # lower bound of the norm that vectors are divided by
@@ -66,13 +68,17 @@ def unit_length(vectors: Tensor) -> Tensor:
 def _log_softmax(scores: Tensor) -> Tensor:
     """Return the log-softmax of (..., C).
 
-    Computed with classes first in memory: torch does not vectorize rows of few classes.
+    Few classes are computed with classes first in memory: torch does not vectorize such rows.
     """
+    if scores.shape[-1] > FEW_CLASSES:
+        return scores.log_softmax(-1)
     return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
 
 
 def _softmax(scores: Tensor) -> Tensor:
     """Return the softmax of (..., C), laid out like :func:`_log_softmax`."""
+    if scores.shape[-1] > FEW_CLASSES:
+        return scores.softmax(-1)
     return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 

@@ -95,8 +95,13 @@ def plan(
     """Plan the runs; human labels where their folders are given."""
     if (fer_plus or cifar) and cache is None:
         raise typer.BadParameter("--cache must name a folder for embeddings; got none")
-    wanted = [*(CIFAR if cifar else ()), *(FACES if fer_plus else ()), *FASHION]
+    human = [*(CIFAR if cifar else ()), *(FACES if fer_plus else ())]
     folders = Folders(fer_plus, cifar, cache)
-    runs = [Run(data, FIRST_SEED + seed) for seed in range(seeds) for data in wanted]
+    runs = [
+        Run(data, FIRST_SEED + seed)
+        for part in (human, FASHION)
+        for seed in range(seeds)
+        for data in part
+    ]
     prepare = partial(prepare_embeddings, folders)
     return Plan(partial(do_run, folders=folders), runs, report, prepare=prepare)

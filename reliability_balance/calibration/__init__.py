@@ -30,6 +30,12 @@ else was fitted on. Coverage holds for any model; a poor one only has larger set
 """
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.calibrate import (
+    CalibratedModel,
+    CalibratedOutput,
+    Calibrator,
+    calibrate,
+)
 from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.label_shift import estimate_class_prior
 from reliability_balance.calibration.prediction_sets import (
@@ -57,7 +63,10 @@ from reliability_balance.functional import error_rate_bound
 __all__ = [
     "Abstention",
     "BranchTemperatures",
+    "CalibratedModel",
+    "CalibratedOutput",
     "Calibration",
+    "Calibrator",
     "ClassPredictionSets",
     "Familiarity",
     "GroupPredictionSets",
@@ -69,6 +78,7 @@ __all__ = [
     "VectorScaling",
     "area_under_generalized_risk",
     "area_under_risk_coverage",
+    "calibrate",
     "error_rate_bound",
     "estimate_class_prior",
     "fit_with_noise",

@@ -32,7 +32,8 @@ class SelectionScore(Configured):
     Args:
         embedding_dim: D, the width of the embedding.
         num_classes: C.
-        num_references: M reference samples to keep, at least 25. More are better and cost more.
+        num_references: M reference samples to keep, at least 25. More of them cost
+            time and changed little in our measurements.
         validate_args: whether to check that embeddings are finite and that the module is fitted,
             which waits for the device.
 
@@ -74,7 +75,7 @@ class SelectionScore(Configured):
         embedding_dim: int,
         num_classes: int,
         *,
-        num_references: int = 2500,
+        num_references: int = 1000,
         validate_args: bool = True,
     ) -> None:
         super().__init__()

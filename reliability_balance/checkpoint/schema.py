@@ -19,7 +19,9 @@ KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
 SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
     "RefurbishedTargets": {
-        "average": ("num_samples", "num_classes"),
+        "updates": ("num_samples",),
+        "classes.tilt": ("num_classes",),
+        "averages.values": ("num_samples", "kept"),
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},
@@ -35,7 +37,7 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
-LARGEST = 2.0**63
+SMALLEST, LARGEST = 1e-30, 2.0**63  # float32 rounds smaller ones to 0 or divides by them to NaN
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 POSITIVE = {"temperature", "temperatures", "class_prior"}
 MAY_BE_INFINITE = {"threshold"}  # abstain always, or all classes
@@ -138,8 +140,8 @@ def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
         if type(value) not in types and not (type(value) is int and float in types):
             expected = " or ".join(each.__name__ for each in types)
             yield f"{where}.{name} = {value!r:.100}, which is no {expected}"
-        elif isinstance(value, int | float) and not abs(value) < LARGEST:
-            yield f"{where}.{name} = {value!r:.100}, which is not finite or too large"
+        elif isinstance(value, int | float) and value and not SMALLEST < abs(value) < LARGEST:
+            yield f"{where}.{name} = {value!r:.100}, which is not finite, too large or too small"
         elif name == "recipe":
             yield from _of_recipe(f"{where}.{name}", value)
 
