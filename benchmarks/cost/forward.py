@@ -20,7 +20,7 @@ def operations(model: nn.Module, *inputs: torch.Tensor) -> int:
     """Return the floating-point operations of a forward pass."""
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(*inputs)
-    return counter.get_total_flops()
+    return int(counter.get_total_flops())
 
 
 def median_seconds(run: Callable[[], None], budget: float) -> float:
