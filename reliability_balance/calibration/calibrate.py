@@ -5,12 +5,17 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.collecting import collect_outputs, scores_of
-from reliability_balance.calibration.scaling import TemperatureScaling, fit_with_noise
+from reliability_balance.calibration.scaling import (
+    Calibration,
+    TemperatureScaling,
+    fit_with_noise,
+)
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
@@ -80,7 +85,7 @@ class Calibrator(Configured):
         checks.at_least("num_classes", num_classes, 2)
         self.num_classes = num_classes
         self.correction_weight = correction_weight
-        self.scaling = (
+        self.scaling: Calibration = (
             TemperatureScaling()
             if correction_weight is None
             else BranchTemperatures(correction_weight=correction_weight)
@@ -91,19 +96,37 @@ class Calibrator(Configured):
     def forward(self, output: BalancerOutput | Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
         checks.width("output", scores_of(output), self.num_classes)
-        log_probs: Tensor = self.curve(self._scaled(output))
+        log_probs: Tensor = self.curve(self.scaling(self._inputs(output)))
         return (log_probs + self.log_shift.to(log_probs.dtype)).log_softmax(-1)
 
-    def _scaled(self, output: BalancerOutput | Tensor) -> Tensor:
-        has_branches = self.correction_weight is not None
-        log_probs: Tensor = self.scaling(output if has_branches else scores_of(output))
-        return log_probs
+    def _inputs(self, output: BalancerOutput | Tensor) -> BalancerOutput | Tensor:
+        return scores_of(output) if self.correction_weight is None else output
 
-    def fit(self, output: BalancerOutput | Tensor, labels: Tensor, weights: Tensor | None) -> None:
-        """Fit to clean labels (N,); `weights` are the frequencies (C,) to divide by."""
-        inputs = scores_of(output) if self.correction_weight is None else output
-        self.scaling.fit(inputs, labels, class_prior=weights)
-        self.curve.fit(self._scaled(output), labels, class_prior=weights)
+    def fit(
+        self, output: BalancerOutput | Tensor, labels: Tensor, *, class_prior: Tensor | None = None
+    ) -> Self:
+        """Fit both modules to clean labels.
+
+        Args:
+            output: held-out outputs of the model.
+            labels: their class indices, or class probabilities.
+            class_prior: frequency or count of each class in the held-out data, > 0, if `output` is
+                for evenly frequent classes. None: no importance weights.
+
+        Shape:
+            - output: of N samples; labels: (N,) int64 or (N, C) floating; class_prior: (C,).
+
+        Raises:
+            TypeError: on a wrong dtype, or another output.
+            ValueError: on wrong shapes or values.
+
+        Warns:
+            UserWarning: if all samples are of one class.
+        """
+        inputs = self._inputs(output)
+        self.scaling.fit(inputs, labels, class_prior=class_prior)
+        self.curve.fit(self.scaling(inputs), labels, class_prior=class_prior)
+        return self
 
 
 class CalibratedModel(nn.Module):
@@ -195,7 +218,7 @@ def calibrate(
     )
     weights = frequencies if assumes_even else None
     if matrix is None:
-        calibrator.fit(output, labels, weights)
+        calibrator.fit(output, labels, class_prior=weights)
     else:
         fit_with_noise(calibrator.scaling, scores, labels, matrix, class_prior=weights)
     if prior is not None:
@@ -220,13 +243,11 @@ def _noise_matrix(noise: Noise, scores: Tensor, labels: Tensor) -> Tensor:
     num_classes = scores.shape[1]
     if isinstance(noise, RobustLoss) and noise.caution:
         raise ValueError(f"`noise` must be of a model that predicts its labels: {noise.caution}")
+    is_learned = isinstance(noise, RobustLoss | NoiseEstimate)
     if isinstance(noise, RobustLoss):
-        learned: Tensor | None = noise.noise_matrix
-    elif isinstance(noise, NoiseEstimate):
-        learned = noise.matrix.value
+        matrix = noise.noise_matrix
     else:
-        learned = None
-    matrix = noise if learned is None else learned
+        matrix = noise.matrix.value if isinstance(noise, NoiseEstimate) else noise
     checks.floating("noise", matrix)
     if matrix.shape != (num_classes, num_classes):
         raise ValueError(
@@ -235,7 +256,7 @@ def _noise_matrix(noise: Noise, scores: Tensor, labels: Tensor) -> Tensor:
         )
     checks.probability_values("rows of `noise`", matrix)
     matrix = matrix.detach().cpu().double()
-    if learned is not None:
+    if is_learned:
         confidence, classes = RF.widen(scores).softmax(-1).max(-1)
         rate = noise_rate_bounds(confidence.clamp_max(1.0), (classes == labels).float()).value
         matrix = with_rate(matrix, float(rate), true_frequencies(labels, matrix))

@@ -25,6 +25,7 @@ from reliability_balance.core.recipes import (
 from reliability_balance.core.settings import Configured
 
 OWN_HEAD = "own"
+SMALLEST_DELTA = 1e-30  # distances divided by less overflow
 Head = HeadName | Literal["recipe"] | nn.Module | None
 
 
@@ -152,6 +153,8 @@ class ReliabilityBalancer(Configured):
         checks.one_of("metric", self.metric, RF.METRICS)
         self.delta = defaults.delta if delta is None else delta
         checks.positive("delta", self.delta)
+        if self.delta < SMALLEST_DELTA:
+            raise ValueError(f"`delta` must be at least {SMALLEST_DELTA}; got {self.delta}")
         self.embedding_dim = embedding_dim
         self.num_classes = num_classes
         self.num_anchors = num_anchors

@@ -16,6 +16,7 @@ from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
 from reliability_balance.labels import annotators, noise_estimate
 from reliability_balance.labels.inspection import LabelRanking, rank_labels
+from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import ignorance
 from reliability_balance.labels.mixing import mix
 from reliability_balance.labels.posterior import as_probabilities
@@ -293,7 +294,7 @@ class RobustLoss(nn.Module):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(self.targets, self._kept[1])
 
-    def noise_rate(self, *, level: float = 0.95) -> noise_estimate.Interval:
+    def noise_rate(self, *, level: float = 0.95) -> Interval:
         """Estimate the share of wrong labels; see :func:`labels.estimate_noise`.
 
         Args:

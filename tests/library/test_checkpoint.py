@@ -21,6 +21,7 @@ from reliability_balance import ReliabilityBalancer, RobustLoss, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    Calibrator,
     ClassPredictionSets,
     Familiarity,
     GroupPredictionSets,
@@ -131,6 +132,7 @@ SETTINGS = {
     TopLabelScaling: {},
     VectorScaling: {"num_classes": 3},
     BranchTemperatures: {"correction_weight": 0.5},
+    Calibrator: {"num_classes": 3, "correction_weight": 0.5},
     PredictionSets: {"coverage": 0.8, **RAPS},
     ClassPredictionSets: {"num_classes": 3, "coverage": 0.8, **RAPS},
     GroupPredictionSets: {"num_groups": 2, "coverage": 0.8, **RAPS},
