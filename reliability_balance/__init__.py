@@ -6,7 +6,7 @@ distribution from the :class:`BalancerOutput`. The equations are in
 :mod:`reliability_balance.backbones`.
 """
 
-from reliability_balance.calibration import TemperatureScaling
+from reliability_balance.calibration import TemperatureScaling, calibrate
 from reliability_balance.checkpoint import load, save
 from reliability_balance.core import (
     AnchorLoss,
@@ -34,6 +34,7 @@ __all__ = [
     "RobustLoss",
     "TemperatureScaling",
     "__version__",
+    "calibrate",
     "diagnose",
     "fit_head",
     "inspect_embeddings",

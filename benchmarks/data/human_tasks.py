@@ -17,7 +17,6 @@ from benchmarks.data.task import Task, shuffled
 from benchmarks.networks import linear_probe, perceptron_on_embeddings, residual
 
 NUM_ANNOTATORS, LABELS_A_FACE = 10, 3
-FACE_CROP, CIFAR_CROP = 44, 32  # pixels of 48, and of 32 within a margin of 4
 
 
 class Folders(NamedTuple):
@@ -26,20 +25,6 @@ class Folders(NamedTuple):
     fer_plus: Path | None = None
     cifar: Path | None = None
     cache: Path | None = None
-
-
-class Samples(NamedTuple):
-    """All images of a data set, and the labels of those that can be used in training."""
-
-    images: Tensor
-    test_images: Tensor
-    chosen: Tensor
-    labels: Tensor
-    truth: Tensor
-    is_known: Tensor
-    test_labels: Tensor
-    annotators: Tensor | None = None
-    test_votes: Tensor | None = None
 
 
 class Given(NamedTuple):
@@ -103,62 +88,57 @@ def make_task(name: str, network: str, samples: int, seed: int, folders: Folders
     Raises:
         ValueError: if a required folder is None.
     """
-    found = _faces(name, seed, folders) if name in FACES else _cifar(name, folders)
-    rows = shuffled(len(found.chosen), seed)[: samples or None]
-    chosen = found.chosen[rows]
-    inputs, test_inputs = found.images, found.test_images
-    num_classes = found.truth.shape[1]
-    if network == "small-resnet":
-        crops = {"crop": FACE_CROP} if name in FACES else {"crop": CIFAR_CROP, "margin": 4}
-        seen_by = residual(inputs.shape[1], **crops)
-    else:
+    of_images = _faces(name, seed, folders) if name in FACES else _cifar(name, folders)
+    images, test_images, task = of_images
+    task = task.rows(shuffled(len(task.labels), seed)[: samples or None])
+    if network != "small-resnet":
         folder = _folder("cache", folders.cache, network)
         data = "fer" if name in FACES else "cifar"
-        inputs, test_inputs = load_embeddings(folder, data, inputs, test_inputs)
+        images, test_images = load_embeddings(folder, data, images, test_images)
         make = perceptron_on_embeddings if network == "embeddings" else linear_probe
-        seen_by = make(inputs.shape[-1])
-    return Task(
-        inputs[chosen],
-        found.labels[rows],
-        found.truth[rows],
-        test_inputs,
-        found.test_labels,
-        num_classes,
-        seen_by,
-        None if found.annotators is None else found.annotators[rows],
-        found.is_known[rows],
-        found.test_votes,
-    )
+        task = task._replace(network=make(images.shape[-1]))
+    return task._replace(inputs=images[task.inputs], test_inputs=test_images)
 
 
-def _faces(name: str, seed: int, folders: Folders) -> Samples:
+class OfImages(NamedTuple):
+    """Images, test images, and a task whose inputs are the indices of its images."""
+
+    images: Tensor
+    test_images: Tensor
+    task: Task
+
+
+def _faces(name: str, seed: int, folders: Folders) -> OfImages:
     faces = _load_faces(_folder("fer_plus", folders.fer_plus, name))
-    given = FACES[name](faces, seed)
-    return Samples(
-        faces.images,
-        faces.test_images,
-        given.chosen,
-        given.labels,
-        _shares(faces.votes[given.chosen]),
-        faces.wrong[1][given.chosen],
+    chosen, labels, annotators = FACES[name](faces, seed)
+    task = Task(
+        chosen,
+        labels,
+        _shares(faces.votes[chosen]),
+        torch.empty(0),
         faces.test_votes.argmax(1),
-        given.annotators,
+        faces.votes.shape[1],
+        residual(1, crop=44),
+        annotators,
+        faces.wrong[1][chosen],
         _shares(faces.test_votes),
     )
+    return OfImages(faces.images, faces.test_images, task)
 
 
-def _cifar(name: str, folders: Folders) -> Samples:
+def _cifar(name: str, folders: Folders) -> OfImages:
     data = _load_cifar(_folder("cifar", folders.cifar, name))
-    count = len(data.images)
-    return Samples(
-        data.images,
-        data.test_images,
-        torch.arange(count),
+    truth = F.one_hot(data.labels["clean"]).float()
+    task = Task(
+        torch.arange(len(truth)),
         data.labels[CIFAR[name]],
-        F.one_hot(data.labels["clean"]).float(),
-        torch.ones(count, dtype=torch.bool),
+        truth,
+        torch.empty(0),
         data.test_labels,
+        truth.shape[1],
+        residual(3, crop=32, margin=4),
     )
+    return OfImages(data.images, data.test_images, task)
 
 
 def _folder(argument: str, folder: Path | None, name: str) -> Path:

@@ -6,12 +6,8 @@ of windows. Each model runs in its own process, which isolates its peak memory, 
 time is measured, which excludes other load on the machine.
 """
 
-import math
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from typing import Annotated, Any
 
@@ -20,12 +16,20 @@ import torch
 import torchvision
 import typer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost.forward import (
+    WINDOW_COUNTS,
+    WINDOW_HEADS,
+    WINDOW_SIZE,
+    WINDOW_WIDTH,
+    median_seconds,
+    operations,
+    window_growth,
+)
 from benchmarks.cost.machine import PeakMemory, describe_machine
 from benchmarks.options import RESULTS, RenderOnly, Results
 from benchmarks.runs import publish
-from benchmarks.tables import markdown, page
+from benchmarks.tables import interval, markdown, page
 from reliability_balance.backbones import (
     TimmBackbone,
     TorchvisionBackbone,
@@ -33,7 +37,6 @@ from reliability_balance.backbones import (
     poster_v2_small,
     poster_v2_tiny,
 )
-from reliability_balance.backbones.poster_v2.attention import WindowCrossAttention
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "poster_v2_base": (poster_v2_base, 224),
@@ -43,36 +46,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision ResNet-50": (lambda: TorchvisionBackbone("resnet50"), 224),
 }
 BATCH_SIZES = (1, 32)
-WINDOW_SIZE, WINDOW_WIDTH, WINDOW_HEADS = 7, 64, 2
-WINDOW_COUNTS = (1, 4, 16, 64, 256)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Cost of a model at a batch size; rates are medians, in images per second on one thread."""
-
-    model: str
-    image_size: int
-    batch_size: int
-    parameters: int
-    trainable_parameters: int
-    giga_multiply_adds: float  # per image, forward
-    images_per_second: float
-    peak_mib: float | None
-
-
-@dataclass(frozen=True)
-class Growth:
-    """Exponent b of cost = a * windows^b: mean over the repetitions with its 95 % interval."""
-
-    quantity: str
-    exponent: float
-    low: float
-    high: float
-
-
-def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
-    """Measure a model; call this in a fresh process."""
+def measure(name: str, batch_size: int, seed: int, seconds: float) -> dict[str, Any]:
+    """Measure a model on one thread; call this in a fresh process."""
     torch.set_num_threads(1)
     torch.manual_seed(seed)
     build, image_size = MODELS[name]
@@ -85,103 +62,35 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> Cost:
 
     with PeakMemory() as peak:  # first, before the allocator has memory to reuse
         predict()
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(images[:1])
-    return Cost(
-        model=name,
-        image_size=image_size,
-        batch_size=batch_size,
-        parameters=sum(p.numel() for p in model.parameters()),
-        trainable_parameters=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        giga_multiply_adds=counter.get_total_flops() / 2e9,
-        images_per_second=batch_size / _median_seconds(predict, seconds),
-        peak_mib=peak.mib,
-    )
-
-
-def _median_seconds(run: Callable[[], None], budget: float) -> float:
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 50):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def window_growth(seed: int, repetitions: int) -> list[Growth]:
-    """Fit the growth of W-MCSA's cost with the number of windows, against full attention."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    windowed = WindowCrossAttention(WINDOW_WIDTH, WINDOW_HEADS, WINDOW_SIZE).eval()
-    positions = WINDOW_SIZE**2
-    query = torch.randn(1, positions, WINDOW_WIDTH)
-    inputs = [torch.randn(1, count, positions, WINDOW_WIDTH) for count in WINDOW_COUNTS]
-
-    operations = []
-    for windows in inputs:
-        with FlopCounterMode(display=False) as counter, torch.inference_mode():
-            windowed(windows, query)
-        operations.append(float(counter.get_total_flops()))
-    # With one window over the whole map, every position attends to every other.
-    full = [
-        3 * WINDOW_WIDTH**2 * 2 * positions * count + 4 * WINDOW_WIDTH * (positions * count) ** 2
-        for count in WINDOW_COUNTS
-    ]
-
-    seconds = []
-    for _ in range(repetitions):
-        row = []
-        for windows in inputs:
-
-            def run(windows: torch.Tensor = windows) -> None:
-                with torch.inference_mode():
-                    windowed(windows, query)
-
-            row.append(_median_seconds(run, 0.2))
-        seconds.append(row)
-    # Below 16 windows, call overhead dominates.
-    large = [index for index, count in enumerate(WINDOW_COUNTS) if count >= 16]
-    times = [_exponent(row, large) for row in seconds]
-    everything = list(range(len(WINDOW_COUNTS)))
-    return [
-        _growth("operations, windows", [_exponent(operations, everything)]),
-        _growth("operations, one window over all", [_exponent(full, everything)]),
-        _growth("seconds, windows (16 to 256)", times),
-    ]
-
-
-def _exponent(costs: Sequence[float], indices: list[int]) -> float:
-    return statistics.linear_regression(
-        [math.log(WINDOW_COUNTS[index]) for index in indices],
-        [math.log(costs[index]) for index in indices],
-    ).slope
-
-
-def _growth(quantity: str, exponents: list[float]) -> Growth:
-    mean = statistics.fmean(exponents)
-    margin = 0.0
-    if len(exponents) > 1:
-        margin = 1.96 * statistics.stdev(exponents) / math.sqrt(len(exponents))
-    return Growth(quantity, mean, mean - margin, mean + margin)
+    return {
+        "model": name,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "giga_multiply_adds": operations(model, images[:1]) / 2e9,  # per image, forward
+        "images_per_second": batch_size / median_seconds(predict, seconds),
+        "peak_mib": peak.mib,
+    }
 
 
 def report(content: dict[str, Any]) -> str:
     """Format costs and growth."""
-    costs = [Cost(**each) for each in content["costs"]]
-    growth = [Growth(**each) for each in content["window_growth"]]
     machine = ", ".join(f"{key} {value}" for key, value in content["machine"].items())
     rows = [
         [
-            *(c.model, c.image_size, c.batch_size, f"{c.parameters / 1e6:.1f}"),
-            *(f"{c.giga_multiply_adds:.3f}", f"{c.images_per_second:.1f}"),
-            "-" if c.peak_mib is None else f"{c.peak_mib:.0f}",
+            *(cost["model"], cost["image_size"], cost["batch_size"]),
+            f"{cost['parameters'] / 1e6:.1f}",
+            f"{cost['giga_multiply_adds']:.3f}",
+            f"{cost['images_per_second']:.1f}",
+            "-" if cost["peak_mib"] is None else f"{cost['peak_mib']:.0f}",
         ]
-        for c in costs
+        for cost in content["costs"]
     ]
     heads = ("model", "image", "batch", "M parameters", "G multiply-adds", "images/s", "peak MiB")
     exponents = [
-        [each.quantity, f"{each.exponent:.3f}", f"{each.low:.3f} to {each.high:.3f}"]
-        for each in growth
+        [each["quantity"], f"{each['exponent']:.3f}", f"{each['low']:.3f} to {each['high']:.3f}"]
+        for each in content["window_growth"]
     ]
     return page(
         "Backbones",
@@ -224,8 +133,10 @@ def measured(seconds: float, repetitions: int, seed: int) -> dict[str, Any]:
             with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 costs.append(pool.submit(measure, name, batch_size, seed, seconds).result())
             print(costs[-1], flush=True)
-    return {
-        "machine": machine,
-        "costs": [asdict(cost) for cost in costs],
-        "window_growth": [asdict(each) for each in window_growth(seed, repetitions)],
-    }
+    growth = []
+    for quantity, exponents in window_growth(seed, repetitions).items():
+        mean, half = interval(exponents)
+        margin = 0.0 if len(exponents) == 1 else half
+        limits = {"low": mean - margin, "high": mean + margin}
+        growth.append({"quantity": quantity, "exponent": mean, **limits})
+    return {"machine": machine, "costs": costs, "window_growth": growth}

@@ -46,9 +46,7 @@ CORRUPTION_NAMES = {
 
 def report(runs: pd.DataFrame) -> str:
     """Format a summary, and a table of each setting."""
-    places = {"data": list(DATA), "corruption": list(CORRUPTIONS)}
-    ordered = runs.astype({name: pd.CategoricalDtype(all_) for name, all_ in places.items()})
-    settings = list(ordered.groupby(["data", "corruption", "epochs"], observed=True))
+    settings = by_setting(runs)
     parts = [
         "By `python -m benchmarks robustness`, from the runs in `robustness.jsonl`. Means of the "
         "last epoch, ± 95 % intervals by Student's t over seeds; the difference is paired by seed. "
@@ -59,6 +57,14 @@ def report(runs: pd.DataFrame) -> str:
     for (data, corruption, epochs), setting in settings:
         parts += [f"## {data}, {corruption}, {epochs} epochs", table(setting)]
     return page("Robustness to wrong, ambiguous and imbalanced labels", *parts)
+
+
+def by_setting(runs: pd.DataFrame) -> list[tuple[tuple[str, str, int], pd.DataFrame]]:
+    """Return the runs of each setting, in the order of data and corruptions."""
+    places = {"data": list(DATA), "corruption": list(CORRUPTIONS)}
+    ordered = runs.astype({name: pd.CategoricalDtype(all_) for name, all_ in places.items()})
+    by_name = ordered.sort_values("method", kind="stable")  # where two are as accurate
+    return list(by_name.groupby(["data", "corruption", "epochs"], observed=True))
 
 
 def summary(settings: list[tuple[tuple[str, str, int], pd.DataFrame]]) -> list[str]:
@@ -118,7 +124,7 @@ def setting_name(data: str, corruption: str) -> str:
 
 def draw(runs: pd.DataFrame) -> Figure:
     """Draw the accuracy of each method, one panel per setting."""
-    settings = list(runs.groupby(["data", "corruption"], sort=False))
+    settings = by_setting(runs)
     columns = min(3, len(settings))
     rows = -(-len(settings) // columns)
     most = max(part["method"].nunique() for _, part in settings)
@@ -126,7 +132,7 @@ def draw(runs: pd.DataFrame) -> Figure:
         figsize=(4 * columns, (0.8 + 0.14 * most) * rows), dpi=100, layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis, ((data, corruption), part) in zip(axes, settings, strict=False):
+    for axis, ((data, corruption, _), part) in zip(axes, settings, strict=False):
         methods = by_accuracy(part)
         for place, (method, its) in enumerate(reversed(methods.items())):
             mean, half = interval(its["accuracy"])

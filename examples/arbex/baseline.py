@@ -46,8 +46,6 @@ def train_baseline(
 
 def recorded_baseline(config: RunConfig) -> Baseline | None:
     """Return the recorded baseline, if it is that of this recipe."""
-    if not RECORDED.exists():
-        return None
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
     if comparable(as_plain(config)) != comparable(recorded["recipe"]):
         return None

@@ -131,7 +131,7 @@ class Data:
         augmentation: strength, from 0 (only the random crop) to 2.
         per_group: maximum of images of each video or person that an epoch draws from.
         per_class: images of each class in an epoch, the paper's refinement. None: all images.
-        corrections: CSV of corrected labels, see :mod:`examples.arbex.faces.corrections`.
+        corrections: CSV of corrected labels, see :mod:`examples.arbex.readers.corrections`.
         soft_labels: whether to train on the votes of FER+ or JAFFE instead of the labels.
         workers: processes that load images; 0: the main process.
     """

@@ -6,8 +6,8 @@ import torch
 
 from examples.arbex.configuration import Data, rendered_settings
 from examples.arbex.faces.completeness import expect_complete, with_lone_classes
-from examples.arbex.faces.corrections import with_corrections
 from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.readers.corrections import with_corrections
 from examples.arbex.readers.reading import check_images, read_faces
 from examples.arbex.readers.rows import SplitOptions
 

@@ -29,7 +29,14 @@ will be stored, and dropped if it is not better than the uncalibrated prediction
 else was fitted on. Coverage holds for any model; a poor one only has larger sets.
 """
 
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.calibrate import (
+    CalibratedModel,
+    CalibratedOutput,
+    Calibrator,
+    calibrate,
+)
 from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.label_shift import estimate_class_prior
 from reliability_balance.calibration.prediction_sets import (
@@ -52,12 +59,14 @@ from reliability_balance.calibration.scaling import (
 from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
-from reliability_balance.functional import error_rate_bound
 
 __all__ = [
     "Abstention",
     "BranchTemperatures",
+    "CalibratedModel",
+    "CalibratedOutput",
     "Calibration",
+    "Calibrator",
     "ClassPredictionSets",
     "Familiarity",
     "GroupPredictionSets",
@@ -69,6 +78,7 @@ __all__ = [
     "VectorScaling",
     "area_under_generalized_risk",
     "area_under_risk_coverage",
+    "calibrate",
     "error_rate_bound",
     "estimate_class_prior",
     "fit_with_noise",

@@ -35,7 +35,7 @@ def estimate_class_prior(log_probs: Tensor, *, source_prior: Tensor | None = Non
 
     Wrong training labels are no label shift: the model predicts what it learned from them. With
     FER2013's labels, about half of the gain of the true frequencies is left
-    (``benchmarks/label_shift.py``). Unlabelled data cannot show that an assumption fails.
+    (``python -m benchmarks label_shift``). Unlabelled data cannot show that an assumption fails.
 
     Args:
         log_probs: log-probabilities of unlabelled samples, which should be drawn like the data that

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from reliability_balance.checkpoint import schema
+from reliability_balance.labels.targets import rename_old
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 # Defaults of the targets before format 4, whose files may lack a setting.
 TARGETS_BEFORE_4 = {
     "momentum": 0.9,
@@ -122,6 +123,18 @@ def _from_4_to_5(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     return tensors, {**config, "format_version": 5}
 
 
+def _from_5_to_6(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Migrate from version 5: targets stored all classes, under other names."""
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            if settings.get("class") == "RefurbishedTargets":
+                rename_old(tensors, f"{_name(role, part)}.")
+                module["parts"][part] = {**settings, "kept": settings.get("num_classes")}
+    return tensors, {**config, "format_version": 6}
+
+
 def _name(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
@@ -131,4 +144,5 @@ STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
     _from_2_to_3,
     _from_3_to_4,
     _from_4_to_5,
+    _from_5_to_6,
 )

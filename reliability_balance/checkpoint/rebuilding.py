@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.calibrate import Calibrator
 from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,
@@ -42,6 +43,7 @@ KINDS: dict[str, type[Configured]] = {
         TopLabelScaling,
         VectorScaling,
         BranchTemperatures,
+        Calibrator,
         PredictionSets,
         ClassPredictionSets,
         GroupPredictionSets,

@@ -19,7 +19,9 @@ KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
 SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
     "RefurbishedTargets": {
-        "average": ("num_samples", "num_classes"),
+        "updates": ("num_samples",),
+        "classes.tilt": ("num_classes",),
+        "averages.values": ("num_samples", "kept"),
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },
     "VectorScaling": {"weight": ("num_classes",)},

@@ -1,4 +1,4 @@
-"""Diagnose a trained model: find idle branches, collapsed anchors and harmful corrections."""
+"""Diagnose a trained model: calibration, coverage, label noise, idle branches and anchors."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.calibration.collecting import collect_outputs
+from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import with_class_prior
-from reliability_balance.core.output import BalancerOutput, join_outputs, on_cpu
+from reliability_balance.core.output import BalancerOutput
 from reliability_balance.diagnosis import rules
 from reliability_balance.diagnosis.symptoms import (
     Changes,
@@ -19,23 +20,30 @@ from reliability_balance.diagnosis.symptoms import (
     anchor_use,
     branch_agreement,
     branches_of,
+    class_coverage,
     class_shares,
     count_changes,
     count_changes_without,
+    expected_calibration_error,
     non_finite_parameters,
     recalls,
 )
+from reliability_balance.labels import Interval, RobustLoss, noise_rate_bounds
 
-LABELS = ("labels", "index")  # keys of a batch that are not arguments of the model
+COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
 class Diagnosis:
     """Measurements and findings of :func:`diagnose`; ``str`` gives a report.
 
+    ``calibration_error`` is the ECE. ``covered`` (C,) counts the samples of each class that
+    prediction sets for 90 % coverage contain, of ``counts`` (C,). ``noise`` is the share of wrong
+    labels; it is None for a model that was not run. ``unfamiliar`` counts unfamiliar inputs; None
+    without a :class:`calibration.Familiarity`.
     ``anchor_use`` (C, K) is None if the anchors are switched off. ``without_unused`` counts how the
     anchor branch's predictions would change without the anchors that are never the nearest of
-    their class; None if that is unknown. ``findings`` is empty for a healthy model. A model with
+    their class; None if that is unknown. ``findings`` is empty if no rule applies. A model with
     NaN or infinite weights is not run; ``samples`` is then 0.
     """
 
@@ -47,13 +55,18 @@ class Diagnosis:
     anchor_use: Tensor | None
     without_unused: Changes | None
     findings: tuple[rules.Finding, ...]
+    calibration_error: float = float("nan")
+    covered: Tensor | None = None
+    counts: Tensor | None = None
+    noise: Interval | None = None
+    unfamiliar: int | None = None
 
     def __str__(self) -> str:
         """Return the measurements, then the findings with advice."""
         lines = self._measured() if self.samples else []
         lines += [f"- {found.what}\n  {found.advice}" for found in self.findings]
         if not self.findings:
-            lines.append("no problem found")
+            lines.append("no problem found in these measurements")
         return "\n".join(lines)
 
     def _measured(self) -> list[str]:
@@ -62,6 +75,8 @@ class Diagnosis:
         changes = self.changes
         lines = [
             f"{self.samples} samples, accuracy {100 * self.accuracy:.1f} %",
+            f"calibration error (ECE) {100 * self.calibration_error:.1f} %",
+            *self._reliability(),
             "mean confidence: " + _listed(confidences),
             f"changed predictions: {changes.changed}, of which {changes.helped} became right, "
             f"{changes.harmed} wrong, and {changes.still_wrong} stayed wrong",
@@ -79,9 +94,35 @@ class Diagnosis:
                 )
         return lines
 
+    def _reliability(self) -> list[str]:
+        lines = []
+        if self.covered is not None and self.counts is not None:
+            occurring = self.counts > 0
+            shares = 100 * self.covered[occurring] / self.counts[occurring]
+            lines.append(
+                f"coverage of {100 * COVERAGE:.0f} % prediction sets, by class: "
+                f"{float(shares.min()):.0f} to {float(shares.max()):.0f} %"
+            )
+        if self.noise is not None:
+            lines.append(f"wrong labels: {self.noise}")
+        if self.unfamiliar is not None:
+            lines.append(f"unfamiliar inputs: {self.unfamiliar} of {self.samples}")
+        return lines
 
-def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
+
+def diagnose(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    criterion: RobustLoss | None = None,
+    familiarity: Familiarity | None = None,
+) -> Diagnosis:
     """Measure a trained model on labelled data, and report what is wrong and what to do.
+
+    Use held-out data: on training data, a model may have memorized the labels. All measures take
+    the labels as correct. The share of wrong ones is that of the criterion's training labels
+    (:meth:`RobustLoss.noise_rate`); without a criterion, it is that of these labels by
+    :func:`labels.noise_rate_bounds`, which is valid for held-out data only.
 
     If the balancer's `class_prior` is uneven, as after training with :class:`RobustLoss`, the
     model predicts for evenly frequent classes. Then confidence and class shares are judged after
@@ -95,10 +136,14 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
             are ignored; or a mapping with "labels", whose other entries except "index" are keyword
             arguments of the model. Labels are class indices. Inputs are a tensor, a tuple of
             arguments, or a mapping of keyword arguments, and are moved to the model's device.
+        criterion: the loss that the model was trained with. None: the noise rate is that of these
+            labels.
+        familiarity: fitted to the model, to count unfamiliar inputs. None: not counted.
 
     Raises:
         TypeError: on any other batch or output of the model, or labels that are not indices.
-        ValueError: if there is no batch, or on wrong shapes or labels.
+        ValueError: if there is no batch, on wrong shapes or labels, or if the criterion has seen no
+            sample often enough.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -112,7 +157,9 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
         nothing = Changes(0, 0, 0, 0)
         found = (rules.non_finite(non_finite),)
         return Diagnosis(0, float("nan"), {}, {}, nothing, None, None, found)
-    output, labels = _run(model, loader)
+    output, labels = collect_outputs(model, loader)
+    if not isinstance(output, BalancerOutput):
+        raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
     use = without = None
     findings: list[rules.Finding | None] = []
     balancer = _balancer(model)
@@ -142,11 +189,27 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
     prior = None if balancer is None else balancer.class_prior
     for_even = prior is not None and not torch.allclose(prior, prior.mean())
     judged = (_as_frequent_as(labels, output) if for_even else output).corrected
+    top, predicted = judged.max(-1)
+    noise = criterion.noise_rate() if criterion is not None else None
+    covered = counts = None
+    if bool(judged.isfinite().all()):  # a branch may have overflowed
+        if noise is None:
+            noise = noise_rate_bounds(top.clamp_max(1.0), (predicted == labels).to(top))
+        covered, counts = class_coverage(judged.log(), labels, COVERAGE)
+        findings.append(rules.uncovered_classes(covered, counts, COVERAGE))
+    if noise is not None:
+        findings.append(rules.label_noise(noise))
+    unfamiliar = None
+    if familiarity is not None:
+        unfamiliar = int((~familiarity.cpu().is_familiar(output)).sum())
+        findings.append(
+            rules.unfamiliar_inputs(unfamiliar, len(labels), familiarity.false_alarm_rate)
+        )
     findings += [
         rules.harmful_correction(changes.helped, changes.harmed),
-        rules.miscalibration(float(judged.amax(-1).mean()), _accuracy(judged, labels)),
+        rules.miscalibration(float(top.mean()), _accuracy(judged, labels)),
         rules.unbalanced_predictions(
-            class_shares(judged.argmax(-1), num_classes),
+            class_shares(predicted, num_classes),
             class_shares(labels, num_classes),
             len(labels),
         ),
@@ -162,51 +225,12 @@ def diagnose(model: nn.Module, loader: Iterable[Any]) -> Diagnosis:
         changes=changes,
         anchor_use=use,
         without_unused=without,
+        calibration_error=expected_calibration_error(judged, labels),
+        covered=covered,
+        counts=counts,
+        noise=noise,
+        unfamiliar=unfamiliar,
         findings=tuple(found for found in findings if found is not None),
-    )
-
-
-@torch.no_grad()
-def _run(model: nn.Module, loader: Iterable[Any]) -> tuple[BalancerOutput, Tensor]:
-    """Return outputs and labels of all batches, on the CPU."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    modes = {module: module.training for module in model.modules()}
-    outputs, labels = [], []
-    model.eval()
-    try:
-        for batch in loader:
-            inputs, batch_labels = _inputs_and_labels(batch)
-            output = _call(model, inputs, device)
-            if not isinstance(output, BalancerOutput):
-                raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
-            checks.indices("labels", batch_labels)
-            num_samples, num_classes = output.corrected.shape
-            checks.labels(batch_labels, torch.Size([num_samples]), num_classes)
-            checks.label_values(batch_labels, num_classes)
-            outputs.append(on_cpu(output))
-            labels.append(batch_labels.cpu())
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    if not outputs:
-        raise ValueError("`loader` must give at least 1 batch; got 0")
-    return join_outputs(outputs), torch.cat(labels)
-
-
-def _inputs_and_labels(batch: Any) -> tuple[Any, Any]:
-    """Split a batch into inputs and labels, ignoring the rest."""
-    if isinstance(batch, Mapping) and "labels" in batch:
-        return {name: batch[name] for name in batch if name not in LABELS}, batch["labels"]
-    if isinstance(batch, (tuple, list)) and len(batch) >= 2:
-        return batch[0], batch[1]
-    got = type(batch).__name__
-    if isinstance(batch, Mapping):
-        got += f" of {', '.join(map(repr, batch)) or 'nothing'}"
-    elif isinstance(batch, (tuple, list)):
-        got += f" of {len(batch)}"
-    raise TypeError(
-        "`loader` must give batches (inputs, labels), (inputs, labels, ...) or a mapping with "
-        f"'labels'; got {got}"
     )
 
 
@@ -223,18 +247,6 @@ def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
 
 def _accuracy(probs: Tensor, labels: Tensor) -> float:
     return float((probs.argmax(-1) == labels).float().mean())
-
-
-def _call(model: nn.Module, inputs: Any, device: torch.device) -> Any:
-    if isinstance(inputs, Mapping):
-        return model(**{name: _moved(value, device) for name, value in inputs.items()})
-    if isinstance(inputs, (tuple, list)):
-        return model(*(_moved(value, device) for value in inputs))
-    return model(_moved(inputs, device))
-
-
-def _moved(value: Any, device: torch.device) -> Any:
-    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _listed(values: Mapping[str, str]) -> str:

@@ -7,12 +7,9 @@ import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
-from reliability_balance.calibration.branches import BranchTemperatures
-from reliability_balance.calibration.top_label import TopLabelScaling
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.diagnosis.symptoms import Changes
-
-# The best calibration in `benchmarks/calibration.py`: the second is fitted on the first's output.
-RECOMMENDED = (BranchTemperatures, TopLabelScaling)
+from reliability_balance.labels import Interval
 
 # Thresholds of the rules; each is far from the values of healthy models.
 MISLED = 0.05  # gain in the anchor branch's accuracy without unused anchors
@@ -24,6 +21,9 @@ LAG = 0.2  # accuracy of a branch below the best branch's
 SIGMAS_OF_HARM = 2.0
 CONFIDENCE_GAP = 0.1  # between mean probability and accuracy
 SHARE_RATIO, ENOUGH_SAMPLES = 5.0, 10
+NEGLIGIBLE_NOISE = 0.01
+COVERAGE_GAP = 0.02
+CHANCE = 0.025  # of a finding by exact binomial limits
 
 
 class Finding(NamedTuple):
@@ -143,11 +143,60 @@ def miscalibration(probability: float, accuracy: float) -> Finding | None:
     if abs(probability - accuracy) <= CONFIDENCE_GAP:
         return None
     side = "over" if probability > accuracy else "under"
-    recommended = ", then ".join(f"`calibration.{each.__name__}`" for each in RECOMMENDED)
     return Finding(
         f"the predictions are {side}confident: mean probability {probability:.2f}, accuracy "
         f"{accuracy:.2f}",
-        f"fit {recommended} on held-out data",
+        "calibrate on held-out data: `calibrate(model, held_out)`; if its labels are noisy, with "
+        "`noise=criterion`",
+    )
+
+
+def uncovered_classes(covered: Tensor, counts: Tensor, coverage: float) -> Finding | None:
+    """Report classes that prediction sets with one threshold cover too rarely, beyond chance.
+
+    `covered` and `counts` are samples of each class (C,).
+    """
+    delta = CHANCE / len(counts)
+    pairs = zip(covered.tolist(), counts.tolist(), strict=True)
+    # The upper limit of a class's coverage, by exact binomial limits for all classes together.
+    low = [
+        f"{each} ({100 * held / count:.0f} % of {count})"
+        for each, (held, count) in enumerate(pairs)
+        if count and error_rate_bound(held, count, delta) < coverage - COVERAGE_GAP
+    ]
+    if not low:
+        return None
+    more = f", … and {len(low) - 5} more" if len(low) > 5 else ""
+    return Finding(
+        f"prediction sets for {100 * coverage:.0f} % coverage cover classes {', '.join(low[:5])}"
+        f"{more} too rarely",
+        "use `calibration.ClassPredictionSets`, which covers each class alike",
+    )
+
+
+def label_noise(rate: Interval) -> Finding | None:
+    """Report wrong labels, if the interval of their share excludes small ones."""
+    if float(rate.low) <= NEGLIGIBLE_NOISE:
+        return None
+    return Finding(
+        f"labels contradict confident predictions: {rate} of them are wrong, unless the model errs "
+        "with confidence",
+        "look at `criterion.doubtful_labels()`, or `inspect_embeddings` without a criterion; train "
+        "with RobustLoss; calibrate with `noise=criterion`",
+    )
+
+
+def unfamiliar_inputs(unfamiliar: int, samples: int, false_alarm_rate: float) -> Finding | None:
+    """Report that more inputs are unfamiliar than the rate of false alarms explains."""
+    # The lower limit of their share is the upper one of the others'.
+    least = 1.0 - error_rate_bound(samples - unfamiliar, samples, CHANCE)
+    if least <= 2.0 * false_alarm_rate:
+        return None
+    return Finding(
+        f"{unfamiliar} of {samples} inputs are unfamiliar, with {100 * false_alarm_rate:.0f} % "
+        "expected: the data differ from those of the training",
+        "look at the least familiar inputs, by `Familiarity.distance`; train on such data, or "
+        "reject what `is_familiar` rejects",
     )
 
 

@@ -7,10 +7,12 @@ from torch import Tensor, nn
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.calibration.conformal import conformal_quantile, lac_scores
 from reliability_balance.core.losses import LossTerms
 from reliability_balance.core.output import BalancerOutput
 
 DISTANCES_AT_ONCE = 2**22  # 32 MB of them
+BINS = 15  # of the calibration error
 
 
 @dataclass(frozen=True)
@@ -202,6 +204,61 @@ def recalls(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """
     right = labels[predicted == labels].bincount(minlength=num_classes)
     return right / labels.bincount(minlength=num_classes).clamp_min(1)
+
+
+def expected_calibration_error(probs: Tensor, labels: Tensor) -> float:
+    r"""Return the expected calibration error (ECE) of the predicted classes, in 15 equal bins.
+
+    .. math:: \mathrm{ECE} = \sum_b \frac{n_b}{N} \,
+        | \mathrm{accuracy}_b - \mathrm{mean\ probability}_b |
+
+    Args:
+        probs: class probabilities (N, C).
+        labels: the samples' classes (N,).
+
+    Example:
+        >>> probs = torch.tensor([[0.9, 0.1]] * 10)
+        >>> round(expected_calibration_error(probs, torch.tensor([0] * 7 + [1] * 3)), 2)
+        0.2
+    """
+    top, predicted = probs.double().max(-1)
+    places = (top * BINS).long().clamp(0, BINS - 1)
+    gaps = torch.zeros(BINS, dtype=torch.float64, device=probs.device)
+    gaps.index_add_(0, places, (predicted == labels).double() - top)
+    return float(gaps.abs().sum() / max(1, len(labels)))
+
+
+def class_coverage(log_probs: Tensor, labels: Tensor, coverage: float) -> tuple[Tensor, Tensor]:
+    """Return how many samples of each class prediction sets contain, and how many there are.
+
+    Sets with one threshold for all classes are fitted on every other sample and counted on the
+    rest, and the other way round.
+
+    Args:
+        log_probs: log-probabilities.
+        labels: the samples' classes.
+        coverage: probability with which a set contains the true class, in (0, 1).
+
+    Shape:
+        - log_probs: (N, C) floating; labels: (N,) int64; returns two (C,) int64.
+
+    Example:
+        >>> log_probs = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log().repeat(50, 1)
+        >>> class_coverage(log_probs, torch.tensor([0, 1]).repeat(50), 0.9)
+        (tensor([50, 50]), tensor([50, 50]))
+    """
+    num_classes = log_probs.shape[-1]
+    scores = lac_scores(log_probs)
+    own = scores.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    generator = torch.Generator().manual_seed(0)
+    halves = torch.randperm(len(labels), generator=generator).tensor_split(2)
+    covered = torch.zeros_like(own, dtype=torch.bool)
+    for fitted, counted in (halves, halves[::-1]):
+        covered[counted] = own[counted] <= conformal_quantile(own[fitted], coverage)
+    return (
+        labels[covered].bincount(minlength=num_classes),
+        labels.bincount(minlength=num_classes),
+    )
 
 
 def class_shares(labels: Tensor, num_classes: int) -> Tensor:

@@ -40,9 +40,13 @@ class ClassShares(nn.Module):
 
     def update(self, average: Tensor, beliefs: Tensor, known: Tensor) -> None:
         """Update with averages and beliefs (B, C), only of samples where `known` (B, 1) is true."""
-        rows = torch.cat([RF.widen(average), beliefs, beliefs.square()], -1)
-        with RF._without_autocast(rows):
-            sums = (known.to(rows.dtype).T @ rows).reshape(3, -1)
+        average = RF.widen(average)
+        with RF._without_autocast(beliefs):
+            parts = [average, beliefs, beliefs.square()]
+            if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
+                parts = [torch.cat(parts, -1)]
+            weight = known.to(beliefs.dtype).T
+            sums = torch.cat([weight @ part for part in parts]).reshape(3, -1)
         sums = sums.to(self.shares.dtype) / self.num_samples
         step = sums[0].sum().clamp_max(1.0)
         self.moments.mul_(1.0 - step).add_(sums[1:])
@@ -51,13 +55,16 @@ class ClassShares(nn.Module):
         self.tilt.add_(step * (before - after))
 
     def posterior_weight(self, given: Tensor, prior_count: float) -> Tensor:
-        """Return the weight (B, 1) of the posterior against given labels (B, C), in [0, 1].
+        """Return the weight (B, 1) of the posterior against given labels, in [0, 1].
 
-        It is m / (m + prior count), averaged over the classes of the label.
+        It is m / (m + prior count), averaged over the classes of the label; labels are indices
+        (B,) or probabilities (B, C).
         """
         # Above zero, so that the weight is 1 without a prior count.
         counts = self.learned_counts() + torch.finfo(self.moments.dtype).tiny
         weight = counts / (counts + prior_count)
+        if not given.is_floating_point():
+            return weight[given].unsqueeze(-1)
         return (given * weight.to(given.dtype)).sum(-1, keepdim=True)
 
     def learned_counts(self) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from reliability_balance.labels.noise_matrix import as_noise_matrix
 from reliability_balance.labels.posterior import label_posterior, sharpen
+from reliability_balance.labels.rows import blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
 # Numbers of nearest neighbours that vote.
@@ -19,9 +20,8 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Numbers of samples to choose settings on, of candidate neighbours, and of dimensions of the ridge
 # regression: more of them cost time and change little.
 CHOOSING, VOTING, DIRECTIONS = 500, 50_000, 1024
-# Elements per block of a large matrix: one that fits in the CPU cache, and one for an efficient
-# matrix product.
-BLOCK, PRODUCT_BLOCK = 2**19, 2**24
+# Elements per block of a matrix for an efficient matrix product.
+PRODUCT_BLOCK = 2**24
 # The second round uses the labels refurbished by the first. More rounds reinforce their own errors.
 ROUNDS = 2
 # Settings of the targets that differ from the robust recipe: each sample is predicted once, without
@@ -85,11 +85,6 @@ class EmbeddingBeliefs:
                 scores += weight * expert
             predicted[rows] = scores.softmax(-1)
         return predicted
-
-
-def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
-    """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
-    yield from rows.split(max(1, (BLOCK if size is None else size) // width))
 
 
 def _spaces(points: Tensor) -> list[Tensor]:
@@ -242,9 +237,12 @@ def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> T
                 by_label.index_add_(0, labels[block], posterior)
         joint = by_label.T / count
 
-    targets.average.copy_(predicted)
+    for block in blocks(rows, num_classes):
+        part, first = predicted[block], labels[block]
+        first = first.argmax(-1) if first.is_floating_point() else first
+        targets.averages.write(block, part, targets.averages.largest(part, first))
     targets.updates.fill_(ROUNDS)
-    targets.joint.copy_(joint)
+    targets.counts.replace(joint)
     classes = targets.classes
     classes.tilt.copy_(bias)
     classes.shares.copy_(torch.stack([shares, beliefs.mean(0)]))

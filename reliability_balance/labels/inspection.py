@@ -22,7 +22,12 @@ from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
 from reliability_balance.labels.knowledge import caution
 from reliability_balance.labels.noise_estimate import seen_samples
-from reliability_balance.labels.posterior import _one_label_each, as_probabilities
+from reliability_balance.labels.posterior import (
+    PosteriorRule,
+    _one_label_each,
+    as_probabilities,
+)
+from reliability_balance.labels.rows import blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
 
@@ -218,14 +223,14 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
-    posterior = targets._posterior_rule()(targets.beliefs(seen), used)
-    judged = _one_label_each(used, posterior)
-    given = judged.argmax(-1) if judged.is_floating_point() else judged
-    doubt = 1.0 - posterior.minimum(as_probabilities(judged, posterior)).sum(-1)
-    average = RF.widen(targets.average[seen])
-    own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
-    other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
-    plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
+    posterior_of = targets._posterior_rule()
+    given, suggested = torch.empty_like(seen), torch.empty_like(seen)
+    doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
+    plausibility = torch.empty_like(doubt)
+    for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes):
+        (given[rows], suggested[rows], doubt[rows], plausibility[rows]) = _judged(
+            targets, posterior_of, seen[rows], used[rows]
+        )
     competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
     verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
@@ -236,12 +241,31 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     return LabelRanking(
         sample=seen[order].cpu(),
         given=given[order].cpu(),
-        suggested=posterior.argmax(-1)[order].cpu(),
+        suggested=suggested[order].cpu(),
         doubt=doubt[order].cpu(),
         plausibility=plausibility[order].cpu(),
         verdict=verdict[order].cpu(),
         caution=reason,
     )
+
+
+def _judged(
+    targets: RefurbishedTargets, posterior_of: PosteriorRule, index: Tensor, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return judged label, suggested class, doubt and plausibility of samples, each (B,)."""
+    posterior = posterior_of(targets.beliefs(index), labels)
+    judged = _one_label_each(labels, posterior)
+    given = judged.argmax(-1) if judged.is_floating_point() else judged
+    place = given.unsqueeze(-1)
+    if judged.is_floating_point():
+        trust = posterior.minimum(judged.to(posterior.dtype)).sum(-1)
+    else:
+        trust = posterior.gather(-1, place).squeeze(-1).clamp_max(1.0)
+    average = RF.widen(targets.averages_of(index))
+    own = average.gather(-1, place).squeeze(-1)
+    other = average.scatter_(-1, place, 0.0).amax(-1)
+    plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
+    return given, posterior.argmax(-1), 1.0 - trust, plausibility
 
 
 @torch.no_grad()
@@ -267,9 +291,12 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
     unseen = int((targets.updates == 0).sum())
     if unseen:
         raise ValueError(f"`targets` must have seen all samples; got {unseen} unseen")
-    beliefs = targets.beliefs(torch.arange(len(targets.updates))).double().cpu()
-    wide: npt.NDArray[np.float64] = (beliefs / beliefs.sum(-1, keepdim=True)).numpy()
-    return wide
+    wide = torch.empty(targets.num_samples, targets.num_classes, dtype=torch.float64)
+    for rows in blocks(torch.arange(targets.num_samples), targets.num_classes):
+        beliefs = targets.beliefs(rows.to(targets.updates.device)).double().cpu()
+        wide[rows] = beliefs / beliefs.sum(-1, keepdim=True)
+    array: npt.NDArray[np.float64] = wide.numpy()
+    return array
 
 
 @torch.no_grad()

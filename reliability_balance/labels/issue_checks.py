@@ -15,8 +15,9 @@ from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance.core.clustering import k_means
-from reliability_balance.labels.embedding_beliefs import _nearest, blocks
+from reliability_balance.labels.embedding_beliefs import _nearest
 from reliability_balance.labels.inspection import LabelRanking, Verdict
+from reliability_balance.labels.rows import blocks
 
 # Nearest neighbours of each sample.
 NEIGHBOURS = 10

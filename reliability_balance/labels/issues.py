@@ -23,6 +23,7 @@ from reliability_balance.labels.issue_checks import (
     Samples,
     nearest_samples,
 )
+from reliability_balance.labels.rows import blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
 if TYPE_CHECKING:
@@ -167,7 +168,10 @@ def find_issues(
     if ranking.caution:
         warnings.warn(f"no verdicts on labels: {ranking.caution}", UserWarning, stacklevel=3)
     ranking = ranking._rows(ranking.sample.argsort())
-    predicted = targets.beliefs(torch.arange(count, device=targets.updates.device)).argmax(-1)
+    index = torch.arange(count, device=targets.updates.device)
+    predicted = torch.cat(
+        [targets.beliefs(rows).argmax(-1) for rows in blocks(index, targets.num_classes)]
+    )
     points, is_cosine = RF.widen(pool_tokens(embeddings)), metric == "cosine"
     points = F.normalize(points, dim=-1) if is_cosine else points
     samples = Samples(

@@ -1,10 +1,12 @@
 """Check that predictions agree with the labels; if not, doubts about labels are random."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import Tensor
 
-from reliability_balance import functional as RF
-from reliability_balance.labels.posterior import as_probabilities
+from reliability_balance.labels.posterior import as_probabilities, class_frequencies
+from reliability_balance.labels.rows import blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
 # Cohen's kappa of predictions and labels. It was up to 0.03 for networks trained on noise images,
@@ -57,8 +59,9 @@ def ignorance(
         if int(control.sum()) >= SMALLEST_CONTROL:
             seen, labels, what = seen[control], labels[control], "held-back labels"
             remedy += ", or with a larger `held_back` in the recipe"
-    beliefs = targets.beliefs(seen)
-    kappa, error = chance_corrected(beliefs, as_probabilities(labels, beliefs))
+    kappa, error = chance_corrected(
+        _in_blocks(targets, seen, labels), class_frequencies(labels, targets.num_classes)
+    )
     if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (
@@ -68,15 +71,33 @@ def ignorance(
     )
 
 
-def chance_corrected(beliefs: Tensor, given: Tensor) -> tuple[float, float]:
-    """Return Cohen's kappa of beliefs and labels, both (M, C), and its standard error over samples.
+def _in_blocks(
+    targets: RefurbishedTargets, index: Tensor, labels: Tensor
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield beliefs and labels of these samples as probabilities, both (B, C)."""
+    for rows in blocks(torch.arange(len(index), device=index.device), targets.num_classes):
+        beliefs = targets.beliefs(index[rows])
+        yield beliefs, as_probabilities(labels[rows], beliefs)
+
+
+def chance_corrected(
+    rows: Iterable[tuple[Tensor, Tensor]], frequencies: Tensor
+) -> tuple[float, float]:
+    """Return Cohen's kappa of beliefs and labels, and its standard error over the samples.
 
     Agreement is the predicted probability of the label; chance agreement is that of a label drawn
     by class frequency.
+
+    Args:
+        rows: blocks of beliefs and labels, both (B, C).
+        frequencies: mean label (C,) of all blocks.
     """
-    beliefs, given = RF.widen(beliefs).double(), given.double()
-    by_chance = beliefs @ given.mean(0)
-    excess = (beliefs * given).sum(-1) - by_chance
+    excesses, chances = [], []
+    for beliefs, given in rows:
+        by_chance = beliefs.double() @ frequencies.double()
+        excesses.append((beliefs.double() * given.double()).sum(-1) - by_chance)
+        chances.append(by_chance)
+    excess, by_chance = torch.cat(excesses), torch.cat(chances)
     scale = (1.0 - by_chance.mean()).clamp_min(torch.finfo(torch.float32).eps)
     error = excess.std(correction=0) / len(excess) ** 0.5
     return float(excess.mean() / scale), float(error / scale)

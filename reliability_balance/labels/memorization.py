@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
+from reliability_balance.labels.rows import make_rows
 
 # Added to the slope, which shrinks kappa towards 0.
 SLOPE_PRIOR = 0.5
@@ -37,33 +38,33 @@ class Memorization(nn.Module):
         num_classes: C.
         share: share of the samples in the control group, in (0, 1). The draw has a fixed seed, so
             that all ranks hold back the same labels.
-        dtype: dtype of the residual.
+        kept: number of classes that the residual of a sample is stored of.
+        dtype: dtype of the residuals.
 
     State:
-        ``control`` (N,) bool; ``residual`` (N, C), the sum above; ``strength`` (), kappa; ``sums``
-        (2, 3), for the other samples and for the control group: their number, their log-likelihood
-        at kappa 0, and its slope.
+        ``control`` (N,) bool; ``residuals``, rows of the sum above; ``strength`` (), kappa;
+        ``sums`` (2, 3), for the other samples and for the control group: their number, their
+        log-likelihood at kappa 0, and its slope.
     """
 
     control: Tensor
-    residual: Tensor
     strength: Tensor
     sums: Tensor
 
     def __init__(
-        self, num_samples: int, num_classes: int, share: float, dtype: torch.dtype
+        self, num_samples: int, num_classes: int, share: float, kept: int, dtype: torch.dtype
     ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(OWN_STREAM)
         draw = torch.rand(num_samples, generator=generator, device="cpu")
-        self.register_buffer("residual", torch.zeros(num_samples, num_classes, dtype=dtype))
-        self.register_buffer("control", (draw < share).to(self.residual.device))
+        self.residuals = make_rows(num_samples, num_classes, kept, dtype)
+        self.register_buffer("control", (draw < share).to(self.residuals.values.device))
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2, 3))
 
     def debias(self, residual: Tensor, probs: Tensor) -> Tensor:
         """Remove the memorization of the samples' own targets from predictions (B, C)."""
-        return RF._softmax(_log(RF.widen(probs)) - self.strength * residual)
+        return RF._softmax(_log(RF.widen(probs, residual)).sub_(self.strength * residual))
 
     def update_strength(
         self, residual: Tensor, given: Tensor, debiased: Tensor, shown: Tensor, held: Tensor
@@ -74,7 +75,7 @@ class Memorization(nn.Module):
         """
         residual = RF.widen(residual, debiased)
         fit = (given * _log(debiased)).sum(-1, keepdim=True)
-        slope = ((given - debiased) * residual).sum(-1, keepdim=True)
+        slope = (given - debiased).mul_(residual).sum(-1, keepdim=True)
         rows = torch.cat([torch.ones_like(fit), fit + self.strength * slope, slope], -1)
         with RF._without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
@@ -96,11 +97,13 @@ class Memorization(nn.Module):
         is_known = (counts.sum() > KNOWN_FROM) & (counts[1] * len(self.control) >= SMALLEST_CONTROL)
         return (means[0] - means[1]).where(is_known, 0.0)
 
-    def add_residual(self, index: Tensor, residual: Tensor, excess: Tensor) -> None:
-        """Add targets minus predictions (B, C) to the residual."""
-        self.residual[index] = (RF.widen(residual, excess) + excess).to(self.residual.dtype)
+    def add_residual(
+        self, index: Tensor, residual: Tensor, excess: Tensor, classes: Tensor
+    ) -> None:
+        """Add targets minus predictions (B, C) to the residuals; `classes` as in `Rows.write`."""
+        self.residuals.write(index, RF.widen(residual, excess).add_(excess), classes)
 
 
 def _log(probs: Tensor) -> Tensor:
     """Return finite logarithms: probabilities are clamped to float32 resolution."""
-    return probs.clamp_min(torch.finfo(torch.float32).eps).log()
+    return probs.clamp_min(torch.finfo(torch.float32).eps).log_()

@@ -34,10 +34,10 @@ def estimate_noise(
 ) -> NoiseEstimate:
     """Estimate label noise from targets after training.
 
-    The matrix and its bootstrap interval are those of :func:`noise_from_beliefs`. The interval of
-    the rate is that of :func:`noise_rate_bounds`, from predictions of the held-back labels before
-    these were trained on; its value is the rate of the matrix, limited to that interval. It is wide
-    where the model predicts poorly, as after few epochs, and [0, 1] if no labels were held back.
+    The rate and its interval are those of :func:`noise_rate_bounds`, from predictions of the
+    held-back labels before these were trained on. The interval is wide where the model predicts
+    poorly, as after few epochs, and [0, 1] if no labels were held back. The matrix and its
+    bootstrap interval are those of :func:`noise_from_beliefs`; its rate may differ.
 
     For several annotators, the rate is the share of wrong ones among all single labels. Each label
     is compared with the posterior given the other labels of its sample; the bootstrap resamples
@@ -84,24 +84,24 @@ def estimate_noise(
     estimate = _noise_from_beliefs(
         beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
     )
-    return estimate._replace(rate=_bounded_rate(estimate.rate.value, targets, labels, level))
+    return estimate._replace(rate=_rate_out_of_sample(estimate.rate.value, targets, labels, level))
 
 
-def _bounded_rate(
+def _rate_out_of_sample(
     rate: Tensor, targets: RefurbishedTargets, labels: Tensor, level: float
 ) -> Interval:
-    """Limit a rate to what predictions of labels that were not trained on allow."""
+    """Return the rate by predictions of labels that were not trained on.
+
+    Without any, nothing limits the given rate, since the model may have memorized its labels.
+    """
     classes, confidence = targets.out_of_sample.classes, targets.out_of_sample.confidence
     known = (classes >= 0).nonzero().squeeze(-1)
     if len(known) == 0:
-        # Nothing is known of labels that the model may have memorized.
         return Interval(rate, torch.zeros_like(rate), torch.ones_like(rate))
     like = rate.new_empty(0, targets.num_classes)
     given = as_probabilities(labels.to(known.device)[known], like)
     agreement = given.gather(-1, classes[known].long().unsqueeze(-1)).squeeze(-1)
-    bounds = noise_rate_bounds(confidence[known], agreement.to(rate.dtype), level=level)
-    low, high = bounds.low.to(rate), bounds.high.to(rate)
-    return Interval(rate.maximum(low).minimum(high), low, high)
+    return noise_rate_bounds(confidence[known], agreement.to(rate.dtype), level=level)
 
 
 @torch.no_grad()
@@ -218,7 +218,7 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
         >>> seen_samples(targets, torch.tensor([0, 0, 1]))
         tensor([1])
     """
-    targets._check_labels(labels, len(targets.average))
+    targets._check_labels(labels, targets.num_samples)
     targets._check_label_values(labels)
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:

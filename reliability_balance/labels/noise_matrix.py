@@ -1,10 +1,20 @@
 """The noise matrix T from J, the joint distribution of true class and given label."""
 
+from collections.abc import Sequence
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
 from reliability_balance.labels.annotators import as_votes
+from reliability_balance.labels.posterior import PosteriorRule, label_posterior, normalised
+from reliability_balance.labels.rows import SparseRows
+
+# Classes of a soft label that count, where J is sparse.
+SOFT_CLASSES = 4
+
+FREQUENCY_STEPS = 500
 
 
 def first_joint(like: Tensor) -> Tensor:
@@ -30,6 +40,194 @@ def as_noise_matrix(joint: Tensor, num_samples: int) -> Tensor:
     # No wrong label is more frequent than the correct one: otherwise two classes could be swapped.
     joint = joint.minimum(joint.diagonal().unsqueeze(-1))
     return joint / joint.sum(-1, keepdim=True)
+
+
+class DenseCounts(nn.Module):
+    """J, stored whole.
+
+    Args:
+        num_samples: N.
+        num_classes: C.
+
+    State:
+        ``joint`` (C, C).
+    """
+
+    joint: Tensor
+
+    def __init__(self, num_samples: int, num_classes: int) -> None:
+        super().__init__()
+        self.num_samples = num_samples
+        self.register_buffer("joint", first_joint(torch.zeros(num_classes)))
+
+    def whole(self, shares: Tensor) -> Tensor:
+        """Return J (C, C); `shares` as in :meth:`SparseCounts.whole`."""
+        return self.joint
+
+    def replace(self, joint: Tensor) -> None:
+        """Store another J (C, C)."""
+        self.joint.copy_(joint)
+
+    def matrix(self, shares: Tensor) -> Tensor:
+        """Return T (C, C); `shares` as in :meth:`SparseCounts.whole`."""
+        return as_noise_matrix(self.joint, self.num_samples)
+
+    def posteriors(
+        self, scores: Tensor, sharper: Tensor, beliefs: Tensor, labels: Tensor, shares: Tensor
+    ) -> Sequence[Tensor]:
+        """Return the posteriors by two log-beliefs; all (B, C), of index labels (B,).
+
+        `beliefs` are the softmax of `scores`.
+        """
+        # label_posterior in the log domain: all entries of T are positive
+        likelihood = self.matrix(shares).to(scores.dtype).log().T[labels]
+        return tuple(RF._softmax(torch.stack([scores, sharper]).add_(likelihood)))
+
+    def rule(self, shares: Tensor) -> PosteriorRule:
+        """Return the function from beliefs and labels to posteriors (B, C)."""
+        return partial(label_posterior, noise_matrix=self.matrix(shares))
+
+    def update(self, posterior: Tensor, labels: Tensor, given: Tensor, shares: Tensor) -> None:
+        """Update J with these samples, weighted by their share of an epoch; rows of 0 are ignored.
+
+        For a soft label y, label k counts for class c in proportion to T_ck y_k.
+
+        Args:
+            posterior: posteriors (B, C).
+            labels: their labels, (B,) or (B, C), or of annotators (B, A).
+            given: the labels as probabilities (B, C).
+            shares: class shares (C,), as in :meth:`SparseCounts.whole`.
+        """
+        posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
+        with RF._without_autocast(posterior):
+            if labels.is_floating_point():
+                matrix = self.matrix(shares).to(posterior.dtype)
+                tiny = torch.finfo(posterior.dtype).tiny
+                counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
+            else:
+                counts = posterior.T @ given
+            new = (counts / self.num_samples).to(self.joint.dtype)
+        self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
+
+
+class SparseCounts(nn.Module):
+    r"""J for many classes: for each label its own class, the likeliest others, and a rest.
+
+    The rest of a label is divided over the classes by their shares u, so that
+
+    .. math:: J_{ck} = S_{ck} + u_c r_k
+
+    with S sparse. A step costs O(B C), and J takes O(C) memory.
+
+    Args:
+        num_samples: N.
+        num_classes: C.
+        kept: number of classes stored for each label, its own included.
+
+    State:
+        ``columns``, whose row k is the column of label k.
+    """
+
+    def __init__(self, num_samples: int, num_classes: int, kept: int) -> None:
+        super().__init__()
+        self.num_samples = num_samples
+        self.num_classes = num_classes
+        self.columns = SparseRows(num_classes, num_classes, kept, torch.float32)
+        # That of `first_joint`.
+        other = 1.0 / (2.0 * num_classes**2)
+        own = torch.arange(num_classes, dtype=torch.int32).unsqueeze(-1)
+        self.columns.classes.add_(own).remainder_(num_classes)
+        self.columns.values.fill_(other)[:, 0] += num_classes * other
+        self.columns.rest.fill_((num_classes - kept) * other)
+
+    def whole(self, shares: Tensor) -> Tensor:
+        """Return J (C, C); `shares` (C,) are the class shares u."""
+        return self.columns.read(self._all_labels(), shares).T
+
+    def replace(self, joint: Tensor) -> None:
+        """Store another J (C, C)."""
+        labels = self._all_labels()
+        columns = joint.T.to(self.columns.values.dtype, copy=True)
+        self.columns.write(labels, columns, self.columns.largest(columns, labels))
+
+    def matrix(self, shares: Tensor) -> Tensor:
+        """Return T (C, C); `shares` as in :meth:`whole`."""
+        return self._likelihood(self._all_labels(), shares).T
+
+    def posteriors(
+        self, scores: Tensor, sharper: Tensor, beliefs: Tensor, labels: Tensor, shares: Tensor
+    ) -> Sequence[Tensor]:
+        """Return the posteriors as :meth:`DenseCounts.posteriors`, without logarithms."""
+        likelihood = self._likelihood(labels, shares)
+        joints = (beliefs * likelihood, RF._softmax(sharper).mul_(likelihood))
+        tiny = torch.finfo(beliefs.dtype).tiny
+        return tuple(each.div_(each.sum(-1, keepdim=True).clamp_min(tiny)) for each in joints)
+
+    def rule(self, shares: Tensor) -> PosteriorRule:
+        """Return the function from beliefs and labels to posteriors (B, C)."""
+
+        def posterior_of(beliefs: Tensor, labels: Tensor) -> Tensor:
+            return normalised(RF.widen(beliefs) * self._likelihood(labels, shares), beliefs)
+
+        return posterior_of
+
+    def update(self, posterior: Tensor, labels: Tensor, given: Tensor, shares: Tensor) -> None:
+        """Update J as :meth:`DenseCounts.update`; of a soft label the likeliest classes count."""
+        rows = posterior.to(self.columns.values.dtype)
+        if labels.is_floating_point():
+            weights, classes = _likeliest(labels.to(rows.dtype))
+            tiny = torch.finfo(rows.dtype).tiny
+            rows = rows / self._likelihood(labels, shares).clamp_min(tiny)
+            labels = classes.flatten()
+            rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
+            rows = rows * self._likelihood(labels, shares)
+        columns = self.columns
+        decay = (1.0 - rows.sum() / self.num_samples).clamp_min(0.0)
+        columns.values.mul_(decay)
+        columns.rest.mul_(decay)
+        place = torch.searchsorted(labels.sort().values, labels)
+        sums = torch.zeros_like(rows).index_put_((place,), rows, accumulate=True)
+        new = columns.read(labels, shares).add_(sums[place], alpha=1.0 / self.num_samples)
+        columns.write(labels, new, columns.largest(new, labels))
+
+    def _all_labels(self) -> Tensor:
+        return torch.arange(self.num_classes, device=self.columns.rest.device)
+
+    def _likelihood(self, labels: Tensor, shares: Tensor) -> Tensor:
+        """Return sum_k T_ck y_k (B, C) of labels y, (B,) or (B, C).
+
+        As in :func:`as_noise_matrix`, one sample is added to J beforehand, and no wrong label that
+        is stored is more frequent than the correct one.
+        """
+        columns, size = self.columns, self.num_classes
+        dtype = torch.promote_types(columns.values.dtype, torch.float32)
+        shares = shares.to(dtype)
+        other = 1.0 / (2.0 * self.num_samples * size**2)
+        correct = columns.values[:, 0] + size * other
+        classes = columns.classes.long()
+        rest = columns.rest_per_share(self._all_labels(), shares)
+        entries = columns.values.minimum(correct[classes]) - rest.unsqueeze(-1) * shares[classes]
+        entries[:, 0] += size * other
+        totals = shares * rest.sum() + size * other
+        totals = totals.index_put((classes.flatten(),), entries.flatten(), accumulate=True)
+        if labels.is_floating_point():
+            weights, labels = _likeliest(labels.to(dtype))
+            rest = (weights * rest[labels]).sum(-1)
+            classes, entries = classes[labels], weights.unsqueeze(-1) * entries[labels]
+        else:
+            rest, classes, entries = rest[labels], classes[labels], entries[labels]
+        joint = torch.outer(rest, shares).add_(other)
+        joint.scatter_add_(1, classes.flatten(1), entries.flatten(1))
+        return joint.mul_(totals.reciprocal())
+
+
+Counts = DenseCounts | SparseCounts
+
+
+def _likeliest(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the largest shares of soft labels (B, C), scaled to sum 1, and their classes."""
+    weights, classes = labels.topk(min(SOFT_CLASSES, labels.shape[-1]))
+    return weights / weights.sum(-1, keepdim=True), classes
 
 
 class AnnotatorCounts(nn.Module):
@@ -76,3 +274,67 @@ class AnnotatorCounts(nn.Module):
         correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         counts = counts.minimum(correct)
         return counts / counts.sum(-1, keepdim=True)
+
+
+def true_frequencies(labels: Tensor, noise_matrix: Tensor) -> Tensor:
+    r"""Estimate the frequencies of the true classes from noisy labels, by maximum likelihood.
+
+    .. math:: \pi_c \gets \sum_k f_k \, \frac{\pi_c T_{ck}}{\sum_{c'} \pi_{c'} T_{c'k}}
+
+    where f are the frequencies of the labels (expectation maximisation).
+
+    Args:
+        labels: class indices.
+        noise_matrix: T, whose rows sum to 1.
+
+    Shape:
+        - labels: (N,) int64, N >= 1; noise_matrix: (C, C); returns (C,) float64, > 0.
+
+    Example:
+        >>> noise_matrix = torch.tensor([[0.8, 0.2], [0.2, 0.8]])
+        >>> labels = torch.tensor([0] * 74 + [1] * 26)
+        >>> true_frequencies(labels, noise_matrix)
+        tensor([0.9000, 0.1000], dtype=torch.float64)
+    """
+    matrix = noise_matrix.double().clamp_min(torch.finfo(torch.float32).eps)
+    given = labels.bincount(minlength=len(matrix)).to(matrix) / len(labels)
+    shares = torch.full_like(given, 1.0 / len(given))
+    for _ in range(FREQUENCY_STEPS):
+        shares = shares * (matrix @ (given / (shares @ matrix)))
+    # No class gets less than half a sample, so that logarithms stay finite.
+    shares = shares.clamp_min(0.5 / len(labels))
+    return shares / shares.sum()
+
+
+def with_rate(noise_matrix: Tensor, rate: float, frequencies: Tensor) -> Tensor:
+    r"""Change a noise matrix to another rate of wrong labels.
+
+    .. math:: T' = I + \frac{\rho}{r} (T - I) \;\text{ for } \rho \le r, \quad
+        T' = (1 - u) \, T + \frac{u}{C} \;\text{ for } \rho > r
+
+    where r is the rate of T, rho the new one, and u is such that T' has it: noise is taken away in
+    proportion, and added evenly.
+
+    Args:
+        noise_matrix: T, whose rows sum to 1.
+        rate: rho, in [0, 1 - 1/C).
+        frequencies: of the true classes, summing to 1.
+
+    Shape:
+        - noise_matrix: (C, C) floating; frequencies: (C,); returns (C, C).
+
+    Example:
+        >>> noise_matrix = torch.tensor([[0.8, 0.2], [0.2, 0.8]])
+        >>> with_rate(noise_matrix, 0.1, torch.tensor([0.5, 0.5]))
+        tensor([[0.9000, 0.1000],
+                [0.1000, 0.9000]])
+    """
+    num_classes = len(noise_matrix)
+    identity = torch.eye(num_classes, dtype=noise_matrix.dtype, device=noise_matrix.device)
+    wrong = 1.0 - noise_matrix.diagonal()
+    before = float((frequencies.to(wrong) * wrong).sum())
+    if rate <= before:
+        return identity + rate / max(before, 1e-9) * (noise_matrix - identity)
+    largest = 1.0 - 1.0 / num_classes
+    added = min(1.0, (rate - before) / max(largest - before, 1e-9))
+    return (1.0 - added) * noise_matrix + added / num_classes

@@ -4,17 +4,19 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.labels.interval import Interval
 
-# Probability that the surest prediction is right.
-SURE = 0.98
-# Grid of the likelihood: noise rates, and curves by slope and offset. Samples of similar confidence
-# are grouped.
-NUM_RATES, NUM_SLOPES, NUM_OFFSETS, NUM_GROUPS = 200, 25, 11, 100
-STEEPEST, HIGHEST = 20.0, 8.0  # in units of logits
+# Probability that the surest prediction is right: for the estimate, and for the lower limit.
+SURE, SURE_AT_LEAST = 0.99, 0.95
+# Noise rates at which the likelihood is computed, and groups of samples of similar confidence.
+NUM_RATES, NUM_GROUPS = 100, 100
+# Grid of curves: slopes and offsets in logits, denser near 0. Finer grids around the best follow.
+NUM_SLOPES, NUM_OFFSETS, STEEPEST, HIGHEST = 36, 24, 20.0, 8.0
+ROUNDS, SIDE = 5, 5
 
 
 @torch.no_grad()
@@ -25,18 +27,20 @@ def noise_rate_bounds(confidence: Tensor, agreement: Tensor, *, level: float = 0
     only wrong labels set. So the agreement of sample i with confidence c_i is modelled as
 
     .. math:: P(\hat y_i = y_i) = (1 - \eta) \, \sigma(a z_i + b), \quad
-        z_i = \frac{s_i - \max_j s_j}{\mathrm{std}(s)}, \quad a \ge 0, \quad \sigma(b) \ge 0.98
+        z_i = \frac{s_i - \max_j s_j}{\mathrm{std}(s)}, \quad a \ge 0, \quad \sigma(b) \ge g
 
-    with scores s = logit(c): the surest prediction is right with a probability of 98 % or more. The
-    value is the maximum-likelihood estimate of eta, the noise rate. The limits are:
+    with scores s = logit(c), so that the surest prediction is right with probability g or more. The
+    value is the maximum-likelihood estimate of eta, the noise rate, for g = 0.99. The limits are:
 
-    - low: the lower limit of eta's profile likelihood. It counts wrong labels among confident
-      predictions, as noise gives that does not depend on the input.
-    - high: the exact binomial upper limit of the share of disagreements, as if each were a wrong
-      label. Where wrong labels fall on hard samples, they look like errors of the model.
+    - low: the lower limit of eta's profile likelihood for g = 0.95. It counts wrong labels among
+      confident predictions, as noise gives that does not depend on the input.
+    - high: the exact binomial upper limit, as if each of the M d disagreements were a wrong label:
+      where wrong labels fall on hard samples, they look like errors of the model. Labels that the
+      model agrees with, but doubts, are counted as wrong at the same rate: their doubts 1 - c times
+      d are added.
 
-    So the interval is wide if the model predicts poorly. It is too low if the model predicts the
-    wrong labels: noise that is a function of the input can be learned like a class.
+    So the interval is wide if the model predicts poorly. It may end too low if the model predicts
+    wrong labels with confidence: noise that is a function of the input can be learned like a class.
 
     Args:
         confidence: probability of the predicted class, from a model that was not trained on the
@@ -78,38 +82,62 @@ def noise_rate_bounds(confidence: Tensor, agreement: Tensor, *, level: float = 0
     agreement = agreement.double()
     # Rates are closer together near 0.
     rates = (torch.arange(NUM_RATES, device=scores.device).double() / NUM_RATES) ** 1.5
-    fits = _profile(rates, scores, agreement)
-    best = int(fits.argmax())
+    value = float(rates[int(_profile(rates, scores, agreement, SURE).argmax())])
+    fits = _profile(rates, scores, agreement, SURE_AT_LEAST)
     deviance = float(torch.special.ndtri(torch.tensor((1.0 + level) / 2.0).double())) ** 2
-    disagreements = math.ceil(
-        float((1.0 - agreement).sum()) - 1e-6
-    )  # 1e-6: rounding of soft labels
-    high = RF.error_rate_bound(disagreements, len(agreement), (1.0 - level) / 2.0)
-    value = min(float(rates[best]), high)
-    low = min(_crossing(rates, fits, float(fits[best]) - deviance / 2.0), value)
+    low = _crossing(rates, fits, float(fits.max()) - deviance / 2.0)
+    disagreements = float((1.0 - agreement).sum())
+    doubted = float((agreement * (1.0 - confidence.double())).mean())
+    wrong = min(
+        len(agreement), math.ceil(disagreements * (1.0 + doubted) - 1e-6)
+    )  # rounding errors
+    high = error_rate_bound(wrong, len(agreement), (1.0 - level) / 2.0)
+    value = min(value, high)
+    low = min(low, value)
     return Interval(*(confidence.new_tensor(each) for each in (value, low, high)))
 
 
-def _profile(rates: Tensor, scores: Tensor, agreement: Tensor) -> Tensor:
-    """Return the log-likelihood (R,) at each noise rate, maximised over a grid of curves."""
+def _profile(rates: Tensor, scores: Tensor, agreement: Tensor, sure: float) -> Tensor:
+    """Return the log-likelihood (R,) at each noise rate, maximised over slope and offset."""
     relative = (scores - scores.max()) / scores.std(correction=0).clamp_min(1e-6)
     groups = scores.argsort().tensor_split(min(len(scores), NUM_GROUPS))
     place = torch.stack([relative[group].mean() for group in groups])
     agreed = torch.stack([agreement[group].sum() for group in groups])
     disagreed = scores.new_tensor([len(group) for group in groups]) - agreed
-    steps = torch.arange(NUM_SLOPES, device=scores.device).double() / (NUM_SLOPES - 1)
-    slopes = STEEPEST * steps**3
-    lowest = math.log(SURE / (1.0 - SURE))
-    steps = torch.arange(NUM_OFFSETS, device=scores.device).double() / (NUM_OFFSETS - 1)
-    offsets = lowest + HIGHEST * steps**2
-    curves = (slopes[:, None, None] * place + offsets[:, None]).sigmoid().flatten(0, 1)
+    grid = torch.cartesian_prod(
+        STEEPEST * torch.linspace(0.0, 1.0, NUM_SLOPES).to(scores) ** 3,
+        HIGHEST * torch.linspace(0.0, 1.0, NUM_OFFSETS).to(scores) ** 2,
+    )
+    spacing = grid.new_tensor([STEEPEST / NUM_SLOPES, HIGHEST / NUM_OFFSETS])
+    sides = torch.linspace(-1.0, 1.0, SIDE).to(scores)
+    around = torch.cartesian_prod(sides, sides)
     tiny = torch.finfo(scores.dtype).eps
+    # Both parameters are at least 0: the slope, and the offset above that of the surest prediction.
+    lowest = math.log(sure / (1.0 - sure))
 
-    def fit(rate: Tensor) -> Tensor:
-        probs = ((1.0 - rate) * curves).clamp(tiny, 1.0 - tiny)
-        return (probs.log() @ agreed + (-probs).log1p() @ disagreed).max()
+    def log_curves(tried: Tensor) -> Tensor:
+        return F.logsigmoid(tried[:, :1] * place + tried[:, 1:] + lowest)
 
-    return torch.stack([fit(rate) for rate in rates])
+    of_grid = log_curves(grid)
+    agreed_on_grid = of_grid @ agreed
+
+    def search(rate: Tensor) -> Tensor:
+        """Return the best log-likelihood at one noise rate."""
+        log_ceiling = torch.log1p(-rate)
+
+        def disagreeing(curves: Tensor) -> Tensor:
+            return (-(curves + log_ceiling).exp()).clamp_min(tiny - 1.0).log1p() @ disagreed
+
+        fits = agreed_on_grid + disagreeing(of_grid)
+        best, width = grid[fits.argmax()], spacing
+        for _ in range(ROUNDS):
+            tried = (best + width * around).clamp_min(0.0)
+            curves = log_curves(tried)
+            fits = curves @ agreed + disagreeing(curves)
+            best, width = tried[fits.argmax()], width / 2.0
+        return fits.max() + log_ceiling * agreed.sum()
+
+    return torch.stack([search(rate) for rate in rates])
 
 
 def _crossing(rates: Tensor, fits: Tensor, threshold: float) -> float:

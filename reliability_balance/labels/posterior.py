@@ -1,11 +1,16 @@
 """Posterior of the true class, given predictions and labels that may be wrong."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.annotators import as_votes, check_labels, check_values
+
+# A function from beliefs (B, C) and labels to posteriors (B, C).
+PosteriorRule = Callable[[Tensor, Tensor], Tensor]
 
 
 def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Tensor:
@@ -51,15 +56,20 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     noise_matrix = noise_matrix.to(beliefs.dtype)
     tiny = torch.finfo(beliefs.dtype).tiny
     if not labels.is_floating_point():  # one column of T per label, no matrix product
-        joint = beliefs * noise_matrix.T.contiguous()[labels]
-        likelihood = joint.sum(-1, keepdim=True)
-        return torch.where(likelihood > tiny, joint / likelihood.clamp_min(tiny), beliefs)
+        return normalised(beliefs * noise_matrix.T[labels].contiguous(), beliefs)
     given = labels.to(beliefs.dtype)
     with RF._without_autocast(beliefs):
         likelihood = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
         possible = likelihood > tiny
         ratio = torch.where(possible, given / likelihood.where(possible, 1.0), 0.0)
         return beliefs * (ratio @ noise_matrix.T + ~possible)
+
+
+def normalised(joint: Tensor, beliefs: Tensor) -> Tensor:
+    """Scale the rows of `joint` (B, C) to sum 1; where all are 0, return the beliefs (B, C)."""
+    tiny = torch.finfo(joint.dtype).tiny
+    likelihood = joint.sum(-1, keepdim=True)
+    return torch.where(likelihood > tiny, joint / likelihood.clamp_min(tiny), beliefs)
 
 
 def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
@@ -155,7 +165,21 @@ def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     if labels.ndim == like.ndim:
         counts = as_votes(labels, like).sum(1)
         return counts / counts.sum(-1, keepdim=True).clamp_min(1.0)
-    return nn.functional.one_hot(labels, like.shape[-1]).to(like.dtype)
+    zeros = torch.zeros(*labels.shape, like.shape[-1], dtype=like.dtype, device=labels.device)
+    return zeros.scatter_(-1, labels.unsqueeze(-1), 1.0)
+
+
+def class_frequencies(labels: Tensor, num_classes: int) -> Tensor:
+    """Return the mean (C,) of labels in float64; of several annotators' labels of the vote shares.
+
+    Labels are as for :func:`as_probabilities`; those of index labels are counted.
+    """
+    if labels.ndim == 1:
+        counts = labels.bincount(minlength=num_classes).double()
+    else:
+        like = torch.empty(0, num_classes, dtype=torch.float64, device=labels.device)
+        counts = as_probabilities(labels, like).sum(0)
+    return counts / len(labels)
 
 
 def sharpen(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
@@ -166,4 +190,4 @@ def sharpen(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Te
 def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
     """Return log-probabilities divided by a temperature, plus a bias; finite where `probs` is 0."""
     tiny = torch.finfo(probs.dtype).tiny
-    return probs.clamp_min(tiny).log() / temperature + bias
+    return probs.clamp_min(tiny).log_().div_(temperature).add_(bias)

@@ -1,6 +1,5 @@
 """Refurbished training targets, by a noise matrix that is estimated during training."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -14,21 +13,33 @@ from reliability_balance.core.settings import Configured
 from reliability_balance.labels import annotators
 from reliability_balance.labels.class_shares import ClassShares
 from reliability_balance.labels.memorization import Memorization
-from reliability_balance.labels.noise_matrix import AnnotatorCounts, as_noise_matrix, first_joint
+from reliability_balance.labels.noise_matrix import (
+    AnnotatorCounts,
+    Counts,
+    DenseCounts,
+    SparseCounts,
+)
 from reliability_balance.labels.out_of_sample import OutOfSample
 from reliability_balance.labels.posterior import (
+    PosteriorRule,
     _annotator_posterior,
     _one_label_each,
     as_probabilities,
-    label_posterior,
     sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
+from reliability_balance.labels.rows import COUNTED, KEPT, WHOLE_CLASSES, DenseRows, make_rows
 
 ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
+# Names of tensors before and since checkpoint format 6.
+RENAMED = {
+    "average": "averages.values",
+    "joint": "counts.joint",
+    "memorization.residual": "memorization.residuals.values",
+}
 
 
 def _places(classes: Tensor) -> Tensor:
@@ -43,6 +54,20 @@ def _places(classes: Tensor) -> Tensor:
 def _differing(before: Tensor, codes: Tensor) -> Tensor:
     """Return where (B,) label codes differ from earlier ones; -1 stands for no earlier label."""
     return (before >= 0) & ((before - codes).abs() > CODE_TOLERANCE)
+
+
+def rename_old(state: dict[str, Tensor], prefix: str) -> None:
+    """Give tensors that were saved before checkpoint format 6 the names that they have now."""
+    for old, new in RENAMED.items():
+        if prefix + old in state:
+            state[prefix + new] = state.pop(prefix + old)
+
+
+def _with_held(targets: Tensor, held: Tensor | None, probs: Tensor) -> Tensor:
+    """Replace targets (B, C) by predictions where labels are held back, (B, 1); None: nowhere."""
+    if held is None:
+        return targets
+    return targets.lerp_(probs.to(targets.dtype), held.to(targets.dtype))  # faster than `where`
 
 
 class RefurbishedTargets(Configured):
@@ -118,8 +143,11 @@ class RefurbishedTargets(Configured):
         num_annotators: A, the number of annotators; 0: one label for each sample.
         annotator_prior: number of labels of a class at which an annotator's matrix is half their
             own and half the common one, >= 0.
-        dtype: dtype of the C numbers stored for each sample (2 C with `held_back`);
-            ``torch.float16`` halves the memory.
+        kept: number of classes that each sample's average and residual are stored of; the others
+            share their sum by the class shares. Of a column of J twice as many are stored, except
+            with annotators. None: all of up to 32 classes, else 15.
+        dtype: dtype of the numbers stored for each sample; None: ``torch.float32``, and
+            ``torch.float16`` where only the largest are stored.
         validate_args: check values, which synchronizes with the device.
         group: process group that trains together; None: all processes. With a group, targets cannot
             be copied or pickled.
@@ -130,11 +158,13 @@ class RefurbishedTargets(Configured):
           without gradient; returns (B, C) float32 or wider.
 
     State:
-        ``average`` (N, C); ``updates`` (N,) int32; ``given`` (N,) int32, codes that detect changed
-        labels; ``remembers`` () int8, whether memorization was measured, -1 if not known yet;
-        ``joint`` (C, C), J above; ``classes``, whose ``tilt`` is b; ``memorization``, whose
-        ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is J of each annotator.
-        Save the module with the model.
+        ``averages``, rows of the running averages; ``updates`` (N,) int32; ``given`` (N,) int32,
+        codes that detect changed labels; ``remembers`` () int8, whether memorization was measured,
+        -1 if not known yet; ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
+        ``memorization``, whose ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is
+        J of each annotator. Save the module with the model.
+
+        With N = 1,280,000 and C = 1,000 this is 0.25 GB.
 
         In distributed training the batches of all ranks are gathered, so that every rank holds the
         same state. All ranks must have the same settings and make equally many calls, with batches
@@ -174,12 +204,11 @@ class RefurbishedTargets(Configured):
         "held_for": int,
         "num_annotators": int,
         "annotator_prior": float,
+        "kept": int,
     }
 
-    average: Tensor
     updates: Tensor
     given: Tensor
-    joint: Tensor
     remembers: Tensor
 
     def __init__(
@@ -197,7 +226,8 @@ class RefurbishedTargets(Configured):
         held_for: int | None = None,
         num_annotators: int = 0,
         annotator_prior: float = ROBUST.annotator_prior,
-        dtype: torch.dtype = torch.float32,
+        kept: int | None = None,
+        dtype: torch.dtype | None = None,
         validate_args: bool = True,
         group: "distributed.ProcessGroup | None" = None,
     ) -> None:
@@ -222,6 +252,12 @@ class RefurbishedTargets(Configured):
         if held_for > warmup:
             raise ValueError(f"`held_for` must be at most `warmup`, {warmup}; got {held_for}")
         checks.positive("memory", memory)
+        if kept is None:
+            kept = num_classes if num_classes <= WHOLE_CLASSES else KEPT
+        checks.at_least("kept", kept, 1)
+        is_whole = kept >= num_classes
+        if dtype is None:
+            dtype = torch.float32 if is_whole else torch.float16
         if not dtype.is_floating_point:
             raise TypeError(f"`dtype` must be floating; got {dtype}")
         self.num_samples = num_samples
@@ -236,8 +272,9 @@ class RefurbishedTargets(Configured):
         self.held_for = held_for
         self.num_annotators = num_annotators
         self.annotator_prior = annotator_prior
+        self.kept = min(kept, num_classes)
         self.validate_args = validate_args
-        self.register_buffer("average", torch.zeros(num_samples, num_classes, dtype=dtype))
+        self.averages = make_rows(num_samples, num_classes, kept, dtype)
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
@@ -248,10 +285,15 @@ class RefurbishedTargets(Configured):
         # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
-        self.register_buffer("joint", first_joint(self.classes.tilt))
+        # Annotators' matrices (A, C, C) need the common one as a whole.
+        self.counts: Counts = (
+            DenseCounts(num_samples, num_classes)
+            if is_whole or num_annotators
+            else SparseCounts(num_samples, num_classes, min(COUNTED * kept, num_classes))
+        )
         self.out_of_sample = OutOfSample(num_samples)
         self.memorization = (
-            Memorization(num_samples, num_classes, held_back, dtype) if held_back else None
+            Memorization(num_samples, num_classes, held_back, kept, dtype) if held_back else None
         )
         self.annotators = (
             AnnotatorCounts(num_annotators, num_classes, annotator_prior)
@@ -286,10 +328,12 @@ class RefurbishedTargets(Configured):
             self._check(index, labels, probs)
         if not update:
             given = as_probabilities(labels, RF.widen(probs))
-            refurbished, _ = self._posteriors(self._scores(index), labels, given)
             updates = self.updates[index].unsqueeze(-1)
+            scores = self._scores(index)
+            beliefs = RF._softmax(scores)
+            targets, _ = self._posteriors(scores, beliefs, labels, given, updates)
             _, held = self._memorization_groups(index, updates)
-            return self._select_targets(updates, held, refurbished, given, probs)
+            return _with_held(targets, held, probs)
         own = slice(len(index))
         if gathers:
             (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
@@ -304,41 +348,71 @@ class RefurbishedTargets(Configured):
         if memorization is None:
             residual, debiased = None, probs
         else:
-            residual = memorization.residual[index]
+            residual = memorization.residuals.read(index, self._class_shares)
             debiased = memorization.debias(residual, probs)
         updates = self.updates[index] + 1
         self.updates[index] = updates
         updates = updates.unsqueeze(-1)
-        average = self._update_average(index, updates, mean_of_repeated(place, debiased))
+        average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
+        # The residual is stored of the same classes, to find the largest only once.
+        classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
+        average = self.averages.write(index, average, classes)
         scores = self._sharpened(average)
-        refurbished, counted = self._posteriors(scores, labels, given)
+        beliefs = RF._softmax(scores)
+        targets, counted = self._posteriors(scores, beliefs, labels, given, updates)
         known = updates > self.held_for
-        counted = counted * known
-        self._update_joint(counted, given, is_soft=labels.is_floating_point())
+        counted.mul_(known)
+        self.counts.update(counted, labels, given, self._class_shares)
         if self.annotators is not None:
-            self.annotators.update(counted, labels, len(self.average))
-        self.classes.update(average, RF._softmax(scores), known)
+            self.annotators.update(counted, labels, self.num_samples)
+        self.classes.update(average, beliefs, known)
         shown, held = self._memorization_groups(index, updates)
-        targets = self._select_targets(updates, held, refurbished, given, probs)
+        targets = _with_held(targets, held, probs)
         if held is not None:
             self.out_of_sample.record(index, average, held)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
                 memorization.update_strength(residual, given, debiased, shown, held)
-            memorization.add_residual(index, residual, mean_of_repeated(place, targets - probs))
+            excess = mean_of_repeated(place, targets - probs)
+            memorization.add_residual(index, residual, excess, classes)
         return targets[own]
+
+    @property
+    def average(self) -> Tensor:
+        """Running averages (N, C); built anew if only the largest are stored."""
+        if isinstance(self.averages, DenseRows):
+            return self.averages.values
+        return self.averages_of(torch.arange(self.num_samples, device=self.updates.device))
+
+    def averages_of(self, index: Tensor) -> Tensor:
+        """Return the running averages (B, C) of samples.
+
+        Args:
+            index: indices of the samples, (B,) int64.
+        """
+        return self.averages.read(index, self._class_shares)
+
+    @property
+    def joint(self) -> Tensor:
+        """J (C, C), the joint distribution of true class and given label."""
+        return self.counts.whole(self._class_shares)
 
     @property
     def noise_matrix(self) -> Tensor:
         """Current estimate of T (C, C): row c is the label distribution of class c."""
-        return as_noise_matrix(self.joint, len(self.average))
+        return self.counts.matrix(self._class_shares)
+
+    @property
+    def _class_shares(self) -> Tensor:
+        """Class shares (C,) of the averages, by which the rest of a row is divided."""
+        return self.classes.shares[0]
 
     @property
     def annotator_matrices(self) -> Tensor | None:
         """Current estimates of T^a (A, C, C), one for each annotator; None without annotators."""
         if self.annotators is None:
             return None
-        return self.annotators.matrices(self.noise_matrix, len(self.average))
+        return self.annotators.matrices(self.noise_matrix, self.num_samples)
 
     def trust(self, index: Tensor, labels: Tensor) -> Tensor:
         """Return the posterior probability that each label is correct; low values are doubtful.
@@ -386,7 +460,7 @@ class RefurbishedTargets(Configured):
 
     def _scores(self, index: Tensor) -> Tensor:
         """Return the logarithms of the beliefs (B, C), up to a constant for each sample."""
-        return self._sharpened(self.average[index])
+        return self._sharpened(self.averages_of(index))
 
     def _sharpened(self, average: Tensor) -> Tensor:
         return sharpened_scores(RF.widen(average), self.temperature, self.classes.tilt)
@@ -414,8 +488,11 @@ class RefurbishedTargets(Configured):
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
 
-    def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
-        super()._load_from_state_dict(*args, **options)
+    def _load_from_state_dict(
+        self, state_dict: Any, prefix: Any, *args: Any, **options: Any
+    ) -> None:
+        rename_old(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
 
     def samples_met(self, own: int) -> int:
@@ -459,12 +536,11 @@ class RefurbishedTargets(Configured):
             TypeError: on a wrong dtype.
             ValueError: on a wrong shape or values.
         """
-        num_samples, num_classes = self.average.shape
-        self._check_labels(labels, num_samples)
+        self._check_labels(labels, self.num_samples)
         if self.annotators is None:
-            checks.label_values(labels, num_classes)
+            checks.label_values(labels, self.num_classes)
         else:
-            annotators.check_all(labels, num_classes)
+            annotators.check_all(labels, self.num_classes)
         self.given.copy_(self._codes(labels))
         self._expects = True
 
@@ -528,7 +604,7 @@ class RefurbishedTargets(Configured):
 
     def _shared_settings(self) -> dict[str, object]:
         """Return what must be equal in all processes."""
-        of_runs = {"dtype": self.average.dtype, "validate_args": self.validate_args}
+        of_runs = {"dtype": self.averages.values.dtype, "validate_args": self.validate_args}
         return self.settings() | of_runs | self.plan
 
     def _codes(self, labels: Tensor) -> Tensor:
@@ -585,69 +661,48 @@ class RefurbishedTargets(Configured):
         held = early & self.memorization.control[index].unsqueeze(-1)
         return early ^ held, held
 
-    def _posterior_rule(self) -> Callable[[Tensor, Tensor], Tensor]:
+    def _posterior_rule(self) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C), without checks."""
         matrices = self.annotator_matrices
         if matrices is None:
-            return partial(label_posterior, noise_matrix=self.noise_matrix)
+            return self.counts.rule(self._class_shares)
         return partial(_annotator_posterior, noise_matrices=matrices)
 
-    def _posteriors(self, scores: Tensor, labels: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-        """Return posteriors (B, C) as targets, and sharper ones to estimate noise from."""
-        both = torch.stack([scores, scores / self.noise_temperature])
-        if labels.ndim == 1:  # label_posterior in the log domain: all entries of T are positive
-            likelihood = self.noise_matrix.to(scores.dtype).log().T[labels]
-            posteriors = RF._softmax(both + likelihood)
+    def _posteriors(
+        self, scores: Tensor, beliefs: Tensor, labels: Tensor, given: Tensor, updates: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the targets (B, C) by the posteriors, and sharper ones to estimate noise from.
+
+        In the warm-up the targets are the given labels.
+        """
+        sharper = scores / self.noise_temperature
+        if self.annotators is None and not labels.is_floating_point():
+            posteriors = self.counts.posteriors(
+                scores, sharper, beliefs, labels, self._class_shares
+            )
         else:
             posterior_of = self._posterior_rule()
-            posteriors = torch.stack([posterior_of(each, labels) for each in both.softmax(-1)])
-        given, posteriors = RF.widen(given, posteriors), RF.widen(posteriors, given)
-        weight = self.classes.posterior_weight(given, self.prior_count)
-        refurbished, counted = given.lerp(posteriors, weight)
-        return refurbished, counted
+            posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
+        refurbished, counted = (RF.widen(each, given) for each in posteriors)
+        given = RF.widen(given, refurbished)
+        weight = self.classes.posterior_weight(
+            labels if labels.ndim == 1 else given, self.prior_count
+        ).to(given.dtype)
+        is_due = updates > self._effective_warmup
+        return given.lerp(refurbished, weight * is_due), given.lerp(counted, weight)
 
-    def _select_targets(
-        self,
-        updates: Tensor,
-        held: Tensor | None,
-        refurbished: Tensor,
-        given: Tensor,
-        probs: Tensor,
-    ) -> Tensor:
-        """Return targets (B, C): in the warm-up labels, or predictions for held-back labels."""
-        targets = refurbished.where(updates > self._effective_warmup, given)
-        return targets if held is None else probs.to(targets.dtype).where(held, targets)
-
-    def _update_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
-        """Update the averages with predictions, and return them as stored."""
-        old = RF.widen(self.average[index], probs)
+    def _updated_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
+        """Return the averages (B, C) with these predictions."""
+        old = RF.widen(self.averages_of(index), probs)
         share = (
             updates.to(old.dtype).reciprocal()
             if self.momentum is None
             else 1.0 - self.momentum * (updates > 1).to(old.dtype)
         )
-        average = old.lerp(RF.widen(probs, old), share).to(self.average.dtype)
-        self.average[index] = average
-        return average
-
-    def _update_joint(self, posterior: Tensor, given: Tensor, *, is_soft: bool) -> None:
-        """Update J with these samples, weighted by their share of an epoch; rows of 0 are ignored.
-
-        For a soft label y, label k counts for class c in proportion to T_ck y_k.
-        """
-        posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
-        with RF._without_autocast(posterior):
-            if is_soft:
-                matrix = self.noise_matrix.to(posterior.dtype)
-                tiny = torch.finfo(posterior.dtype).tiny
-                counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
-            else:
-                counts = posterior.T @ given
-            shares = (counts / len(self.average)).to(self.joint.dtype)
-        self.joint.mul_((1.0 - shares.sum()).clamp_min(0.0)).add_(shares)
+        return old.lerp_(RF.widen(probs, old), share)
 
     def _check(self, index: Tensor, labels: Tensor, probs: Tensor) -> None:
-        num_samples, num_classes = self.average.shape
+        num_samples, num_classes = self.num_samples, self.num_classes
         checks.indices("index", index)
         checks.floating("probs", probs)
         if probs.shape != (len(index), num_classes):
@@ -665,16 +720,16 @@ class RefurbishedTargets(Configured):
     def _check_labels(self, labels: Tensor, count: int) -> None:
         """Require the dtype and shape of labels of `count` samples."""
         if self.annotators is None:
-            checks.labels(labels, torch.Size([count]), self.average.shape[1])
+            checks.labels(labels, torch.Size([count]), self.num_classes)
         else:
             annotators.check_labels(labels, count, self.num_annotators)
 
     def _check_label_values(self, labels: Tensor) -> None:
         """Require valid label values, and with annotators at least one label for each sample."""
         if self.annotators is None:
-            checks.label_values(labels, self.average.shape[1])
+            checks.label_values(labels, self.num_classes)
         else:
-            annotators.check_labelled(labels, self.average.shape[1])
+            annotators.check_labelled(labels, self.num_classes)
 
 
 class RepeatedCalls:

@@ -140,13 +140,13 @@ def test_a_damaged_recipe(kind, run_folder, command):
     assert f"error: {path}: must " in error
 
 
-def test_a_model_with_weights_that_are_not_numbers(run_folder, command, tmp_path):
-    bundle = load_bundle(run_folder)
+def test_a_model_with_weights_that_are_not_numbers(run_folder):
+    path = run_folder / "model.safetensors"
+    bundle, before = load_bundle(run_folder), path.read_bytes()
     torch.nn.init.constant_(bundle.model.balancer.anchors, torch.nan)
-    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.config, bundle.class_names)
-    status, error = command("evaluate", "--model", run_folder, "--out", tmp_path / "out")
-    assert status == 2
-    assert "its weights must be finite; balancer.anchors has NaN or infinite ones" in error
+    with pytest.raises(ValueError, match=r"finite weights; got NaN .* of balancer\.anchors"):
+        save_bundle(path, bundle.model, bundle.config, bundle.class_names)
+    assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("way", ["compressed", "shared"])
@@ -181,18 +181,28 @@ def test_a_resume_point_that_would_unpack_to_gigabytes(way, run_folder, command)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("a", " a"), (), ("a", "")])
+def named(bundle, names):
+    """As many names as there are classes, which begin with these."""
+    return names + tuple(f"class {place}" for place in range(len(bundle.class_names)))[len(names) :]
+
+
+@pytest.mark.parametrize("names", [("a", " a"), ("a", "")])
 def test_a_model_whose_class_names_tell_no_classes(names, run_folder):
-    bundle = load_bundle(run_folder)
-    rest = tuple(f"class {place}" for place in range(len(bundle.class_names)))[len(names) :]
-    names = names + rest if names else ()
-    save_bundle(run_folder / "model.safetensors", bundle.model, bundle.config, names)
+    bundle, path = load_bundle(run_folder), run_folder / "model.safetensors"
+    save_bundle(path, bundle.model, bundle.config, named(bundle, names))
     with pytest.raises(ValueError, match=r"must be a model that `train` wrote; got: .*names"):
         load_bundle(run_folder)
 
 
+def test_a_model_without_a_name_for_each_class_is_not_saved(run_folder):
+    bundle, path = load_bundle(run_folder), run_folder / "model.safetensors"
+    for names in ((), named(bundle, ("a", "a"))):
+        with pytest.raises(ValueError, match="`class_names` must"):
+            save_bundle(path, bundle.model, bundle.config, names)
+
+
 def test_a_whole_run_is_used_from_its_odd_path(run_folder, command, tmp_path):
-    faces = load_bundle(run_folder).recipe.data.root
+    faces = load_bundle(run_folder).config.data.root
     out = tmp_path / "Voraussagen für «alle»"
     status, error = command("predict", faces, "--model", run_folder, "--out", out, "--annotate", 0)
     assert status == 0, error

@@ -14,7 +14,6 @@ from tiny_training import tiny_recipe
 
 from examples.arbex.face_model import build_model
 from examples.arbex.model_bundle import load_bundle, save_bundle
-from examples.arbex.rendering.contact_sheet import contact_sheet
 from examples.arbex.report.run_report import report_on
 from examples.arbex.serving.annotation import draw_annotated
 from examples.arbex.serving.face_detection import whole_picture
@@ -200,9 +199,7 @@ def test_names_of_classes_are_drawn_as_they_are(tmp_path):
     bundle = load_bundle(tmp_path)
     table = synthetic_table(class_names=names)
     report_on(bundle, table, tmp_path)
-    contact_sheet(table, tmp_path / "sheet.png")
     (frame,) = read_media(face_trees.write_image(tmp_path / "face.png", size=16))
     found = predict_frame(bundle, frame, whole_picture)
     draw_annotated(tmp_path / "annotated.png", frame.picture, found)
-    for path in (tmp_path / "sheet.png", tmp_path / "annotated.png"):
-        assert path.stat().st_size > 1000
+    assert (tmp_path / "annotated.png").stat().st_size > 1000

@@ -5,10 +5,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from PIL import Image
 
 from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION
-from examples.arbex.rendering.contact_sheet import contact_sheet
 from examples.arbex.rendering.face_expressions import (
     CLASS_NAMES,
     class_prior,
@@ -160,13 +158,6 @@ def test_noise_needs_no_new_pictures(tmp_path):
     rendered_faces(SMALL, tmp_path)
     rendered_faces(replace(SMALL, label_noise=0.3, noise_kind="pair"), tmp_path)
     assert len(list(tmp_path.glob("*.npy"))) == 1
-
-
-def test_the_contact_sheet_is_a_picture(tmp_path):
-    contact_sheet(
-        rendered_faces(replace(SMALL, label_noise=0.5)), tmp_path / "sheet.png", columns=3
-    )
-    assert Image.open(tmp_path / "sheet.png").size[0] > 300
 
 
 @pytest.mark.parametrize(

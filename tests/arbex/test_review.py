@@ -17,7 +17,7 @@ from synthetic_faces import synthetic_table
 from typer.testing import CliRunner
 
 from examples.arbex.__main__ import app
-from examples.arbex.faces.corrections import (
+from examples.arbex.readers.corrections import (
     VERDICTS,
     Correction,
     read_corrections,
@@ -69,6 +69,7 @@ def run(tmp_path):
     (folder / "doubtful_labels.csv").write_text(
         "sample,given,suggested,verdict,doubt,plausibility\n"
         "angry/=03.png,angry,sad,mislabelled,0.98,0.01\n"
+        "happy/=12.png,happy,happy,undoubted,0.95,0.01\n"  # nothing to correct
         "happy/=17.png,happy,angry,mislabelled,0.90,0.02\n"
         "sad/=21.png,sad,happy,ambiguous,0.60,0.40\n"
         "sad/=25.png,sad,happy,undoubted,0.10,0.90\n"

@@ -155,6 +155,7 @@ def test_a_recorded_baseline_is_of_its_own_recipe_only():
     config = load_config("quick")
     moved = override_config(config, ["data.root=elsewhere", "data.workers=2"])
     assert comparable(as_plain(moved)) == comparable(as_plain(config))
+    assert "baseline" in recorded_baseline(moved).origin
     for change in ("seed=1", "optimization.epochs=3", "encoder.name=small_cnn"):
         assert comparable(as_plain(override_config(config, [change]))) != comparable(
             as_plain(config)

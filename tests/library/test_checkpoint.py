@@ -125,6 +125,7 @@ SETTINGS = {
         "held_for": 3,
         "num_annotators": 3,
         "annotator_prior": 7.0,
+        "kept": 2,
     },
     TemperatureScaling: {},
     TopLabelScaling: {},
@@ -633,7 +634,7 @@ class TestFormats:
     def test_version_1_saved_again_is_the_present_one(self, path):
         found = load(FORMAT_1)
         save(path, found.model, class_names=found.class_names)
-        assert json.loads(describe(path))["format_version"] == 5
+        assert json.loads(describe(path))["format_version"] == 6
         assert_same_state(load(path).model, found.model)
 
     @pytest.mark.parametrize(("tap", "channels"), [("input", -1), ("output", 1)])
@@ -670,11 +671,11 @@ class TestFormats:
         assert torch.equal(found.class_prior, expected)
         assert torch.equal(found.anchors, holder.balancer.anchors)
 
-    @pytest.mark.parametrize("version", [6, 0, "2", None])
+    @pytest.mark.parametrize("version", [7, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)
         save(path, small())
-        with pytest.raises(ValueError, match=f"from 1 to 5; got {version!r} .* pip install -U"):
+        with pytest.raises(ValueError, match=f"from 1 to 6; got {version!r} .* pip install -U"):
             load(path)
 
 

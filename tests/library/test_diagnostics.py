@@ -1,6 +1,5 @@
 """Each sickness is made, and named; a healthy model gets no complaint."""
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +13,10 @@ from reliability_balance import (
     ReliabilityBalancer,
     ReliabilityLoss,
     RobustLoss,
-    calibration,
     fit_head,
     wrap,
 )
-from reliability_balance.calibration import PredictionSets
+from reliability_balance.calibration import Familiarity, PredictionSets
 from reliability_balance.core import LossTerms, get_recipe
 from reliability_balance.data import symmetric_noise
 from reliability_balance.diagnosis import (
@@ -97,7 +95,7 @@ class TestWhole:
     def test_a_healthy_model_gets_no_complaint(self, balancer):
         diagnosis = diagnose(balancer, batches(*blobs(seed=1)))
         assert diagnosis.findings == ()
-        assert str(diagnosis).endswith("no problem found")
+        assert str(diagnosis).endswith("no problem found in these measurements")
         assert "600 samples, accuracy" in str(diagnosis)
         assert "anchors in use: 8 of 8" in str(diagnosis)
 
@@ -176,7 +174,8 @@ class TestWhole:
         assert int((diagnosis.anchor_use > 0).sum()) < 48, "most anchors are never the nearest"
         assert diagnosis.without_unused.changed < 0.02 * 800, "and change next to nothing"
         told = [found.what for found in diagnosis.findings]
-        assert [what for what in told if "underconfident" not in what] == []
+        expected = ("underconfident", "too rarely")
+        assert [what for what in told if not any(each in what for each in expected)] == []
 
     def test_collapsed_anchors(self, balancer):
         with torch.no_grad():
@@ -222,18 +221,22 @@ class TestWhole:
         labels = torch.arange(400) % CLASSES
         wrong = torch.arange(400) < (0 if side == "under" else 100)
         points = 8.0 * factor * F.one_hot((labels + wrong) % CLASSES, CLASSES)
-        (what,) = whats(copying(), batches(points, labels))
-        assert what.startswith(f"the predictions are {side}confident: mean probability")
+        told = whats(copying(), batches(points, labels))
+        assert any(
+            what.startswith(f"the predictions are {side}confident: mean probability")
+            for what in told
+        )
+        # Confident errors may also be wrong labels.
+        assert any("labels contradict" in what for what in told) == (side == "over")
 
     def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
         advice = rules.miscalibration(0.9, 0.5).advice
-        names = [each.__name__ for each in rules.RECOMMENDED]
-        assert [advice.find(name) for name in names] == sorted(advice.find(name) for name in names)
-        assert min(advice.find(f"`calibration.{name}`") for name in names) > 0
-        assert set(names) <= set(calibration.__all__)
+        assert "`calibrate(model, held_out)`" in advice
         page = (Path(__file__).parents[2] / "docs/your_data.md").read_text(encoding="utf-8")
         section = page.split("## Calibration, prediction sets and abstention")[1].split("\n## ")[0]
-        assert re.findall(r"(\w+)\(\)\.fit\(", section)[:2] == names
+        first = section.split("```python\n")[1].split("```")[0]
+        assert "from reliability_balance import calibrate" in first
+        assert "noise=criterion" in section
 
     def test_a_class_that_is_never_predicted(self):
         labels = torch.arange(400) % CLASSES
@@ -260,7 +263,54 @@ class TestWhole:
         )
         predicted = model(points[4000:]).corrected.argmax(-1)
         assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even
-        assert whats(model, batches(points[4000:], labels[4000:])) == []
+        # One threshold does not cover the rare classes.
+        told = whats(model, batches(points[4000:], labels[4000:]))
+        assert all(what.endswith("too rarely") for what in told)
+
+    def test_a_rare_class_that_sets_cover_too_rarely(self):
+        """One threshold for all: 80 of a class of 100 that looks like another one are missed."""
+        labels = torch.tensor([0] * 2000 + [1] * 2000 + [2] * 100)
+        points = 8.0 * F.one_hot(labels, CLASSES)
+        points[-80:] = 8.0 * F.one_hot(torch.tensor(1), CLASSES)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+        diagnosis = diagnose(copying(), batches(points[order], labels[order]))
+        (found,) = [each for each in diagnosis.findings if "too rarely" in each.what]
+        assert "cover classes 2 (20 % of 100) too rarely" in found.what
+        assert "ClassPredictionSets" in found.advice
+        assert diagnosis.counts.tolist() == [2000, 2000, 100, 0]
+        assert "coverage of 90 % prediction sets, by class: 20 to 100 %" in str(diagnosis)
+
+    def test_noisy_labels_are_told(self, balancer):
+        points, labels = blobs(2000, seed=1)
+        noisy = symmetric_noise(labels, 0.1, CLASSES, seed=0)
+        diagnosis = diagnose(balancer, batches(points, noisy))
+        assert float(diagnosis.noise.low) < 0.1 < float(diagnosis.noise.high)
+        assert any("labels contradict" in found.what for found in diagnosis.findings)
+        assert f"wrong labels: {diagnosis.noise}" in str(diagnosis)
+
+    def test_the_noise_of_a_criterion_is_that_of_its_labels(self):
+        points, labels = blobs(2000)
+        noisy = symmetric_noise(labels, 0.3, CLASSES, seed=0)
+        torch.manual_seed(0)
+        balancer = ReliabilityBalancer(16, CLASSES, num_anchors=2)
+        criterion = RobustLoss(balancer, noisy, epochs=8)
+        fit_head(balancer, points, noisy, criterion=criterion, epochs=8, learning_rate=1e-2)
+        diagnosis = diagnose(balancer, batches(*blobs(seed=1)), criterion=criterion)
+        assert diagnosis.noise == criterion.noise_rate()
+        assert float(diagnosis.noise.low) < 0.3 < float(diagnosis.noise.high)
+        assert any("labels contradict" in found.what for found in diagnosis.findings)
+
+    def test_inputs_of_another_kind_are_told(self, balancer):
+        points, labels = blobs()
+        familiarity = Familiarity(16, num_references=100)
+        with torch.no_grad():
+            familiarity.fit(balancer.eval()(points), held_out=balancer(blobs(seed=2)[0]))
+        known = diagnose(balancer, batches(*blobs(seed=1)), familiarity=familiarity)
+        assert known.unfamiliar < 60
+        assert known.findings == ()
+        shifted = diagnose(balancer, batches(points + 20.0, labels), familiarity=familiarity)
+        assert shifted.unfamiliar == 600
+        assert any("600 of 600 inputs are unfamiliar" in each.what for each in shifted.findings)
 
     def test_weights_that_are_no_numbers(self, balancer):
         with torch.no_grad():

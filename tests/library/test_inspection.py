@@ -19,6 +19,7 @@ from reliability_balance.labels import (
     inspect_embeddings,
     pred_probs,
     rank_labels,
+    rows,
 )
 from reliability_balance.labels.inspection import AMBIGUOUS_FROM, DOUBTED_FROM
 from reliability_balance.labels.knowledge import chance_corrected
@@ -215,14 +216,14 @@ def test_agreement_is_cohens_kappa(soft):
         chance.append(sum(p[c] * shares[c] for c in range(NUM_CLASSES)))
         excess.append(sum(p[c] * y[c] for c in range(NUM_CLASSES)) - chance[-1])
     expected = np.mean(excess) / (1 - np.mean(chance))
-    kappa, error = chance_corrected(probs, given)
+    kappa, error = chance_corrected([(probs, given)], given.mean(0))
     assert kappa == pytest.approx(expected)
     assert error == pytest.approx(np.std(excess) / 60**0.5 / (1 - np.mean(chance)))
     metrics = pytest.importorskip("sklearn.metrics", reason="has Cohen's kappa")
     certain = torch.nn.functional.one_hot(probs.argmax(-1), NUM_CLASSES).float()
     one_hot = torch.nn.functional.one_hot(labels, NUM_CLASSES).float()
     expected = metrics.cohen_kappa_score(labels, probs.argmax(-1))
-    assert chance_corrected(certain, one_hot)[0] == pytest.approx(expected)
+    assert chance_corrected([(certain, one_hot)], one_hot.mean(0))[0] == pytest.approx(expected)
 
 
 def planted(count=600, rate=0.2):
@@ -408,7 +409,7 @@ def test_embeddings_of_any_floating_dtype(dtype):
 
 def test_more_samples_than_may_vote(monkeypatch):
     monkeypatch.setattr(embedding_beliefs, "VOTING", 200)
-    monkeypatch.setattr(embedding_beliefs, "BLOCK", 1000)
+    monkeypatch.setattr(rows, "BLOCK", 1000)
     monkeypatch.setattr(embedding_beliefs, "PRODUCT_BLOCK", 3000)
     embeddings, classes = clusters(5, 100)
     labels = symmetric_noise(classes, 0.2, 5, seed=0)

@@ -69,7 +69,7 @@ def test_predictions_are_debiased_by_the_equation():
                 sums[i][c] += float(made[i, c] - probs[i, c])
         debiased.append(torch.stack(rows))
     torch.testing.assert_close(targets.average, torch.stack(debiased).mean(0))
-    torch.testing.assert_close(targets.memorization.residual, torch.tensor(sums))
+    torch.testing.assert_close(targets.memorization.residuals.values, torch.tensor(sums))
 
 
 def test_the_control_group_sees_no_label_until_the_warm_up_ends():
@@ -82,7 +82,7 @@ def test_the_control_group_sees_no_label_until_the_warm_up_ends():
         torch.testing.assert_close(made[control], probs[control])
         assert bool((made[~control] == torch.tensor([1.0, 0.0])).all())
     assert bool((targets(index, labels, probs)[control, 0] > 0.3).all())
-    assert bool((targets.memorization.residual[control, 0] > 0).all())
+    assert bool((targets.memorization.residuals.values[control, 0] > 0).all())
 
 
 def test_certain_and_impossible_predictions_stay_finite():

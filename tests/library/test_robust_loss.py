@@ -304,7 +304,7 @@ class TestProgress:
             states.append(criterion.state_dict()["_extra_state"])
         torch.testing.assert_close(gradients[1], gradients[0])
         assert states[0]["samples_taken"] == states[1]["samples_taken"] == 40
-        for name in ("average", "updates", "given"):
+        for name in ("averages.values", "updates", "given"):
             torch.testing.assert_close(states[1]["targets"][name], states[0]["targets"][name])
 
 

@@ -363,7 +363,7 @@ def test_the_defaults_are_the_robust_recipes():
 
 def test_the_defaults_can_be_told_what_to_keep_and_check():
     targets = RefurbishedTargets(8, 3, dtype=torch.float16, validate_args=False)
-    assert targets.average.dtype == targets.memorization.residual.dtype == torch.float16
+    assert targets.average.dtype == targets.memorization.residuals.values.dtype == torch.float16
     index = torch.arange(8)
     probs = torch.full((8, 3), torch.nan)  # which a check would name
     assert targets(index, index % 3, probs).shape == (8, 3)
@@ -492,7 +492,9 @@ def test_calls_that_do_not_update_change_nothing(held_back, calls):
         if not held_back:
             assert torch.equal(again[new], expected[new])
         given = torch.eye(NUM_CLASSES)[labels]
-        known = several._posteriors(several._scores(index), labels, given)[0]
+        later = torch.full((len(index), 1), 3)
+        scores = several._scores(index)
+        known = several._posteriors(scores, scores.softmax(-1), labels, given, later)[0]
         assert torch.equal(again[~new], known[~new])
 
 

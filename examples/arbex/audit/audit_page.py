@@ -21,7 +21,6 @@ def write_html(report: AuditReport, path: Path) -> None:
     save_page(
         path,
         "audit.html",
-        title=f"Audit of {report.name}",
         report=report,
         verdict=_verdict(report),
         most_rows=MAX_ROWS,

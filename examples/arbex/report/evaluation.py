@@ -1,7 +1,7 @@
 """Evaluate a trained model on a table of faces: primary and corrected predictions."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -24,19 +24,6 @@ from examples.arbex.report.scoring import (
 from reliability_balance import BalancerOutput
 from reliability_balance.core import join_outputs, on_cpu
 from reliability_balance.diagnosis import Changes, count_changes
-
-SCORE_LABELS = {
-    "accuracy": "accuracy (%)",
-    "mean_class_accuracy": "mean class accuracy (%)",
-    "macro_precision": "macro precision (%)",
-    "macro_f1": "macro F1 (%)",
-    "nll": "NLL (nats)",
-    "brier": "Brier score (0 to 2)",
-    "ece": "ECE (%)",
-    "aurc": "AURC (%)",
-    "kl": "KL to the label distribution (nats)",
-    "total_variation": "total variation (%)",
-}
 
 
 @dataclass(frozen=True)
@@ -141,18 +128,4 @@ def evaluate(output: BalancerOutput, table: FaceTable) -> Evaluation:
         classes=score_classes(output.corrected, labels, table.class_names),
         confusion=confusion.tolist(),
         attainable_accuracy=attainable,
-    )
-
-
-def score_labels(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Return the names of the available scores, with their labels."""
-    known = asdict(evaluation.primary)
-    return [(name, label) for name, label in SCORE_LABELS.items() if known[name] is not None]
-
-
-def describe_changes(changes: Changes) -> str:
-    """Describe the changes by the correction in a sentence."""
-    return (
-        f"{changes.changed} predictions changed: {changes.helped} became right, "
-        f"{changes.harmed} became wrong, {changes.still_wrong} stayed wrong"
     )

@@ -148,7 +148,7 @@ def next_steps(results: RunResults, review: str) -> Iterator[Step]:
         review: the command that reviews its doubtful labels.
     """
     evaluation, calibration = results.evaluation, results.calibration
-    if results.doubtful is not None and not results.doubtful.caution:
+    if results.doubtful is not None:
         yield from _review(results.doubtful, review)
     weakest = min((each for each in evaluation.classes if each.support), key=lambda e: e.recall)
     if weakest.recall < WEAK_CLASS:
@@ -188,7 +188,9 @@ def most_confused(results: RunResults, name: str) -> tuple[str, float]:
 
 
 def _review(doubtful: DoubtfulLabels, command: str) -> Iterator[Step]:
-    if doubtful.num_mislabelled:
+    if doubtful.caution:
+        yield Step("Train longer or on more faces: labels cannot be judged yet.", "labels")
+    elif doubtful.num_mislabelled:
         yield Step(
             f"Review the {doubtful.num_mislabelled:,} labels that are called wrong, and train "
             "again with the corrections.",

@@ -1,6 +1,7 @@
 """Scores of predicted distributions against labels and true distributions."""
 
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import torch
 from sklearn.metrics import (
@@ -33,6 +34,66 @@ class FaceScores:
     aurc: float
     kl: float | None
     total_variation: float | None
+
+
+class ScoreName(NamedTuple):
+    """How a score is shown, and what it means in a sentence."""
+
+    label: str
+    unit: str
+    decimals: int
+    meaning: str
+
+    def show(self, value: float | None) -> str:
+        """Format a value with its unit; None as nothing."""
+        return "" if value is None else f"{value:.{self.decimals}f} {self.unit}".rstrip()
+
+
+SCORES = {  # by field of FaceScores
+    "accuracy": ScoreName(
+        "accuracy", "%", 1, "Share of the faces whose most probable class is the label."
+    ),
+    "mean_class_accuracy": ScoreName(
+        *("mean class accuracy", "%", 1),
+        "Accuracy of each class, averaged: rare classes count as much as frequent ones.",
+    ),
+    "macro_precision": ScoreName(
+        *("macro precision", "%", 1),
+        "Share of the predictions of a class that are right, averaged over the classes.",
+    ),
+    "macro_f1": ScoreName(
+        *("macro F1", "%", 1),
+        "Harmonic mean of precision and recall of a class, averaged over the classes.",
+    ),
+    "nll": ScoreName(
+        *("NLL", "nats", 3),
+        "Negative log-likelihood of the labels: punishes wrong predictions that are sure.",
+    ),
+    "brier": ScoreName(
+        *("Brier score", "", 3),
+        "Squared distance between probabilities and label, from 0 (best) to 2.",
+    ),
+    "ece": ScoreName(
+        *("ECE", "%", 1),
+        "Expected calibration error: how far probabilities are from the share that is right, on "
+        "average. 0 is perfect.",
+    ),
+    "aurc": ScoreName(
+        *("AURC", "%", 1),
+        "Area under the risk-coverage curve: error rate when only the most confident predictions "
+        "are used, averaged over all shares.",
+    ),
+    "kl": ScoreName(
+        *("KL to the votes", "nats", 3),
+        "Kullback-Leibler divergence from the votes of people, or from the true label "
+        "distribution, to the predicted one. 0 is perfect.",
+    ),
+    "total_variation": ScoreName(
+        *("total variation", "%", 1),
+        "Probability that is in the wrong classes, compared with the votes or the true label "
+        "distribution.",
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,8 @@
 """The results of a run as text, for the terminal and ``metrics.txt``."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
-from examples.arbex.report.evaluation import Evaluation, score_labels
+from examples.arbex.report.evaluation import Evaluation
 from examples.arbex.report.results import (
     FIRST,
     CalibrationResult,
@@ -12,6 +11,7 @@ from examples.arbex.report.results import (
     RunResults,
     SelectiveResult,
 )
+from examples.arbex.report.scoring import SCORES
 
 
 def format_results(results: RunResults) -> str:
@@ -24,9 +24,10 @@ def format_results(results: RunResults) -> str:
     if results.baseline is not None:
         columns["cross-entropy"] = results.baseline.scores
     lines.append(f"{'':36}" + "".join(f"{name:>15}" for name in columns))
-    for name, label in score_labels(evaluation):
-        cells = (asdict(scores)[name] for scores in columns.values())
-        lines.append(f"{label:36}" + "".join(f"{each:15.3f}" for each in cells))
+    for name, score in SCORES.items():
+        if getattr(evaluation.corrected, name) is not None:
+            cells = (score.show(getattr(scores, name)) for scores in columns.values())
+            lines.append(f"{score.label:36}" + "".join(f"{each:>15}" for each in cells))
     if results.baseline is not None:
         lines.append(f"cross-entropy: {results.baseline.origin}")
     lines += ["", *_classes(evaluation), ""]

@@ -99,14 +99,11 @@ def draw_anchors(
     class_names: Sequence[str],
     *,
     seed: int = 0,
-) -> float:
+) -> None:
     """Draw anchors and embeddings, projected on the embeddings' first two principal components.
 
     Both are normalised to the unit sphere. The projection is linear: points that are close on it
     need not be close in the full space, but distant points are distant.
-
-    Returns:
-        The share of the embeddings' variance that the projection shows.
     """
     points, shown = _sample(embedding, labels, seed)
     plane = PCA(2, random_state=seed).fit(points)
@@ -124,7 +121,8 @@ def draw_anchors(
                 zorder=3,
             )
         axes.set_axis_off()
-    return float(plane.explained_variance_ratio_.sum())
+        share = 100 * plane.explained_variance_ratio_.sum()
+        axes.set_title(f"{share:.0f} % of the variance", fontsize=8, fontweight="normal")
 
 
 def _finish_epochs(axes: Axes, ylabel: str) -> None:

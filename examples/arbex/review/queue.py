@@ -2,19 +2,20 @@
 
 import csv
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
 
-from examples.arbex.faces.corrections import (
+from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.plain_text import in_utf_8
+from examples.arbex.readers.corrections import (
     Correction,
     read_corrections,
     rows_of,
     save_corrections,
 )
-from examples.arbex.faces.face_table import FaceTable
-from examples.arbex.plain_text import in_utf_8
 from examples.arbex.run_data import load_faces
 from examples.arbex.training.run_folder import RunFolder, config_of
 
@@ -142,7 +143,7 @@ def open_review(run: Path, limit: int) -> Review:
 
 
 def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace]:
-    """Read the first rows of a run's ``doubtful_labels.csv``.
+    """Read the first rows of a run's ``doubtful_labels.csv`` that suggest another class.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -158,7 +159,7 @@ def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace
             raise ValueError(
                 f"{path}: must have columns {', '.join(COLUMNS)}; got {reader.fieldnames}"
             )
-        lines = [dict(line) for _, line in zip(range(limit), reader, strict=False)]
+        lines = list(islice((row for row in reader if row["given"] != row["suggested"]), limit))
     texts = [
         tuple(line[name].removeprefix("'") for name in ("sample", "given", "suggested"))
         for line in lines

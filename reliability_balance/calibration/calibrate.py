@@ -1,0 +1,251 @@
+"""Calibrate a trained model in one call."""
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.collecting import collect_outputs, scores_of
+from reliability_balance.calibration.scaling import TemperatureScaling, fit_with_noise
+from reliability_balance.calibration.top_label import TopLabelScaling
+from reliability_balance.core.balancer import ReliabilityBalancer
+from reliability_balance.core.class_prior import log_frequencies
+from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.settings import Configured
+from reliability_balance.labels.noise_estimate import NoiseEstimate
+from reliability_balance.labels.noise_matrix import true_frequencies, with_rate
+from reliability_balance.labels.noise_rate import noise_rate_bounds
+from reliability_balance.labels.robust_loss import RobustLoss
+
+Noise = Tensor | NoiseEstimate | RobustLoss
+
+
+class CalibratedOutput(NamedTuple):
+    """Output of a :class:`CalibratedModel`: calibrated log-probabilities, and the model's output.
+
+    Shape:
+        - log_probs: (B, C)
+        - probs: (B, C), their exponential
+    """
+
+    log_probs: Tensor
+    output: BalancerOutput | Tensor
+
+    @property
+    def probs(self) -> Tensor:
+        """Calibrated class probabilities."""
+        return self.log_probs.exp()
+
+
+class Calibrator(Configured):
+    r"""The calibration that :func:`calibrate` fits.
+
+    .. math:: \hat p = softmax(\log h(f(x)) + s)
+
+    with :class:`BranchTemperatures` or :class:`TemperatureScaling` as f, :class:`TopLabelScaling`
+    as h, and a shift s to the class frequencies of the deployment. Save it as a companion of the
+    model.
+
+    Args:
+        num_classes: C.
+        correction_weight: that of the :class:`ReliabilityBalancer`, whose branches get a
+            temperature each; None: one temperature.
+
+    Shape:
+        - output: a :class:`BalancerOutput` or logits (B, C); returns (B, C) log-probabilities.
+
+    State:
+        ``scaling`` and ``curve``, the two modules; ``log_shift`` (C,), a buffer.
+
+    Raises:
+        TypeError: on another output.
+        ValueError: on wrong shapes or values.
+
+    Example:
+        >>> calibrator = Calibrator(3)  # not fitted yet: unchanged
+        >>> calibrator(torch.zeros(1, 3)).exp()
+        tensor([[0.3333, 0.3333, 0.3333]])
+    """
+
+    SETTINGS: ClassVar = {"num_classes": int, "correction_weight": float | None}
+
+    log_shift: Tensor
+
+    def __init__(self, num_classes: int, correction_weight: float | None = None) -> None:
+        super().__init__()
+        checks.at_least("num_classes", num_classes, 2)
+        self.num_classes = num_classes
+        self.correction_weight = correction_weight
+        self.scaling = (
+            TemperatureScaling()
+            if correction_weight is None
+            else BranchTemperatures(correction_weight=correction_weight)
+        )
+        self.curve = TopLabelScaling()
+        self.register_buffer("log_shift", torch.zeros(num_classes))
+
+    def forward(self, output: BalancerOutput | Tensor) -> Tensor:
+        """Return the calibrated log-probabilities."""
+        checks.width("output", scores_of(output), self.num_classes)
+        log_probs: Tensor = self.curve(self._scaled(output))
+        return (log_probs + self.log_shift.to(log_probs.dtype)).log_softmax(-1)
+
+    def _scaled(self, output: BalancerOutput | Tensor) -> Tensor:
+        has_branches = self.correction_weight is not None
+        log_probs: Tensor = self.scaling(output if has_branches else scores_of(output))
+        return log_probs
+
+    def fit(self, output: BalancerOutput | Tensor, labels: Tensor, weights: Tensor | None) -> None:
+        """Fit to clean labels (N,); `weights` are the frequencies (C,) to divide by."""
+        inputs = scores_of(output) if self.correction_weight is None else output
+        self.scaling.fit(inputs, labels, class_prior=weights)
+        self.curve.fit(self._scaled(output), labels, class_prior=weights)
+
+
+class CalibratedModel(nn.Module):
+    """A model with calibrated probabilities, as :func:`calibrate` returns it.
+
+    Args:
+        model: gives a :class:`BalancerOutput`, or logits.
+        calibrator: fitted to its outputs, for the same kind.
+
+    Shape:
+        - inputs: as of the model; returns a :class:`CalibratedOutput`.
+    """
+
+    def __init__(self, model: nn.Module, calibrator: Calibrator) -> None:
+        super().__init__()
+        self.model = model
+        self.calibrator = calibrator
+
+    def forward(self, *args: Any, **kwargs: Any) -> CalibratedOutput:
+        """Return calibrated log-probabilities, and the model's own output."""
+        output = self.model(*args, **kwargs)
+        return CalibratedOutput(self.calibrator(output), output)
+
+
+@torch.no_grad()
+def calibrate(
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    noise: Noise | None = None,
+    prior: Tensor | None = None,
+) -> CalibratedModel:
+    """Calibrate a trained model on held-out data.
+
+    Fits :class:`BranchTemperatures` if the model has a balancer, else :class:`TemperatureScaling`,
+    then :class:`TopLabelScaling`. With noisy labels, which do not support as many parameters, it
+    fits :class:`TemperatureScaling` alone. If the model predicts for evenly frequent classes, as
+    after training with :class:`RobustLoss`, samples are weighted by the inverse frequency of their
+    classes.
+
+    Args:
+        model: gives a :class:`BalancerOutput`, or logits. Its mode is restored afterwards.
+        loader: held-out batches (inputs, labels), as for :func:`diagnose`. The labels must hold
+            every class.
+        noise: noise of the held-out labels. A matrix T_ck = P(label k | class c) is used as it is.
+            A criterion or an estimate of the training labels gives the directions of the noise; its
+            rate is estimated anew from the held-out labels, by :func:`labels.noise_rate_bounds`.
+            None: the labels are correct.
+        prior: class frequencies of the deployment, > 0; counts will do. None: predictions keep the
+            class frequencies that the model assumes, even ones after :class:`RobustLoss`.
+
+    Shape:
+        - noise: (C, C); prior: (C,).
+
+    Raises:
+        TypeError: on wrong types, and on outputs of another kind.
+        ValueError: on wrong shapes or values; if a class has no held-out label; and if noise cannot
+            be corrected, because a class is as often labelled as another one, or the criterion's
+            model does not predict its labels.
+
+    Example:
+        >>> model = nn.Linear(4, 2)
+        >>> batches = [(torch.randn(200, 4), torch.arange(200) % 2)]
+        >>> calibrated = calibrate(model, batches)
+        >>> calibrated(torch.randn(3, 4)).probs.shape
+        torch.Size([3, 2])
+    """
+    output, labels = collect_outputs(model, loader)
+    scores = scores_of(output)
+    num_classes = scores.shape[1]
+    _check_every_class(labels, num_classes)
+    if prior is not None:
+        checks.class_prior(prior, num_classes, "prior")
+        checks.class_prior_values(prior, "prior")
+    balancer = next(
+        (part for part in model.modules() if isinstance(part, ReliabilityBalancer)), None
+    )
+    weight = 1.0 if balancer is None else balancer.correction_weight
+    has_branches = isinstance(output, BalancerOutput) and noise is None
+    calibrator = Calibrator(num_classes, weight if has_branches else None)
+    matrix = None if noise is None else _noise_matrix(noise, scores, labels)
+    frequencies = (
+        labels.bincount(minlength=num_classes).double()
+        if matrix is None
+        else true_frequencies(labels, matrix)
+    )
+    assumes_even = balancer is not None and not torch.allclose(
+        balancer.class_prior, balancer.class_prior.mean()
+    )
+    weights = frequencies if assumes_even else None
+    if matrix is None:
+        calibrator.fit(output, labels, weights)
+    else:
+        fit_with_noise(calibrator.scaling, scores, labels, matrix, class_prior=weights)
+    if prior is not None:
+        shift = log_frequencies(prior.cpu())
+        calibrator.log_shift.copy_(shift if assumes_even else shift - log_frequencies(frequencies))
+    device = next((each.device for each in model.parameters()), labels.device)
+    return CalibratedModel(model, calibrator.to(device))
+
+
+def _check_every_class(labels: Tensor, num_classes: int) -> None:
+    counts = labels.bincount(minlength=num_classes)
+    missing = (counts == 0).nonzero().flatten().tolist()
+    if missing:
+        listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
+        raise ValueError(
+            f"`loader` must have labels of every class to calibrate it; got none of {listed}"
+        )
+
+
+def _noise_matrix(noise: Noise, scores: Tensor, labels: Tensor) -> Tensor:
+    """Return the noise matrix of the held-out labels (C, C), in float64."""
+    num_classes = scores.shape[1]
+    if isinstance(noise, RobustLoss) and noise.caution:
+        raise ValueError(f"`noise` must be of a model that predicts its labels: {noise.caution}")
+    if isinstance(noise, RobustLoss):
+        learned: Tensor | None = noise.noise_matrix
+    elif isinstance(noise, NoiseEstimate):
+        learned = noise.matrix.value
+    else:
+        learned = None
+    matrix = noise if learned is None else learned
+    checks.floating("noise", matrix)
+    if matrix.shape != (num_classes, num_classes):
+        raise ValueError(
+            f"`noise` must be of {num_classes} classes, as the model; got a matrix of shape "
+            f"{tuple(matrix.shape)}"
+        )
+    checks.probability_values("rows of `noise`", matrix)
+    matrix = matrix.detach().cpu().double()
+    if learned is not None:
+        confidence, classes = RF.widen(scores).softmax(-1).max(-1)
+        rate = noise_rate_bounds(confidence.clamp_max(1.0), (classes == labels).float()).value
+        matrix = with_rate(matrix, float(rate), true_frequencies(labels, matrix))
+    correct = matrix.diagonal()
+    others = matrix.clone().fill_diagonal_(0.0).amax(-1)
+    if bool((correct <= others).any()):
+        worst = int((correct - others).argmin())
+        raise ValueError(
+            "`noise` must leave the correct label the most frequent of each class; got frequency "
+            f"{float(correct[worst]):.2f} for class {worst}, and {float(others[worst]):.2f} for "
+            "another label"
+        )
+    return matrix

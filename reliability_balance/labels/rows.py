@@ -1,0 +1,128 @@
+"""A row of C numbers for each sample: all of them, or the largest ones and the sum of the rest."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+# Rows of up to this many classes are stored whole.
+WHOLE_CLASSES = 32
+# Numbers stored of a longer row: with the rest, they are sixteen.
+KEPT = 15
+# Times as many are stored of a column of J: wrong labels may come from many classes.
+COUNTED = 2
+# Elements of a block of rows: it fits in the CPU cache.
+BLOCK = 2**19
+
+
+def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
+    """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
+    yield from rows.split(max(1, (BLOCK if size is None else size) // width))
+
+
+class DenseRows(nn.Module):
+    """Rows that are stored whole.
+
+    Args:
+        count: number of rows.
+        num_classes: C.
+        dtype: dtype of the values.
+
+    State:
+        ``values`` (count, C), zeros at first.
+    """
+
+    values: Tensor
+
+    def __init__(self, count: int, num_classes: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.register_buffer("values", torch.zeros(count, num_classes, dtype=dtype))
+
+    def read(self, index: Tensor, shares: Tensor) -> Tensor:
+        """Return rows (B, C) as stored; `shares` as in :meth:`SparseRows.read`."""
+        return self.values[index]
+
+    def largest(self, rows: Tensor, first: Tensor) -> Tensor:
+        """Return which classes to store, as :meth:`SparseRows.largest`; here none are left out."""
+        return first
+
+    def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+        """Store rows (B, C) and return them as stored; `classes` are those of `largest`."""
+        stored = rows.to(self.values.dtype)
+        self.values[index] = stored
+        return stored
+
+
+class SparseRows(nn.Module):
+    """Rows of which some entries are stored, and the sum of the others.
+
+    A row takes 6 k + 2 bytes in float16, 92 for k = 15, whatever the number of classes.
+
+    Args:
+        count: number of rows.
+        num_classes: C.
+        kept: k, the number of entries stored, < C.
+        dtype: dtype of the values.
+
+    State:
+        ``values`` (count, k); ``classes`` (count, k) int32, distinct in each row; ``rest``
+        (count,), the sum of the other entries. Values and rests are 0 at first.
+    """
+
+    values: Tensor
+    classes: Tensor
+    rest: Tensor
+
+    def __init__(self, count: int, num_classes: int, kept: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.register_buffer("values", torch.zeros(count, kept, dtype=dtype))
+        classes = torch.arange(kept, dtype=torch.int32)
+        self.register_buffer("classes", classes.repeat(count, 1))
+        self.register_buffer("rest", torch.zeros(count, dtype=dtype))
+
+    def read(self, index: Tensor, shares: Tensor) -> Tensor:
+        """Return rows (B, C), at least float32; `shares` (C,) sum to 1 and divide the rest."""
+        values = self.values[index]
+        values = values.to(torch.promote_types(values.dtype, torch.float32))
+        shares = shares.to(values.dtype)
+        rows = self.rest_per_share(index, shares).unsqueeze(-1) * shares
+        return rows.scatter_(1, self.classes[index].long(), values)
+
+    def rest_per_share(self, index: Tensor, shares: Tensor) -> Tensor:
+        """Return the rest (B,), divided by the total share of the classes that are not stored."""
+        others = 1.0 - shares[self.classes[index]].sum(-1)
+        # A smaller share is a rounding error.
+        return self.rest[index].to(shares.dtype) / others.clamp_min(1.0 / self.num_classes)
+
+    def largest(self, rows: Tensor, first: Tensor) -> Tensor:
+        """Return the classes (B, k) to store.
+
+        Args:
+            rows: values (B, C), not negative.
+            first: (B,) class that is stored first, whatever its value.
+        """
+        first = first.unsqueeze(-1)
+        value = rows.gather(1, first)
+        rows.scatter_(1, first, torch.inf)
+        classes = rows.topk(self.values.shape[1]).indices
+        rows.scatter_(1, first, value)  # restored: a copy of all rows takes longer
+        return classes
+
+    def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+        """Store the entries of these classes (B, k), and return the rows (B, C) unchanged."""
+        values = rows.gather(1, classes)
+        self.values[index] = values.to(self.values.dtype)
+        self.classes[index] = classes.int()
+        self.rest[index] = (rows.sum(-1) - values.sum(-1)).to(self.rest.dtype)
+        return rows
+
+
+Rows = DenseRows | SparseRows
+
+
+def make_rows(count: int, num_classes: int, kept: int, dtype: torch.dtype) -> Rows:
+    """Return rows that store `kept` of C entries, or all of them."""
+    if kept >= num_classes:
+        return DenseRows(count, num_classes, dtype)
+    return SparseRows(count, num_classes, kept, dtype)
