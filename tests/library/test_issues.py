@@ -18,6 +18,7 @@ from reliability_balance.labels import (
     RefurbishedTargets,
     Samples,
     WeakGroups,
+    embedding_beliefs,
     find_issues,
     inspect_embeddings,
     issue_checks,
@@ -83,7 +84,7 @@ def test_nearest_samples_against_loops(count, is_cosine):
 def test_blocks_do_not_change_the_neighbours(monkeypatch):
     points = draw(50, 4)
     whole = nearest_samples(points, is_cosine=False)
-    monkeypatch.setattr(issue_checks.blocks.__module__ + ".PRODUCT_BLOCK", 120)
+    monkeypatch.setattr(embedding_beliefs, "PRODUCT_BLOCK", 120)
     monkeypatch.setattr(issue_checks.blocks.__module__ + ".BLOCK", 90)
     for part, other in zip(nearest_samples(points, is_cosine=False), whole, strict=True):
         torch.testing.assert_close(part, other)
