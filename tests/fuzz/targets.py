@@ -1,6 +1,5 @@
 """Everything of the project that reads a file, with small valid files to begin from."""
 
-import contextlib
 import gzip
 import io
 import json
@@ -20,11 +19,10 @@ from PIL import Image
 from safetensors.torch import save
 from tiny_training import tiny_recipe
 
-from examples.arbex.configuration import as_plain, dump_config, load_config
+from examples.arbex.configuration import dump_config, load_config
 from examples.arbex.face_model import build_model
 from examples.arbex.faces.image_sources import decode
-from examples.arbex.model_bundle import FORMAT, load_bundle, save_bundle
-from examples.arbex.model_bundle import _digest as digest_of_bundle
+from examples.arbex.model_bundle import load_bundle, save_bundle
 from examples.arbex.readers.reading import FileDataset, read_faces
 from examples.arbex.rendering.rendering_cache import cached_images
 from examples.arbex.report.training_figures import read_history
@@ -227,21 +225,14 @@ def bundle(folder: Path) -> list[bytes]:
 
 
 def bundle_note(folder: Path) -> list[bytes]:
-    note = {"format": FORMAT, "class_names": ["a", "b"], "recipe": as_plain(RECIPE), "versions": {}}
-    return [json.dumps(note).encode()]
-
-
-MODEL = build_model(RECIPE, 2).state_dict()
+    return [config_of(bundle(folder)[0])]
 
 
 def with_note(note: bytes) -> bytes:
-    """A model whose note, the JSON in its metadata, is another, with the digest of that."""
-    text = note.decode(errors="replace")
-    with contextlib.suppress(ValueError, RecursionError):
-        header = json.loads(text)
-        if isinstance(header, dict):
-            text = json.dumps({**header, "sha256": digest_of_bundle(header, MODEL)})
-    return save(MODEL, metadata={"bundle": text})
+    return with_config(note, MODEL)
+
+
+MODEL = {f"model.{name}": value for name, value in build_model(RECIPE, 2).state_dict().items()}
 
 
 def checkpoint(folder: Path) -> list[bytes]:
