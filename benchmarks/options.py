@@ -13,6 +13,7 @@ CORES = os.cpu_count() or 1
 Seeds = Annotated[int, typer.Option(min=1, help="Number of seeds.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of each training.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.", show_default=False)]
+Quick = Annotated[bool, typer.Option("--quick", help="Only a small part.")]
 RenderOnly = Annotated[bool, typer.Option("--render-only", help="Run nothing.")]
 Workers = Annotated[
     int, typer.Option(min=1, help="Number of processes.", show_default="one per core")

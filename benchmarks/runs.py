@@ -87,6 +87,8 @@ def run_all(do: Do, runs: Iterable[tuple[Any, ...]], path: Path, workers: int) -
     """
     done = _lines(path)
     missing = [run for run in runs if not any(_names(line, run) for line in done)]
+    if not missing:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     is_torn = path.is_file() and path.read_bytes()[-1:] not in (b"", b"\n")
     pool = ProcessPoolExecutor(

@@ -81,7 +81,7 @@ def heads(quick: bool) -> Iterator[Finding]:
 
 
 def _compare_heads(
-    pairs: dict[str, tuple[Head, Head]], setup: str, rounds: int, limit: float | None = None
+    pairs: dict[str, tuple[Head, Head]], setup: str, rounds: int
 ) -> Iterator[Finding]:
     for kind in ("forward", "step"):
         calls = {
@@ -91,9 +91,7 @@ def _compare_heads(
         }
         seconds = alternate(calls, rounds)
         for name in pairs:
-            yield _finding(
-                f"{name}, {kind}", setup, seconds[f"{name} 0"], seconds[f"{name} 1"], limit
-            )
+            yield _finding(f"{name}, {kind}", setup, seconds[f"{name} 0"], seconds[f"{name} 1"])
 
 
 def _finding(

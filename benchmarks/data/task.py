@@ -37,10 +37,12 @@ class Task(NamedTuple):
 
     def rows(self, rows: Tensor | slice) -> "Task":
         """Return the task with some of the training samples."""
-        of_samples = ("inputs", "labels", "truth", "annotators", "is_known")
-        parts = {name: getattr(self, name) for name in of_samples}
         return self._replace(
-            **{name: None if part is None else part[rows] for name, part in parts.items()}
+            inputs=self.inputs[rows],
+            labels=self.labels[rows],
+            truth=self.truth[rows],
+            annotators=None if self.annotators is None else self.annotators[rows],
+            is_known=None if self.is_known is None else self.is_known[rows],
         )
 
     @property

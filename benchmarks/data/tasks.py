@@ -48,7 +48,7 @@ def small_digits(seed: int) -> Task:
     from sklearn.datasets import load_digits
 
     found = load_digits()
-    order = _shuffled(len(found.target), seed)
+    order = shuffled(len(found.target), seed)
     inputs = torch.from_numpy(found.images).float().flatten(1)[order] / 8 - 1
     labels = torch.from_numpy(found.target).long()[order]
     return _task(inputs[:1400], labels[:1400], inputs[1400:], labels[1400:])

@@ -1,6 +1,7 @@
 """What all methods share: a network on a task, the labels, a budget, and how they are asked."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +24,12 @@ class Method(nn.Module):
 
     Attributes:
         passes: forward passes per sample and epoch.
+        network: the layers with the head as the last one; ours may wrap them.
         for_even_classes: whether predictions are for evenly frequent classes.
         shares: all labels as probabilities (N, C).
     """
 
+    network: Any
     shares: Tensor
     passes = 1
     for_even_classes = False
@@ -63,7 +66,7 @@ class Method(nn.Module):
         return embedding
 
     @property
-    def head(self) -> nn.Module:
+    def head(self) -> Any:
         """The last layer."""
         return self.network[-1]
 

@@ -133,9 +133,9 @@ class ErasingConsistency(Method):
     def loss(self, index: Tensor, inputs: Tensor, labels: Tensor, epoch: int) -> Tensor:
         kept = (torch.rand_like(inputs) > self.erased).to(inputs.dtype)
         first, second = self.embedding(inputs * kept), self.embedding(inputs)
-        maps = [each.unsqueeze(1) * self.head.weight for each in (first, second)]
+        one, other = (each.unsqueeze(1) * self.head.weight for each in (first, second))
         logits = self.head(first) + self.log_prior
-        return F.cross_entropy(logits, labels) + self.weight * F.mse_loss(*maps)
+        return F.cross_entropy(logits, labels) + self.weight * F.mse_loss(one, other)
 
 
 class Centers(Method):

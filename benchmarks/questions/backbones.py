@@ -6,22 +6,26 @@ of windows. Each model runs in its own process, which isolates its peak memory, 
 time is measured, which excludes other load on the machine.
 """
 
-import statistics
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from multiprocessing import get_context
 from typing import Annotated, Any
 
-import numpy as np
 import timm
 import torch
 import torchvision
 import typer
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost.forward import (
+    WINDOW_COUNTS,
+    WINDOW_HEADS,
+    WINDOW_SIZE,
+    WINDOW_WIDTH,
+    median_seconds,
+    operations,
+    window_growth,
+)
 from benchmarks.cost.machine import PeakMemory, describe_machine
 from benchmarks.options import RESULTS, RenderOnly, Results
 from benchmarks.runs import publish
@@ -33,7 +37,6 @@ from reliability_balance.backbones import (
     poster_v2_small,
     poster_v2_tiny,
 )
-from reliability_balance.backbones.poster_v2.attention import WindowCrossAttention
 
 MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "poster_v2_base": (poster_v2_base, 224),
@@ -43,8 +46,6 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "torchvision ResNet-50": (lambda: TorchvisionBackbone("resnet50"), 224),
 }
 BATCH_SIZES = (1, 32)
-WINDOW_SIZE, WINDOW_WIDTH, WINDOW_HEADS = 7, 64, 2
-WINDOW_COUNTS = (1, 4, 16, 64, 256)
 
 
 def measure(name: str, batch_size: int, seed: int, seconds: float) -> dict[str, Any]:
@@ -67,62 +68,10 @@ def measure(name: str, batch_size: int, seed: int, seconds: float) -> dict[str, 
         "batch_size": batch_size,
         "parameters": sum(p.numel() for p in model.parameters()),
         "trainable_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "giga_multiply_adds": _operations(model, images[:1]) / 2e9,  # per image, forward
-        "images_per_second": batch_size / _median_seconds(predict, seconds),
+        "giga_multiply_adds": operations(model, images[:1]) / 2e9,  # per image, forward
+        "images_per_second": batch_size / median_seconds(predict, seconds),
         "peak_mib": peak.mib,
     }
-
-
-def _operations(model: nn.Module, *inputs: torch.Tensor) -> int:
-    with FlopCounterMode(display=False) as counter, torch.inference_mode():
-        model(*inputs)
-    return counter.get_total_flops()
-
-
-def _median_seconds(run: Callable[[], None], budget: float) -> float:
-    times: list[float] = []
-    while len(times) < 3 or (sum(times) < budget and len(times) < 50):
-        start = time.process_time()
-        run()
-        times.append(time.process_time() - start)
-    return statistics.median(times)
-
-
-def window_growth(seed: int, repetitions: int) -> dict[str, list[float]]:
-    """Fit the exponent of W-MCSA's cost with the number of windows, against full attention."""
-    torch.set_num_threads(1)
-    torch.manual_seed(seed)
-    windowed = WindowCrossAttention(WINDOW_WIDTH, WINDOW_HEADS, WINDOW_SIZE).eval()
-    positions = WINDOW_SIZE**2
-    query = torch.randn(1, positions, WINDOW_WIDTH)
-    inputs = [torch.randn(1, count, positions, WINDOW_WIDTH) for count in WINDOW_COUNTS]
-    operations = [_operations(windowed, windows, query) for windows in inputs]
-    # With one window over the whole map, every position attends to every other.
-    full = [
-        3 * WINDOW_WIDTH**2 * 2 * positions * count + 4 * WINDOW_WIDTH * (positions * count) ** 2
-        for count in WINDOW_COUNTS
-    ]
-
-    @torch.inference_mode()
-    def run(windows: torch.Tensor) -> None:
-        windowed(windows, query)
-
-    # Below 16 windows, call overhead dominates.
-    large = [each for each in inputs if each.shape[1] >= 16]
-    seconds = [
-        [_median_seconds(partial(run, windows), 0.2) for windows in large]
-        for _ in range(repetitions)
-    ]
-    return {
-        "operations, windows": [_exponent(operations)],
-        "operations, one window over all": [_exponent(full)],
-        "seconds, windows (16 to 256)": [_exponent(row) for row in seconds],
-    }
-
-
-def _exponent(costs: Sequence[float]) -> float:
-    """Return b of cost = a windows^b, for the largest counts of windows."""
-    return float(np.polyfit(np.log(WINDOW_COUNTS[-len(costs) :]), np.log(costs), 1)[0])
 
 
 def report(content: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def judge(predictions: Predictions, seed: int) -> dict[str, float]:
         calibrated["branches_clean"] = branches(test_output)
         both = TopLabelScaling().fit(branches(held_output), clean)
         calibrated["both_clean"] = both(branches(test_output))
-    measures = {}
+    measures: dict[str, float] = {}
     for name, log_probs in calibrated.items():
         found = prediction_measures(log_probs, predictions.test_labels)
         measures |= {f"{kind}_{name}": found[kind] for kind in ("ece", "nll", "accuracy")}

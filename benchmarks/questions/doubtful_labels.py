@@ -7,15 +7,14 @@ CPU time is compared, since wall time depends on other load.
 """
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 import torch
 from cleanlab.rank import get_label_quality_scores
-from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from benchmarks.data.ambiguous_faces import AmbiguousFaces, ambiguous_faces
 from benchmarks.data.corruptions import CORRUPTIONS
 from benchmarks.data.task import Task
 from benchmarks.data.tasks import DATA, FIRST_SEED
@@ -28,18 +27,11 @@ from benchmarks.reports.doubtful_labels import report
 from benchmarks.runs import Plan
 from benchmarks.training import cross_validated, train, trained
 from examples.arbex.encoders import SmallCNN
-from examples.arbex.faces.face_table import TRAIN
-from examples.arbex.rendering.rendered_faces import PRESETS, rendered_faces
 from reliability_balance.labels import KNOWN_VERDICTS, LabelRanking, estimate_noise, rank_labels
 
 FACES = "faces"
 SETTINGS = ("symmetric-40", "pair-30", "clean", FACES)
 OUR_EPOCHS, FULL_EPOCHS, FACE_EPOCHS = 8, 30, 20
-# A face is ambiguous if its most probable class has less than this share; a label is wrong if it
-# has less than that share.
-AMBIGUOUS_BELOW, WRONG_BELOW = 0.6, 0.05
-# A harder case: a label drawn from the face's own distribution that is not its most probable class.
-MINORITY_BELOW = 0.75
 
 
 class Run(NamedTuple):
@@ -118,63 +110,39 @@ def by_sample(ranking: LabelRanking) -> Tensor:
 
 def on_faces(run: Run) -> dict[str, Any]:
     """Separate mislabelled from ambiguous rendered faces by ours."""
-    settings = replace(
-        PRESETS["easy"],
-        num_faces=6000,
-        image_size=48,
-        validation_share=0.02,
-        test_share=0.02,
-        ambiguity=0.6,
-        label_noise=0.2,
-        seed=run.seed,
-    )
-    table = rendered_faces(settings).subset(TRAIN)
-    assert table.distributions is not None and table.true_labels is not None  # noqa: PT018
-    images = torch.stack([table.images[row] for row in range(len(table))]).float() / 127.5 - 1
-    labels, truth = table.labels, table.distributions
+    faces = ambiguous_faces(run.seed)
+    images = faces.images
     network = perceptron(images.shape[1])  # replaced by the CNN
-    task = Task(images, labels, truth, images, labels, len(table.class_names), network)
+    classes = faces.distributions.shape[1]
+    task = Task(images, faces.labels, faces.distributions, images, faces.labels, classes, network)
     _, ranking = inspect(task, nn.Sequential(SmallCNN()), FACE_EPOCHS, run.seed)
-    return judge_kinds(ranking, labels, table.true_labels, truth)
+    return judge_kinds(ranking, faces)
 
 
-def judge_kinds(
-    ranking: LabelRanking, labels: Tensor, before_noise: Tensor, distributions: Tensor
-) -> dict[str, Any]:
+def judge_kinds(ranking: LabelRanking, faces: AmbiguousFaces) -> dict[str, Any]:
     """Return the AUROC of ambiguous against mislabelled faces, and of wrong labels against others.
 
-    Mislabelled: noise replaced the label by one of (almost) no probability. Ambiguous: the label
-    was drawn from the face's own distribution, which has no clear maximum. Other faces are neither
-    and do not count in the first comparison.
+    Other faces are neither and do not count in the first comparison.
     """
     order = ranking.sample.argsort()
     plausibility, verdict = ranking.plausibility[order], ranking.verdict[order]
-    replaced = labels != before_noise
-    share = distributions.gather(1, labels.unsqueeze(1)).squeeze(1)
-    likeliest = distributions.amax(1)
-    mislabelled = replaced & (share < WRONG_BELOW)
-    ambiguous = ~replaced & (likeliest < AMBIGUOUS_BELOW)
-    minority = ~replaced & (likeliest < MINORITY_BELOW) & (share < likeliest)
+    kinds = faces.kinds()
+    mislabelled, ambiguous, minority = kinds
 
     def auroc(kind: Tensor) -> float:
         either = mislabelled | kind
-        return float(roc_auc_score(kind[either].numpy(), plausibility[either].numpy()))
+        return detection(plausibility[either], kind[either])["auroc"]
 
-    kinds = {
-        "mislabelled": mislabelled,
-        "ambiguous": ambiguous,
-        "neither": ~(mislabelled | ambiguous),
-    }
+    neither = ~(mislabelled | ambiguous)
+    named = {"mislabelled": mislabelled, "ambiguous": ambiguous, "neither": neither}
     return {
         "ambiguous_auroc": auroc(ambiguous),
         "minority_auroc": auroc(minority),
-        "mislabelled": int(mislabelled.sum()),
-        "ambiguous": int(ambiguous.sum()),
-        "minority": int(minority.sum()),
-        "wrong_label_auroc": detection(by_sample(ranking), replaced)["auroc"],
+        **{name: int(kind.sum()) for name, kind in kinds._asdict().items()},
+        "wrong_label_auroc": detection(by_sample(ranking), faces.replaced)["auroc"],
         "verdicts": {
             name: [int((verdict[rows] == each).sum()) for each in KNOWN_VERDICTS]
-            for name, rows in kinds.items()
+            for name, rows in named.items()
         },
     }
 

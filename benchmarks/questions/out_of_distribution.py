@@ -10,12 +10,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks.cost.paired import alternate
+from benchmarks.cost.familiarity import cost
 from benchmarks.data.human_tasks import Folders, prepare_embeddings
 from benchmarks.data.strange import DATA, FACE_LABELS, ON_PIXELS
 from benchmarks.data.tasks import FIRST_SEED
@@ -111,24 +110,6 @@ def false_alarms(network: Network) -> list[float]:
     return [
         100 * float((~each.is_familiar(others)).double().mean()) for each in (plain, calibrated)
     ]
-
-
-def cost(seed: int) -> dict[str, float]:
-    """CPU time of the score, in % of that of a ResNet-18's forward pass, a batch of 16."""
-    from torchvision.models import resnet18
-
-    torch.manual_seed(seed)
-    encoder = resnet18().eval()
-    images, embedding = torch.randn(16, 3, 224, 224), torch.rand(16, 512)
-    stored = BalancerOutput(torch.zeros(2000, 2), torch.zeros(2000, 2), torch.rand(2000, 512))
-    familiarity = Familiarity(512).fit(stored)
-    output = BalancerOutput(torch.zeros(16, 2), torch.zeros(16, 2), embedding)
-    with torch.inference_mode():
-        seconds = alternate(
-            {"encoder": lambda: encoder(images), "score": lambda: familiarity.distance(output)}, 10
-        )
-    median = {name: float(np.median(each)) for name, each in seconds.items()}
-    return {"share": 100 * median["score"] / median["encoder"]}
 
 
 def plan(

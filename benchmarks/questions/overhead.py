@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-import typer
 
 from benchmarks.cost.machine import describe_machine
 from benchmarks.cost.parts import PARTS, Finding
-from benchmarks.options import RESULTS, RenderOnly, Results, one_of
+from benchmarks.options import RESULTS, Quick, RenderOnly, Results, one_of
 from benchmarks.runs import publish
 from benchmarks.tables import markdown, page
 from examples.result_files import save_json
@@ -25,7 +24,7 @@ from examples.result_files import save_json
 
 def main(
     part: Annotated[list[str] | None, one_of(PARTS)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, as a smoke test.")] = False,
+    quick: Quick = False,
     seed: int = 0,
     results: Results = RESULTS,
     render_only: RenderOnly = False,

@@ -18,7 +18,7 @@ from benchmarks.data.tasks import DATA, FIRST_SEED
 from benchmarks.measures import prediction_measures
 from benchmarks.methods.base import predict
 from benchmarks.methods.ours import Ours
-from benchmarks.options import Epochs, Seeds, one_of
+from benchmarks.options import Epochs, Quick, Seeds, one_of
 from benchmarks.reports.paper_tables import (
     PAPER_BY_ANCHORS,
     PAPER_BY_FACTOR,
@@ -77,7 +77,7 @@ def do_setup(setup: Setup) -> dict[str, Any]:
 
 
 def plan(
-    quick: Annotated[bool, typer.Option("--quick", help="Only what the report compares.")] = False,
+    quick: Quick = False,
     data: Annotated[list[str] | None, one_of(DATA)] = None,
     table: Annotated[list[int] | None, typer.Option(min=1, max=4, help="Repeatable.")] = None,
     seeds: Seeds = 5,

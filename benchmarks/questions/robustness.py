@@ -16,7 +16,7 @@ from benchmarks.data.tasks import DATA, FIRST_SEED
 from benchmarks.measures import kl_divergence, prediction_measures, wrong_label_measures
 from benchmarks.methods.base import predict
 from benchmarks.methods.compared import ON_PIXELS, Make
-from benchmarks.options import Epochs, Seeds, one_of
+from benchmarks.options import Epochs, Quick, Seeds, one_of
 from benchmarks.reports.robustness import OURS, draw, report
 from benchmarks.runs import Plan
 from benchmarks.training import trained
@@ -55,7 +55,7 @@ def judged(make: Make, data: str, corruption: str, seed: int, epochs: int) -> di
 
 
 def plan(
-    quick: bool = False,
+    quick: Quick = False,
     data: Annotated[list[str] | None, one_of(DATA)] = None,
     corruption: Annotated[list[str] | None, one_of(CORRUPTIONS)] = None,
     method: Annotated[list[str] | None, one_of(ON_PIXELS)] = None,

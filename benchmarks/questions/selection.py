@@ -65,18 +65,16 @@ def do_run(run: Run, folders: Folders) -> dict[str, Any]:
 
 def scores(train: BalancerOutput, beliefs: Tensor, test: BalancerOutput) -> dict[str, Tensor]:
     """Return every score of the test set by name."""
-    size = {"embedding_dim": train.embedding.shape[1], "num_classes": beliefs.shape[1]}
-    return {
+    width, num_classes = train.embedding.shape[1], beliefs.shape[1]
+    found = {
         "maximum probability": test.corrected.amax(1),
         "confidence": test.confidence,
         "margin": test.corrected.topk(2).values.diff(dim=1).neg().squeeze(1),
-        **{
-            f"SelectionScore, {count:,} references": SelectionScore(
-                **size, num_references=count
-            ).fit(train, beliefs)(test)
-            for count in NUM_REFERENCES
-        },
     }
+    for count in NUM_REFERENCES:
+        score = SelectionScore(width, num_classes, num_references=count).fit(train, beliefs)
+        found[f"SelectionScore, {count:,} references"] = score(test)
+    return found
 
 
 def judge(score: Tensor, right: Tensor) -> dict[str, float]:

@@ -1,7 +1,5 @@
 """Tables of the benchmark of coverage by class."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 
@@ -63,8 +61,8 @@ def by_score(runs: pd.DataFrame) -> str:
         *("set size, as held out", "set size, even"),
         *("TorchCP's set size, as held out", "TorchCP's set size, even"),
     )
-    as_held_out: Sequence[float] = np.array(COUNTS) / sum(COUNTS)
-    even: Sequence[float] = np.full(NUM_CLASSES, 1 / NUM_CLASSES)
+    as_held_out = np.array(COUNTS) / sum(COUNTS)
+    even = np.full(NUM_CLASSES, 1 / NUM_CLASSES)
     rows = []
     for score in ("lac", "aps", "raps"):
         for kind, shown in THRESHOLDS.items():

@@ -83,7 +83,7 @@ def kinds(runs: pd.DataFrame) -> list[str]:
     rows = []
     for kind in first["verdicts"]:
         counts = pd.DataFrame([verdicts[kind] for verdicts in runs["verdicts"]])
-        shares = 100 * counts.div(counts.sum(1).clip(lower=1), axis=0)
+        shares = 100 * counts.div(counts.sum(axis=1).clip(lower=1), axis=0)
         rows.append([kind, *(f"{interval(shares[verdict]):.1f}" for verdict in KNOWN_VERDICTS)])
     aurocs = {
         "AUROC, ambiguous against mislabelled": "ambiguous_auroc",

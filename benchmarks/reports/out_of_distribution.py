@@ -73,8 +73,11 @@ def contests(scores: pd.DataFrame) -> list[str]:
             row += [f"{interval(by_method[OURS]):.1f}", f"{best}, {interval(by_method[best]):.1f}"]
             row.append(f"{difference:+.1f}" + (", behind" if is_behind else ""))
         rows.append(row)
-    heads = (f"{measure}: ours" for measure in (AUROC, FPR))
-    heads = [head for first in heads for head in (first, "best other", "difference")]
+    heads = [
+        head
+        for measure in (AUROC, FPR)
+        for head in (f"{measure}: ours", "best other", "difference")
+    ]
     return [
         "## Familiarity and the best other method",
         'The best other method is the best of each row and measure, chosen afterwards. "Behind": '

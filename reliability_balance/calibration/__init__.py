@@ -29,6 +29,7 @@ will be stored, and dropped if it is not better than the uncalibrated prediction
 else was fitted on. Coverage holds for any model; a poor one only has larger sets.
 """
 
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.calibrate import (
     CalibratedModel,
@@ -58,7 +59,6 @@ from reliability_balance.calibration.scaling import (
 from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
-from reliability_balance.functional import error_rate_bound
 
 __all__ = [
     "Abstention",

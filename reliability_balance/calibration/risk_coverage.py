@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.labels.interval import Interval
 
 
@@ -180,8 +180,8 @@ def _risk(confidence: Tensor, right: Tensor, coverage: float, level: float) -> I
     tail = (1 - level) / 2
     limits = (
         errors / count,
-        1 - RF.error_rate_bound(count - errors, count, tail),
-        RF.error_rate_bound(errors, count, tail),
+        1 - error_rate_bound(count - errors, count, tail),
+        error_rate_bound(errors, count, tail),
     )
     return Interval(*(torch.tensor(each, dtype=torch.float64) for each in limits))
 

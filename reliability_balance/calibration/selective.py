@@ -10,6 +10,7 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.calibration.conformal import round_up
 from reliability_balance.core.settings import Configured
 
@@ -107,7 +108,7 @@ class Abstention(Configured):
             errors = int((accepted & ~right).sum())
             # The sample that sets the threshold is not a random draw above it: it does not count.
             count = max(errors, int(accepted.sum()) - 1)
-            if RF.error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
+            if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
                 return self
         warnings.warn(

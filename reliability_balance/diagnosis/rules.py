@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.diagnosis.symptoms import Changes
 from reliability_balance.labels import Interval
 
@@ -161,7 +162,7 @@ def uncovered_classes(covered: Tensor, counts: Tensor, coverage: float) -> Findi
     low = [
         f"{each} ({100 * held / count:.0f} % of {count})"
         for each, (held, count) in enumerate(pairs)
-        if count and RF.error_rate_bound(held, count, delta) < coverage - COVERAGE_GAP
+        if count and error_rate_bound(held, count, delta) < coverage - COVERAGE_GAP
     ]
     if not low:
         return None
@@ -188,7 +189,7 @@ def label_noise(rate: Interval) -> Finding | None:
 def unfamiliar_inputs(unfamiliar: int, samples: int, false_alarm_rate: float) -> Finding | None:
     """Report that more inputs are unfamiliar than the rate of false alarms explains."""
     # The lower limit of their share is the upper one of the others'.
-    least = 1.0 - RF.error_rate_bound(samples - unfamiliar, samples, CHANCE)
+    least = 1.0 - error_rate_bound(samples - unfamiliar, samples, CHANCE)
     if least <= 2.0 * false_alarm_rate:
         return None
     return Finding(

@@ -224,11 +224,13 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
     posterior_of = targets._posterior_rule()
-    parts = [
-        _judged(targets, posterior_of, seen[rows], used[rows])
-        for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes)
-    ]
-    given, suggested, doubt, plausibility = map(torch.cat, zip(*parts, strict=True))
+    given, suggested = torch.empty_like(seen), torch.empty_like(seen)
+    doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
+    plausibility = torch.empty_like(doubt)
+    for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes):
+        (given[rows], suggested[rows], doubt[rows], plausibility[rows]) = _judged(
+            targets, posterior_of, seen[rows], used[rows]
+        )
     competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
     verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
@@ -254,12 +256,16 @@ def _judged(
     posterior = posterior_of(targets.beliefs(index), labels)
     judged = _one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
-    doubt = 1.0 - posterior.minimum(as_probabilities(judged, posterior)).sum(-1)
+    place = given.unsqueeze(-1)
+    if judged.is_floating_point():
+        trust = posterior.minimum(judged.to(posterior.dtype)).sum(-1)
+    else:
+        trust = posterior.gather(-1, place).squeeze(-1).clamp_max(1.0)
     average = RF.widen(targets.averages_of(index))
-    own = average.gather(-1, given.unsqueeze(-1)).squeeze(-1)
-    other = average.scatter(-1, given.unsqueeze(-1), 0.0).amax(-1)
+    own = average.gather(-1, place).squeeze(-1)
+    other = average.scatter_(-1, place, 0.0).amax(-1)
     plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
-    return given, posterior.argmax(-1), doubt, plausibility
+    return given, posterior.argmax(-1), 1.0 - trust, plausibility
 
 
 @torch.no_grad()

@@ -30,7 +30,7 @@ CLUSTER_SIZE, MOST_CLUSTERS = 100, 50
 class Samples(NamedTuple):
     """What a check sees of a training set.
 
-    Args:
+    Attributes:
         points: embeddings; of unit length where distances are cosine distances.
         is_cosine: whether distances are cosine distances, half the squared Euclidean ones.
         neighbours: the nearest other samples, nearest first, K = min(10, N - 1).

@@ -4,9 +4,10 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance.binomial import error_rate_bound
 from reliability_balance.labels.interval import Interval
 
 # Probability that the surest prediction is right: for the estimate, and for the lower limit.
@@ -90,7 +91,7 @@ def noise_rate_bounds(confidence: Tensor, agreement: Tensor, *, level: float = 0
     wrong = min(
         len(agreement), math.ceil(disagreements * (1.0 + doubted) - 1e-6)
     )  # rounding errors
-    high = RF.error_rate_bound(wrong, len(agreement), (1.0 - level) / 2.0)
+    high = error_rate_bound(wrong, len(agreement), (1.0 - level) / 2.0)
     value = min(value, high)
     low = min(low, value)
     return Interval(*(confidence.new_tensor(each) for each in (value, low, high)))
@@ -107,26 +108,34 @@ def _profile(rates: Tensor, scores: Tensor, agreement: Tensor, sure: float) -> T
         STEEPEST * torch.linspace(0.0, 1.0, NUM_SLOPES).to(scores) ** 3,
         HIGHEST * torch.linspace(0.0, 1.0, NUM_OFFSETS).to(scores) ** 2,
     )
+    spacing = grid.new_tensor([STEEPEST / NUM_SLOPES, HIGHEST / NUM_OFFSETS])
     sides = torch.linspace(-1.0, 1.0, SIDE).to(scores)
     around = torch.cartesian_prod(sides, sides)
     tiny = torch.finfo(scores.dtype).eps
     # Both parameters are at least 0: the slope, and the offset above that of the surest prediction.
     lowest = math.log(sure / (1.0 - sure))
 
+    def log_curves(tried: Tensor) -> Tensor:
+        return F.logsigmoid(tried[:, :1] * place + tried[:, 1:] + lowest)
+
+    of_grid = log_curves(grid)
+    agreed_on_grid = of_grid @ agreed
+
     def search(rate: Tensor) -> Tensor:
         """Return the best log-likelihood at one noise rate."""
+        log_ceiling = torch.log1p(-rate)
 
-        def fit(tried: Tensor) -> Tensor:
-            curves = (tried[:, :1] * place + tried[:, 1:] + lowest).sigmoid()
-            probs = ((1.0 - rate) * curves).clamp(tiny, 1.0 - tiny)
-            return probs.log() @ agreed + (-probs).log1p() @ disagreed
+        def disagreeing(curves: Tensor) -> Tensor:
+            return (-(curves + log_ceiling).exp()).clamp_min(tiny - 1.0).log1p() @ disagreed
 
-        tried, width = grid, grid.new_tensor([STEEPEST / NUM_SLOPES, HIGHEST / NUM_OFFSETS])
-        for _ in range(1 + ROUNDS):
-            fits = fit(tried)
-            best = tried[fits.argmax()]
-            tried, width = (best + width * around).clamp_min(0.0), width / 2.0
-        return fits.max()
+        fits = agreed_on_grid + disagreeing(of_grid)
+        best, width = grid[fits.argmax()], spacing
+        for _ in range(ROUNDS):
+            tried = (best + width * around).clamp_min(0.0)
+            curves = log_curves(tried)
+            fits = curves @ agreed + disagreeing(curves)
+            best, width = tried[fits.argmax()], width / 2.0
+        return fits.max() + log_ceiling * agreed.sum()
 
     return torch.stack([search(rate) for rate in rates])
 

@@ -157,6 +157,8 @@ def test_a_plan_is_answered_and_rendered_again(tmp_path):
         answer("squares", plan, tmp_path, 1, render_only=True)
     with pytest.raises(ValueError, match="name a folder of data"):
         answer("squares", plan._replace(runs=[]), tmp_path, 1, render_only=False)
+    lines = '{"number": 2, "squared": 4}\n{"number": 3, "squared": 9}\n'
+    (tmp_path / "squares.jsonl").write_text(lines)
     assert answer("squares", plan, tmp_path, 1, render_only=False) == "3 runs, squares 94"
     assert answer("squares", plan, tmp_path, 1, render_only=True) == "3 runs, squares 94"
     assert (tmp_path / "squares.md").read_text() == "3 runs, squares 94"

@@ -11,6 +11,7 @@ import pandas as pd
 from small_task import make_task
 
 from benchmarks.data import tasks
+from benchmarks.data.ambiguous_faces import AmbiguousFaces
 from benchmarks.questions import doubtful_labels
 from benchmarks.questions.doubtful_labels import Run, do_run, judge_kinds
 from benchmarks.reports.doubtful_labels import report
@@ -29,7 +30,7 @@ def test_truth_of_faces_by_hand():
         plausibility=torch.tensor([0.2, 0.1, 0.4, 0.3, 0.9, 1.0]),
         verdict=torch.tensor([2, 2, 1, 2, 0, 0]),
     )
-    judged = judge_kinds(ranking, labels, before, distributions)
+    judged = judge_kinds(ranking, AmbiguousFaces(labels, labels, before, distributions))
     assert (judged["mislabelled"], judged["ambiguous"], judged["minority"]) == (2, 1, 1)
     assert judged["ambiguous_auroc"] == judged["minority_auroc"] == 1.0
     # Replaced are 5, 0 and 4, of which 4 is doubted less than 2: 8 of 9 pairs are in order.

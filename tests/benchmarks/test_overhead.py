@@ -9,10 +9,11 @@ from dataclasses import asdict
 
 import torch
 
+from benchmarks.cost.gpu_heads import PlainHead, RobustHead
 from benchmarks.cost.paired import Estimate, alternate, estimate, exponent, ratio
 from benchmarks.cost.parts import PARTS, Finding
 from benchmarks.questions import overhead
-from benchmarks.questions.overhead_gpu import PlainHead, RobustHead, Step, compare
+from benchmarks.questions.overhead_gpu import Step, compare
 
 
 def test_a_ratio_is_taken_round_by_round():

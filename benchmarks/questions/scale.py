@@ -1,0 +1,221 @@
+"""What do the targets cost with many classes and samples, in time and in memory?
+
+The data are simulated: random predictions and labels, no training. Times are processor time of one
+thread. A step of the targets is compared with forward and backward pass of a linear head of the
+same batch (256 samples of 512 dimensions), both in turn. Memory is the growth of the resident
+memory of a fresh process, at its peak. Parts that are run again replace their figures.
+"""
+
+import multiprocessing
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor, nn
+
+from benchmarks.cost.machine import PeakMemory
+from benchmarks.cost.paired import Estimate, alternate, exponent, ratio
+from benchmarks.cost.parts import Finding
+from benchmarks.options import RESULTS, RenderOnly, Results, one_of
+from benchmarks.questions.overhead import record, row
+from benchmarks.runs import publish
+from benchmarks.tables import markdown, page
+from reliability_balance.labels import RefurbishedTargets, rank_labels
+from reliability_balance.labels.rows import SparseRows
+
+BATCH, DIM, ROUNDS = 256, 512, 15
+CLASSES = (10, 100, 1000, 5000)
+GROWTH = {
+    "samples": [(size, BATCH, 1000) for size in (10_000, 100_000, 1_000_000)],
+    "batch": [(10_000, batch, 1000) for batch in (64, 256, 1024)],
+    "classes": [(10_000, BATCH, classes) for classes in (500, 2000, 8000)],
+}
+# Number of samples and classes, and the most memory asked for, in MiB.
+STATES = [(1_280_000, 1000, 1024), (14_000_000, 21_841, 4096)]
+RANKED = (1_280_000, 1000)
+LONGEST, LARGEST = 120.0, 2048  # seconds and MiB of the ranking
+
+
+def main(
+    part: Annotated[list[str] | None, one_of(("step", "growth", "memory", "ranking"))] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Small sizes, as a smoke test.")] = False,
+    seed: int = 0,
+    results: Results = RESULTS,
+    render_only: RenderOnly = False,
+) -> None:
+    """Measure all parts, or the chosen ones."""
+    torch.set_num_threads(1)
+    path = results / "scale.json"
+    settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
+    for name in () if render_only else part or PARTS:
+        torch.manual_seed(seed)
+        measure = PARTS[name]
+        record(path, name, measure.__doc__ or "", measure(quick), settings)
+    print(publish(path, None, report))
+
+
+def step(quick: bool) -> Iterator[Finding]:
+    """A step of the targets against forward and backward pass of a linear head."""
+    for classes in CLASSES[:2] if quick else CLASSES:
+        head, targets = linear_head(classes), stepper(10_000, BATCH, classes)
+        seconds = alternate({"head": head, "targets": targets}, 2 if quick else ROUNDS)
+        yield Finding(
+            "step of the targets / linear head",
+            f"{classes:,} classes",
+            ratio(seconds["targets"], seconds["head"]),
+            1e3 * min(seconds["targets"]),
+            limit=1.5 if classes >= 1000 else None,
+        )
+
+
+def growth(quick: bool) -> Iterator[Finding]:
+    """Exponent b of the time of a step, which grows as size^b."""
+    for name, sizes in GROWTH.items():
+        steps = {str(size): stepper(*size) for size in (sizes[:2] if quick else sizes)}
+        seconds = alternate(steps, 2 if quick else ROUNDS)
+        axis = next(i for i in range(3) if sizes[0][i] != sizes[1][i])
+        yield Finding(
+            f"exponent in {name}",
+            " to ".join(f"{size[axis]:,}" for size in (sizes[0], sizes[len(steps) - 1])),
+            exponent([size[axis] for size in sizes[: len(steps)]], list(seconds.values())),
+            limit=1.1,
+        )
+
+
+def memory(quick: bool) -> Iterator[Finding]:
+    """Peak resident memory of targets and labels, filled, and five steps of 256 samples."""
+    for samples, classes, limit in [(10_000, 100, None)] if quick else STATES:
+        mib, _ = in_fresh_process(partial(fill_and_step, samples, classes))
+        yield Finding("MiB", f"{samples:,} x {classes:,}", _single(mib), limit=limit)
+
+
+def ranking(quick: bool) -> Iterator[Finding]:
+    """`rank_labels` of all samples."""
+    samples, classes = (2000, 100) if quick else RANKED
+    mib, seconds = in_fresh_process(partial(fill_and_rank, samples, classes))
+    setup = f"{samples:,} x {classes:,}"
+    yield Finding("seconds", setup, _single(seconds), limit=LONGEST)
+    yield Finding("MiB, with targets and labels", setup, _single(mib), limit=LARGEST)
+
+
+PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
+    "step": step,
+    "growth": growth,
+    "memory": memory,
+    "ranking": ranking,
+}
+
+
+def report(parts: dict[str, Any]) -> str:
+    """Format the figures of each part."""
+    heads = ("what", "size", "figure", "95 % interval", "ms", "asked for")
+    text = [
+        "`python -m benchmarks scale`. Processor time of one thread on simulated data; ms: of a "
+        "step of the targets, the fastest. In bold: above what was asked for."
+    ]
+    for name in PARTS:
+        if name not in parts:
+            continue
+        part = parts[name]
+        machine = ", ".join(f"{key} {value}" for key, value in part["machine"].items())
+        text += [f"## {name}", f"{part['about']} {machine}."]
+        text.append(markdown(heads, map(row, part["findings"])))
+    return page("Many classes and samples", *text)
+
+
+def linear_head(classes: int) -> Callable[[], None]:
+    """Return a call of forward and backward pass of a linear head."""
+    head, inputs = nn.Linear(DIM, classes), torch.randn(BATCH, DIM)
+    labels = torch.randint(classes, (BATCH,))
+
+    def call() -> None:
+        head.zero_grad()
+        nn.functional.cross_entropy(head(inputs), labels).backward()
+
+    return call
+
+
+def stepper(samples: int, batch: int, classes: int) -> Callable[[], None]:
+    """Return a call of one step of targets that have seen an epoch and released held-back labels.
+
+    The batches of an epoch are of different samples, the predictions the same in each batch.
+    """
+    labels = torch.randint(classes, (samples,))
+    targets = RefurbishedTargets(samples, classes, warmup=2, held_for=1)
+    targets.expect(labels)
+    probs = torch.randn(batch, classes).mul_(2.0).softmax(-1)
+    batches = torch.randperm(samples)[: 10_000 // batch * batch].split(batch)
+    place = 0
+
+    def call() -> None:
+        nonlocal place
+        index = batches[place % len(batches)]
+        place += 1
+        targets(index, labels[index], probs)
+
+    for _ in range(2 * len(batches)):
+        call()
+    targets.judge_memory()
+    return call
+
+
+def filled(samples: int, classes: int) -> tuple[RefurbishedTargets, Tensor]:
+    """Return targets of which each row holds the label and other random classes, and the labels."""
+    labels = torch.randint(classes, (samples,))
+    targets = RefurbishedTargets(samples, classes)
+    targets.expect(labels)
+    targets.updates.fill_(targets.warmup + 1)
+    stores = [targets.averages]
+    if targets.memorization is not None:
+        stores.append(targets.memorization.residuals)
+    for store in stores:
+        assert isinstance(store, SparseRows)
+        kept = store.values.shape[1]
+        for rows in torch.arange(samples).split(100_000):
+            offset = torch.randint(classes - kept, (len(rows), 1))
+            others = offset + torch.arange(1, kept + 1)
+            others[:, 0] = 0
+            store.classes[rows] = ((labels[rows].unsqueeze(-1) + others) % classes).int()
+            store.values[rows] = torch.randn(len(rows), kept).mul_(2.0).softmax(-1).half()
+            store.rest[rows] = 1e-3
+    return targets, labels
+
+
+def fill_and_step(samples: int, classes: int) -> None:
+    """Fill the targets and do five steps."""
+    targets, labels = filled(samples, classes)
+    probs = torch.randn(BATCH, classes).softmax(-1)
+    for _ in range(5):
+        index = torch.randint(samples, (BATCH,)).unique()
+        targets(index, labels[index], probs[: len(index)])
+
+
+def fill_and_rank(samples: int, classes: int) -> float:
+    """Fill the targets and rank the labels; return the seconds of the ranking."""
+    targets, labels = filled(samples, classes)
+    start = time.process_time()
+    rank_labels(targets, labels)
+    return time.process_time() - start
+
+
+def in_fresh_process(call: Callable[[], float | None]) -> tuple[float, float]:
+    """Return by how many MiB a call raised the peak memory of a new process, and its result."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_growth_of_memory, (call,))
+
+
+def _growth_of_memory(call: Callable[[], float | None]) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with PeakMemory() as peak:
+        result = call()
+    if peak.mib is None:
+        raise OSError("peak memory can be measured on Linux only")
+    return peak.mib, result or 0.0
+
+
+def _single(value: float) -> Estimate:
+    return Estimate(value, value, value, 1)

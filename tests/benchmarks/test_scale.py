@@ -1,0 +1,30 @@
+"""The scale benchmark on small sizes."""
+
+import json
+
+import pytest
+
+pytest.importorskip("torchvision", reason="the benchmark shares parts with the overhead's")
+pytest.importorskip("pytorch_metric_learning", reason="the benchmark shares parts with it, too")
+
+from benchmarks.questions import scale
+from benchmarks.questions.scale import RefurbishedTargets, fill_and_rank, filled
+
+
+def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
+    scale.main(part=["step"], quick=True, results=tmp_path)
+    findings = json.loads((tmp_path / "scale.json").read_text())["step"]["findings"]
+    assert [each["setup"] for each in findings] == ["10 classes", "100 classes"]
+    assert all(each["estimate"]["value"] > 0 for each in findings)
+    page = (tmp_path / "scale.md").read_text()
+    assert page.startswith("# Many classes and samples")
+    assert page in capsys.readouterr().out
+
+
+def test_filled_rows_are_of_distinct_classes_and_can_be_ranked():
+    targets, labels = filled(300, 40)
+    assert isinstance(targets, RefurbishedTargets)
+    classes = targets.averages.classes
+    assert all(len(set(row)) == 15 for row in classes.tolist())
+    assert classes[:, 0].tolist() == labels.tolist()
+    assert fill_and_rank(300, 40) >= 0.0
