@@ -104,13 +104,16 @@ def _label_cards(results: RunResults) -> list[Card]:
     bars = [("found", share, f"{share:.0f} %", "ours")]
     if found.precision is not None:
         bars.append(("right alarms", found.precision, f"{found.precision:.0f} %", ""))
+    if found.auroc is not None:
+        bars.append(("AUROC", 100 * found.auroc, f"{found.auroc:.2f}", ""))
     by_chance = 100 * found.num_wrong / max(doubtful.num_labels, 1)
     first = found.precision_of_first
     return [
         Card(
             "wrong labels found",
             "Training labels that are wrong, and that the ranking calls mislabelled. The true "
-            "labels are known here, and were not used.",
+            "labels are known here, and were not used. AUROC is the share of pairs of a wrong and "
+            "a right label in which the wrong one is more doubtful.",
             f"{found.num_found:,}",
             f"of {found.num_wrong:,}",
             judgement.found_labels(share, found.precision),

@@ -124,7 +124,7 @@ def calibrated(result: CalibrationResult) -> Judgement:
 def found_labels(recall: float, precision: float | None) -> Judgement:
     """Judge which share of the wrong labels was found, and how many alarms were right."""
     if recall < 100 / 2:
-        return Judgement("fewer than half of them were found", "warn")
+        return Judgement("cautious: review beyond those that are called wrong", "warn")
     if precision is not None and precision < NEAR_CERTAIN:
         wrong = f"{100 - precision:.0f} % of the alarms are false"
         return Judgement(f"most were found; {wrong}", "good" if precision >= USEFUL else "warn")
