@@ -16,7 +16,7 @@ MEANS = "Means ± 95 % intervals by Student's t over seeds"
 class Interval(NamedTuple):
     """A mean and half the width of its 95 % interval by Student's t; NaN for a single value.
 
-    Formats as `mean ± half`, both with the digits of the format; nothing if there are no values.
+    Formats as `mean ± half`, both with the digits of the format; as "-" if there are no values.
 
     Example:
         >>> f"{interval([1.0, 2.0, 3.0]):+.1f}"

@@ -10,6 +10,7 @@ import time
 from functools import partial
 from typing import Annotated, Any, NamedTuple
 
+import numpy as np
 import torch
 from cleanlab.rank import get_label_quality_scores
 from torch import Tensor, nn
@@ -41,18 +42,6 @@ class Run(NamedTuple):
     seed: int
 
 
-class Stopwatch:
-    """CPU and wall time since it was made."""
-
-    def __init__(self) -> None:
-        self.start = time.process_time(), time.perf_counter()
-
-    def seconds(self) -> dict[str, float]:
-        """Return the time so far."""
-        cpu, wall = self.start
-        return {"cpu": time.process_time() - cpu, "wall": time.perf_counter() - wall}
-
-
 def do_run(run: Run) -> dict[str, Any]:
     """Do one run of both methods, one after the other, in this process."""
     return {**run._asdict(), **(on_faces(run) if run.data == FACES else on_fashion(run))}
@@ -61,35 +50,38 @@ def do_run(run: Run) -> dict[str, Any]:
 def on_fashion(run: Run) -> dict[str, Any]:
     """Find wrong labels by ours, and by both scores of cleanlab after many epochs and few."""
     task = CORRUPTIONS[run.data](DATA["fashion-10k"](run.seed), run.seed)
-    watch = Stopwatch()
+    start = clocks()
     method, ranking = inspect(task, task.network.layers(), OUR_EPOCHS, run.seed)
-    seconds = watch.seconds()
+    seconds = clocks() - start
     rate = estimate_noise(method.targets, task.labels).rate._asdict()
     noise = {name: float(value) for name, value in rate.items()}
     noise["true"] = float(task.wrong.float().mean())
     if not task.wrong.any():
         return {"noise": noise}
-    found = {"ours": {"epochs": OUR_EPOCHS, **detection(by_sample(ranking), task.wrong), **seconds}}
+    found = {"ours": {"epochs": OUR_EPOCHS, **detection(by_sample(ranking), task.wrong)}}
+    times = {"ours": seconds}
     for epochs in (FULL_EPOCHS, OUR_EPOCHS):
-        watch = Stopwatch()
+        start = clocks()
         torch.manual_seed(run.seed)
         fit = partial(trained, partial(ON_PIXELS["cross-entropy"], budget=epochs))
         probs = cross_validated(fit, task, torch.randperm(len(task.labels)))
-        training = watch.seconds()
+        training = clocks() - start
         for score in ("self_confidence", "normalized_margin"):
-            watch = Stopwatch()
+            start = clocks()
             quality = get_label_quality_scores(
                 task.labels.numpy(), probs.double().numpy(), method=score
             )
-            judging = watch.seconds()
-            found[f"cleanlab {score} {epochs}"] = {
-                "epochs": epochs,
-                **detection(-quality, task.wrong),
-                **{name: training[name] + judging[name] for name in training},
-            }
-    for each in found.values():
-        each |= {name: round(each[name], 2) for name in ("cpu", "wall")}
+            name = f"cleanlab {score} {epochs}"
+            times[name] = training + clocks() - start
+            found[name] = {"epochs": epochs, **detection(-quality, task.wrong)}
+    for name, (cpu, wall) in times.items():
+        found[name] |= {"cpu": round(float(cpu), 2), "wall": round(float(wall), 2)}
     return {"found": found, "noise": noise}
+
+
+def clocks() -> np.ndarray:
+    """Return CPU time and wall time."""
+    return np.array([time.process_time(), time.perf_counter()])
 
 
 def inspect(
