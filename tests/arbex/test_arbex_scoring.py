@@ -131,7 +131,7 @@ def test_an_evaluation_as_text_has_all_its_scores():
     for name in (
         "accuracy",
         "macro F1",
-        "KL to the label distribution",
+        "KL to the votes",
         "AURC",
         "happy",
     ):
