@@ -12,6 +12,7 @@ class Interval(NamedTuple):
         - value, low, high: () or (C, C), probabilities. ``str()`` shows a scalar in percent.
 
     Example:
+        >>> import torch
         >>> print(Interval(torch.tensor(0.36), torch.tensor(0.33), torch.tensor(0.38)))
         36 % [33, 38]
     """
