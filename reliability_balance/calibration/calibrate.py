@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +139,7 @@ class Calibrator(Configured):
         scores, targets = held_out(scores_of(output), labels, "output", class_prior=class_prior)
         if effective_count(targets) < FEWEST_FOR_CURVE:
             warn_of_one_class(targets)
-            self._fit_one_temperature(scores, targets)
+            self._fit_one_temperature(inputs, scores, targets)
             return self
         self.scaling.fit(inputs, labels, class_prior=class_prior)
         self.curve.fit(self.scaling(inputs), labels, class_prior=class_prior)
@@ -147,30 +147,39 @@ class Calibrator(Configured):
 
     @property
     def fitted(self) -> str:
-        """What was fitted, such as "one temperature"."""
-        temperatures = next(self.scaling.buffers()).flatten()
+        """What was fitted, such as "one temperature"; "the identity" if nothing."""
+        temperatures = self._temperatures()
         unchanged = TopLabelScaling().coefficients.to(self.curve.coefficients)
+        is_each = len(temperatures) > 1 and bool((temperatures[:-1] != 1.0).any())
+        parts = []
+        if is_each or float(temperatures[-1]) != 1.0:
+            parts.append("a temperature per branch" if is_each else "one temperature")
         if not torch.equal(self.curve.coefficients, unchanged):
-            first = "one temperature" if len(temperatures) == 1 else "a temperature per branch"
-            return f"{first}, then top-label scaling"
-        if bool((temperatures[:-1] != 1.0).any()):
-            return "a temperature per branch"
-        return "none" if float(temperatures[-1]) == 1.0 else "one temperature"
+            parts.append("top-label scaling")
+        return ", then ".join(parts) or "the identity"
 
-    def _fit_one_temperature(self, scores: Tensor, targets: Tensor) -> None:
-        """Fit a temperature after fusion alone, and warn."""
-        self.curve = TopLabelScaling().to(self.log_shift.device)
+    def _temperatures(self) -> Tensor:
+        """Return a view of the temperatures; the last is that of the fused distribution."""
         if isinstance(self.scaling, BranchTemperatures):
-            temperature = self.scaling.temperatures.fill_(1.0)[3]
-        else:
-            temperature = self.scaling.temperature
-        temperature.copy_(significant_temperature(scores, targets, temperature.dtype))
-        fitted = f"one temperature, {float(temperature):.2f}, was fitted"
+            return self.scaling.temperatures
+        return cast(TemperatureScaling, self.scaling).temperature.view(1)
+
+    def _fit_one_temperature(
+        self, output: BalancerOutput | Tensor, scores: Tensor, targets: Tensor
+    ) -> None:
+        """Fit a temperature of the fused distribution alone, and warn."""
+        self.curve = TopLabelScaling().to(self.log_shift.device)
+        temperatures = self._temperatures().fill_(1.0)
+        if isinstance(self.scaling, BranchTemperatures):
+            self.scaling._check_fusion(self.scaling(output).to(scores), scores)
+        found = significant_temperature(scores, targets, temperatures.dtype)
+        temperatures[-1] = found
+        fitted = f"one temperature, {float(found):.2f}, was fitted"
         kept = "the probabilities are unchanged, since no temperature is significantly better"
         warnings.warn(
             f"calibration needs at least {FEWEST_FOR_CURVE} held-out samples; got "
             f"{effective_count(targets):.0f} (effective sample size): "
-            f"{kept if float(temperature) == 1.0 else fitted}",
+            f"{kept if float(found) == 1.0 else fitted}",
             stacklevel=3,
         )
 

@@ -141,7 +141,12 @@ def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> T
 
 
 def significant_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return :func:`common_temperature`, or 1 if a likelihood-ratio test does not reject T = 1."""
+    """Return :func:`common_temperature`, or 1 if a likelihood-ratio test does not reject T = 1.
+
+    If all predictions are right, or all wrong, T is not identified: 1.
+    """
+    if rarer_answers(scores, targets) == 0.0:
+        return torch.ones((), dtype=dtype, device=scores.device)
     found = common_temperature(scores, targets, dtype)
     gain = F.cross_entropy(scores, targets) - F.cross_entropy(tempered(scores, found), targets)
     is_significant = 2.0 * effective_count(targets) * float(gain) > SIGNIFICANT

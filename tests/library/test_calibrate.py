@@ -227,13 +227,13 @@ def test_few_samples_keep_probabilities_that_are_not_significantly_wrong():
     logits, labels = samples(20, seed=1)
     with pytest.warns(UserWarning, match=FEW + ".* the probabilities are unchanged"):
         calibrator = Calibrator(CLASSES).fit(logits, labels)
-    assert calibrator.fitted == "none"
+    assert calibrator.fitted == "the identity"
     torch.testing.assert_close(calibrator(logits), logits.log_softmax(-1))
 
 
-@pytest.mark.parametrize("count", [12, 20, 40])
+@pytest.mark.parametrize("count", [12, 20])
 def test_few_samples_do_not_make_calibrated_probabilities_worse(count):
-    """The mean loss over draws; the curve alone added 0.3 and more with 12 samples."""
+    """The mean over draws; in the last draw of 12, all predictions are right."""
     points, truth = samples(4000, seed=9)
     before, losses = F.cross_entropy(points, truth), []
     for seed in range(20):

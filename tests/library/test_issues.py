@@ -379,7 +379,5 @@ def test_the_report_of_cleanlabs_datalab(issues, planted, capsys):
 
 @pytest.mark.parametrize("checks", [["outlier"], "outlier", [CHECKS[0], CHECKS]])
 def test_checks_are_objects(planted, checks):
-    with pytest.raises(
-        TypeError, match=r"`checks` must be Check objects, such as Outliers\(\); got"
-    ):
+    with pytest.raises(TypeError, match="`checks` must be Check objects, such as Outliers"):
         find_issues(*planted, checks=checks)
