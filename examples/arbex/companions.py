@@ -12,22 +12,19 @@ from typing_extensions import Self
 from reliability_balance import BalancerOutput
 from reliability_balance.calibration import (
     Abstention,
-    BranchTemperatures,
+    Calibrator,
     Familiarity,
-    TopLabelScaling,
 )
 
 MAX_RISK = 0.1  # error rate of the predictions that are sure
 MOST_REFERENCES = 1000
-METHOD = "a temperature per branch, then top-label scaling"
 
 
 @dataclass(frozen=True)
 class Companions:
     """Judge the outputs of one model."""
 
-    branches: BranchTemperatures
-    top_label: TopLabelScaling
+    calibrator: Calibrator
     abstention: Abstention
     familiarity: Familiarity
     num_fitted: int  # validation faces that calibration was fitted on
@@ -60,13 +57,12 @@ class Companions:
         count, width = training.embedding.shape
         first, second = (_rows(validation, slice(start, None, 2)) for start in (0, 1))
         with warnings.catch_warnings():
-            # The results name an abstention that accepts nothing, and classes without faces.
+            # The results name the calibration, an abstention that accepts nothing, and classes
+            # without faces.
             warnings.simplefilter("ignore", UserWarning)
-            branches = BranchTemperatures(correction_weight=correction_weight)
-            branches.fit(first, labels[::2])
+            calibrator = Calibrator(first.log_probs.shape[-1], correction_weight)
             companions = cls(
-                branches,
-                TopLabelScaling().fit(branches(first), labels[::2]),
+                calibrator.fit(first, labels[::2]),
                 Abstention(MAX_RISK),
                 Familiarity(width, num_references=min(MOST_REFERENCES, count)),
                 len(labels[::2]),
@@ -100,7 +96,7 @@ class Companions:
     @torch.inference_mode()
     def calibrated(self, output: BalancerOutput) -> Tensor:
         """Return calibrated log-probabilities (B, C)."""
-        log_probs: Tensor = self.top_label(self.branches(output))
+        log_probs: Tensor = self.calibrator(output)
         return log_probs
 
     def probability(self, output: BalancerOutput) -> Tensor:

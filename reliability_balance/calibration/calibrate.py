@@ -1,7 +1,8 @@
 """Calibrate a trained model in one call."""
 
+import warnings
 from collections.abc import Iterable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,13 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.collecting import collect_outputs, scores_of
+from reliability_balance.calibration.fitting import (
+    FEWEST_FOR_CURVE,
+    effective_count,
+    held_out,
+    significant_temperature,
+    warn_of_one_class,
+)
 from reliability_balance.calibration.scaling import (
     Calibration,
     TemperatureScaling,
@@ -105,7 +113,11 @@ class Calibrator(Configured):
     def fit(
         self, output: BalancerOutput | Tensor, labels: Tensor, *, class_prior: Tensor | None = None
     ) -> Self:
-        """Fit both modules to clean labels.
+        """Fit both modules to clean labels, or one temperature if there are few.
+
+        With fewer than 100 samples (Kish's effective sample size, if they are weighted) more
+        parameters overfit. Then it fits one temperature, and keeps it at 1 if a likelihood-ratio
+        test does not reject that (p >= 0.05).
 
         Args:
             output: held-out outputs of the model.
@@ -121,12 +133,55 @@ class Calibrator(Configured):
             ValueError: on wrong shapes or values.
 
         Warns:
-            UserWarning: if all samples are of one class.
+            UserWarning: if all samples are of one class, or if there are fewer than 100.
         """
         inputs = self._inputs(output)
+        scores, targets = held_out(scores_of(output), labels, "output", class_prior=class_prior)
+        if effective_count(targets) < FEWEST_FOR_CURVE:
+            warn_of_one_class(targets)
+            self._fit_one_temperature(inputs, scores, targets)
+            return self
         self.scaling.fit(inputs, labels, class_prior=class_prior)
         self.curve.fit(self.scaling(inputs), labels, class_prior=class_prior)
         return self
+
+    @property
+    def fitted(self) -> str:
+        """What was fitted, such as "one temperature"; "the identity" if nothing."""
+        temperatures = self._temperatures()
+        unchanged = TopLabelScaling().coefficients.to(self.curve.coefficients)
+        is_each = len(temperatures) > 1 and bool((temperatures[:-1] != 1.0).any())
+        parts = []
+        if is_each or float(temperatures[-1]) != 1.0:
+            parts.append("a temperature per branch" if is_each else "one temperature")
+        if not torch.equal(self.curve.coefficients, unchanged):
+            parts.append("top-label scaling")
+        return ", then ".join(parts) or "the identity"
+
+    def _temperatures(self) -> Tensor:
+        """Return a view of the temperatures; the last is that of the fused distribution."""
+        if isinstance(self.scaling, BranchTemperatures):
+            return self.scaling.temperatures
+        return cast(TemperatureScaling, self.scaling).temperature.view(1)
+
+    def _fit_one_temperature(
+        self, output: BalancerOutput | Tensor, scores: Tensor, targets: Tensor
+    ) -> None:
+        """Fit a temperature of the fused distribution alone, and warn."""
+        self.curve = TopLabelScaling().to(self.log_shift.device)
+        temperatures = self._temperatures().fill_(1.0)
+        if isinstance(self.scaling, BranchTemperatures):
+            self.scaling._check_fusion(self.scaling(output).to(scores), scores)
+        found = significant_temperature(scores, targets, temperatures.dtype)
+        temperatures[-1] = found
+        fitted = f"one temperature, {float(found):.2f}, was fitted"
+        kept = "the probabilities are unchanged, since no temperature is significantly better"
+        warnings.warn(
+            f"calibration needs at least {FEWEST_FOR_CURVE} held-out samples; got "
+            f"{effective_count(targets):.0f} (effective sample size): "
+            f"{kept if float(found) == 1.0 else fitted}",
+            stacklevel=3,
+        )
 
 
 class CalibratedModel(nn.Module):
@@ -163,9 +218,11 @@ def calibrate(
 
     Fits :class:`BranchTemperatures` if the model has a balancer, else :class:`TemperatureScaling`,
     then :class:`TopLabelScaling`. With noisy labels, which do not support as many parameters, it
-    fits :class:`TemperatureScaling` alone. If the model predicts for evenly frequent classes, as
-    after training with :class:`RobustLoss`, samples are weighted by the inverse frequency of their
-    classes.
+    fits :class:`TemperatureScaling` alone. With fewer than 100 samples it fits one temperature, or
+    none if that is not significantly better (:meth:`Calibrator.fit`).
+
+    If the model predicts for evenly frequent classes, as after training with
+    :class:`RobustLoss`, samples are weighted by the inverse frequency of their classes.
 
     Args:
         model: gives a :class:`BalancerOutput`, or logits. Its mode is restored afterwards.
@@ -186,6 +243,9 @@ def calibrate(
         ValueError: on wrong shapes or values; if a class has no held-out label; and if noise cannot
             be corrected, because a class is as often labelled as another one, or the criterion's
             model does not predict its labels.
+
+    Warns:
+        UserWarning: if there are fewer than 100 clean held-out samples.
 
     Example:
         >>> model = nn.Linear(4, 2)

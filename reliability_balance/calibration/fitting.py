@@ -18,6 +18,10 @@ SHARPEST, FLATTEST, HALVINGS = 1e3, 1e-3, 80
 # Samples that a class needs for parameters of its own: with fewer, the standard error of its
 # frequency is about half of it (1 / sqrt(5)).
 FEWEST = 5
+# Effective samples that calibration needs for more than one temperature: with fewer, the curve of
+# top-label scaling overfits.
+FEWEST_FOR_CURVE = 100
+SIGNIFICANT = 3.84  # 95 % quantile of chi-square with one degree of freedom
 
 
 def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
@@ -134,6 +138,19 @@ def common_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> T
     # Evaluated in the precision in which it is stored.
     found = F.cross_entropy(tempered(scores, temperature), targets)
     return temperature if bool(found < F.cross_entropy(scores, targets)) else unchanged
+
+
+def significant_temperature(scores: Tensor, targets: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return :func:`common_temperature`, or 1 if a likelihood-ratio test does not reject T = 1.
+
+    If all predictions are right, or all wrong, T is not identified: 1.
+    """
+    if rarer_answers(scores, targets) == 0.0:
+        return torch.ones((), dtype=dtype, device=scores.device)
+    found = common_temperature(scores, targets, dtype)
+    gain = F.cross_entropy(scores, targets) - F.cross_entropy(tempered(scores, found), targets)
+    is_significant = 2.0 * effective_count(targets) * float(gain) > SIGNIFICANT
+    return found if is_significant else torch.ones_like(found)
 
 
 def warn_of_one_class(targets: Tensor) -> None:

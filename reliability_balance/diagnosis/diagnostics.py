@@ -77,7 +77,7 @@ class Diagnosis:
             f"{self.samples} samples, accuracy {100 * self.accuracy:.1f} %",
             f"calibration error (ECE) {100 * self.calibration_error:.1f} %",
             *self._reliability(),
-            "mean confidence: " + _listed(confidences),
+            "mean confidence (1 - normalized entropy): " + _listed(confidences),
             f"changed predictions: {changes.changed}, of which {changes.helped} became right, "
             f"{changes.harmed} wrong, and {changes.still_wrong} stayed wrong",
         ]

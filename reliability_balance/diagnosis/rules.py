@@ -144,8 +144,8 @@ def miscalibration(probability: float, accuracy: float) -> Finding | None:
         return None
     side = "over" if probability > accuracy else "under"
     return Finding(
-        f"the predictions are {side}confident: mean probability {probability:.2f}, accuracy "
-        f"{accuracy:.2f}",
+        f"the predictions are {side}confident: mean top-class probability {probability:.2f}, "
+        f"accuracy {accuracy:.2f}",
         "calibrate on held-out data: `calibrate(model, held_out)`; if its labels are noisy, with "
         "`noise=criterion`",
     )

@@ -68,7 +68,8 @@ class LabelRanking:
     Args:
         sample: index in the training set.
         given: given label; for a soft label its likeliest class.
-        suggested: class with the highest posterior.
+        suggested: class with the highest posterior; for an ambiguous label that of the other
+            classes. So it differs from `given` for all ambiguous and mislabelled labels.
         doubt: estimated probability that the label is wrong, in [0, 1].
         plausibility: predicted probability of the label, divided by the sum of those of the label
             and of the likeliest other class, in [0, 1]; near 0: clearly another class.
@@ -172,7 +173,8 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
     with q the :func:`labels.label_posterior` and p the average of the corrected distribution
     over the epochs, which is flat if epochs or branches disagree. A label is ambiguous if its
-    plausibility is between 0.2 and 0.8, and otherwise mislabelled if its doubt is above 0.5. Few
+    plausibility is between 0.2 and 0.8, and otherwise mislabelled if its doubt is above 0.5. A
+    doubted label that is still the most probable class is ambiguous, too. Few
     labels are called ambiguous, because training makes the model confident: most ambiguous samples
     are not doubted. To rank by ambiguity, use the plausibility.
 
@@ -224,19 +226,22 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
     posterior_of = targets._posterior_rule()
-    given, suggested = torch.empty_like(seen), torch.empty_like(seen)
+    given, likeliest, other = (torch.empty_like(seen) for _ in range(3))
     doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
     for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes):
-        (given[rows], suggested[rows], doubt[rows], plausibility[rows]) = _judged(
+        (given[rows], likeliest[rows], other[rows], doubt[rows], plausibility[rows]) = _judged(
             targets, posterior_of, seen[rows], used[rows]
         )
+    is_doubted = doubt > DOUBTED_FROM
     competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
-    verdict = torch.where(doubt > DOUBTED_FROM, Verdict.MISLABELLED, Verdict.UNDOUBTED)
+    competing |= is_doubted & (likeliest == given)
+    verdict = torch.where(is_doubted, Verdict.MISLABELLED, Verdict.UNDOUBTED)
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
     reason = caution(targets, seen, used)
     if reason:
         verdict = torch.full_like(verdict, Verdict.UNKNOWN)
+    suggested = torch.where(verdict == Verdict.AMBIGUOUS, other, likeliest)
     order = doubt.argsort(descending=True, stable=True)
     return LabelRanking(
         sample=seen[order].cpu(),
@@ -251,8 +256,8 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
 def _judged(
     targets: RefurbishedTargets, posterior_of: PosteriorRule, index: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return judged label, suggested class, doubt and plausibility of samples, each (B,)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Return judged label, likeliest class, likeliest other one, doubt and plausibility, (B,)."""
     posterior = posterior_of(targets.beliefs(index), labels)
     judged = _one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
@@ -265,7 +270,14 @@ def _judged(
     own = average.gather(-1, place).squeeze(-1)
     other = average.scatter_(-1, place, 0.0).amax(-1)
     plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
-    return given, posterior.argmax(-1), 1.0 - trust, plausibility
+    likeliest = posterior.argmax(-1)
+    return (
+        given,
+        likeliest,
+        posterior.scatter(-1, place, -1.0).argmax(-1),
+        1.0 - trust,
+        plausibility,
+    )
 
 
 @torch.no_grad()

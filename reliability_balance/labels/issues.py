@@ -130,7 +130,7 @@ def find_issues(
           (N, D) or (N, T, D) floating.
 
     Raises:
-        TypeError: on wrong dtypes.
+        TypeError: on wrong dtypes, or if `checks` are not :class:`labels.Check` objects.
         ValueError: on wrong shapes or values, on other labels than those trained on, if a sample
             was never seen, or if two checks have the same name.
 
@@ -161,6 +161,9 @@ def find_issues(
     unseen = int((targets.updates == 0).sum())
     if unseen:
         raise ValueError(f"`targets` must have seen all samples; got {unseen} unseen")
+    for check in checks:
+        if not isinstance(check, Check):
+            raise TypeError(f"`checks` must be Check objects, such as Outliers(); got {check!r}")
     names = [check.name for check in checks]
     if len(set(names)) < len(names):
         raise ValueError(f"`checks` must have different names; got {', '.join(names)}")
@@ -169,12 +172,21 @@ def find_issues(
         warnings.warn(f"no verdicts on labels: {ranking.caution}", UserWarning, stacklevel=3)
     ranking = ranking._rows(ranking.sample.argsort())
     index = torch.arange(count, device=targets.updates.device)
-    predicted = torch.cat(
-        [targets.beliefs(rows).argmax(-1) for rows in blocks(index, targets.num_classes)]
-    )
+    predicted, likeliest = torch.empty_like(index), torch.empty_like(index)
+    posterior_of, used = targets._posterior_rule(), labels.to(index.device)
+    for rows in blocks(index, targets.num_classes):
+        beliefs = targets.beliefs(rows)
+        predicted[rows] = beliefs.argmax(-1)
+        likeliest[rows] = posterior_of(beliefs, used[rows]).argmax(-1)
     points, is_cosine = RF.widen(pool_tokens(embeddings)), metric == "cosine"
     points = F.normalize(points, dim=-1) if is_cosine else points
     samples = Samples(
-        points, is_cosine, *nearest_samples(points, is_cosine), ranking, predicted.cpu(), seed
+        points,
+        is_cosine,
+        *nearest_samples(points, is_cosine),
+        ranking,
+        predicted.cpu(),
+        likeliest.cpu(),
+        seed,
     )
     return Issues({check.name: check(samples) for check in checks}, ranking.caution)

@@ -54,8 +54,8 @@ def test_what_was_fitted_is_saved_with_the_model(finished):
 def test_companions_of_other_kinds_are_refused(finished):
     modules = load_bundle(finished[0].model).companions.modules()
     assert Companions.of({}, 0) is None
-    with pytest.raises(ValueError, match="companions must be branches, top_label"):
-        Companions.of({**modules, "abstention": modules["branches"]}, 3)
+    with pytest.raises(ValueError, match="companions must be calibrator, abstention"):
+        Companions.of({**modules, "abstention": modules["calibrator"]}, 3)
 
 
 def test_the_results_are_in_the_folder(finished):

@@ -207,3 +207,61 @@ def test_a_criterion_that_knows_nothing_is_refused():
     criterion.caution = "predictions do not agree with the labels"
     with pytest.raises(ValueError, match="`noise` must be of a model that predicts its labels"):
         calibrate(model, [(torch.randn(40, 8), torch.arange(40) % CLASSES)], noise=criterion)
+
+
+FEW = "calibration needs at least 100 held-out samples; got 20"
+
+
+def test_few_samples_fit_one_temperature():
+    logits, labels = samples(20, seed=1)
+    with pytest.warns(UserWarning, match=FEW + r" .* one temperature, \d\.\d+, was fitted"):
+        calibrated = calibrate(Overconfident(), [(logits, labels)])
+    assert calibrated.calibrator.fitted == "one temperature"
+    temperature = TemperatureScaling().fit(3.0 * logits, labels)
+    torch.testing.assert_close(
+        calibrated(logits).log_probs, temperature(3.0 * logits), atol=1e-5, rtol=1e-5
+    )
+
+
+def test_few_samples_keep_probabilities_that_are_not_significantly_wrong():
+    logits, labels = samples(20, seed=1)
+    with pytest.warns(UserWarning, match=FEW + ".* the probabilities are unchanged"):
+        calibrator = Calibrator(CLASSES).fit(logits, labels)
+    assert calibrator.fitted == "the identity"
+    torch.testing.assert_close(calibrator(logits), logits.log_softmax(-1))
+
+
+@pytest.mark.parametrize("count", [12, 20])
+def test_few_samples_do_not_make_calibrated_probabilities_worse(count):
+    """The mean over draws; in the last draw of 12, all predictions are right."""
+    points, truth = samples(4000, seed=9)
+    before, losses = F.cross_entropy(points, truth), []
+    for seed in range(20):
+        logits, labels = samples(count, seed=seed)
+        with pytest.warns(UserWarning, match="needs at least 100"):
+            calibrator = Calibrator(CLASSES).fit(logits, labels)
+        losses.append(F.cross_entropy(calibrator(points), truth))
+    assert float(torch.stack(losses).mean() - before) < 0.02
+
+
+def test_few_samples_of_a_balancer_keep_its_branches():
+    model, _, draw = trained()
+    points, truth = draw(40, 5)
+    with torch.no_grad():
+        output = model.eval()(points)
+    calibrator = Calibrator(CLASSES, model.correction_weight)
+    calibrator.fit(*(lambda points, truth: (model(points), truth))(*draw(400, 6)))
+    assert calibrator.fitted == "a temperature per branch, then top-label scaling"
+    with pytest.warns(UserWarning, match="got 40"):
+        calibrator.fit(output, truth)
+    temperatures = calibrator.scaling.temperatures
+    assert temperatures[:3].eq(1.0).all()
+    expected = (output.log_probs / temperatures[3]).log_softmax(-1)
+    torch.testing.assert_close(calibrator(output), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_uneven_weights_count_as_fewer_samples():
+    logits, labels = samples(300)
+    weights = torch.tensor([1e-3, 1.0, 1.0, 1.0])
+    with pytest.warns(UserWarning, match="effective sample size"):
+        Calibrator(CLASSES).fit(logits, labels, class_prior=weights)

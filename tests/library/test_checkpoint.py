@@ -17,7 +17,7 @@ import torch
 from short_targets import short_targets
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, RobustLoss, fit_head, wrap
+from reliability_balance import ReliabilityBalancer, RobustLoss, calibrate, fit_head, wrap
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
@@ -739,3 +739,11 @@ def test_without_safetensors_the_extra_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(ImportError, match=r"pip install 'reliability-balance\[checkpoint\]'"):
         save(path, small())
+
+
+def test_a_calibrated_model_is_refused_with_the_call_that_works(tmp_path):
+    labels = torch.arange(200) % 2
+    calibrated = calibrate(nn.Linear(4, 2), [(torch.randn(200, 4), labels)])
+    with pytest.raises(TypeError, match=r"save calibrated\.model, with companions="):
+        save(tmp_path / "model.safetensors", calibrated)
+    assert not list(tmp_path.iterdir())

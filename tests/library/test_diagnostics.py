@@ -223,7 +223,7 @@ class TestWhole:
         points = 8.0 * factor * F.one_hot((labels + wrong) % CLASSES, CLASSES)
         told = whats(copying(), batches(points, labels))
         assert any(
-            what.startswith(f"the predictions are {side}confident: mean probability")
+            what.startswith(f"the predictions are {side}confident: mean top-class probability")
             for what in told
         )
         # Confident errors may also be wrong labels.

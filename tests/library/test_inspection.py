@@ -55,9 +55,14 @@ def ranking_by_loops(targets, labels):
         other = max(average[c] for c in range(NUM_CLASSES) if c != label)
         doubt, plausibility = 1 - posterior[label], average[label] / (average[label] + other)
         verdict = Verdict.MISLABELLED if doubt > DOUBTED_FROM else Verdict.UNDOUBTED
-        if min(plausibility, 1 - plausibility) > AMBIGUOUS_FROM:
+        likeliest = posterior.index(max(posterior))
+        is_best = doubt > DOUBTED_FROM and likeliest == label
+        if min(plausibility, 1 - plausibility) > AMBIGUOUS_FROM or is_best:
             verdict = Verdict.AMBIGUOUS
-        rows[sample] = (posterior.index(max(posterior)), doubt, plausibility, verdict)
+            likeliest = max(
+                (c for c in range(NUM_CLASSES) if c != label), key=posterior.__getitem__
+            )
+        rows[sample] = (likeliest, doubt, plausibility, verdict)
     return rows
 
 
@@ -492,3 +497,20 @@ def test_a_ranking_is_shown_as_a_table():
     assert "   100  a longer name  a longer name   1.00" in lines[1]
     assert lines[2].split() == ["99", "b", "b", "0.91", "0.91", "UNKNOWN"]
     assert lines[2].index("0.91") == lines[1].index("1.00")
+
+
+@pytest.mark.parametrize("is_soft", [False, True])
+def test_the_suggestion_of_a_suspect_label_is_another_class(is_soft):
+    """Labels that compete with another class, or that are the likeliest of many classes."""
+    probs = torch.tensor([[0.9, 0.05, 0.05]] * 40 + [[0.05, 0.9, 0.05]] * 40)
+    probs[:4] = torch.tensor(
+        [[0.5, 0.4, 0.1], [0.4, 0.5, 0.1], [0.4, 0.3, 0.3], [0.01, 0.01, 0.98]]
+    )
+    labels = torch.tensor([0] * 40 + [1] * 40)
+    if is_soft:
+        labels = torch.full((80, 3), 0.3).scatter_(1, labels[:, None], 0.4)
+    ranking = rank_labels(trained(probs, labels), labels)
+    suspect = ranking.verdict > Verdict.UNDOUBTED
+    assert (ranking.verdict == Verdict.AMBIGUOUS).any()
+    assert (ranking.suggested != ranking.given)[suspect].all()
+    assert (ranking.only(Verdict.MISLABELLED).doubt > DOUBTED_FROM).all()

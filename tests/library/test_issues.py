@@ -157,7 +157,9 @@ def test_no_group_is_weak_by_chance():
         agrees = torch.rand(1000, generator=generator) < 0.7
         predicted = torch.where(agrees, truth, (truth + 1) % 4)
         points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth)
-        samples = Samples(points, False, truth[:, None], truth[:, None], ranking, predicted, 0)
+        samples = Samples(
+            points, False, truth[:, None], truth[:, None], ranking, predicted, predicted, 0
+        )
         alarms += bool(WeakGroups(margin=0.0)(samples).is_issue.any())
     assert alarms <= 1
 
@@ -373,3 +375,9 @@ def test_the_report_of_cleanlabs_datalab(issues, planted, capsys):
         summary = lab.get_issue_summary(name)
         assert int(summary["num_issues"].iloc[0]) == int(found.is_issue.sum())
     assert lab.get_issues("label")["given_label"][6] == data["label"][6]
+
+
+@pytest.mark.parametrize("checks", [["outlier"], "outlier", [CHECKS[0], CHECKS]])
+def test_checks_are_objects(planted, checks):
+    with pytest.raises(TypeError, match="`checks` must be Check objects, such as Outliers"):
+        find_issues(*planted, checks=checks)

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from examples.arbex.companions import METHOD, Companions
+from examples.arbex.companions import Companions
 from examples.arbex.faces.augmentation import eval_transform
 from examples.arbex.faces.face_dataset import FaceDataset
 from examples.arbex.faces.face_table import TRAIN, VALIDATION, FaceTable
@@ -62,7 +62,7 @@ def judge_calibration(
     ]
     bins = [reliability_bins(each.exp(), faces.labels) for each in (before, after)]
     return CalibrationResult(
-        METHOD,
+        companions.calibrator.fitted,
         companions.num_fitted,
         before=scores[0],
         after=scores[1],
