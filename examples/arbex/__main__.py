@@ -80,6 +80,7 @@ def train(
     from examples.arbex.configuration import load_config
     from examples.arbex.faces.completeness import describe_completeness
     from examples.arbex.plain_text import say
+    from examples.arbex.readers.corrections import describe_corrections
     from examples.arbex.report.run_report import report_on_run
     from examples.arbex.run_data import load_faces
     from examples.arbex.training.fitting import fit
@@ -101,6 +102,8 @@ def train(
         faces = load_faces(chosen.data)
         if leads:
             say(describe_completeness(faces))
+            if chosen.data.corrections is not None:
+                say(describe_corrections(chosen.data.corrections))
         try:
             criterion = fit(chosen, faces, folder, accelerator=accelerator)
             other = recorded_baseline(chosen)
@@ -198,9 +201,11 @@ def predict(
 ) -> None:
     """Predict faces in pictures or videos; write CSV, JSON and annotated pictures.
 
-    Without --detect-faces each picture must be one cropped face. "Not sure" means that more than
-    10 % of such predictions are wrong; "unlike the training faces" that the model has seen nothing
-    similar. A damaged file gets a row with its problem, and the exit status is then 1.
+    Without --detect-faces each picture must be one cropped face. "Not sure" means a calibrated
+    probability below the threshold from which on at most 10 % of the predictions are wrong; if the
+    validation faces show none, every face is "not sure", and a note at the end says so. "Unlike the
+    training faces" means that the model has seen nothing similar. A damaged file gets a row with
+    its problem, and the exit status is then 1.
     """
     import torch
 
@@ -229,6 +234,8 @@ def predict(
                 stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # short enough for any disk
                 draw_annotated(out / "annotated" / f"{drawn:04}-{stem}.png", frame.picture, found)
     say(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
+    if bundle.companions is not None and bundle.companions.caution:
+        say(f"note: {bundle.companions.caution}")
     if problems:
         raise typer.Exit(1)
 

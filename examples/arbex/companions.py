@@ -110,6 +110,16 @@ class Companions:
         accepted: Tensor = self.abstention(self.probability(output))
         return accepted
 
+    @property
+    def caution(self) -> str:
+        """Return why no prediction is ever sure; empty if some can be."""
+        if float(self.abstention.threshold) < float("inf"):
+            return ""
+        return (
+            "every face is “not sure”: the validation faces show no threshold that keeps errors "
+            f"below {100 * self.abstention.max_risk:.0f} % with certainty"
+        )
+
     @torch.inference_mode()
     def is_familiar(self, output: BalancerOutput) -> Tensor:
         """Return where a face resembles the training faces (B,)."""

@@ -84,7 +84,8 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
     file = path / "model.safetensors" if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(
-            f"`model` must be a model.safetensors, or the folder of a run that has one; got {path}"
+            f"`model` must be a model.safetensors, or the folder of a run that has one; got "
+            f"{path}: train first (python -m examples.arbex train), or name another by --model"
         )
     try:
         return _load(file, device or torch.device("cpu"))

@@ -1,6 +1,6 @@
 """Diagnose a trained model: calibration, coverage, label noise, idle branches and anchors."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,6 +116,7 @@ def diagnose(
     *,
     criterion: RobustLoss | None = None,
     familiarity: Familiarity | None = None,
+    class_names: Sequence[str] = (),
 ) -> Diagnosis:
     """Measure a trained model on labelled data, and report what is wrong and what to do.
 
@@ -139,11 +140,12 @@ def diagnose(
         criterion: the loss that the model was trained with. None: the noise rate is that of these
             labels.
         familiarity: fitted to the model, to count unfamiliar inputs. None: not counted.
+        class_names: C names, for the findings; empty: class indices.
 
     Raises:
         TypeError: on any other batch or output of the model, or labels that are not indices.
-        ValueError: if there is no batch, on wrong shapes or labels, or if the criterion has seen no
-            sample often enough.
+        ValueError: if there is no batch, on wrong shapes or labels, on another number of names
+            than of classes, or if the criterion has seen no sample often enough.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -165,6 +167,9 @@ def diagnose(
     balancer = _balancer(model)
     branches = branches_of(output)
     num_classes = output.corrected.shape[-1]
+    names = tuple(class_names) or tuple(map(str, range(num_classes)))
+    if len(names) != num_classes:
+        raise ValueError(f"`class_names` must hold {num_classes} names; got {len(names)}")
     if output.distances is not None and output.anchors is not None:
         use = anchor_use(output.distances, labels)
         if balancer is not None:
@@ -174,7 +179,7 @@ def diagnose(
             name: recalls(probs.argmax(-1), labels, num_classes) for name, probs in branches.items()
         }
         findings += [
-            rules.useless_anchors(per_class, labels.bincount(minlength=num_classes)),
+            rules.useless_anchors(per_class, labels.bincount(minlength=num_classes), names),
             rules.collapsed_anchors(anchor_spacing(output.anchors)),
         ]
     rights = {name: _accuracy(probs, labels) for name, probs in branches.items()}
@@ -196,7 +201,7 @@ def diagnose(
         if noise is None:
             noise = noise_rate_bounds(top.clamp_max(1.0), (predicted == labels).to(top))
         covered, counts = class_coverage(judged.log(), labels, COVERAGE)
-        findings.append(rules.uncovered_classes(covered, counts, COVERAGE))
+        findings.append(rules.uncovered_classes(covered, counts, COVERAGE, names))
     if noise is not None:
         findings.append(rules.label_noise(noise))
     unfamiliar = None
@@ -212,6 +217,8 @@ def diagnose(
             class_shares(predicted, num_classes),
             class_shares(labels, num_classes),
             len(labels),
+            names,
+            balanced=for_even,
         ),
     ]
     return Diagnosis(

@@ -1,6 +1,7 @@
 """Findings of a diagnosis: one rule per failure mode, with advice."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,13 @@ NEGLIGIBLE_NOISE = 0.01
 COVERAGE_GAP = 0.02
 CHANCE = 0.025  # of a finding by exact binomial limits
 
+SUPERVISE = "raise `branch_weight` of the loss"  # valid from 0 and from any other weight
+CALIBRATE = (
+    "calibrate on held-out data: `calibrate(model, held_out)`; if its labels are noisy, with "
+    "`noise=criterion`"
+)
+"""Advice on predictions that are over- or underconfident."""
+
 
 class Finding(NamedTuple):
     """A problem and how to fix it."""
@@ -35,9 +43,8 @@ class Finding(NamedTuple):
 
 def non_finite(names: tuple[str, ...]) -> Finding:
     """Report NaN or infinite weights; then nothing else can be judged."""
-    more = f", … and {len(names) - 5} more" if len(names) > 5 else ""
     return Finding(
-        f"NaN or infinite weights: {', '.join(names[:5])}{more}",
+        f"NaN or infinite weights: {_some(names)}",
         "go back to an earlier checkpoint; `non_finite_terms` of each batch's loss names the term "
         "in which it starts; lower the learning rate or clip the gradients",
     )
@@ -62,24 +69,24 @@ def misleading_anchors(use: Tensor, without: Changes, samples: int) -> Finding |
     )
 
 
-def useless_anchors(recalls: dict[str, Tensor], counts: Tensor) -> Finding | None:
+def useless_anchors(
+    recalls: dict[str, Tensor], counts: Tensor, names: Sequence[str]
+) -> Finding | None:
     """Report classes that the anchor branch misses and another branch does not.
 
-    `recalls` are (C,) for each branch; `counts` of samples (C,).
+    `recalls` are (C,) for each branch; `counts` of samples (C,); `names` of the C classes.
     """
     others = [recall for name, recall in recalls.items() if name != "anchor"]
     missed = (recalls["anchor"] < MISSED) & (torch.stack(others).amax(0) > FOUND)
     classes = (missed & (counts >= ENOUGH_SAMPLES)).nonzero().flatten().tolist()
     if not classes:
         return None
-    listed = ", ".join(map(str, classes[:5]))
-    more = f", … and {len(classes) - 5} more" if len(classes) > 5 else ""
     return Finding(
-        f"the anchors of classes {listed}{more} are useless: the anchor branch is right for less "
-        f"than {100 * MISSED:.0f} % of their samples, another branch for more than "
-        f"{100 * FOUND:.0f} %",
-        "initialise them from the data by `initialize_anchors`, or supervise the anchor branch: "
-        "`branch_weight` > 0 in ReliabilityLoss",
+        f"the anchors of classes {_some(names[each] for each in classes)} are useless: the anchor "
+        f"branch is right for less than {100 * MISSED:.0f} % of their samples, another branch for "
+        f"more than {100 * FOUND:.0f} %",
+        "initialise them from the data by `initialize_anchors`, or supervise the anchor branch "
+        f"more: {SUPERVISE}",
     )
 
 
@@ -106,13 +113,13 @@ def idle_branch(name: str, probs: Tensor) -> Finding | None:
         sharpen = "lower `delta`, or " if name == "anchor" else ""
         return Finding(
             f"the {name} branch is uniform: it has no effect",
-            f"{sharpen}supervise it: `branch_weight` > 0 in ReliabilityLoss; train longer",
+            f"{sharpen}supervise it more: {SUPERVISE}; train longer",
         )
     if len(probs) > 1 and float(probs.std(0).max()) < CONSTANT_DEVIATION:
         return Finding(
             f"the {name} branch is constant: it predicts the same for every sample",
             "check whether the embedding is constant; lower the learning rate; supervise the "
-            "branch: `branch_weight` > 0 in ReliabilityLoss",
+            f"branch more: {SUPERVISE}",
         )
     return None
 
@@ -123,7 +130,7 @@ def lagging_branch(name: str, accuracy: float, best: float) -> Finding | None:
         return None
     return Finding(
         f"the {name} branch lags: accuracy {100 * accuracy:.1f} %, best branch {100 * best:.1f} %",
-        "supervise it: `branch_weight` > 0 in ReliabilityLoss; train longer",
+        f"supervise it more: {SUPERVISE}; train longer",
     )
 
 
@@ -133,8 +140,8 @@ def harmful_correction(helped: int, harmed: int) -> Finding | None:
         return None
     return Finding(
         f"the correction harms: it made {harmed} predictions wrong and {helped} right",
-        "lower `correction_weight`; supervise the branches: `branch_weight` > 0 in "
-        "ReliabilityLoss; see the other findings",
+        f"lower `correction_weight`; supervise the branches more: {SUPERVISE}; see the other "
+        "findings",
     )
 
 
@@ -146,30 +153,30 @@ def miscalibration(probability: float, accuracy: float) -> Finding | None:
     return Finding(
         f"the predictions are {side}confident: mean top-class probability {probability:.2f}, "
         f"accuracy {accuracy:.2f}",
-        "calibrate on held-out data: `calibrate(model, held_out)`; if its labels are noisy, with "
-        "`noise=criterion`",
+        CALIBRATE,
     )
 
 
-def uncovered_classes(covered: Tensor, counts: Tensor, coverage: float) -> Finding | None:
+def uncovered_classes(
+    covered: Tensor, counts: Tensor, coverage: float, names: Sequence[str]
+) -> Finding | None:
     """Report classes that prediction sets with one threshold cover too rarely, beyond chance.
 
-    `covered` and `counts` are samples of each class (C,).
+    `covered` and `counts` are samples of each class (C,); `names` of the C classes.
     """
     delta = CHANCE / len(counts)
-    pairs = zip(covered.tolist(), counts.tolist(), strict=True)
+    classes = zip(names, covered.tolist(), counts.tolist(), strict=True)
     # The upper limit of a class's coverage, by exact binomial limits for all classes together.
     low = [
-        f"{each} ({100 * held / count:.0f} % of {count})"
-        for each, (held, count) in enumerate(pairs)
+        f"{name} ({100 * held / count:.0f} % of {count})"
+        for name, held, count in classes
         if count and error_rate_bound(held, count, delta) < coverage - COVERAGE_GAP
     ]
     if not low:
         return None
-    more = f", … and {len(low) - 5} more" if len(low) > 5 else ""
     return Finding(
-        f"prediction sets for {100 * coverage:.0f} % coverage cover classes {', '.join(low[:5])}"
-        f"{more} too rarely",
+        f"prediction sets for {100 * coverage:.0f} % coverage cover classes {_some(low)} too "
+        "rarely",
         "use `calibration.ClassPredictionSets`, which covers each class alike",
     )
 
@@ -200,21 +207,37 @@ def unfamiliar_inputs(unfamiliar: int, samples: int, false_alarm_rate: float) ->
     )
 
 
-def unbalanced_predictions(predicted: Tensor, given: Tensor, samples: int) -> Finding | None:
-    """Report classes that are predicted far more or far less often than they are labelled."""
+def unbalanced_predictions(
+    predicted: Tensor, given: Tensor, samples: int, names: Sequence[str], *, balanced: bool
+) -> Finding | None:
+    """Report classes that are predicted far more or far less often than they are labelled.
+
+    `predicted` and `given` are shares of the C classes, `names` their names; `balanced` says
+    whether the training weighted all classes equally.
+    """
     enough = predicted.maximum(given) * samples >= ENOUGH_SAMPLES
     far = (predicted > SHARE_RATIO * given) | (given > SHARE_RATIO * predicted)
     classes = (enough & far).nonzero().flatten().tolist()
     if not classes:
         return None
-    listed = ", ".join(
-        f"{index} ({100 * float(predicted[index]):.1f} % predicted, "
+    listed = _some(
+        f"{names[index]} ({100 * float(predicted[index]):.1f} % predicted, "
         f"{100 * float(given[index]):.1f} % labelled)"
-        for index in classes[:5]
+        for index in classes
     )
-    more = f", … and {len(classes) - 5} more" if len(classes) > 5 else ""
+    balance = "balance the classes: `DataRefinementSampler`, or RobustLoss, which weights all alike"
+    if balanced:
+        balance = (
+            "the classes are weighted alike already: train longer, or on more of their samples"
+        )
     return Finding(
-        f"predictions and labels differ in their shares of classes {listed}{more}",
-        "balance the classes: `DataRefinementSampler`, or RobustLoss, which weights all equally; "
-        "check whether the classes are in the order that the model was trained on",
+        f"predictions and labels differ in their shares of classes {listed}",
+        f"{balance}; check whether the classes are in the order that the model was trained on",
     )
+
+
+def _some(texts: Iterable[str]) -> str:
+    """List the first five texts, and how many more there are."""
+    every = list(texts)
+    more = f", … and {len(every) - 5} more" if len(every) > 5 else ""
+    return ", ".join(every[:5]) + more

@@ -397,7 +397,7 @@ def test_wrong_arguments_are_named(tmp_path):
     table = synthetic_table()
     with pytest.raises(ValueError, match=r"`corrupt` must be one of error, skip, un.*; got 'drop'"):
         check_images(table, "drop", torch.arange(3))
-    with pytest.raises(ValueError, match="`root` must be the folder of raf-db; got None"):
+    with pytest.raises(ValueError, match=r"`root` must .* None: add --set data\.root=FOLDER"):
         read_faces("raf-db", None)
     official = face_trees.raf_db(tmp_path)
     with pytest.raises(ValueError, match="`held_out` must be empty where the test set is official"):

@@ -32,6 +32,7 @@ from examples.arbex.report.results import (
     RunResults,
     SelectiveResult,
 )
+from examples.arbex.report.text import describe_calibration, format_results
 from reliability_balance.diagnosis import Finding
 
 NAMES = ("angry", "happy", "a class with a long name")
@@ -153,6 +154,51 @@ def test_without_verdicts_no_label_is_shown_as_wrong(run, tmp_path, no_figures):
     assert "labels cannot be judged yet" in text
     assert "No verdicts: see <code>held_back</code>." in text
     assert "<s>" not in text
+
+
+def steps(results):
+    return [each.text for each in judgement.next_steps(results, "review")]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        (
+            (10.3, 1.809),
+            (17.5, 2.240),
+            "Do not use the calibrated probabilities: ECE 10.3 %",
+        ),
+        ((10.3, 1.809), (2.5, 2.240), "Do not use"),
+        ((10.3, 1.809), (4.0, 1.500), "Use the calibrated probabilities, which are off by 4.0"),
+        ((2.0, 1.500), (2.5, 1.510), None),  # good either way
+    ],
+)
+def test_a_calibration_is_recommended_only_if_it_helped(run, before, after, expected):
+    calibration = run["results"].calibration
+    first, second = (replace(calibration.before, ece=ece, nll=nll) for ece, nll in (before, after))
+    calibration = replace(calibration, before=first, after=second)
+    results = replace(run["results"], calibration=calibration)
+    told = [each for each in steps(results) if "calibrated probabilities" in each]
+    assert len(told) == (expected is not None)
+    assert all(each.startswith(expected) for each in told)
+    harmed = expected is not None and expected.startswith("Do not")
+    assert ("did not help" in judgement.calibrated(calibration).text) == harmed
+    assert ("it did not help" in describe_calibration(calibration)) == harmed
+
+
+def test_findings_say_on_which_faces(run):
+    assert steps(run["results"])[-1].startswith("On the validation faces, 2 of 6 anchors")
+    assert "on the validation faces: 2 of 6" in format_results(run["results"])
+
+
+@pytest.mark.parametrize(("attainable", "said"), [(100.0, False), (91.2, True), (None, False)])
+def test_only_ambiguous_faces_are_called_ambiguous(run, tmp_path, no_figures, attainable, said):
+    evaluation = replace(run["results"].evaluation, attainable_accuracy=attainable)
+    results = replace(run["results"], evaluation=evaluation)
+    write_page(tmp_path / "report.html", **{**run, "results": results})
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ("The faces are ambiguous" in text) == said
+    assert "those of the corrected predictions as trained" in text
 
 
 def test_figures_follow_the_colour_scheme(page):

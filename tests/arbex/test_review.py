@@ -20,6 +20,7 @@ from examples.arbex.__main__ import app
 from examples.arbex.readers.corrections import (
     VERDICTS,
     Correction,
+    describe_corrections,
     read_corrections,
     save_corrections,
     with_corrections,
@@ -91,6 +92,21 @@ def invoke(*arguments):
     return done.output
 
 
+def test_without_verdicts_the_order_of_doubt_is_reviewed(run):
+    assert open_review(run, 5).caution == ""
+    file = run / "doubtful_labels.csv"
+    text = file.read_text()
+    for verdict in ("mislabelled", "ambiguous", "undoubted"):
+        text = text.replace(verdict, "unknown")
+    file.write_text(text)
+    review = open_review(run, 2)
+    assert [face.name for face in review.faces] == ["angry/=03.png", "happy/=12.png"]
+    assert review.faces[1].suggested == review.faces[1].given
+    assert review.caution.startswith("No verdicts: the model has learned too little.")
+    review.decide(1, "happy")
+    assert review.decision(1).verdict == "kept"
+
+
 # The file of corrections
 
 
@@ -150,7 +166,7 @@ def test_corrections_change_these_labels_alone(tmp_path):
     [
         (
             ("elsewhere.png", "happy", "sad", "kept"),
-            "faces must be in synthetic; got elsewhere.png",
+            "faces must be in synthetic; got elsewhere.png: .* another recipe or seed",
         ),
         (("0004.png", "happy", "bored", "changed"), "must be classes of .*; got bored"),
         (("0004.png", "sad", "happy", "changed"), r"0004.png \(given sad, is happy\)"),
@@ -168,6 +184,13 @@ def test_a_name_of_two_faces_is_refused(tmp_path):
     save_corrections(tmp_path / "c.csv", [Correction("same.png", "angry", "sad", "changed")])
     with pytest.raises(ValueError, match=r"of one face each; got same\.png"):
         with_corrections(table, tmp_path / "c.csv")
+
+
+def test_a_training_says_how_many_labels_were_changed(tmp_path):
+    path = tmp_path / "c.csv"
+    rows = [("0000.png", "angry", "sad", "changed"), ("0001.png", "happy", "happy", "kept")]
+    save_corrections(path, [Correction(*row) for row in rows])
+    assert describe_corrections(path) == f"1 labels changed by {path}, of 2 reviewed"
 
 
 # Decisions
@@ -392,7 +415,9 @@ def train_reads(run, tmp_path):
     """The next training applies the corrections, and a review of it starts from them."""
     recipe, out = run / "recipe.yaml", tmp_path / "next"
     file = run / "corrections.csv"
-    invoke("train", "--recipe", recipe, "--out", out, "--corrections", file, "--accelerator", "cpu")
+    options = ("--out", out, "--corrections", file, "--accelerator", "cpu")
+    told = invoke("train", "--recipe", recipe, *options)
+    assert f"labels changed by {file}" in told
     assert yaml.safe_load((out / "recipe.yaml").read_text())["data"]["corrections"] == str(file)
     (out / "doubtful_labels.csv").write_text(
         "sample,given,suggested,doubt\nangry/=03.png,sad,happy,0.9\n"

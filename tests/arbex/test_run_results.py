@@ -2,6 +2,8 @@
 
 import csv
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from examples.arbex.companions import MAX_RISK, Companions
 from examples.arbex.configuration import as_plain, load_config, override_config
 from examples.arbex.faces.face_table import TRAIN, VALIDATION
 from examples.arbex.model_bundle import load_bundle
+from examples.arbex.report import measuring
 from examples.arbex.report.evaluation import predict_table
 from examples.arbex.report.measuring import (
     found_labels,
@@ -22,6 +25,7 @@ from examples.arbex.report.measuring import (
 from examples.arbex.report.run_report import list_doubtful, report_on_run
 from examples.arbex.training.fitting import fit, trained_criterion
 from examples.arbex.training.run_folder import RunFolder
+from reliability_balance.diagnosis import Finding, rules
 from reliability_balance.labels import LabelRanking, Verdict
 
 
@@ -49,6 +53,23 @@ def test_what_was_fitted_is_saved_with_the_model(finished):
         assert float(companions.probability(output)[row]) == pytest.approx(naive)
     torch.testing.assert_close(calibrated.sum(-1), torch.ones(len(validation)))
     assert companions.abstention.max_risk == MAX_RISK
+
+
+def test_only_what_is_left_to_do_is_advised(finished, monkeypatch):
+    folder, faces, *_ = finished
+    bundle, validation = load_bundle(folder.model), faces.subset(VALIDATION)
+    asked = {}
+
+    def diagnosis(*_, class_names):
+        asked["names"] = class_names
+        found = rules.miscalibration(0.9, 0.5), Finding("another", "one")
+        return SimpleNamespace(findings=found)
+
+    monkeypatch.setattr(measuring, "diagnose", diagnosis)
+    assert [each.what for each in measuring.find_problems(bundle, validation)] == ["another"]
+    assert asked["names"] == bundle.class_names
+    without = replace(bundle, companions=None)
+    assert len(measuring.find_problems(without, validation)) == 2
 
 
 def test_companions_of_other_kinds_are_refused(finished):

@@ -17,6 +17,7 @@ import torch
 from browsers import open_browser
 from PIL import Image
 
+from examples.arbex.companions import MAX_RISK, Companions
 from examples.arbex.configuration import parse_config
 from examples.arbex.face_model import build_model
 from examples.arbex.model_bundle import ModelBundle
@@ -24,6 +25,12 @@ from examples.arbex.serving.face_cards import face_cards
 from examples.arbex.serving.face_detection import Box, whole_picture
 from examples.arbex.serving.media import Frame, read_media
 from examples.arbex.serving.prediction import predict_frame
+from reliability_balance.calibration import (
+    Abstention,
+    BranchTemperatures,
+    Familiarity,
+    TopLabelScaling,
+)
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
@@ -106,7 +113,37 @@ def test_a_card_says_what_not_to_rely_on(bundle, picture, sure, familiar):
     html = face_cards(picture, [replace(face, sure=sure, familiar=familiar, calibrated=0.625)])
     assert ("not sure" in html) == (not sure)
     assert ("unlike the training faces" in html) == (not familiar)
-    assert "right with a probability of 62 %" in html
+    assert ("right with a probability of 62 %" in html) == familiar, "else it does not hold"
+
+
+def test_it_is_said_that_no_face_is_ever_sure(bundle):
+    companions = fitted_companions(sure_from=float("inf"))
+    assert companions.caution.startswith("every face is “not sure”")
+    assert "below 10 %" in companions.caution
+    assert companions.caution in first_page(bundle, companions)
+    some = fitted_companions(sure_from=0.8)
+    assert some.caution == ""
+    assert "not sure" not in first_page(bundle, some)
+
+
+def fitted_companions(sure_from):
+    """Companions as a training leaves them, with a threshold of one's choice."""
+    companions = Companions(
+        BranchTemperatures(correction_weight=0.5),
+        TopLabelScaling(),
+        Abstention(MAX_RISK),
+        Familiarity(8, num_references=10),
+        num_fitted=20,
+    )
+    companions.abstention.threshold.fill_(sure_from)
+    return companions
+
+
+def first_page(bundle, companions):
+    whole = replace(bundle, companions=companions)
+    with local.running(server.build_app(whole, whole_picture), None) as address:
+        _, _, body = ask(address, "/")
+    return body if isinstance(body, str) else body.decode()
 
 
 def test_no_face_and_no_anchors_are_told_and_left_out(bundle, picture):

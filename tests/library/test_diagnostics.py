@@ -247,6 +247,33 @@ class TestWhole:
             "2 (0.0 % predicted, 25.0 % labelled)"
         ]
 
+    def test_classes_are_named(self):
+        labels = torch.arange(400) % CLASSES
+        points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
+        data = batches(points, labels)
+        named = diagnose(copying(), data, class_names=["a", "b", "fear", "d"])
+        shares = "shares of classes fear (0.0 % predicted, 25.0 % labelled)"
+        assert any(shares in found.what for found in named.findings)
+        with pytest.raises(ValueError, match="`class_names` must hold 4 names; got 3"):
+            diagnose(copying(), data, class_names=["a", "b", "c"])
+
+    def test_what_is_done_is_not_advised(self):
+        """A model with a prior of uneven classes was trained with all weighted alike."""
+        labels = torch.arange(400) % CLASSES
+        data = batches(8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES), labels)
+        for prior in (None, [0.4, 0.2, 0.2, 0.2]):
+            model = copying()
+            if prior is not None:
+                model.class_prior.copy_(torch.tensor(prior))
+            (found,) = [each for each in diagnose(model, data).findings if "shares" in each.what]
+            assert ("DataRefinementSampler" in found.advice) == (prior is None)
+            assert ("alike already" in found.advice) == (prior is not None)
+
+    def test_advice_on_a_weight_holds_from_any_weight(self):
+        found = rules.idle_branch("attentive", torch.full((8, CLASSES), 1 / CLASSES))
+        assert "raise `branch_weight`" in found.advice
+        assert "> 0" not in found.advice
+
     @pytest.mark.parametrize("even", [False, True])
     def test_answers_for_even_classes_are_judged_as_such(self, even):
         """On data of which one class is 1 %: those answers say it more often, as they should."""

@@ -101,6 +101,13 @@ def with_corrections(table: FaceTable, path: Path) -> FaceTable:
     return replace(table, labels=labels, distributions=distributions)
 
 
+def describe_corrections(path: Path) -> str:
+    """Say how many labels the CSV changes in a table that :func:`with_corrections` accepts."""
+    corrections = read_corrections(path)
+    changed = sum(each.corrected != each.given for each in corrections)
+    return f"{changed} labels changed by {path}, of {len(corrections)} reviewed"
+
+
 def rows_of(table: FaceTable, names: Iterable[str], *, where: str) -> list[int]:
     """Return the row of each name in a table.
 
@@ -117,7 +124,10 @@ def rows_of(table: FaceTable, names: Iterable[str], *, where: str) -> list[int]:
             found[name] = row
     missing = [name for name in wanted if name not in found]
     if missing:
-        raise ValueError(f"{where}: faces must be in {table.name}; got {_some(missing)}")
+        raise ValueError(
+            f"{where}: faces must be in {table.name}; got {_some(missing)}: is "
+            "this file of another recipe or seed?"
+        )
     if repeated:
         raise ValueError(f"{where}: names must be of one face each; got {_some(repeated)} twice")
     return [found[name] for name in wanted]

@@ -63,7 +63,9 @@ def read_faces(
     if dataset == "rendered":
         return rendered_faces(rendered, root)
     if root is None:
-        raise ValueError(f"`root` must be the folder of {dataset}; got None")
+        raise ValueError(
+            f"`root` must be the folder of {dataset}; got None: add --set data.root=FOLDER"
+        )
     return READERS[dataset](root, splits or SplitOptions())
 
 

@@ -81,7 +81,7 @@ def _calibration_card(results: RunResults) -> list[Card]:
     bars = [(name, 100 * value / most, f"{value:.1f} %", kind) for name, value, kind in rows]
     judged = judgement.calibrated(calibration)
     card = _card("ece", f"{after:.1f} % after calibration", judged, bars)
-    return [replace(card, label="calibration error (ECE)")]
+    return [replace(card, label="calibration error (ECE), calibrated")]
 
 
 def _label_cards(results: RunResults) -> list[Card]:

@@ -112,10 +112,22 @@ def calibration_of(ece: float, bins: Sequence[ReliabilityBin]) -> Judgement:
     return Judgement(direction, "warn" if ece <= FAIRLY_CALIBRATED else "bad")
 
 
+def calibration_fails(result: CalibrationResult) -> bool:
+    """Return whether calibration raised the calibration error or the NLL of the test faces.
+
+    It does not matter where the model is well calibrated before and after.
+    """
+    before, after = result.before, result.after
+    matters = max(before.ece, after.ece) > WELL_CALIBRATED
+    return matters and (after.ece >= before.ece or after.nll >= before.nll)
+
+
 def calibrated(result: CalibrationResult) -> Judgement:
     """Judge the calibration error before and after calibration."""
     before = calibration_of(result.before.ece, result.bins_before)
     after = calibration_of(result.after.ece, result.bins_after)
+    if calibration_fails(result):
+        return Judgement("calibration did not help: too few validation faces", "bad")
     if before.tone == "good":
         return Judgement(f"{before.text} as trained", "good")
     return Judgement(f"after calibration {after.text}", after.tone)
@@ -158,12 +170,8 @@ def next_steps(results: RunResults, review: str) -> Iterator[Step]:
             f"{share:.0f} % are taken for “{taken_for}”. More of its images help most.",
             "classes",
         )
-    if calibration is not None and calibration.before.ece > WELL_CALIBRATED:
-        yield Step(
-            "Use the calibrated probabilities, which are off by "
-            f"{calibration.after.ece:.1f} points on average, not {calibration.before.ece:.1f}.",
-            "calibration",
-        )
+    if calibration is not None:
+        yield from _calibrate(calibration)
     selective = results.selective
     if selective is not None and selective.threshold is not None and selective.risk is not None:
         errors = 100 - evaluation.corrected.accuracy
@@ -174,7 +182,7 @@ def next_steps(results: RunResults, review: str) -> Iterator[Step]:
             "risk",
         )
     for finding in results.findings:
-        yield Step(f"{finding.what[0].upper()}{finding.what[1:]}: {finding.advice}.")
+        yield Step(f"On the validation faces, {finding.what}: {finding.advice}.")
 
 
 def most_confused(results: RunResults, name: str) -> tuple[str, float]:
@@ -185,6 +193,24 @@ def most_confused(results: RunResults, name: str) -> tuple[str, float]:
     row[names.index(name)] = -1
     most = max(row)
     return names[row.index(most)], 100 * most / total
+
+
+def _calibrate(calibration: CalibrationResult) -> Iterator[Step]:
+    before, after = calibration.before, calibration.after
+    if calibration_fails(calibration):
+        text = (
+            f"Do not use the calibrated probabilities: ECE {before.ece:.1f} % became "
+            f"{after.ece:.1f} %, NLL {before.nll:.3f} became {after.nll:.3f}. The "
+            f"{calibration.num_fitted} validation faces that they were fitted on are too few."
+        )
+    elif before.ece > WELL_CALIBRATED:
+        text = (
+            f"Use the calibrated probabilities, which are off by {after.ece:.1f} points on "
+            f"average, not {before.ece:.1f}."
+        )
+    else:
+        return
+    yield Step(text, "calibration")
 
 
 def _review(doubtful: DoubtfulLabels, command: str) -> Iterator[Step]:

@@ -29,6 +29,7 @@ from examples.prediction_report import NUM_BINS
 from reliability_balance import BalancerOutput, RobustLoss
 from reliability_balance.calibration import area_under_risk_coverage
 from reliability_balance.diagnosis import Finding, diagnose
+from reliability_balance.diagnosis.rules import CALIBRATE
 from reliability_balance.labels import LabelRanking, Verdict
 
 MOST_TRAINING_FACES = 2000  # whose embeddings say what is familiar
@@ -168,8 +169,9 @@ def found_labels(ranking: LabelRanking, true_labels: Tensor) -> FoundLabels:
 
 
 def find_problems(bundle: ModelBundle, validation: FaceTable) -> tuple[Finding, ...]:
-    """Diagnose the model on the validation faces; calibration is left out, since it is done."""
+    """Diagnose the model on the validation faces; calibration is not advised where it is done."""
     dataset = FaceDataset(validation, eval_transform(bundle.config.data.image_size))
     loader = DataLoader(dataset, 128, num_workers=bundle.config.data.workers)
-    findings = diagnose(bundle.model, loader).findings
-    return tuple(each for each in findings if "BranchTemperatures" not in each.advice)
+    findings = diagnose(bundle.model, loader, class_names=bundle.class_names).findings
+    done = bundle.companions is not None
+    return tuple(each for each in findings if not (done and each.advice == CALIBRATE))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from examples.arbex.report.evaluation import Evaluation
+from examples.arbex.report.judgement import calibration_fails
 from examples.arbex.report.results import (
     FIRST,
     CalibrationResult,
@@ -38,14 +39,17 @@ def format_results(results: RunResults) -> str:
     if results.selective is not None:
         lines.append(describe_selection(results.selective))
     for finding in results.findings:
-        lines += ["", f"look at: {finding.what}", f"  {finding.advice}"]
+        lines += ["", f"look at, on the validation faces: {finding.what}", f"  {finding.advice}"]
     return "\n".join(lines)
 
 
 def describe_doubts(doubtful: DoubtfulLabels) -> Iterator[str]:
     """Say how many training labels are likely wrong, and how many of these are."""
     if doubtful.caution:
-        yield f"Doubtful labels: no verdicts, {doubtful.caution}"
+        yield (
+            f"Doubtful labels: no verdicts (“unknown”), {doubtful.caution}; the order still says "
+            "which to look at first"
+        )
         return
     rate, estimate = doubtful.noise_rate, ""
     if rate is not None:
@@ -79,9 +83,10 @@ def format_doubts(faces: Sequence[DoubtfulFace]) -> str:
 
 def describe_calibration(calibration: CalibrationResult) -> str:
     """Say what calibration did to the probabilities."""
+    verdict = "; it did not help" if calibration_fails(calibration) else ""
     return (
         f"Calibration on {calibration.num_fitted} validation faces: ECE "
-        f"{calibration.before.ece:.1f} % before, {calibration.after.ece:.1f} % after"
+        f"{calibration.before.ece:.1f} % before, {calibration.after.ece:.1f} % after{verdict}"
     )
 
 

@@ -2,7 +2,6 @@
 
 import csv
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,10 @@ from examples.arbex.run_data import load_faces
 from examples.arbex.training.run_folder import RunFolder, config_of
 
 COLUMNS = ("sample", "given", "suggested", "doubt")
+NO_VERDICTS = (
+    "No verdicts: the model has learned too little. These are the labels in the order of doubt, "
+    "with a suggestion that may be the label itself."
+)
 
 
 class DoubtfulFace(NamedTuple):
@@ -42,12 +45,14 @@ class Review:
         file: the CSV of corrections, which is written at each decision.
         earlier: corrections that the run was trained with; the CSV repeats them, so that it is
             complete.
+        caution: why the labels have no verdicts; empty if they have.
     """
 
     table: FaceTable
     faces: list[DoubtfulFace]
     file: Path
     earlier: dict[str, Correction] = field(default_factory=dict)
+    caution: str = ""
 
     def __post_init__(self) -> None:
         self.corrections = dict(self.earlier)
@@ -134,16 +139,22 @@ def open_review(run: Path, limit: int) -> Review:
     data = config_of(RunFolder(run)).data
     table = load_faces(data)
     earlier = [] if data.corrections is None else read_corrections(data.corrections)
+    faces, judged = read_doubtful(run / "doubtful_labels.csv", table, limit)
     return Review(
         table,
-        read_doubtful(run / "doubtful_labels.csv", table, limit),
+        faces,
         run / "corrections.csv",
         {each.path: each for each in earlier},
+        "" if judged else NO_VERDICTS,
     )
 
 
-def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace]:
+def read_doubtful(path: Path, table: FaceTable, limit: int) -> tuple[list[DoubtfulFace], bool]:
     """Read the first rows of a run's ``doubtful_labels.csv`` that suggest another class.
+
+    Returns:
+        The faces, and whether labels have verdicts. If none has, the faces are the first rows,
+        whatever they suggest.
 
     Raises:
         FileNotFoundError: if it does not exist.
@@ -159,13 +170,16 @@ def read_doubtful(path: Path, table: FaceTable, limit: int) -> list[DoubtfulFace
             raise ValueError(
                 f"{path}: must have columns {', '.join(COLUMNS)}; got {reader.fieldnames}"
             )
-        lines = list(islice((row for row in reader if row["given"] != row["suggested"]), limit))
+        lines = list(reader)
+    judged = any(row.get("verdict") != "unknown" for row in lines) or not lines
+    lines = [row for row in lines if not judged or row["given"] != row["suggested"]][:limit]
     texts = [
         tuple(line[name].removeprefix("'") for name in ("sample", "given", "suggested"))
         for line in lines
     ]
     rows = rows_of(table, [name for name, _, _ in texts], where=str(path))
-    return [
+    faces = [
         DoubtfulFace(name, row, given, suggested, float(line["doubt"]))
         for (name, given, suggested), row, line in zip(texts, rows, lines, strict=True)
     ]
+    return faces, judged

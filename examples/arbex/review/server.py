@@ -25,6 +25,7 @@ def build_review(review: Review) -> Starlette:
         "review.html",
         name=review.table.name,
         file=str(review.file),
+        caution=review.caution,
         classes=list(zip([*KEYS[: len(review.class_names)]], review.class_names, strict=False)),
     )
 

@@ -37,8 +37,9 @@ class FacePrediction:
 
     ``calibrated`` is the probability that the class is right, ``sure`` whether that is enough for
     the error rate that the model was fitted for, and ``familiar`` whether the face resembles the
-    training faces. They are None if the model has no companions, and so is a branch that it lacks.
-    ``problem`` says why there is no prediction; all other fields except the name are then None.
+    training faces; for a face that does not, ``calibrated`` does not hold. They are None if the
+    model has no companions, and so is a branch that it lacks. ``problem`` says why there is no
+    prediction; all other fields except the name are then None.
     """
 
     name: str
