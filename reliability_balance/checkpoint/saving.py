@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reliability_balance.calibration.calibrate import CalibratedModel
 from reliability_balance.checkpoint import rebuilding, schema, tensor_file
 from reliability_balance.checkpoint.formats import FORMAT_VERSION, migrate
 from reliability_balance.version import __version__
@@ -43,7 +44,8 @@ def save(
     Args:
         path: the file, whose folder must exist.
         model: a balancer, a wrapped classifier, or any module. A compiled or parallel model is
-            saved without that wrapper.
+            saved without that wrapper. Of a :class:`calibration.CalibratedModel`, save the
+            ``model``, with its ``calibrator`` as a companion.
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,
@@ -54,8 +56,8 @@ def save(
         FileNotFoundError: if the folder does not exist.
         ImportError: without the package safetensors.
         OSError: if the file cannot be written, as on a full disk; the old one stays.
-        TypeError: if `model` is not a module, its state is not dense tensors, or settings or
-            `preprocessing` do not fit JSON.
+        TypeError: if `model` is not a module, or a calibrated one; if its state is not dense
+            tensors, or settings or `preprocessing` do not fit JSON.
         ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
             fitted values are not finite, or `path` is not a regular file, such as a folder.
 
@@ -76,6 +78,11 @@ def save(
     if not isinstance(model, nn.Module):
         raise TypeError(f"`model` must be a torch.nn.Module; got {type(model).__name__}")
     model = _without_shell(model)
+    if isinstance(model, CalibratedModel):
+        raise TypeError(
+            "`model` must be the model that was calibrated; got CalibratedModel. Save "
+            "calibrated.model, with companions={'calibrator': calibrated.calibrator}"
+        )
     modules = {MODEL: model, **_check_companions(companions or {})}
     parts = {role: rebuilding.parts_of(module) for role, module in modules.items()}
     for role, settings in parts.items():
