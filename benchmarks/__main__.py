@@ -7,6 +7,7 @@ python -m benchmarks robustness --quick
 
 import ast
 import inspect
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import typer
 
 from benchmarks.options import CORES, RESULTS, RenderOnly, Results, Workers
-from benchmarks.runs import Plan, answer
+from benchmarks.runs import Plan, ResultsError, answer
 
 app = typer.Typer(
     help="Each command answers a question by experiments.",
@@ -52,7 +53,10 @@ def with_shared_options(name: str, plan: Callable[..., Plan]) -> Callable[..., N
 
 
 def ask(context: typer.Context) -> None:
-    """Import a question and run it; importing all of them takes long."""
+    """Import a question and run it; importing all of them takes long.
+
+    Missing data and results are an error of one line; other errors have their traceback.
+    """
     name = context.command.name or ""
     module = import_module(f"benchmarks.questions.{name}")
     plan = getattr(module, "plan", None)
@@ -60,7 +64,11 @@ def ask(context: typer.Context) -> None:
     command.command(help=module.__doc__)(
         module.main if plan is None else with_shared_options(name, plan)
     )
-    command(context.args, prog_name=f"python -m benchmarks {name}")
+    try:
+        command(context.args, prog_name=f"python -m benchmarks {name}")
+    except (ResultsError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 for _name, _line in questions().items():

@@ -18,6 +18,10 @@ from examples.result_files import open_result, save_json, save_text
 Do = Callable[[Any], dict[str, Any]]
 
 
+class ResultsError(ValueError):
+    """Raised if there is nothing to run or to render, or a file of results is damaged."""
+
+
 class Plan(NamedTuple):
     """How a question is answered: its runs, and the report on them.
 
@@ -42,13 +46,13 @@ def answer(name: str, plan: Plan, results: Path, workers: int, render_only: bool
     """Do the runs that `results/NAME.jsonl` lacks, render all to `.md` and `.png`; return the text.
 
     Raises:
-        ValueError: if there is nothing to run and `render_only` is not set.
-        FileNotFoundError: if nothing was run before and `render_only` is set.
+        ResultsError: if there is nothing to run, or with `render_only` nothing to render; or if the
+            file holds anything but runs of this question.
     """
     path = results / f"{name}.jsonl"
     if not render_only:
         if not plan.runs:
-            raise ValueError("there must be something to run: name a folder of data")
+            raise ResultsError("there must be something to run: name a folder of data")
         if plan.prepare is not None:
             plan.prepare()
         run_all(plan.do, plan.runs, path, workers)
@@ -56,7 +60,10 @@ def answer(name: str, plan: Plan, results: Path, workers: int, render_only: bool
             run_all(plan.do, plan.then(read_runs(path)), path, workers)
     runs = read_runs(path)
     if runs.empty:
-        raise FileNotFoundError(f"{path} must hold runs; run without --render-only first")
+        raise ResultsError(f"{path} must hold runs; run without --render-only first")
+    lacking = [field for field in (plan.runs[0]._fields if plan.runs else ()) if field not in runs]
+    if lacking:
+        raise ResultsError(f"{path} must hold runs of {name}; got none with {', '.join(lacking)}")
     text = plan.report(runs)
     save_text(path.with_suffix(".md"), text)
     if plan.draw is not None:
@@ -71,10 +78,19 @@ def publish(
     """Write content as JSON to `path` and its report beside it as Markdown; return the report.
 
     None renders what is in the file.
+
+    Raises:
+        ResultsError: if the file is missing or damaged.
     """
     if content is not None:
         save_json(path, content)
-    text = report(json.loads(path.read_text(encoding="utf-8")))
+    if not path.is_file():
+        raise ResultsError(f"{path} must hold results; run without --render-only first")
+    try:
+        results = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise ResultsError(f"{path} must be JSON; got {error}") from error
+    text = report(results)
     save_text(path.with_suffix(".md"), text)
     return text
 
@@ -123,12 +139,22 @@ def read_runs(path: Path) -> pd.DataFrame:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+    for number, line in enumerate(_read(path).splitlines() if path.is_file() else (), 1):
         try:
-            lines.append(json.loads(line))
+            run = json.loads(line)
         except json.JSONDecodeError:
             continue
+        if not isinstance(run, dict):
+            raise ResultsError(f"{path} must hold a run in each line; got {run!r} in line {number}")
+        lines.append(run)
     return lines
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ResultsError(f"{path} must be UTF-8; got {error}") from error
 
 
 def _names(line: dict[str, Any], run: Any) -> bool:

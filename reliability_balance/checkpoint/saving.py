@@ -44,7 +44,8 @@ def save(
     Args:
         path: the file, whose folder must exist.
         model: a balancer, a wrapped classifier, or any module. A compiled or parallel model is
-            saved without that wrapper.
+            saved without that wrapper. Of a :class:`calibration.CalibratedModel`, save the
+            ``model``, with its ``calibrator`` as a companion.
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
         companions: modules of this package that belong to the model, by any names: scalings,

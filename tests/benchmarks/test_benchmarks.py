@@ -25,7 +25,7 @@ from benchmarks.methods.grids import GRIDS
 from benchmarks.questions import tuning
 from benchmarks.questions.paper_tables import Setup
 from benchmarks.reports import paper_tables, robustness
-from benchmarks.runs import Plan, answer, read_runs, run_all
+from benchmarks.runs import Plan, ResultsError, answer, read_runs, run_all
 from benchmarks.tables import interval, paired
 from benchmarks.training import train
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
@@ -153,9 +153,9 @@ def more(runs):
 
 def test_a_plan_is_answered_and_rendered_again(tmp_path):
     plan = Plan(square, [Square(2), Square(3)], shown, then=more)
-    with pytest.raises(FileNotFoundError, match=r"squares\.jsonl must hold runs"):
+    with pytest.raises(ResultsError, match=r"squares\.jsonl must hold runs"):
         answer("squares", plan, tmp_path, 1, render_only=True)
-    with pytest.raises(ValueError, match="name a folder of data"):
+    with pytest.raises(ResultsError, match="name a folder of data"):
         answer("squares", plan._replace(runs=[]), tmp_path, 1, render_only=False)
     lines = '{"number": 2, "squared": 4}\n{"number": 3, "squared": 9}\n'
     (tmp_path / "squares.jsonl").write_text(lines)
@@ -174,6 +174,29 @@ def test_every_question_has_a_command():
     shown = CliRunner().invoke(app, ["robustness", "--data", "none"])
     assert shown.exit_code == 2
     assert "got none" in shown.output
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("robustness", None, "robustness.jsonl must hold runs; run without --render-only first"),
+        ("robustness", b"torn", "robustness.jsonl must hold runs; run without"),
+        ("robustness", b"3\n", "must hold a run in each line; got 3 in line 1"),
+        ("robustness", b'{"a": 1}\n', "must hold runs of robustness; got none with data, corr"),
+        ("robustness", b"\xff\n", "robustness.jsonl must be UTF-8; got"),
+        ("backbones", None, "backbones.json must hold results; run without --render-only first"),
+        ("backbones", b"{", "backbones.json must be JSON; got"),
+    ],
+)
+def test_missing_and_damaged_results_are_an_error_of_one_line(tmp_path, name, content, message):
+    if content is not None:
+        ending = "jsonl" if name == "robustness" else "json"
+        (tmp_path / f"{name}.{ending}").write_bytes(content)
+    shown = CliRunner().invoke(app, [name, "--render-only", "--results", str(tmp_path)])
+    assert shown.exit_code == 2
+    assert shown.stderr.startswith("error: ")
+    assert message in shown.stderr
+    assert shown.stderr.count("\n") == 1
 
 
 def test_reports_render_what_there_is():

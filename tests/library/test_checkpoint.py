@@ -21,6 +21,7 @@ from reliability_balance import ReliabilityBalancer, RobustLoss, calibrate, fit_
 from reliability_balance.calibration import (
     Abstention,
     BranchTemperatures,
+    CalibratedModel,
     Calibrator,
     ClassPredictionSets,
     Familiarity,
@@ -545,6 +546,13 @@ class TestBadArguments:
         criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
         with pytest.raises(TypeError, match=r"by torch\.save\(criterion\.state_dict\(\), path\)"):
             save(path, criterion)
+
+    def test_a_calibrated_model_is_referred_to_its_parts(self, path):
+        calibrated = CalibratedModel(small(), Calibrator(2, 1.0))
+        for model in (calibrated, nn.DataParallel(calibrated)):
+            with pytest.raises(TypeError, match=r"Save calibrated\.model, with companions="):
+                save(path, model)
+        assert not path.exists()
 
     def test_of_paths(self, path, tmp_path):
         with pytest.raises(FileNotFoundError, match="`path` must be an existing checkpoint"):
