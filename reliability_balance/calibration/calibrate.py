@@ -28,6 +28,7 @@ from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.recipes import get_recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.noise_estimate import NoiseEstimate
 from reliability_balance.labels.noise_matrix import true_frequencies, with_rate
@@ -221,8 +222,10 @@ def calibrate(
     fits :class:`TemperatureScaling` alone. With fewer than 100 samples it fits one temperature, or
     none if that is not significantly better (:meth:`Calibrator.fit`).
 
-    If the model predicts for evenly frequent classes, as after training with
-    :class:`RobustLoss`, samples are weighted by the inverse frequency of their classes.
+    If the model predicts for evenly frequent classes, samples are weighted by the inverse frequency
+    of their classes. It does so if its balancer has an uneven `class_prior` or a recipe with
+    `even_classes`, as after training with :class:`RobustLoss`. A balancer trained with
+    :class:`ReliabilityLoss` on uneven classes needs a recipe without it.
 
     Args:
         model: gives a :class:`BalancerOutput`, or logits. Its mode is restored afterwards.
@@ -233,7 +236,8 @@ def calibrate(
             rate is estimated anew from the held-out labels, by :func:`labels.noise_rate_bounds`.
             None: the labels are correct.
         prior: class frequencies of the deployment, > 0; counts will do. None: predictions keep the
-            class frequencies that the model assumes, even ones after :class:`RobustLoss`.
+            class frequencies that the model assumes: even ones after :class:`RobustLoss`. Those of
+            any other model, as one without a balancer, are taken to be the held-out frequencies.
 
     Shape:
         - noise: (C, C); prior: (C,).
@@ -273,9 +277,7 @@ def calibrate(
         if matrix is None
         else true_frequencies(labels, matrix)
     )
-    assumes_even = balancer is not None and not torch.allclose(
-        balancer.class_prior, balancer.class_prior.mean()
-    )
+    assumes_even = balancer is not None and _assumes_even(balancer)
     weights = frequencies if assumes_even else None
     if matrix is None:
         calibrator.fit(output, labels, class_prior=weights)
@@ -286,6 +288,12 @@ def calibrate(
         calibrator.log_shift.copy_(shift if assumes_even else shift - log_frequencies(frequencies))
     device = next((each.device for each in model.parameters()), labels.device)
     return CalibratedModel(model, calibrator.to(device))
+
+
+def _assumes_even(balancer: ReliabilityBalancer) -> bool:
+    """Return whether predictions are for even classes, even if those of the training were even."""
+    prior = balancer.class_prior
+    return get_recipe(balancer.recipe).even_classes or not torch.allclose(prior, prior.mean())
 
 
 def _check_every_class(labels: Tensor, num_classes: int) -> None:

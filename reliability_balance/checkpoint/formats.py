@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance.checkpoint import schema
+from reliability_balance.labels.out_of_sample import fill_in_old
 from reliability_balance.labels.targets import rename_old
 
 FORMAT_VERSION = 6
@@ -117,9 +118,7 @@ def _from_4_to_5(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
             size = settings.get("num_samples")
             is_targets = settings.get("class") == "RefurbishedTargets"
             if is_targets and type(size) is int and 0 < size <= room:
-                none = torch.full((size,), -1, dtype=torch.int32)
-                tensors[_name(role, part, "out_of_sample", "classes")] = none
-                tensors[_name(role, part, "out_of_sample", "confidence")] = torch.zeros(size)
+                fill_in_old(tensors, f"{_name(role, part)}.", size)
     return tensors, {**config, "format_version": 5}
 
 

@@ -290,16 +290,17 @@ def nearest_samples(points: Tensor, is_cosine: bool) -> tuple[Tensor, Tensor]:
         - points: (N, D) floating; returns (N, K) int64 and (N, K) on the CPU, K = min(10, N - 1).
     """
     rows = torch.arange(len(points), device=points.device)
-    # Small coordinates cancel less in the matrix product that finds the candidates.
-    centred = points - points.mean(0)
-    found = _nearest(centred, rows, rows, NEIGHBOURS)
-    distances = torch.empty(found.shape, dtype=points.dtype, device=points.device)
+    # The product that finds the candidates cancels far from 0; one huge row moves no median.
+    wide = points if points.device.type == "mps" else points.double()
+    wide = wide - wide.median(0).values
+    found = _nearest(wide, rows, rows, NEIGHBOURS)
+    distances = torch.empty(found.shape, dtype=wide.dtype, device=points.device)
     for block in blocks(rows, found.shape[1] * points.shape[1]):
-        between = points[block].unsqueeze(1) - points[found[block]]
+        between = wide[block].unsqueeze(1) - wide[found[block]]
         distances[block] = between.square().sum(-1)
     distances = distances / 2 if is_cosine else distances.sqrt()
     distances, order = distances.sort(stable=True)
-    return found.gather(1, order).cpu(), distances.cpu()
+    return found.gather(1, order).cpu(), distances.to(points.dtype).cpu()
 
 
 def _deviation(distances: Tensor) -> Tensor:

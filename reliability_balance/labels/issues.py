@@ -179,7 +179,9 @@ def find_issues(
         predicted[rows] = beliefs.argmax(-1)
         likeliest[rows] = posterior_of(beliefs, used[rows]).argmax(-1)
     points, is_cosine = RF.widen(pool_tokens(embeddings)), metric == "cosine"
-    points = F.normalize(points, dim=-1) if is_cosine else points
+    if is_cosine:  # the square of a huge coordinate would overflow
+        largest = points.abs().amax(-1, keepdim=True)
+        points = F.normalize(points / largest.clamp_min(torch.finfo(points.dtype).tiny), dim=-1)
     samples = Samples(
         points,
         is_cosine,

@@ -31,3 +31,10 @@ class OutOfSample(nn.Module):
         self.classes[index] = classes.int().where(which, self.classes[index])
         kept = self.confidence[index]
         self.confidence[index] = confidence.to(kept.dtype).clamp(0.0, 1.0).where(which, kept)
+
+
+def fill_in_old(state: dict[str, Tensor], prefix: str, num_samples: int) -> None:
+    """Add what states of targets from before checkpoint format 5 lack: no such predictions."""
+    prefix = f"{prefix}out_of_sample."
+    if not any(name.startswith(prefix) for name in state):
+        state.update(OutOfSample(num_samples).state_dict(prefix=prefix))

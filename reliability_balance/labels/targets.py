@@ -19,7 +19,7 @@ from reliability_balance.labels.noise_matrix import (
     DenseCounts,
     SparseCounts,
 )
-from reliability_balance.labels.out_of_sample import OutOfSample
+from reliability_balance.labels.out_of_sample import OutOfSample, fill_in_old
 from reliability_balance.labels.posterior import (
     PosteriorRule,
     _annotator_posterior,
@@ -492,6 +492,8 @@ class RefurbishedTargets(Configured):
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
     ) -> None:
         rename_old(state_dict, prefix)
+        if f"{prefix}updates" in state_dict:
+            fill_in_old(state_dict, prefix, self.num_samples)
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
 

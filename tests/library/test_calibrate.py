@@ -94,6 +94,27 @@ def test_branches_on_clean_labels():
         )
 
 
+@pytest.mark.parametrize("counts", [(800, 800), (801, 799)])
+def test_even_or_nearly_even_training_then_uneven_held_out_data(counts):
+    """After even training predictions are for even classes, whatever the held-out frequencies."""
+
+    def draw(*counts, seed):
+        labels = torch.arange(2).repeat_interleave(torch.tensor(counts))
+        noise = torch.randn(len(labels), 1, generator=torch.Generator().manual_seed(seed))
+        return noise + 2.0 * labels[:, None] - 1.0, labels
+
+    points, labels = draw(*counts, seed=0)
+    torch.manual_seed(0)
+    model = ReliabilityBalancer(1, 2, head="mlp", metric="euclidean")
+    criterion = RobustLoss(model, labels, epochs=6)
+    fit_head(model, points, labels, criterion=criterion, epochs=6, learning_rate=1e-2)
+    prior = torch.tensor([0.9, 0.1])
+    calibrated = calibrate(model, [draw(1800, 200, seed=1)], prior=prior)
+    points, _ = draw(1800, 200, seed=2)
+    with torch.no_grad():
+        assert float(calibrated(points).probs[:, 1].mean()) == pytest.approx(0.1, abs=0.03)
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.4])
 def test_noisy_labels_with_a_known_matrix(rate):
     logits, truth = samples()

@@ -81,6 +81,26 @@ def test_nearest_samples_against_loops(count, is_cosine):
     assert not (found == torch.arange(count).unsqueeze(1)).any()
 
 
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_duplicates_far_from_the_mean_and_beside_a_huge_row(metric):
+    """In float32, |x|^2 of such points is coarser than their distances."""
+    labels = torch.arange(COUNT) % 2
+    embeddings = draw(COUNT, 8) + 3000.0 * (2 * labels[:, None] - 1)
+    pairs = [(0, 100), (1, 101), (2, 202)]
+    for first, second in pairs:
+        embeddings[second] = embeddings[first]
+    targets = inspect_embeddings(embeddings, labels, 2)
+    for value in (0.0, 1e8, 1e20):
+        points = embeddings.clone()
+        if value:
+            points[7] = torch.tensor([value, -value] * 4)
+        issues = find_issues(targets, labels, points, metric=metric)
+        sets = [group.samples for group in issues.found["near_duplicate"].groups]
+        assert all(any(set(pair) <= set(each) for each in sets) for pair in pairs)
+        assert metric == "cosine" or sets == pairs
+        assert not value or issues.found["outlier"].is_issue[7]
+
+
 def test_blocks_do_not_change_the_neighbours(monkeypatch):
     points = draw(50, 4)
     whole = nearest_samples(points, is_cosine=False)

@@ -582,3 +582,17 @@ def test_whether_there_was_memory_is_saved():
 def test_bad_settings_of_early_doubts_are_named(options, message):
     with pytest.raises(ValueError, match=message):
         RefurbishedTargets(8, 2, **options)
+
+
+def test_states_from_before_predictions_out_of_sample_were_kept():
+    """They are filled in, as in files; a state that lacks part of them is refused."""
+    targets = RefurbishedTargets(20, 3, warmup=0)
+    targets(torch.arange(20), torch.arange(20) % 3, torch.rand(20, 3).softmax(-1))
+    state = targets.state_dict()
+    old = {name: each for name, each in state.items() if not name.startswith("out_of_sample")}
+    targets.out_of_sample.classes.fill_(2)
+    targets.load_state_dict(old)
+    assert targets.out_of_sample.classes.tolist() == [-1] * 20
+    assert "out_of_sample.classes" not in old
+    with pytest.raises(RuntimeError, match=r"out_of_sample\.classes"):
+        targets.load_state_dict(old | {"out_of_sample.confidence": torch.zeros(20)})
