@@ -88,6 +88,11 @@ def train(
     from examples.arbex.training.run_keeping import TrainingInterrupted
     from examples.arbex.training.run_lock import only_run_in
 
+    if resume and (overrides or corrections is not None):
+        raise ValueError(
+            f"`{'--set' if overrides else '--corrections'}` must be left out with --resume, which "
+            "goes on with the run's own recipe; start a new run with another --out"
+        )
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
     with only_run_in(out) if leads else nullcontext():
@@ -161,7 +166,7 @@ def evaluate(
 
     Choose another data set by overrides, such as --set data.dataset=fer-plus --set
     data.root=~/FERPlus. Its classes are matched to the model's by name; faces of unknown classes
-    are left out and counted.
+    are left out and counted. Labels are as given in the data: corrections are never applied.
     """
     from dataclasses import replace
 
@@ -334,7 +339,8 @@ def review(
     """Serve a local page that reviews the doubtful labels of a run, by keys or mouse.
 
     Each decision is saved at once in corrections.csv in the folder of the run, with the columns
-    path, given, corrected and verdict (kept, accepted or changed). `train --corrections FILE`
+    path, given, corrected and verdict (kept, accepted, changed, or earlier: trained with, and not
+    reviewed again). `train --corrections FILE`
     applies it to the labels. Needs the extra `web`.
     """
     from examples.arbex.review.queue import open_review

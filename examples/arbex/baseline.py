@@ -56,7 +56,8 @@ def recorded_baseline(config: RunConfig) -> Baseline | None:
 
 def comparable(recipe: dict[str, object]) -> dict[str, object]:
     """Return the values that change the result of a training."""
-    free = tuple(key for key in FREE_KEYS if key != "optimization.epochs")
+    telling = ("optimization.epochs", "data.corrections")
+    free = tuple(key for key in FREE_KEYS if key not in telling)
     values = flat(recipe).items()
     return {key: each for key, each in values if each is not None and not key.startswith(free)}
 

@@ -78,6 +78,12 @@ def test_a_run_is_not_overwritten_but_goes_on(run, trained):
     assert (trained / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize("option", [("--set", "seed=3"), ("--corrections", "other.csv")])
+def test_a_resumed_run_takes_no_other_recipe(run, trained, option):
+    with pytest.raises(ValueError, match=f"`{option[0]}` must be left out with --resume"):
+        run("train", "--resume", *option, "--out", trained)
+
+
 def test_data_that_cannot_be_read_begin_no_run(run, tmp_path):
     options = ("--set", "data.dataset=raf-db", "--set", f"data.root={tmp_path / 'none'}")
     with pytest.raises(FileNotFoundError, match="none"):

@@ -4,13 +4,14 @@ import csv
 import json
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from browsers import open_browser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from synthetic_faces import synthetic_table
@@ -25,14 +26,15 @@ from examples.arbex.readers.corrections import (
     save_corrections,
     with_corrections,
 )
+from examples.arbex.readers.rows import ReadingError
 from examples.arbex.review import exchange, fiftyone_app, queue
-from examples.arbex.review.queue import DoubtfulFace, Review, open_review
+from examples.arbex.review.queue import DoubtfulFace, Review, open_review, read_doubtful
 from examples.arbex.review.server import KEYS, build_review
 from examples.arbex.serving import local
 
 CLASSES = ("angry", "happy", "sad")
 HARMFUL = ("<script>window.hit = 1</script>", "\"'><img src=x onerror='window.hit = 1'>")
-TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\n\0"), min_size=1, max_size=9)
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=9)
 
 
 def review_of(table, file, rows=(0, 4, 8), **options):
@@ -113,9 +115,14 @@ def test_without_verdicts_the_order_of_doubt_is_reviewed(run):
 @given(
     st.lists(st.tuples(TEXT, TEXT, TEXT, st.sampled_from(VERDICTS)), unique_by=lambda row: row[0])
 )
+@example([("a\rb.png", "angry\r", "\nsad", "changed")])
 def test_corrections_are_read_as_written(tmp_path_factory, rows):
     path = tmp_path_factory.mktemp("corrections") / "corrections.csv"
-    corrections = [Correction(*row) for row in rows]
+    corrections = [
+        Correction(name, before, before if verdict == "kept" else label, verdict)
+        for name, before, label, verdict in rows
+        if verdict == "kept" or label != before
+    ]
     save_corrections(path, corrections)
     assert read_corrections(path) == corrections
     with path.open(encoding="utf-8", newline="") as file:
@@ -129,7 +136,9 @@ def test_corrections_are_read_as_written(tmp_path_factory, rows):
         ("path,given\n", ":1: expected a header"),
         ("path,given,corrected,verdict\na,b,c\n", ":2: expected 4 columns"),
         ("path,given,corrected,verdict\na,b,c,perhaps\n", ":2: expected a verdict"),
-        ("path,given,corrected,verdict\na,b,c,kept\na,b,c,kept\n", ":3: expected each face once"),
+        ("path,given,corrected,verdict\na,b,b,kept\na,b,b,kept\n", ":3: expected each face once"),
+        ("path,given,corrected,verdict\na,b,c,kept\n", ":2: expected `kept` .*got b -> c, kept"),
+        ("path,given,corrected,verdict\na,b,b,changed\n", ":2: expected `kept` .*b -> b, changed"),
     ],
 )
 def test_a_damaged_file_is_refused_by_line(tmp_path, content, expected):
@@ -165,7 +174,7 @@ def test_corrections_change_these_labels_alone(tmp_path):
     ("row", "expected"),
     [
         (
-            ("elsewhere.png", "happy", "sad", "kept"),
+            ("elsewhere.png", "happy", "sad", "changed"),
             "faces must be in synthetic; got elsewhere.png: .* another recipe or seed",
         ),
         (("0004.png", "happy", "bored", "changed"), "must be classes of .*; got bored"),
@@ -216,6 +225,33 @@ def test_a_review_goes_on_where_it_stopped(review):
     assert again.decision(1).corrected == "sad"
 
 
+def test_two_reviews_of_one_run_add_up(review):
+    other = review_of(review.table, review.file)
+    review.decide(0, "sad")
+    other.decide(1, "sad")
+    found = {each.path: each.corrected for each in read_corrections(review.file)}
+    assert found == {review.faces[0].name: "sad", review.faces[1].name: "sad"}
+
+
+def test_a_decision_of_another_review_is_not_overruled_unseen(review):
+    other = review_of(review.table, review.file)
+    review.decide(0, "sad")
+    with pytest.raises(ValueError, match=rf"another review has decided on {review.faces[0].name}"):
+        other.decide(0, "happy")
+    assert other.decision(0).corrected == "sad" == read_corrections(review.file)[0].corrected
+    other.decide(0, "happy")
+    assert read_corrections(review.file)[0].corrected == "happy"
+
+
+def test_reviews_wait_for_each_other(tmp_path):
+    table = synthetic_table()
+    rows = range(0, 32, 2)
+    reviews = [review_of(table, tmp_path / "corrections.csv", rows) for _ in rows]
+    with ThreadPoolExecutor(len(rows)) as pool:
+        list(pool.map(lambda number: reviews[number].decide(number, "sad"), range(len(rows))))
+    assert len(read_corrections(tmp_path / "corrections.csv")) == len(rows)
+
+
 @pytest.mark.parametrize(("number", "label"), [(3, "sad"), (-1, "sad"), (0, "bored")])
 def test_an_unknown_face_or_class_changes_nothing(review, number, label):
     with pytest.raises(ValueError, match="must"):
@@ -237,6 +273,54 @@ def test_the_file_repeats_the_corrections_of_the_training(tmp_path):
     assert with_corrections(table, review.file).labels[0] == 2
     review.decide(0, None)
     assert with_corrections(table, review.file).labels[0] == 1
+
+
+@pytest.mark.parametrize("corrected", ["angry", "happy"])
+def test_a_label_that_an_earlier_review_chose_can_be_kept(tmp_path, corrected):
+    table = synthetic_table()
+    verdict = "kept" if corrected == "angry" else "changed"
+    earlier = Correction(table.names[0], "angry", corrected, verdict)
+    save_corrections(tmp_path / "earlier.csv", [earlier])
+    trained = with_corrections(table, tmp_path / "earlier.csv")
+    options = {"earlier": {earlier.path: earlier}}
+    review = review_of(trained, tmp_path / "new.csv", **options)
+    review.decide(1, "sad")
+    assert review_of(trained, review.file, **options).decision(0) is None
+    review.decide(0, corrected)
+    assert review_of(trained, review.file, **options).decision(0) == earlier
+    review.decide(0, None)
+    assert review_of(trained, review.file, **options).decision(0) is None
+    assert with_corrections(table, review.file).labels[0] == trained.labels[0]
+
+
+HEADER = "sample,given,suggested,doubt"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("sample,given\n", r":1: expected columns sample, given, suggested, doubt"),
+        (f"{HEADER}\n0000.png,angry\n", r":2: expected 4 columns; got 2"),
+        (f"{HEADER}\n0000.png,bored,sad,0.9\n", r":2: expected a class of .* `given`; got 'bored'"),
+        (
+            f"{HEADER}\n0000.png,sad,bored,0.9\n",
+            r":2: expected a class .* `suggested`; got 'bored'",
+        ),
+        *(
+            (f"{HEADER}\n0000.png,angry,sad,{doubt}\n", rf":2: .* in `doubt`; got '{doubt}'")
+            for doubt in ("much", "nan", "inf", "-0.1", "1.1", "")
+        ),
+        (f"{HEADER}\n0.png,angry,sad,1\n0.png,angry,sad,1\n", r":3: .* once in `sample`"),
+        (f"{HEADER}\n\xff", r"expected UTF-8 text"),
+    ],
+)
+def test_a_damaged_list_of_doubtful_labels_is_refused_by_line_and_column(
+    tmp_path, content, expected
+):
+    path = tmp_path / "doubtful_labels.csv"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ReadingError, match=expected):
+        read_doubtful(path, synthetic_table(), 9)
 
 
 # The page
@@ -419,6 +503,12 @@ def train_reads(run, tmp_path):
     told = invoke("train", "--recipe", recipe, *options)
     assert f"labels changed by {file}" in told
     assert yaml.safe_load((out / "recipe.yaml").read_text())["data"]["corrections"] == str(file)
+    # A later decision in the first run changes nothing for the second one.
+    copy = file.read_bytes()
+    open_review(run, 5).decide(2, "angry")
+    assert (out / "trained_corrections.csv").read_bytes() == copy != file.read_bytes()
+    invoke("train", "--resume", "--out", out, "--accelerator", "cpu")
+    invoke("doubtful", out)
     (out / "doubtful_labels.csv").write_text(
         "sample,given,suggested,doubt\nangry/=03.png,sad,happy,0.9\n"
     )
@@ -429,34 +519,60 @@ def train_reads(run, tmp_path):
     assert read_corrections(out / "corrections.csv")[0][:3] == ("angry/=03.png", "angry", "happy")
 
 
+def task_of(path, *choices):
+    """A task of Label Studio whose annotation has these choices."""
+    results = [{"from_name": exchange.CONTROL, "value": {"choices": each}} for each in choices]
+    return {"data": {"path": path}, "annotations": [{"result": results}]}
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("{", "must be JSON"),
-        ("{}", "must hold a JSON list; got dict"),
-        ('[{"image": "x"}]', "task 1 must be of an export as JSON"),
-        ('[{"data": {"path": "a"}, "annotations": [{"result": [{"from_name": "expression", '
-         '"value": {"choices": ["a", "b"]}}]}]}]', "task 1 must have one choice"),
+        ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("{}", "expected a JSON list; got dict"),
+        ("[3]", "task 1: expected a task of an export as JSON"),
+        ('[{"image": "x"}]', "task 1: expected a task of an export as JSON"),
+        ('[{"data": {"path": ["a"]}, "annotations": []}]', "task 1: .* text at data.path"),
+        ('[{"data": {"path": 3}, "annotations": []}]', "task 1: .* text at data.path"),
+        ('[{"data": {"path": "a"}, "annotations": {}}]', "task 1: .* a list of annotations"),
+        ('[{"data": {"path": "a"}, "annotations": [null]}]', "task 1, a: expected annotations"),
+        ('[{"data": {"path": "a"}, "annotations": [{"result": {}}]}]', "task 1, a: .* a list"),
+        *(
+            (json.dumps([task_of("a", *choices)]), "task 1, a: expected one choice")
+            for choices in ([["a", "b"]], ["x"], [[]], [[3]], [None], [["a"], ["b"]])
+        ),
+        (
+            json.dumps([task_of("a", ["sad"]), task_of("b", ["sad"]), task_of("a", ["happy"])]),
+            "task 3, a: expected one label per face, 'sad' as before; got 'happy'",
+        ),
     ],
-)  # fmt: skip
+)
 def test_other_files_are_no_export_of_label_studio(tmp_path, content, expected):
     (tmp_path / "export.json").write_text(content)
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ReadingError, match=expected):
         exchange.read_label_studio(tmp_path / "export.json")
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ("[]", "must hold a JSON dict; got list"),
-        ("{}", "must have labels of a FiftyOneImageClassificationDataset"),
-        ('{"labels": {"x": 1}}', "faces must be among the doubtful ones; got 'x'"),
-        ('{"labels": {"0000000": 7}, "classes": ["a"]}', "must have labels of"),
+        ("[]", "expected a JSON dict; got list"),
+        ("{}", "expected labels of a FiftyOneImageClassificationDataset"),
+        ('{"labels": {"x": 1}}', "x: expected one of the doubtful faces"),
+        *(
+            (f'{{"labels": {{"0000000": {label}}}, "classes": ["a"]}}', "0000000: expected a class")
+            for label in ("7", "-1", "true", "[]", "1.0", '{"label": -1}')
+        ),
+        (
+            '{"labels": {"0000000": {"label": "sad", "attributes": {"path": "other.png"}}}}',
+            r"0000000: expected the face 0000\.png; got other\.png, of other data",
+        ),
     ],
 )
 def test_other_files_are_no_labels_of_fiftyone(review, tmp_path, content, expected):
     (tmp_path / "labels.json").write_text(content)
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ReadingError, match=expected):
         exchange.read_fiftyone(tmp_path / "labels.json", review)
 
 

@@ -15,6 +15,7 @@ from examples.result_files import save_text
 from reliability_balance.labels import spreadsheet_text
 
 VERDICTS = ("kept", "accepted", "changed")  # of the given label, the suggestion, or neither
+EARLIER = "earlier"  # verdict of a correction that the run was trained with, as it was then
 SHOWN = 5  # names in an error
 
 
@@ -30,7 +31,7 @@ class Correction(NamedTuple):
 def save_corrections(path: Path, corrections: Iterable[Correction]) -> None:
     """Write the CSV, atomically; names are safe for spreadsheets."""
     file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
+    writer = csv.writer(file)  # quotes both kinds of line ends within names
     writer.writerow(Correction._fields)
     writer.writerows(map(spreadsheet_text, each) for each in corrections)
     save_text(path, in_utf_8(file.getvalue()))
@@ -41,8 +42,8 @@ def read_corrections(path: Path) -> list[Correction]:
 
     Raises:
         FileNotFoundError: if it does not exist.
-        ReadingError: if the header, a verdict or the number of columns is wrong, or a face occurs
-            twice; it names the line.
+        ReadingError: if the header, a verdict or the number of columns is wrong, a verdict
+            contradicts its labels, or a face occurs twice; it names the line.
     """
     if not path.is_file():
         raise FileNotFoundError(f"`corrections` must be a CSV of corrected labels; got {path}")
@@ -55,8 +56,12 @@ def read_corrections(path: Path) -> list[Correction]:
         if len(cells) != len(header):
             raise ReadingError(where, f"{len(header)} columns", len(cells))
         row = Correction(*(cell.removeprefix("'") for cell in cells))
-        if row.verdict not in VERDICTS:
-            raise ReadingError(where, f"a verdict of {', '.join(VERDICTS)}", repr(row.verdict))
+        known = (*VERDICTS, EARLIER)
+        if row.verdict not in known:
+            raise ReadingError(where, f"a verdict of {', '.join(known)}", repr(row.verdict))
+        if row.verdict != EARLIER and (row.verdict == "kept") != (row.given == row.corrected):
+            change = f"{row.given} -> {row.corrected}, {row.verdict}"
+            raise ReadingError(where, "`kept` exactly where the given label stays", change)
         if row.path in found:
             raise ReadingError(where, "each face once", repr(row.path))
         found[row.path] = row

@@ -5,9 +5,11 @@ Both are read and written as their JSON files; neither tool needs to be installe
 
 import json
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
+from examples.arbex.readers.rows import ReadingError
 from examples.arbex.report.html_page import picture_url, png_bytes
 from examples.arbex.review.queue import Review
 from examples.result_files import open_result, save_json, save_text
@@ -66,29 +68,57 @@ def read_label_studio(path: Path) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not such an export; it names the task.
+        ReadingError: if it is not such an export, an annotation has several choices, or two tasks
+            give a face different labels; it names the task and the face.
     """
-    labels = {}
+    labels: dict[str, str] = {}
     for number, task in enumerate(_read_json(path, list), start=1):
         where = f"{path}: task {number}"
-        try:
-            given = [each for each in task["annotations"] if not each.get("was_cancelled")]
-            name = task["data"]["path"]
-            results = [
-                each["value"]["choices"]
-                for each in (given[-1]["result"] if given else ())
-                if each["from_name"] == CONTROL
-            ]
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(
-                f"{where} must be of an export as JSON, with data.path and annotations; "
-                f"missing: {error}"
-            ) from error
-        if results:
-            if len(results[0]) != 1:
-                raise ValueError(f"{where} must have one choice; got {results[0]}")
-            labels[name] = results[0][0]
+        name = task["data"].get("path") if _holds(task, "data", dict) else None
+        if not isinstance(name, str) or not _holds(task, "annotations", list):
+            raise ReadingError(
+                where,
+                "a task of an export as JSON, with text at data.path and a list of annotations",
+                _short(task),
+            )
+        where = f"{where}, {name}"
+        label = _choice(task["annotations"], where)
+        if label is not None and labels.setdefault(name, label) != label:
+            raise ReadingError(
+                where, f"one label per face, {labels[name]!r} as before", repr(label)
+            )
     return labels
+
+
+def _choice(annotations: list[Any], where: str) -> str | None:
+    """Return the choice of the last annotation; None if there is none."""
+    if not all(isinstance(each, dict) for each in annotations):
+        raise ReadingError(where, "annotations with a list `result`", _short(annotations))
+    given = [each for each in annotations if not each.get("was_cancelled")]
+    if not given:
+        return None
+    results = given[-1].get("result")
+    if not isinstance(results, list) or not all(isinstance(each, dict) for each in results):
+        raise ReadingError(where, "annotations with a list `result`", _short(given[-1]))
+    values = [each.get("value") for each in results if each.get("from_name") == CONTROL]
+    if not values:
+        return None
+    choices = values[0].get("choices") if isinstance(values[0], dict) else None
+    if len(values) > 1 or not _is_one_text(choices):
+        raise ReadingError(where, "one choice, as a list of one class", _short(values))
+    return str(choices[0])
+
+
+def _is_one_text(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 1 and isinstance(value[0], str)
+
+
+def _holds(value: Any, key: str, kind: type[Any]) -> bool:
+    return isinstance(value, dict) and isinstance(value.get(key), kind)
+
+
+def _short(value: object) -> str:
+    return shorten(repr(value), 120)
 
 
 def export_fiftyone(review: Review, folder: Path) -> None:
@@ -118,25 +148,37 @@ def read_fiftyone(path: Path, review: Review) -> dict[str, str]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not such a file, or has other faces than the doubtful ones.
+        ReadingError: if it is not such a file, or has other faces than the doubtful ones; it names
+            the face.
     """
     content = _read_json(path, dict)
+    if not _holds(content, "labels", dict):
+        raise ReadingError(path, "labels of a FiftyOneImageClassificationDataset", list(content))
     faces = {f"{face.row:07}": face for face in review.faces}
     changed = {}
-    try:
-        for key, value in content["labels"].items():
-            if key not in faces:
-                raise ValueError(f"{path}: faces must be among the doubtful ones; got {key!r}")
-            label = value["label"] if isinstance(value, dict) else value
-            if isinstance(label, int):
-                label = content["classes"][label]
-            if label is not None and label != faces[key].given:
-                changed[faces[key].name] = label
-    except (KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{path}: must have labels of a FiftyOneImageClassificationDataset; got {error!r}"
-        ) from error
+    for key, value in content["labels"].items():
+        where = f"{path}: {key}"
+        if key not in faces:
+            raise ReadingError(where, "one of the doubtful faces", "another")
+        face = faces[key]
+        attributes = value.get("attributes") if isinstance(value, dict) else None
+        exported = attributes.get("path") if isinstance(attributes, dict) else None
+        if exported not in (None, face.name):
+            raise ReadingError(where, f"the face {face.name}", f"{exported}, of other data")
+        label = value.get("label") if isinstance(value, dict) else value
+        label = _class(label, content.get("classes"), where)
+        if label not in (None, face.given):
+            changed[face.name] = label
     return changed
+
+
+def _class(label: Any, classes: Any, where: str) -> str | None:
+    """Return a label that is text, an index of the classes, or None."""
+    if label is None or isinstance(label, str):
+        return label
+    if type(label) is int and isinstance(classes, list) and 0 <= label < len(classes):
+        return str(classes[label])
+    raise ReadingError(where, "a class, or the index of one in `classes`", _short(label))
 
 
 def _read_json(path: Path, kind: type[Any]) -> Any:
@@ -144,8 +186,8 @@ def _read_json(path: Path, kind: type[Any]) -> Any:
         raise FileNotFoundError(f"`file` must be an export as JSON; got {path}")
     try:
         content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path}: must be JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise ReadingError(path, "JSON", error) from error
     if not isinstance(content, kind):
-        raise ValueError(f"{path}: must hold a JSON {kind.__name__}; got {type(content).__name__}")
+        raise ReadingError(path, f"a JSON {kind.__name__}", type(content).__name__)
     return content

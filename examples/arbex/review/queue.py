@@ -1,6 +1,9 @@
 """The doubtful faces of a run, and the decisions on them, which are saved at once."""
 
-import csv
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -10,11 +13,14 @@ from torch import Tensor
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.plain_text import in_utf_8
 from examples.arbex.readers.corrections import (
+    EARLIER,
     Correction,
     read_corrections,
     rows_of,
     save_corrections,
 )
+from examples.arbex.readers.files import read_csv_rows
+from examples.arbex.readers.rows import ReadingError
 from examples.arbex.run_data import load_faces
 from examples.arbex.training.run_folder import RunFolder, config_of
 
@@ -39,12 +45,14 @@ class DoubtfulFace(NamedTuple):
 class Review:
     """Doubtful faces, the most doubtful first, with the decisions on them.
 
+    Several reviews may write one file: each adds its decisions to those on disk.
+
     Args:
         table: all faces of the run's data.
         faces: those to review.
         file: the CSV of corrections, which is written at each decision.
-        earlier: corrections that the run was trained with; the CSV repeats them, so that it is
-            complete.
+        earlier: corrections that the run was trained with; the CSV repeats them with the verdict
+            `earlier`, so that it is complete.
         caution: why the labels have no verdicts; empty if they have.
     """
 
@@ -55,9 +63,8 @@ class Review:
     caution: str = ""
 
     def __post_init__(self) -> None:
-        self.corrections = dict(self.earlier)
-        if self.file.exists():
-            self.corrections.update((each.path, each) for each in read_corrections(self.file))
+        self.earlier = {name: each._replace(verdict=EARLIER) for name, each in self.earlier.items()}
+        self.corrections = self._on_disk()
 
     @property
     def class_names(self) -> list[str]:
@@ -70,9 +77,8 @@ class Review:
 
     def decision(self, number: int) -> Correction | None:
         """Return the decision on a doubtful face, or None."""
-        name = self.faces[number].name
-        found = self.corrections.get(name)
-        return None if found == self.earlier.get(name) else found
+        found = self.corrections.get(self.faces[number].name)
+        return None if found is None or found.verdict == EARLIER else found
 
     def decide(self, number: int, label: str | None) -> None:
         """Correct the label of a doubtful face, and save.
@@ -82,47 +88,70 @@ class Review:
             label: the class; the given one keeps it. None: undo.
 
         Raises:
-            ValueError: if there is no such face or class.
+            ValueError: if there is no such face or class, or another review has decided on it since
+                this one last read the file.
             OSError: if the CSV cannot be written; nothing is changed then.
         """
         if not 0 <= number < len(self.faces):
             raise ValueError(f"`face` must lie in [0, {len(self.faces)}); got {number}")
         face = self.faces[number]
-        corrections = dict(self.corrections)
         before = self.earlier.get(face.name)
-        if label is not None:
-            corrections[face.name] = self._correction(face, label)
-        elif before is not None:
-            corrections[face.name] = before
-        else:
-            corrections.pop(face.name, None)
-        self._save(corrections)
+        self._save({face.name: before if label is None else self._correction(face, label)})
 
     def take_over(self, labels: dict[str, str]) -> None:
         """Take over the labels of faces, by name, from another tool, and save.
 
         Raises:
-            ValueError: if a face is not among the doubtful ones, or a class is unknown.
+            ValueError: if a face is not among the doubtful ones, a class is unknown, or another
+                review has decided on a face since this one last read the file.
             OSError: if the CSV cannot be written; nothing is changed then.
         """
         faces = {face.name: face for face in self.faces}
         unknown = [name for name in labels if name not in faces]
         if unknown:
             raise ValueError(f"faces must be among the doubtful ones; got {', '.join(unknown[:5])}")
-        decided = {name: self._correction(faces[name], label) for name, label in labels.items()}
-        self._save({**self.corrections, **decided})
+        self._save({name: self._correction(faces[name], label) for name, label in labels.items()})
 
-    def _save(self, corrections: dict[str, Correction]) -> None:
-        save_corrections(self.file, corrections.values())
-        self.corrections = corrections
+    def _save(self, changes: dict[str, Correction | None]) -> None:
+        """Change these faces in the file; None removes one."""
+        with _alone_in(self.file.parent):
+            found = self._on_disk()
+            decided = [name for name in changes if found.get(name) != self.corrections.get(name)]
+            if decided:
+                self.corrections = found
+                raise ValueError(
+                    f"{self.file}: another review has decided on {', '.join(decided[:5])} in the "
+                    "meantime; nothing was saved. Decide again to overrule it"
+                )
+            merged = {**found, **changes}
+            corrections = {name: each for name, each in merged.items() if each is not None}
+            save_corrections(self.file, corrections.values())
+            self.corrections = corrections
+
+    def _on_disk(self) -> dict[str, Correction]:
+        written = read_corrections(self.file) if self.file.exists() else []
+        return self.earlier | {each.path: each for each in written}
 
     def _correction(self, face: DoubtfulFace, label: str) -> Correction:
         if label not in self.class_names:
             raise ValueError(f"`label` must be one of {', '.join(self.class_names)}; got {label!r}")
-        verdict = {face.suggested: "accepted", face.given: "kept"}.get(label, "changed")
         before = self.earlier.get(face.name)
         given = face.given if before is None else before.given
+        verdict = {face.suggested: "accepted", given: "kept"}.get(label, "changed")
         return Correction(face.name, given, label, verdict)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Wait for other reviews that write in a folder, and hold them off."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def open_review(run: Path, limit: int) -> Review:
@@ -158,28 +187,45 @@ def read_doubtful(path: Path, table: FaceTable, limit: int) -> tuple[list[Doubtf
 
     Raises:
         FileNotFoundError: if it does not exist.
-        ValueError: if it has other columns, or faces that the table does not have.
+        ReadingError: if it is damaged; it names the line and the column.
+        ValueError: if it has faces that the table does not have.
     """
     if not path.is_file():
         raise FileNotFoundError(
             f"`run` must be the folder of a run with {path.name}; got none at {path}"
         )
-    with path.open(encoding="utf-8", newline="") as file:
-        reader = csv.DictReader(file)
-        if not set(COLUMNS) <= set(reader.fieldnames or ()):
-            raise ValueError(
-                f"{path}: must have columns {', '.join(COLUMNS)}; got {reader.fieldnames}"
-            )
-        lines = list(reader)
-    judged = any(row.get("verdict") != "unknown" for row in lines) or not lines
-    lines = [row for row in lines if not judged or row["given"] != row["suggested"]][:limit]
-    texts = [
-        tuple(line[name].removeprefix("'") for name in ("sample", "given", "suggested"))
-        for line in lines
-    ]
-    rows = rows_of(table, [name for name, _, _ in texts], where=str(path))
-    faces = [
-        DoubtfulFace(name, row, given, suggested, float(line["doubt"]))
-        for (name, given, suggested), row, line in zip(texts, rows, lines, strict=True)
-    ]
+    lines = read_csv_rows(path)
+    header = next(lines, ("", []))[1]
+    if not set(COLUMNS) <= set(header):
+        raise ReadingError(f"{path}:1", f"columns {', '.join(COLUMNS)}", header)
+    classes = {in_utf_8(name) for name in table.class_names}
+    doubts: dict[str, tuple[str, str, float]] = {}
+    judged = False
+    for where, cells in lines:
+        if len(cells) != len(header):
+            raise ReadingError(where, f"{len(header)} columns", len(cells))
+        row = dict(zip(header, cells, strict=True))
+        name, given, suggested = (row[each].removeprefix("'") for each in COLUMNS[:3])
+        for column, label in (("given", given), ("suggested", suggested)):
+            if label not in classes:
+                raise ReadingError(where, f"a class of {table.name} in `{column}`", repr(label))
+        doubt = _doubt(row["doubt"], where)
+        if name in doubts:
+            raise ReadingError(where, "each face once in `sample`", repr(name))
+        doubts[name] = given, suggested, doubt
+        judged = judged or row.get("verdict") != "unknown"
+    judged = judged or not doubts
+    shown = [name for name, (given, other, _) in doubts.items() if not judged or given != other]
+    rows = rows_of(table, shown[:limit], where=str(path))
+    faces = [DoubtfulFace(name, row, *doubts[name]) for name, row in zip(shown, rows, strict=False)]
     return faces, judged
+
+
+def _doubt(text: str, where: str) -> float:
+    try:
+        doubt = float(text)
+    except ValueError:
+        doubt = float("nan")
+    if not 0 <= doubt <= 1:
+        raise ReadingError(where, "a number in [0, 1] in `doubt`", repr(text))
+    return doubt

@@ -1,11 +1,11 @@
 """The folder of a run: its files, and what is written before training."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from examples.arbex.configuration import RunConfig, dump_config, load_config
 from examples.arbex.model_bundle import versions
-from examples.result_files import save_json, save_text
+from examples.result_files import open_result, save_json, save_text
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,11 @@ class RunFolder:
     def recipe(self) -> Path:
         """Path of the complete configuration."""
         return self.root / "recipe.yaml"
+
+    @property
+    def corrections(self) -> Path:
+        """Path of the corrected labels that training applied, if any."""
+        return self.root / "trained_corrections.csv"
 
     @property
     def versions(self) -> Path:
@@ -64,22 +69,31 @@ def expect_no_run(folder: RunFolder) -> None:
 
 
 def begin_run(config: RunConfig, folder: RunFolder) -> None:
-    """Write the configuration of a new run.
+    """Write the configuration of a new run, and a copy of its corrected labels.
 
     Raises:
         FileExistsError: if the folder holds a run already.
     """
     expect_no_run(folder)
     save_json(folder.versions, versions())  # first, since it marks the recipe as that of a run
+    if config.data.corrections is None:
+        folder.corrections.unlink(missing_ok=True)
+    else:
+        content = config.data.corrections.read_bytes()
+        with open_result(folder.corrections) as file:
+            file.write(content)
     save_text(folder.recipe, dump_config(config))
 
 
 def config_of(folder: RunFolder) -> RunConfig:
-    """Read the recipe of a run.
+    """Read the recipe of a run; its corrected labels are those of the run's copy.
 
     Raises:
         FileNotFoundError: if the folder holds no run.
     """
     if not folder.recipe.is_file():
         raise FileNotFoundError(f"`out` must be the folder of a run; got {folder.root}")
-    return load_config(str(folder.recipe))
+    config = load_config(str(folder.recipe))
+    if config.data.corrections is None or not folder.corrections.exists():
+        return config
+    return replace(config, data=replace(config.data, corrections=folder.corrections))

@@ -8,9 +8,10 @@ from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.faces.identity import changed_columns, table_digests
 
 IDENTITY = "identity"  # key in a resume point
-# Settings that may change: location and loading of data, length of training, resume points.
+# Settings that may change: location and loading of data, length of training, resume points. The
+# data hold the labels after corrections.
 FREE_KEYS = (
-    *("data.root", "data.workers", "data.max_missing"),
+    *("data.root", "data.workers", "data.max_missing", "data.corrections"),
     *("optimization.epochs", "optimization.checkpoint_steps"),
 )
 

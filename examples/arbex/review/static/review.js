@@ -20,13 +20,13 @@ function show(number) {
   find("doubt").textContent = `${Math.round(100 * face.doubt)} %`;
   find("accept").firstElementChild.textContent = `Accept ${face.suggested}`;
   find("keep").firstElementChild.textContent = `Keep ${face.given}`;
-  find("decision").textContent = face.verdict === null ? "" : face.verdict === "kept" ? `kept ${face.given}` : `corrected to ${face.corrected}`;
+  find("decision").textContent = face.verdict === null ? "" : face.corrected === face.given ? `kept ${face.given}` : `corrected to ${face.corrected}`;
   for (const button of classes) {
     button.classList.toggle("chosen", button.dataset.label === face.corrected);
     button.setAttribute("aria-pressed", button.dataset.label === face.corrected);
   }
   const reviewed = faces.filter((each) => each.verdict !== null);
-  const corrected = reviewed.filter((each) => each.verdict !== "kept").length;
+  const corrected = reviewed.filter((each) => each.corrected !== each.given).length;
   find("progress").max = faces.length;
   find("progress").value = reviewed.length;
   find("count").textContent = `${reviewed.length} of ${plural(faces.length, "face")} reviewed, ${corrected} corrected`;
