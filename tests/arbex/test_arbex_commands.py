@@ -9,13 +9,17 @@ import signal
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import face_trees
 import pytest
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
+
+from examples.arbex import model_bundle
 
 MAIN = Path(__file__).resolve().parents[2] / "examples" / "arbex" / "__main__.py"
 COMMANDS = ("train", "doubtful", "review", "evaluate", "predict", "audit", "export", "serve")
@@ -173,7 +177,7 @@ def test_a_recipe_of_ones_own_is_not_overwritten(run, folders, tmp_path):
 def test_every_command_takes_the_model_by_one_option(run, command, tmp_path):
     """The file to predict is the only thing that is given by its place."""
     source = (tmp_path,) if command == "predict" else ()
-    with pytest.raises(FileNotFoundError, match=r"`model` must be .*none"):
+    with pytest.raises(FileNotFoundError, match=r"`model` must be .*none: train first"):
         run(command, *source, "--model", tmp_path / "none")
     run(command, *source, tmp_path / "none", status=2)
 
@@ -204,6 +208,21 @@ def test_predict_writes_tables_and_annotated_pictures(run, trained, tmp_path):
     output = run("predict", tmp_path / "broken.png", "--model", trained, "--out", out, status=1)
     assert "broken.png" in output
     assert "0 bytes" in output
+
+
+@pytest.mark.parametrize("caution", ["", "every face is “not sure”: no threshold"])
+def test_predict_says_that_no_face_can_be_sure(run, trained, tmp_path, monkeypatch, caution):
+    companions = SimpleNamespace(
+        probability=lambda output: output.confidence,
+        is_sure=lambda output: output.confidence > 1,
+        is_familiar=lambda output: output.confidence <= 1,
+        caution=caution,
+    )
+    bundle = replace(model_bundle.load_bundle(trained), companions=companions)
+    monkeypatch.setattr(model_bundle, "load_bundle", lambda *_: bundle)
+    Image.new("RGB", (40, 40)).save(tmp_path / "face.png")
+    output = run("predict", tmp_path / "face.png", "--model", trained, "--out", tmp_path / "out")
+    assert ("note: every face is “not sure”" in output) == bool(caution)
 
 
 def test_a_name_that_is_no_utf_8_loses_nothing(run, trained, tmp_path):
