@@ -61,7 +61,8 @@ def answer(name: str, plan: Plan, results: Path, workers: int, render_only: bool
     runs = read_runs(path)
     if runs.empty:
         raise ResultsError(f"{path} must hold runs; run without --render-only first")
-    lacking = [field for field in (plan.runs[0]._fields if plan.runs else ()) if field not in runs]
+    first: Sequence[Any] = plan.runs[:1]
+    lacking = [field for run in first for field in run._fields if field not in runs]
     if lacking:
         raise ResultsError(f"{path} must hold runs of {name}; got none with {', '.join(lacking)}")
     text = plan.report(runs)
