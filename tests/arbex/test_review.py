@@ -448,6 +448,8 @@ def test_each_class_has_a_key_of_its_own():
 
 # Other tools
 
+KEY = "0000000-d16394e2"  # of 0000.png, in row 0
+
 
 def test_a_round_trip_through_label_studio(run, tmp_path):
     invoke("review-export", run, "--out", tmp_path / "out", "--limit", 3)
@@ -560,13 +562,19 @@ def test_other_files_are_no_export_of_label_studio(tmp_path, content, expected):
         ("[]", "expected a JSON dict; got list"),
         ("{}", "expected labels of a FiftyOneImageClassificationDataset"),
         ('{"labels": {"x": 1}}', "x: expected one of the doubtful faces"),
+        (
+            '{"labels": {"0000000-00000000": 1}}',
+            "expected one of the doubtful faces",
+        ),  # of other data
         *(
-            (f'{{"labels": {{"0000000": {label}}}, "classes": ["a"]}}', "0000000: expected a class")
+            (f'{{"labels": {{"{KEY}": {label}}}, "classes": ["a"]}}', f"{KEY}: expected a class")
             for label in ("7", "-1", "true", "[]", "1.0", '{"label": -1}')
         ),
         (
-            '{"labels": {"0000000": {"label": "sad", "attributes": {"path": "other.png"}}}}',
-            r"0000000: expected the face 0000\.png; got other\.png, of other data",
+            '{"labels": {"KEY": {"label": "sad", "attributes": {"path": "other.png"}}}}'.replace(
+                "KEY", KEY
+            ),
+            rf"{KEY}: expected the face 0000\.png; got other\.png, of other data",
         ),
     ],
 )

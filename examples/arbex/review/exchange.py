@@ -8,10 +8,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 from xml.sax.saxutils import quoteattr
+from zlib import crc32
 
 from examples.arbex.readers.rows import ReadingError
 from examples.arbex.report.html_page import picture_url, png_bytes
-from examples.arbex.review.queue import Review
+from examples.arbex.review.queue import DoubtfulFace, Review
 from examples.result_files import open_result, save_json, save_text
 
 CONTROL, OBJECT = "expression", "face"  # names of Label Studio's tags
@@ -103,7 +104,7 @@ def _choice(annotations: list[Any], where: str) -> str | None:
     values = [each.get("value") for each in results if each.get("from_name") == CONTROL]
     if not values:
         return None
-    choices = values[0].get("choices") if isinstance(values[0], dict) else None
+    choices: Any = values[0].get("choices") if isinstance(values[0], dict) else None
     if len(values) > 1 or not _is_one_text(choices):
         raise ReadingError(where, "one choice, as a list of one class", _short(values))
     return str(choices[0])
@@ -125,16 +126,17 @@ def export_fiftyone(review: Review, folder: Path) -> None:
     """Write ``data/`` with pictures, and ``labels.json`` with the given labels.
 
     The folder is a ``FiftyOneImageClassificationDataset``; each label has the suggestion and the
-    doubt as attributes. A picture's name is the row of the face in its data set.
+    doubt as attributes. A picture's name is the row of the face in its data set, and a checksum of
+    the face's name, since FiftyOne's own export may leave out the attributes.
 
     Raises:
         OSError: if a file cannot be written.
     """
     labels = {}
     for number, face in enumerate(review.faces):
-        with open_result(folder / "data" / f"{face.row:07}.png") as file:
+        with open_result(folder / "data" / f"{_key(face)}.png") as file:
             file.write(png_bytes(review.picture(number), PIXELS))
-        labels[f"{face.row:07}"] = {
+        labels[_key(face)] = {
             "label": face.given,
             "attributes": {"suggested": face.suggested, "doubt": face.doubt, "path": face.name},
         }
@@ -154,7 +156,7 @@ def read_fiftyone(path: Path, review: Review) -> dict[str, str]:
     content = _read_json(path, dict)
     if not _holds(content, "labels", dict):
         raise ReadingError(path, "labels of a FiftyOneImageClassificationDataset", list(content))
-    faces = {f"{face.row:07}": face for face in review.faces}
+    faces = {_key(face): face for face in review.faces}
     changed = {}
     for key, value in content["labels"].items():
         where = f"{path}: {key}"
@@ -170,6 +172,10 @@ def read_fiftyone(path: Path, review: Review) -> dict[str, str]:
         if label not in (None, face.given):
             changed[face.name] = label
     return changed
+
+
+def _key(face: DoubtfulFace) -> str:
+    return f"{face.row:07}-{crc32(face.name.encode()):08x}"
 
 
 def _class(label: Any, classes: Any, where: str) -> str | None:
