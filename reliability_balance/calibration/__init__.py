@@ -31,7 +31,7 @@ else was fitted on. Coverage holds for any model; a poor one only has larger set
 
 from reliability_balance.binomial import error_rate_bound
 from reliability_balance.calibration.branches import BranchTemperatures
-from reliability_balance.calibration.calibrate import (
+from reliability_balance.calibration.calibrated_model import (
     CalibratedModel,
     CalibratedOutput,
     Calibrator,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance.calibration.branches import BranchTemperatures
-from reliability_balance.calibration.calibrate import Calibrator
+from reliability_balance.calibration.calibrated_model import Calibrator
 from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.calibration.prediction_sets import (
     ClassPredictionSets,

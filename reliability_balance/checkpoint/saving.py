@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reliability_balance.calibration.calibrate import CalibratedModel
+from reliability_balance.calibration.calibrated_model import CalibratedModel
 from reliability_balance.checkpoint import rebuilding, schema, tensor_file
 from reliability_balance.checkpoint.formats import FORMAT_VERSION, migrate
 from reliability_balance.version import __version__
