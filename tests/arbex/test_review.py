@@ -563,9 +563,9 @@ def test_other_files_are_no_export_of_label_studio(tmp_path, content, expected):
         ("{}", "expected labels of a FiftyOneImageClassificationDataset"),
         ('{"labels": {"x": 1}}', "x: expected one of the doubtful faces"),
         (
-            '{"labels": {"0000000-00000000": 1}}',
-            "expected one of the doubtful faces",
-        ),  # of other data
+            '{"labels": {"0000000-00000000": {"label": "sad", "attributes": {"path": "b.png"}}}}',
+            r"0000000-00000000: expected one of the doubtful faces; got b\.png",
+        ),
         *(
             (f'{{"labels": {{"{KEY}": {label}}}, "classes": ["a"]}}', f"{KEY}: expected a class")
             for label in ("7", "-1", "true", "[]", "1.0", '{"label": -1}')

@@ -160,11 +160,11 @@ def read_fiftyone(path: Path, review: Review) -> dict[str, str]:
     changed = {}
     for key, value in content["labels"].items():
         where = f"{path}: {key}"
-        if key not in faces:
-            raise ReadingError(where, "one of the doubtful faces", "another")
-        face = faces[key]
         attributes = value.get("attributes") if isinstance(value, dict) else None
         exported = attributes.get("path") if isinstance(attributes, dict) else None
+        if key not in faces:
+            raise ReadingError(where, "one of the doubtful faces", exported or "another")
+        face = faces[key]
         if exported not in (None, face.name):
             raise ReadingError(where, f"the face {face.name}", f"{exported}, of other data")
         label = value.get("label") if isinstance(value, dict) else value
