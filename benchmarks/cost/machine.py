@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import platform
 import tempfile
@@ -28,6 +29,22 @@ class PeakMemory:
 
     def __exit__(self, *error: object) -> None:
         self.mib = None if self.start is None else _status_mib("VmHWM") - self.start
+
+
+def in_fresh_process(call: Callable[[], float | None]) -> tuple[float, float]:
+    """Return by how many MiB a call raised the peak memory of a new process, and its result."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_growth_of_memory, (call,))
+
+
+def _growth_of_memory(call: Callable[[], float | None]) -> tuple[float, float]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with PeakMemory() as peak:
+        result = call()
+    if peak.mib is None:
+        raise OSError("peak memory can be measured on Linux only")
+    return peak.mib, result or 0.0
 
 
 def _status_mib(field: str) -> float:

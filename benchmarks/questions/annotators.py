@@ -142,4 +142,4 @@ def do_run(run: Run) -> dict[str, Any]:
 def plan(data: Annotated[list[str] | None, one_of(DATA)] = None, seeds: Seeds = 3) -> Plan:
     """Plan the runs."""
     drawn = range(FIRST_SEED, FIRST_SEED + seeds)
-    return Plan(do_run, [Run(name, seed) for seed in drawn for name in data or DATA], report)
+    return Plan(Run, do_run, [Run(name, seed) for seed in drawn for name in data or DATA], report)

@@ -130,4 +130,4 @@ def plan(seeds: Seeds = 5, epochs: Epochs = 30) -> Plan:
         for corruption in ("clean", "symmetric-40", "pair-30")
         for method in (BASELINE, OURS)
     ]
-    return Plan(do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))
+    return Plan(Run, do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))

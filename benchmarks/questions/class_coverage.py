@@ -135,4 +135,4 @@ def plan(seeds: Seeds = 3, epochs: Epochs = 30) -> Plan:
         for seed in range(seeds)
         for method in COMPARED
     ]
-    return Plan(do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))
+    return Plan(Run, do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))

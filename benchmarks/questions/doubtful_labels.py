@@ -142,4 +142,4 @@ def judge_kinds(ranking: LabelRanking, faces: AmbiguousFaces) -> dict[str, Any]:
 def plan(data: Annotated[list[str] | None, one_of(SETTINGS)] = None, seeds: Seeds = 5) -> Plan:
     """Plan the runs."""
     runs = [Run(name, FIRST_SEED + seed) for seed in range(seeds) for name in data or SETTINGS]
-    return Plan(do_run, runs, report)
+    return Plan(Run, do_run, runs, report)

@@ -137,4 +137,4 @@ def plan(
     runs = [Run(COST, "symmetric 10", seed) for seed in drawn]
     if not cost:
         runs += [Run(s, noise, seed) for seed in drawn for s in shape or SHAPES for noise in NOISES]
-    return Plan(do_run, runs, report)
+    return Plan(Run, do_run, runs, report)

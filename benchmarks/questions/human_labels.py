@@ -84,4 +84,4 @@ def plan(
     ]
     folders = Folders(fer_plus, cifar, cache)
     prepare = partial(prepare_embeddings, folders)
-    return Plan(partial(do_run, folders=folders), runs, report, prepare=prepare)
+    return Plan(Run, partial(do_run, folders=folders), runs, report, prepare=prepare)

@@ -94,4 +94,4 @@ def plan(
         for rate in RATES
     ]
     prepare = partial(prepare_embeddings, folders)
-    return Plan(partial(do_run, folders=folders), runs, report, prepare=prepare)
+    return Plan(Run, partial(do_run, folders=folders), runs, report, prepare=prepare)

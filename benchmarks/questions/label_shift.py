@@ -143,4 +143,4 @@ def plan(fer_plus: FerPlus = None, cache: Cache = None, seeds: Seeds = 3) -> Pla
         for method in COMPARED
     ]
     prepare = partial(prepare_embeddings, folders)
-    return Plan(partial(do_run, folders=folders), runs, report, prepare=prepare)
+    return Plan(Run, partial(do_run, folders=folders), runs, report, prepare=prepare)

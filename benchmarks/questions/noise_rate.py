@@ -118,4 +118,4 @@ def plan() -> Plan:
         for r, rate in enumerate((0.0, LOW[(k + d) % 2], *HIGH))
     ]
     # Interrupted runs are of all kinds.
-    return Plan(do_run, [runs[place] for place in shuffled(len(runs), 0)], report)
+    return Plan(Run, do_run, [runs[place] for place in shuffled(len(runs), 0)], report)

@@ -133,6 +133,7 @@ def plan(
     ]
     folders = Folders(fer_plus, cifar, cache)
     return Plan(
+        Run,
         partial(do_run, folders=folders),
         runs,
         partial(report, data=list(DATA)),

@@ -92,4 +92,6 @@ def plan(
         for setup in TABLES[number]
         if not quick or number in (1, 4) or setup.num_anchors in COMPARED
     }
-    return Plan(do_setup, list(setups), lambda lines: report(lines[lines["epochs"] == epochs]))
+    return Plan(
+        Setup, do_setup, list(setups), lambda lines: report(lines[lines["epochs"] == epochs])
+    )

@@ -75,4 +75,4 @@ def plan(
         for corruption_name in corruption or corruptions
         for method_name in method or methods
     ]
-    return Plan(do_run, runs, report, draw)
+    return Plan(Run, do_run, runs, report, draw)

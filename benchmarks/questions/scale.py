@@ -6,27 +6,23 @@ same batch (256 samples of 512 dimensions), both in turn. Memory is the growth o
 memory of a fresh process, at its peak. Parts that are run again replace their figures.
 """
 
-import multiprocessing
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor, nn
 
-from benchmarks.cost.machine import PeakMemory
+from benchmarks.cost.machine import in_fresh_process
 from benchmarks.cost.paired import Estimate, alternate, exponent, ratio
 from benchmarks.cost.parts import Finding
+from benchmarks.cost.targets import BATCH, fill_and_rank, fill_and_step, linear_head, stepper
 from benchmarks.options import RESULTS, RenderOnly, Results, one_of
 from benchmarks.questions.overhead import record, row
 from benchmarks.runs import publish
 from benchmarks.tables import markdown, page
-from reliability_balance.labels import RefurbishedTargets, rank_labels
-from reliability_balance.labels.rows import SparseRows
 
-BATCH, DIM, ROUNDS = 256, 512, 15
+ROUNDS = 15
 CLASSES = (10, 100, 1000, 5000)
 GROWTH = {
     "samples": [(size, BATCH, 1000) for size in (10_000, 100_000, 1_000_000)],
@@ -124,97 +120,6 @@ def report(parts: dict[str, Any]) -> str:
         text += [f"## {name}", f"{part['about']} {machine}."]
         text.append(markdown(heads, map(row, part["findings"])))
     return page("Many classes and samples", *text)
-
-
-def linear_head(classes: int) -> Callable[[], None]:
-    """Return a call of forward and backward pass of a linear head."""
-    head, inputs = nn.Linear(DIM, classes), torch.randn(BATCH, DIM)
-    labels = torch.randint(classes, (BATCH,))
-
-    def call() -> None:
-        head.zero_grad()
-        nn.functional.cross_entropy(head(inputs), labels).backward()
-
-    return call
-
-
-def stepper(samples: int, batch: int, classes: int) -> Callable[[], None]:
-    """Return a call of one step of targets that have seen an epoch and released held-back labels.
-
-    The batches of an epoch are of different samples, the predictions the same in each batch.
-    """
-    labels = torch.randint(classes, (samples,))
-    targets = RefurbishedTargets(samples, classes, warmup=2, held_for=1)
-    targets.expect(labels)
-    probs = torch.randn(batch, classes).mul_(2.0).softmax(-1)
-    batches = torch.randperm(samples)[: 10_000 // batch * batch].split(batch)
-    place = 0
-
-    def call() -> None:
-        nonlocal place
-        index = batches[place % len(batches)]
-        place += 1
-        targets(index, labels[index], probs)
-
-    for _ in range(2 * len(batches)):
-        call()
-    targets.judge_memory()
-    return call
-
-
-def filled(samples: int, classes: int) -> tuple[RefurbishedTargets, Tensor]:
-    """Return targets of which each row holds the label and other random classes, and the labels."""
-    labels = torch.randint(classes, (samples,))
-    targets = RefurbishedTargets(samples, classes)
-    targets.expect(labels)
-    targets.updates.fill_(targets.warmup + 1)
-    stores = [targets.averages]
-    if targets.memorization is not None:
-        stores.append(targets.memorization.residuals)
-    for store in stores:
-        assert isinstance(store, SparseRows)
-        kept = store.values.shape[1]
-        for rows in torch.arange(samples).split(100_000):
-            offset = torch.randint(classes - kept, (len(rows), 1))
-            others = offset + torch.arange(1, kept + 1)
-            others[:, 0] = 0
-            store.classes[rows] = ((labels[rows].unsqueeze(-1) + others) % classes).int()
-            store.values[rows] = torch.randn(len(rows), kept).mul_(2.0).softmax(-1).half()
-            store.rest[rows] = 1e-3
-    return targets, labels
-
-
-def fill_and_step(samples: int, classes: int) -> None:
-    """Fill the targets and do five steps."""
-    targets, labels = filled(samples, classes)
-    probs = torch.randn(BATCH, classes).softmax(-1)
-    for _ in range(5):
-        index = torch.randint(samples, (BATCH,)).unique()
-        targets(index, labels[index], probs[: len(index)])
-
-
-def fill_and_rank(samples: int, classes: int) -> float:
-    """Fill the targets and rank the labels; return the seconds of the ranking."""
-    targets, labels = filled(samples, classes)
-    start = time.process_time()
-    rank_labels(targets, labels)
-    return time.process_time() - start
-
-
-def in_fresh_process(call: Callable[[], float | None]) -> tuple[float, float]:
-    """Return by how many MiB a call raised the peak memory of a new process, and its result."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_growth_of_memory, (call,))
-
-
-def _growth_of_memory(call: Callable[[], float | None]) -> tuple[float, float]:
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-    with PeakMemory() as peak:
-        result = call()
-    if peak.mib is None:
-        raise OSError("peak memory can be measured on Linux only")
-    return peak.mib, result or 0.0
 
 
 def _single(value: float) -> Estimate:

@@ -102,4 +102,4 @@ def plan(
         for data in part
     ]
     prepare = partial(prepare_embeddings, folders)
-    return Plan(partial(do_run, folders=folders), runs, report, prepare=prepare)
+    return Plan(Run, partial(do_run, folders=folders), runs, report, prepare=prepare)

@@ -99,4 +99,4 @@ def plan(seeds: Seeds = 3, epochs: Epochs = 30) -> Plan:
         for labels in ("clean", "symmetric-40")
         for method in METHODS
     ]
-    return Plan(do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))
+    return Plan(Run, do_run, runs, lambda lines: report(lines[lines["epochs"] == epochs]))

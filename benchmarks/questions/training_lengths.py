@@ -110,4 +110,4 @@ def plan(
         for task in tasks
         for name in method or METHODS
     ]
-    return Plan(partial(do_run, folders=Folders(fer_plus)), runs, report, draw)
+    return Plan(Run, partial(do_run, folders=Folders(fer_plus)), runs, report, draw)

@@ -12,7 +12,7 @@ import pandas as pd
 from benchmarks.data.tasks import FIRST_SEED
 from benchmarks.methods.grids import GRIDS
 from benchmarks.options import RESULTS, Epochs, Seeds
-from benchmarks.questions.robustness import judged
+from benchmarks.questions.robustness import Run, judged
 from benchmarks.reports.robustness import OURS
 from benchmarks.runs import Plan, read_runs
 from benchmarks.tables import interval, markdown, page, paired
@@ -131,7 +131,7 @@ def plan(seeds: Seeds = 5, epochs: Epochs = 30) -> Plan:
         ]
 
     def of_length(runs: pd.DataFrame) -> str:
-        robustness = read_runs(RESULTS / "robustness.jsonl")
+        robustness = read_runs(RESULTS / "robustness.jsonl", Run)
         return report(*(each[each["epochs"] == epochs] for each in (runs, robustness)))
 
-    return Plan(do_trial, trials, of_length, then=chosen)
+    return Plan(Trial, do_trial, trials, of_length, then=chosen)

@@ -19,6 +19,8 @@ from benchmarks.tables import (
     paired,
 )
 
+Settings = list[tuple[tuple[str, str, int], pd.DataFrame]]  # data, corruption, epochs; runs
+
 OURS = "ours, robust"
 MEASURES = {
     "accuracy": Measure("accuracy %", ".2f"),
@@ -59,7 +61,7 @@ def report(runs: pd.DataFrame) -> str:
     return page("Robustness to wrong, ambiguous and imbalanced labels", *parts)
 
 
-def by_setting(runs: pd.DataFrame) -> list[tuple[tuple[str, str, int], pd.DataFrame]]:
+def by_setting(runs: pd.DataFrame) -> Settings:
     """Return the runs of each setting, in the order of data and corruptions."""
     places = {"data": list(DATA), "corruption": list(CORRUPTIONS)}
     ordered = runs.astype({name: pd.CategoricalDtype(all_) for name, all_ in places.items()})
@@ -67,11 +69,11 @@ def by_setting(runs: pd.DataFrame) -> list[tuple[tuple[str, str, int], pd.DataFr
     return list(by_name.groupby(["data", "corruption", "epochs"], observed=True))
 
 
-def summary(settings: list[tuple[tuple[str, str, int], pd.DataFrame]]) -> list[str]:
+def summary(settings: Settings) -> list[str]:
     """Compare cross-entropy, ours and the best other method, and count the verdicts."""
     marks: Counter[str] = Counter()
     rows = []
-    for (data, corruption, _), setting in settings:
+    for (data, corruption, epochs), setting in settings:
         methods = by_accuracy(setting)
         if not {OURS, "cross-entropy"} <= methods.keys():
             continue
@@ -81,7 +83,7 @@ def summary(settings: list[tuple[tuple[str, str, int], pd.DataFrame]]) -> list[s
         found = known(ours, MEASURES).get("wrong_label_auroc")
         rows.append(
             [
-                setting_name(data, corruption),
+                setting_name(data, corruption) + length(epochs, settings),
                 *(
                     f"{interval(runs['accuracy']):.1f}, {runs['ece'].mean():.1f}"
                     for runs in (methods["cross-entropy"], ours)
@@ -122,6 +124,11 @@ def setting_name(data: str, corruption: str) -> str:
     return ", ".join([DATA_NAMES.get(name, name), size.replace("k", ",000"), *parts])
 
 
+def length(epochs: int, settings: Settings) -> str:
+    """Format the length of a training, where not all are as long."""
+    return f", {epochs} epochs" if len({each for (*_, each), _ in settings}) > 1 else ""
+
+
 def draw(runs: pd.DataFrame) -> Figure:
     """Draw the accuracy of each method, one panel per setting."""
     settings = by_setting(runs)
@@ -132,14 +139,14 @@ def draw(runs: pd.DataFrame) -> Figure:
         figsize=(4 * columns, (0.8 + 0.14 * most) * rows), dpi=100, layout="constrained"
     )
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    for axis, ((data, corruption, _), part) in zip(axes, settings, strict=False):
+    for axis, ((data, corruption, epochs), part) in zip(axes, settings, strict=False):
         methods = by_accuracy(part)
         for place, (method, its) in enumerate(reversed(methods.items())):
             mean, half = interval(its["accuracy"])
             color = "#1f6f8b" if method.startswith("ours") else "#b0b7c3"
             axis.errorbar(mean, place, xerr=half, fmt="o", markersize=4, color=color)
         axis.set_yticks(range(len(methods)), list(reversed(methods)), fontsize=7)
-        axis.set_title(f"{data}, {corruption}", fontsize=8)
+        axis.set_title(f"{data}, {corruption}{length(epochs, settings)}", fontsize=8)
         axis.set_xlabel("test accuracy %", fontsize=7)
     for axis in axes[len(settings) :]:
         axis.set_visible(False)

@@ -1,6 +1,10 @@
 """The benchmarks' data, methods and book-keeping, on tasks of a few samples."""
 
+import os
+import time
 from dataclasses import replace
+from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import pandas as pd
@@ -122,25 +126,92 @@ def square(run):
     return {**run._asdict(), "squared": run.number**2}
 
 
-def invert(run):
-    return {"number": run.number, "inverse": 1 / run.number}
-
-
 def test_runs_resume_after_a_crash(tmp_path):
     path = tmp_path / "runs.jsonl"
     path.write_text('{"number": 2, "squared": -1}\n{"number": 3, "squ')
-    assert read_runs(path)["number"].tolist() == [2]
-    run_all(square, [Square(2), Square(3)], path, workers=1)
-    assert dict(read_runs(path).to_numpy()) == {2: -1, 3: 9}
+    assert read_runs(path, Square)["number"].tolist() == [2]
+    run_all(square, [Square(2), Square(3), Square(3)], path, workers=1)
+    assert path.read_text() == '{"number": 2, "squared": -1}\n{"number": 3, "squared": 9}\n'
+    assert dict(read_runs(path, Square).to_numpy()) == {2: -1, 3: 9}
 
 
-def test_runs_that_end_are_kept_where_one_fails(tmp_path):
+def wait_for(run):
+    """Fail at once for 0; else end when the test lets it."""
+    if run.number == 0:
+        raise ZeroDivisionError
+    marks = Path(os.environ["MARKS"])
+    (marks / f"started-{run.number}").touch()
+    while not (marks / "go").exists():
+        time.sleep(0.01)
+    return {"number": run.number, "value": 1}
+
+
+def test_runs_that_end_are_kept_where_one_fails_and_no_other_starts(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    (tmp_path / "go").touch()
     path = tmp_path / "runs.jsonl"
     with pytest.raises(ZeroDivisionError):
-        run_all(invert, [Square(4), Square(0), Square(2)], path, workers=1)
-    assert read_runs(path)["number"].iloc[0] == 4
-    run_all(invert, [Square(4), Square(2)], path, workers=1)
-    assert read_runs(path)["inverse"].tolist() == [0.25, 0.5]
+        run_all(wait_for, [Square(4), Square(0), Square(2), Square(3)], path, workers=1)
+    assert read_runs(path, Square)["number"].tolist() == [4]
+    assert [mark.name for mark in tmp_path.glob("started-*")] == ["started-4"]
+
+
+def test_a_second_process_is_refused_while_one_adds_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv("MARKS", str(tmp_path))
+    path = tmp_path / "runs.jsonl"
+    first = Thread(target=run_all, args=(wait_for, [Square(1)], path, 1))
+    first.start()
+    try:
+        while not (tmp_path / "started-1").exists():
+            time.sleep(0.01)
+        with pytest.raises(ResultsError, match=r"runs\.jsonl must have one writer; another proc"):
+            run_all(square, [Square(1), Square(2)], path, workers=1)
+    finally:
+        (tmp_path / "go").touch()
+        first.join()
+    path.write_bytes(path.read_bytes().rstrip())  # a last line without its end is a run, too
+    run_all(wait_for, [Square(1), Square(2)], path, workers=1)
+    assert read_runs(path, Square)["number"].tolist() == [1, 2]
+
+
+GOOD = b'{"number": 2, "squared": 4}\n'
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (b"null\n", "a run in each line; got None in line 2"),
+        (b"12\n", "a run in each line; got 12 in line 2"),
+        (b"[1]\n", r"a run in each line; got \[1\] in line 2"),
+        (b"\0\0\n", "a run in each line; got .* in line 2"),
+        (b"\n", "a run in each line; got b'' in line 2"),
+        (b'{"number": 3, "squ\n', "a run in each line; got .* in line 2"),
+        (b"[" * 100_000 + b"\n", "a run in each line; got .* in line 2"),
+        (b"\xef\xbb\xbf" + GOOD, "a run in each line; got .* in line 2"),
+        (b"\xff\xfe\n", "UTF-8; got .* in line 2"),
+        (b'{"squared": 9}\n', "runs of runs; got none with number in line 2"),
+        (b'{"number": [3], "squared": 9}\n', "runs of runs; got none with number in line 2"),
+        (b'{"number": 3}\n', "values of each run; got none in line 2"),
+        (GOOD, r"each run once; got \(2,\) in lines 1 and 2"),
+        (b'{"number": 2, "squared": 5}', r"each run once; got \(2,\) in lines 1 and 2"),
+    ],
+)
+def test_damaged_lines_are_refused_by_file_and_line(tmp_path, damaged, message):
+    path = tmp_path / "runs.jsonl"
+    path.write_bytes(GOOD + damaged)
+    for read in (
+        lambda: read_runs(path, Square),
+        lambda: run_all(square, [Square(7)], path, workers=1),
+    ):
+        with pytest.raises(ResultsError, match=rf"runs\.jsonl must (hold|be) {message}"):
+            read()
+    assert path.read_bytes() == GOOD + damaged
+
+
+def test_line_separators_within_a_string_end_no_line(tmp_path):
+    path = tmp_path / "runs.jsonl"
+    path.write_text('{"number": 2, "name": "a\u2028b\u0085c"}\n', encoding="utf-8")
+    assert read_runs(path, Square)["name"].tolist() == ["a\u2028b\u0085c"]
 
 
 def shown(runs):
@@ -152,7 +223,7 @@ def more(runs):
 
 
 def test_a_plan_is_answered_and_rendered_again(tmp_path):
-    plan = Plan(square, [Square(2), Square(3)], shown, then=more)
+    plan = Plan(Square, square, [Square(2), Square(3)], shown, then=more)
     with pytest.raises(ResultsError, match=r"squares\.jsonl must hold runs"):
         answer("squares", plan, tmp_path, 1, render_only=True)
     with pytest.raises(ResultsError, match="name a folder of data"):
@@ -214,6 +285,13 @@ def test_reports_render_what_there_is():
     )
     assert text.rstrip().endswith("| 2.00 ± 0.00 |")
     assert len(robustness.draw(pd.DataFrame(lines)).axes) == 1
+    longer = pd.DataFrame([*lines, *({**line, "epochs": 2} for line in lines)])
+    for epochs in (1, 2):
+        assert f"| rendered faces, 7,000, 1 to 17, 40 % symmetric, {epochs} epochs | 80.5" in (
+            robustness.report(longer)
+        )
+    titles = {axis.get_title().rpartition(", ")[2] for axis in robustness.draw(longer).axes}
+    assert titles == {"1 epochs", "2 epochs"}
     cells = [
         {**Setup(k, noise, seed=seed)._asdict(), "accuracy": accuracy + seed - noise}
         for noise in paper_tables.PAPER_BY_NOISE

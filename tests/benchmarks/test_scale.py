@@ -7,8 +7,9 @@ import pytest
 pytest.importorskip("torchvision", reason="the benchmark shares parts with the overhead's")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmark shares parts with it, too")
 
+from benchmarks.cost.targets import fill_and_rank, filled
 from benchmarks.questions import scale
-from benchmarks.questions.scale import RefurbishedTargets, fill_and_rank, filled
+from reliability_balance.labels import RefurbishedTargets
 
 
 def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
