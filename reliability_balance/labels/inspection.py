@@ -20,7 +20,7 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
-from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.knowledge import caution, ignorance
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
@@ -351,10 +351,14 @@ def inspect_embeddings(
     given = as_probabilities(labels, points.new_empty(len(points), num_classes))
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
+    rows = torch.arange(len(points), device=points.device)
     refurbished = given
     for _ in range(ROUNDS):
         predicted = _lift_singletons(beliefs.predict(refurbished), given)
         refurbished = take_in(targets, predicted, labels)
+        # Neighbours whose labels were refurbished by this one would agree with it.
+        if ignorance(targets, rows, labels):
+            break
     return targets
 
 
