@@ -308,7 +308,8 @@ def inspect_embeddings(
     There is no gradient training. Each label is predicted from the others by nearest-neighbour
     votes and by ridge regression, both in closed form. Their weights and the space of the distances
     are those that predict the labels best. In a second round the labels vote as refurbished after
-    the first.
+    the first. Whether predictions agree with the labels well enough for verdicts is judged by the
+    first; a saved state does not hold the answer.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
     :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
@@ -351,14 +352,14 @@ def inspect_embeddings(
     given = as_probabilities(labels, points.new_empty(len(points), num_classes))
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
-    rows = torch.arange(len(points), device=points.device)
     refurbished = given
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         predicted = _lift_singletons(beliefs.predict(refurbished), given)
         refurbished = take_in(targets, predicted, labels)
-        # Neighbours whose labels were refurbished by this one would agree with it.
-        if ignorance(targets, rows, labels):
-            break
+        if number == 0:
+            # Neighbours whose labels this one refurbished agree with it in the next round.
+            rows = torch.arange(len(points), device=points.device)
+            targets._ignorance = ignorance(targets, rows, labels)
     return targets
 
 

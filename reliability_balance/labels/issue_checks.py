@@ -118,13 +118,16 @@ class Outliers(Check):
 
     where d is the mean distance to the 10 nearest samples with the same suggested class, and m and
     q are the class's median and 16 % quantile of log d, which outliers hardly move. So the score is
-    the share of ordinary samples that are at least as far away, if log d is normal. Samples of
-    classes with fewer than 50 samples are compared with all.
+    the share of ordinary samples that are at least as far away, if log d is normal. It nearly is in
+    many dimensions only: at a rate of 1 %, of normal embeddings 10 % were called outliers in 2
+    dimensions, 2.7 % in 8 and 1.0 % in 64. Samples of classes with fewer than 50 samples are
+    compared with all.
 
     A group of outliers that resemble each other is missed if it has more than 10 members.
 
     Args:
-        false_alarm_rate: share of ordinary samples that are called outliers, in (0, 1).
+        false_alarm_rate: share of ordinary samples that are called outliers, in (0, 1), in many
+            dimensions.
 
     Reference: nearest-neighbour distances as in Kuan and Mueller, Back to the Basics: Revisiting
         Out-of-Distribution Detection Baselines, 2022, https://arxiv.org/abs/2207.03061.
