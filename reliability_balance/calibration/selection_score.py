@@ -97,8 +97,9 @@ class SelectionScore(Configured):
             raise RuntimeError("`fit` must be called before the score is used; got no fit")
         log_prob, predicted = output.log_probs.max(-1)
         points, beliefs = self._points(output), RF.widen(self.beliefs)
+        references = RF.widen(self.references, points)
         with RF._without_autocast(points):
-            nearness = points @ RF.widen(self.references, points).T
+            nearness = RF.widen(points, references) @ references.T
         nearest = nearness.topk(NEIGHBOURS, dim=-1).indices
         around = beliefs[nearest, predicted.unsqueeze(-1)].mean(-1)
         return (log_prob.exp() + around.to(log_prob.dtype)) / 2

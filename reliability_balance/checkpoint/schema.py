@@ -36,6 +36,21 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
         "beliefs": ("num_references", "num_classes"),
     },
 }
+# Smallest and largest values; LAST is the last class. A rest is a difference of sums, which may
+# round below 0.
+LAST = "last class"
+ROUNDING = 1e-3
+RANGES: dict[str, dict[str, tuple[float, float | str]]] = {
+    "RefurbishedTargets": {
+        "averages.values": (0.0, 1.0 + ROUNDING),
+        "averages.rest": (-ROUNDING, 1.0 + ROUNDING),
+        "averages.classes": (0, LAST),
+        "counts.columns.classes": (0, LAST),
+        "memorization.residuals.classes": (0, LAST),
+        "out_of_sample.classes": (-1, LAST),
+        "out_of_sample.confidence": (0.0, 1.0),
+    },
+}
 ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the setting
 SMALLEST, LARGEST = 1e-30, 2.0**63  # float32 rounds smaller ones to 0 or divides by them to NaN
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
@@ -125,6 +140,7 @@ def _of_module(
         yield from _of_sizes(where, settings, own)
         if kind != "WrappedClassifier":
             yield from _of_values(where, settings, own)
+            yield from _of_ranges(where, settings, own)
 
 
 def _of_settings(where: str, settings: Mapping[str, Any]) -> Iterator[str]:
@@ -177,6 +193,16 @@ def _of_values(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor
             yield f"{where}.{name} with values that are not above 0"
         if name == "coefficients" and not bool((tensor.flatten()[:2] > 0).all()):
             yield f"{where}.{name} whose slopes are not above 0"
+
+
+def _of_ranges(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
+    """Check values that indices or probabilities could not have."""
+    for name, (low, high) in RANGES.get(settings["class"], {}).items():
+        if name not in own or own[name].is_complex():  # refused for its dtype later
+            continue
+        top = settings["num_classes"] - 1 if isinstance(high, str) else high
+        if not bool(((own[name] >= low) & (own[name] <= top)).all()):
+            yield f"{where}.{name} with values outside of [{low:g}, {top:g}]"
 
 
 def _of_class_names(names: Any, parts: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -20,7 +20,7 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
-from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.knowledge import caution, ignorance
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
@@ -320,7 +320,8 @@ def inspect_embeddings(
     There is no gradient training. Each label is predicted from the others by nearest-neighbour
     votes and by ridge regression, both in closed form. Their weights and the space of the distances
     are those that predict the labels best. In a second round the labels vote as refurbished after
-    the first.
+    the first. Whether predictions agree with the labels well enough for verdicts is judged by the
+    first; a saved state does not hold the answer.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
     :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
@@ -364,9 +365,13 @@ def inspect_embeddings(
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
     beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
     refurbished = given
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
         predicted = _lift_singletons(beliefs.predict(refurbished), given)
         refurbished = take_in(targets, predicted, labels)
+        if number == 0:
+            # Neighbours whose labels this one refurbished agree with it in the next round.
+            rows = torch.arange(len(points), device=points.device)
+            targets._ignorance = ignorance(targets, rows, labels)
     return targets
 
 

@@ -120,8 +120,10 @@ class Outliers(Check):
 
     where d is the mean distance to the 10 nearest samples with the same likeliest class, and m and
     q are the class's median and 16 % quantile of log d, which outliers hardly move. So the score is
-    the share of ordinary samples that are at least as far away, if log d is normal. Samples of
-    classes with fewer than 50 samples are compared with all.
+    the share of ordinary samples that are at least as far away, if log d is normal. It nearly is in
+    many dimensions only: at a rate of 1 %, of normal embeddings 10 % were called outliers in 2
+    dimensions, 2.7 % in 8 and 1.0 % in 64. Samples of classes with fewer than 50 samples are
+    compared with all.
 
     Log d of real data has a longer upper tail: with the default of 1 %, 0.4 to 6 % of ordinary
     samples were called outliers. A group of outliers that resemble each other is missed if it has
@@ -215,9 +217,10 @@ class WeakGroups(Check):
     """Classes and clusters of embeddings whose labels are predicted less often than others.
 
     Agreement is the share of samples whose given label is the one that the beliefs predict. A
-    group is weak if the upper limit of its agreement is below that of all other samples by more
-    than the margin. The limits are Wilson's, with Bonferroni's correction for all groups. The score
-    of a sample is the agreement of its weakest group, divided by that of the others.
+    group is weak if its agreement is certainly below that of all other samples by more than the
+    margin. The limits are Wilson's, and for the difference Newcombe's, with Bonferroni's correction
+    for all groups. The score of a sample is the agreement of its weakest group, divided by that of
+    the others. If the model has learned too little for verdicts on labels, no group is weak.
 
     There is a group for each given label, and clusters by k-means: one for each 100 samples, 50 at
     most. Either the model or the labels are poor in a weak group.
@@ -225,6 +228,9 @@ class WeakGroups(Check):
     Args:
         margin: least difference of agreements, in [0, 1).
         level: confidence level of all limits together, in (0, 1).
+
+    Reference: Newcombe, Interval Estimation for the Difference between Independent Proportions,
+        1998 (method 10).
     """
 
     name = "underperforming_group"
@@ -237,6 +243,8 @@ class WeakGroups(Check):
 
     def __call__(self, samples: Samples) -> Found:
         """Compare each class and cluster with all other samples."""
+        if samples.ranking.caution:
+            return Found(torch.zeros(len(samples)).bool(), torch.ones(len(samples)).double())
         given = samples.ranking.given
         agrees = (samples.predicted == given).double()
         partitions = {"class": given, "cluster": _clusters(samples)}
@@ -247,7 +255,7 @@ class WeakGroups(Check):
             for index in members.unique().tolist():
                 inside = members == index
                 group = _group(kind, index, agrees[inside], agrees[~inside], quantile)
-                if group.high < group.others - self.margin:
+                if group.gap > self.margin:
                     weakest.append(group)
                     score[inside] = score[inside].clamp_max(group.agreement / group.others)
         weakest.sort(key=lambda group: group.agreement)
@@ -256,7 +264,10 @@ class WeakGroups(Check):
 
 @dataclass(frozen=True)
 class Group:
-    """Agreement of predictions and labels in a group, with its limits, and among all others."""
+    """Agreement of predictions and labels in a group, with its limits, and among all others.
+
+    `gap` is the lower limit of what the others agree more.
+    """
 
     kind: str
     index: int
@@ -265,6 +276,7 @@ class Group:
     low: float
     high: float
     others: float
+    gap: float
 
     def __str__(self) -> str:
         shares = (self.agreement, self.low, self.high, self.others)
@@ -350,10 +362,17 @@ def _clusters(samples: Samples) -> Tensor:
 
 
 def _group(kind: str, index: int, inside: Tensor, outside: Tensor, quantile: float) -> Group:
-    """Return a group's agreement, with Wilson's limits; a group of all is compared with itself."""
-    count, agreement = len(inside), float(inside.mean())
-    square = quantile**2 / count
-    middle = (agreement + square / 2) / (1 + square)
-    half = math.sqrt(agreement * (1 - agreement) * square + square**2 / 4) / (1 + square)
-    others = float(outside.mean()) if len(outside) else agreement
-    return Group(kind, index, count, agreement, middle - half, middle + half, others)
+    """Compare the agreement in a group with that of others; a group of all with its own."""
+    agreement, low, high = _wilson(inside, quantile)
+    others, least, _ = _wilson(outside if len(outside) else inside, quantile)
+    gap = others - agreement - math.hypot(others - least, high - agreement)
+    return Group(kind, index, len(inside), agreement, low, high, others, gap)
+
+
+def _wilson(agrees: Tensor, quantile: float) -> tuple[float, float, float]:
+    """Return the agreement, and Wilson's limits."""
+    share = float(agrees.mean())
+    square = quantile**2 / len(agrees)
+    middle = (share + square / 2) / (1 + square)
+    half = math.sqrt(share * (1 - share) * square + square**2 / 4) / (1 + square)
+    return share, middle - half, middle + half

@@ -53,6 +53,8 @@ def ignorance(
         labels: their labels, (M,), (M, C), or of annotators (M, A), compared by their vote shares.
         standard_errors: kappa must be at least this many standard errors.
     """
+    if targets._ignorance:
+        return targets._ignorance
     what, remedy = "labels", "train a better model, or on more samples"
     if targets.memorization is not None:
         control = targets.memorization.control[seen]

@@ -279,6 +279,7 @@ class RefurbishedTargets(Configured):
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self._remembers: bool | None = None  # host copy of `remembers`
+        self._ignorance = ""  # why there are no verdicts, if the averages do not show it
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)

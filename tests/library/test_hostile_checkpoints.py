@@ -294,6 +294,37 @@ def test_anything_anywhere_is_refused_or_a_model(
     assert time.process_time() - start < SECONDS
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("averages.classes", 9),
+        ("averages.classes", -1),
+        ("averages.values", -0.5),
+        ("averages.rest", -0.5),
+        ("counts.columns.classes", 9),
+        ("memorization.residuals.classes", 9),
+        ("out_of_sample.classes", 9),
+        ("out_of_sample.classes", -2),
+        ("out_of_sample.confidence", 1.5),
+        ("out_of_sample.confidence", -0.5),
+    ],
+)
+def test_state_out_of_range(tmp_path, name, value):
+    """Of classes that are no classes, and of probabilities that are none."""
+    path = tmp_path / "model.safetensors"
+    targets = RefurbishedTargets(20, 9, warmup=2, held_back=0.2, kept=2)
+    targets(torch.arange(20), torch.arange(20) % 9, torch.rand(20, 9).softmax(-1))
+    save(path, ReliabilityBalancer(6, 9, num_anchors=1), companions={"targets": targets})
+    assert "targets" in load(path).companions
+    tensors, config = tensor_file.read(path)
+    changed = tensors[f"targets.{name}"].clone()
+    changed.view(-1)[1] = value
+    tensors[f"targets.{name}"] = changed
+    forge(path, tensors, json.dumps(config))
+    with pytest.raises(ValueError, match=rf"targets\.{name} with values outside of \["):
+        load(path)
+
+
 def test_a_billion_samples_are_not_drawn(content, tmp_path):
     tensors, config = tensor_file.read(content)
     config["modules"]["targets"]["parts"][""]["num_samples"] = 10**9

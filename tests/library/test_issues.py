@@ -176,7 +176,7 @@ def test_no_group_is_weak_by_chance():
         truth = torch.randint(4, (1000,), generator=generator)
         agrees = torch.rand(1000, generator=generator) < 0.7
         predicted = torch.where(agrees, truth, (truth + 1) % 4)
-        points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth)
+        points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth, caution="")
         samples = Samples(
             points, False, truth[:, None], truth[:, None], ranking, predicted, predicted, 0
         )
@@ -191,6 +191,29 @@ def test_the_limits_are_wilsons():
     assert group.low == pytest.approx(0.3968, abs=1e-4)
     assert group.high == pytest.approx(0.8922, abs=1e-4)
     assert group.others == 1.0
+    # Newcombe's: 1 - 0.7 - hypot(1 - 5 / (5 + 1.96 ** 2), 0.8922 - 0.7)
+    assert group.gap == pytest.approx(0.3 - math.hypot(0.4345, 0.1922), abs=1e-4)
+
+
+def test_one_sample_against_another_is_no_weak_group():
+    given = torch.tensor([0, 1])
+    ranking = SimpleNamespace(given=given, caution="")
+    predicted = torch.tensor([0, 0])
+    samples = Samples(draw(2, 3), False, given[:, None], given[:, None], ranking, predicted, seed=0)
+    assert not WeakGroups()(samples).is_issue.any()
+
+
+def test_noise_has_no_weak_groups_and_no_wrong_labels():
+    """Classes of 30 % and 70 %: the rarer one is predicted less often, by chance alone."""
+    for seed in range(3):
+        generator = torch.Generator().manual_seed(seed)
+        labels = (torch.rand(1000, generator=generator) < 0.3).long()
+        embeddings = draw(1000, 8, seed=seed)
+        targets = inspect_embeddings(embeddings, labels, 2)
+        with pytest.warns(UserWarning, match="no verdicts"):
+            issues = find_issues(targets, labels, embeddings)
+        assert not issues.found["label"].is_issue.any()
+        assert not issues.found["underperforming_group"].groups
 
 
 def test_duplicates_and_outliers_as_in_cleanlab():

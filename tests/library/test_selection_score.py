@@ -59,6 +59,17 @@ def test_it_ranks_noisy_confidences_better():
     assert float((~right[2000:][accepted]).double().mean()) < 0.37
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_in_another_dtype_than_the_output(dtype):
+    fitted = outputs(60)
+    score = small().fit(fitted, fitted.corrected)
+    expected = score(fitted)
+    found = score.to(dtype)(fitted)
+    torch.testing.assert_close(
+        found, expected, atol=1e-6 if dtype == torch.float64 else 0.05, rtol=0
+    )
+
+
 def test_it_is_saved_with_a_model(tmp_path):
     pytest.importorskip("safetensors", reason="needs an extra")
     fitted = outputs(60)
