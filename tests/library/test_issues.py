@@ -199,7 +199,10 @@ def test_one_sample_against_another_is_no_weak_group():
     given = torch.tensor([0, 1])
     ranking = SimpleNamespace(given=given, caution="")
     predicted = torch.tensor([0, 0])
-    samples = Samples(draw(2, 3), False, given[:, None], given[:, None], ranking, predicted, seed=0)
+    points = draw(2, 3)
+    samples = Samples(
+        points, False, given[:, None], given[:, None], ranking, predicted, predicted, seed=0
+    )
     assert not WeakGroups()(samples).is_issue.any()
 
 
