@@ -68,8 +68,8 @@ class LabelRanking:
     Args:
         sample: index in the training set.
         given: given label; for a soft label its likeliest class.
-        suggested: class with the highest posterior; for an ambiguous label that of the other
-            classes. So it differs from `given` for all ambiguous and mislabelled labels.
+        suggested: class with the highest posterior; another one than `given` for all mislabelled
+            labels.
         doubt: estimated probability that the label is wrong, in [0, 1].
         plausibility: predicted probability of the label, divided by the sum of those of the label
             and of the likeliest other class, in [0, 1]; near 0: clearly another class.
@@ -226,22 +226,21 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
     posterior_of = targets._posterior_rule()
-    given, likeliest, other = (torch.empty_like(seen) for _ in range(3))
+    given, suggested = torch.empty_like(seen), torch.empty_like(seen)
     doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
     for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes):
-        (given[rows], likeliest[rows], other[rows], doubt[rows], plausibility[rows]) = _judged(
+        given[rows], suggested[rows], doubt[rows], plausibility[rows] = _judged(
             targets, posterior_of, seen[rows], used[rows]
         )
     is_doubted = doubt > DOUBTED_FROM
     competing = torch.minimum(plausibility, 1.0 - plausibility) > AMBIGUOUS_FROM
-    competing |= is_doubted & (likeliest == given)
+    competing |= is_doubted & (suggested == given)
     verdict = torch.where(is_doubted, Verdict.MISLABELLED, Verdict.UNDOUBTED)
     verdict = torch.where(competing, Verdict.AMBIGUOUS, verdict)
     reason = caution(targets, seen, used)
     if reason:
         verdict = torch.full_like(verdict, Verdict.UNKNOWN)
-    suggested = torch.where(verdict == Verdict.AMBIGUOUS, other, likeliest)
     order = doubt.argsort(descending=True, stable=True)
     return LabelRanking(
         sample=seen[order].cpu(),
@@ -256,8 +255,8 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
 
 def _judged(
     targets: RefurbishedTargets, posterior_of: PosteriorRule, index: Tensor, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return judged label, likeliest class, likeliest other one, doubt and plausibility, (B,)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return judged label, likeliest class, doubt and plausibility, (B,)."""
     posterior = posterior_of(targets.beliefs(index), labels)
     judged = _one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
@@ -270,14 +269,7 @@ def _judged(
     own = average.gather(-1, place).squeeze(-1)
     other = average.scatter_(-1, place, 0.0).amax(-1)
     plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)
-    likeliest = posterior.argmax(-1)
-    return (
-        given,
-        likeliest,
-        posterior.scatter(-1, place, -1.0).argmax(-1),
-        1.0 - trust,
-        plausibility,
-    )
+    return given, posterior.argmax(-1), 1.0 - trust, plausibility
 
 
 @torch.no_grad()

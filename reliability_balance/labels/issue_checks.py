@@ -37,12 +37,11 @@ class Samples(NamedTuple):
         distances: distances to them.
         ranking: the label ranking, in order of the samples.
         predicted: class that the beliefs predict without the sample's label.
-        likeliest: class with the highest posterior given the label.
         seed: seed of a check that draws at random.
 
     Shape:
-        - points: (N, D) floating; neighbours: (N, K) int64; distances: (N, K) floating; predicted,
-          likeliest: (N,) int64; all but the points are on the CPU.
+        - points: (N, D) floating; neighbours: (N, K) int64; distances: (N, K) floating; predicted:
+          (N,) int64; all but the points are on the CPU.
     """
 
     points: Tensor
@@ -51,7 +50,6 @@ class Samples(NamedTuple):
     distances: Tensor
     ranking: LabelRanking
     predicted: Tensor
-    likeliest: Tensor
     seed: int
 
     def __len__(self) -> int:
@@ -108,7 +106,7 @@ class WrongLabels(Check):
         return Found(
             ranking.verdict == Verdict.MISLABELLED,
             1.0 - ranking.doubt.double(),
-            {"given_label": ranking.given, "predicted_label": samples.likeliest},
+            {"given_label": ranking.given, "predicted_label": samples.ranking.suggested},
         )
 
 
@@ -118,7 +116,7 @@ class Outliers(Check):
 
     .. math:: z_i = (\log d_i - m) / (m - q), \quad \mathrm{score} = 1 - \Phi(z_i)
 
-    where d is the mean distance to the 10 nearest samples with the same likeliest class, and m and
+    where d is the mean distance to the 10 nearest samples with the same suggested class, and m and
     q are the class's median and 16 % quantile of log d, which outliers hardly move. So the score is
     the share of ordinary samples that are at least as far away, if log d is normal. It nearly is in
     many dimensions only: at a rate of 1 %, of normal embeddings 10 % were called outliers in 2
@@ -146,9 +144,9 @@ class Outliers(Check):
     def __call__(self, samples: Samples) -> Found:
         """Compare each sample with its class."""
         deviation = _deviation(samples.distances.double().mean(1))
-        classes, counts = samples.likeliest.unique(return_counts=True)
+        classes, counts = samples.ranking.suggested.unique(return_counts=True)
         for label in classes[counts >= SMALLEST_CLASS]:
-            members = (samples.likeliest == label).nonzero().squeeze(1)
+            members = (samples.ranking.suggested == label).nonzero().squeeze(1)
             _, distances = nearest_samples(
                 samples.points[members.to(samples.points.device)], samples.is_cosine
             )

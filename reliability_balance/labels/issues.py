@@ -172,12 +172,9 @@ def find_issues(
         warnings.warn(f"no verdicts on labels: {ranking.caution}", UserWarning, stacklevel=3)
     ranking = ranking._rows(ranking.sample.argsort())
     index = torch.arange(count, device=targets.updates.device)
-    predicted, likeliest = torch.empty_like(index), torch.empty_like(index)
-    posterior_of, used = targets._posterior_rule(), labels.to(index.device)
+    predicted = torch.empty_like(index)
     for rows in blocks(index, targets.num_classes):
-        beliefs = targets.beliefs(rows)
-        predicted[rows] = beliefs.argmax(-1)
-        likeliest[rows] = posterior_of(beliefs, used[rows]).argmax(-1)
+        predicted[rows] = targets.beliefs(rows).argmax(-1)
     points, is_cosine = RF.widen(pool_tokens(embeddings)), metric == "cosine"
     if is_cosine:  # the square of a huge coordinate would overflow
         largest = points.abs().amax(-1, keepdim=True)
@@ -188,7 +185,6 @@ def find_issues(
         *nearest_samples(points, is_cosine),
         ranking,
         predicted.cpu(),
-        likeliest.cpu(),
         seed,
     )
     return Issues({check.name: check(samples) for check in checks}, ranking.caution)

@@ -27,9 +27,8 @@ from examples.arbex.serving.media import Frame, read_media
 from examples.arbex.serving.prediction import predict_frame
 from reliability_balance.calibration import (
     Abstention,
-    BranchTemperatures,
+    Calibrator,
     Familiarity,
-    TopLabelScaling,
 )
 
 pytest.importorskip("starlette")
@@ -129,8 +128,7 @@ def test_it_is_said_that_no_face_is_ever_sure(bundle):
 def fitted_companions(sure_from):
     """Companions as a training leaves them, with a threshold of one's choice."""
     companions = Companions(
-        BranchTemperatures(correction_weight=0.5),
-        TopLabelScaling(),
+        Calibrator(3, correction_weight=0.5),
         Abstention(MAX_RISK),
         Familiarity(8, num_references=10),
         num_fitted=20,

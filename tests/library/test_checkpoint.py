@@ -550,7 +550,7 @@ class TestBadArguments:
     def test_a_calibrated_model_is_referred_to_its_parts(self, path):
         calibrated = CalibratedModel(small(), Calibrator(2, 1.0))
         for model in (calibrated, nn.DataParallel(calibrated)):
-            with pytest.raises(TypeError, match=r"Save calibrated\.model, with companions="):
+            with pytest.raises(TypeError, match=r"save calibrated\.model, with companions="):
                 save(path, model)
         assert not path.exists()
 

@@ -177,9 +177,7 @@ def test_no_group_is_weak_by_chance():
         agrees = torch.rand(1000, generator=generator) < 0.7
         predicted = torch.where(agrees, truth, (truth + 1) % 4)
         points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth, caution="")
-        samples = Samples(
-            points, False, truth[:, None], truth[:, None], ranking, predicted, predicted, 0
-        )
+        samples = Samples(points, False, truth[:, None], truth[:, None], ranking, predicted, 0)
         alarms += bool(WeakGroups(margin=0.0)(samples).is_issue.any())
     assert alarms <= 1
 
@@ -200,9 +198,7 @@ def test_one_sample_against_another_is_no_weak_group():
     ranking = SimpleNamespace(given=given, caution="")
     predicted = torch.tensor([0, 0])
     points = draw(2, 3)
-    samples = Samples(
-        points, False, given[:, None], given[:, None], ranking, predicted, predicted, seed=0
-    )
+    samples = Samples(points, False, given[:, None], given[:, None], ranking, predicted, seed=0)
     assert not WeakGroups()(samples).is_issue.any()
 
 

@@ -119,7 +119,7 @@ def calibration_fails(result: CalibrationResult) -> bool:
     """
     before, after = result.before, result.after
     matters = max(before.ece, after.ece) > WELL_CALIBRATED
-    return matters and (after.ece >= before.ece or after.nll >= before.nll)
+    return matters and (after.ece > before.ece or after.nll > before.nll)
 
 
 def calibrated(result: CalibrationResult) -> Judgement:
