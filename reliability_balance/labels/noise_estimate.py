@@ -72,36 +72,82 @@ def estimate_noise(
         >>> print(noise.rate)
         0.0 % [0.0, 100.0]
     """
+    beliefs, used, sample = _beliefs_and_labels(targets, labels)
+    estimate = _noise_from_beliefs(
+        beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
+    )
+    rate = _rate_out_of_sample(targets, labels, beliefs.dtype, level)
+    return estimate._replace(rate=_unlimited(estimate.rate.value) if rate is None else rate)
+
+
+def estimate_rate(targets: RefurbishedTargets, labels: Tensor, *, level: float = 0.95) -> Interval:
+    """Estimate the rate as :func:`estimate_noise`, without the bootstrap of the matrix.
+
+    Args:
+        targets: targets after training.
+        labels: all N labels, as trained on.
+        level: confidence level of the interval, in (0, 1).
+
+    Shape:
+        - labels: (N,) int64, (N, C) floating, or (N, A) int64 of several annotators; the fields of
+          the interval are ().
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: as :func:`estimate_noise`.
+
+    Warns:
+        UserWarning: as :func:`estimate_noise`.
+
+    Example:
+        >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
+        >>> probs = torch.tensor([[0.99, 0.01], [0.02, 0.98]]).repeat(10, 1)
+        >>> labels = probs.argmax(-1)
+        >>> for _ in range(3):
+        ...     _ = targets(torch.arange(20), labels, probs)
+        >>> print(estimate_rate(targets, labels))  # no label was held back
+        0.0 % [0.0, 100.0]
+    """
+    checks.open_share("level", level)
+    beliefs, used, _ = _beliefs_and_labels(targets, labels)
+    rate = _rate_out_of_sample(targets, labels, beliefs.dtype, level)
+    if rate is not None:
+        return rate
+    return _unlimited(_rate(_fit_evenly(beliefs, used, targets.noise_matrix)))
+
+
+def _beliefs_and_labels(
+    targets: RefurbishedTargets, labels: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return beliefs and labels of what was seen, and the index of each label's sample; warn."""
     seen = seen_samples(targets, labels)
     targets.check_known()
     reason = caution(targets, seen, labels.to(seen.device)[seen])
     if reason:
-        warnings.warn(f"the noise estimate is unreliable: {reason}", UserWarning, stacklevel=2)
-    beliefs, used = targets.beliefs(seen), labels.to(seen.device)[seen]
-    sample = torch.arange(len(seen), device=seen.device)
+        warnings.warn(f"the noise estimate is unreliable: {reason}", UserWarning, stacklevel=3)
+    beliefs, used = RF.widen(targets.beliefs(seen)), labels.to(seen.device)[seen]
     if (matrices := targets.annotator_matrices) is not None:
-        beliefs, used, sample = _single_labels(beliefs, used, matrices)
-    estimate = _noise_from_beliefs(
-        beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
-    )
-    return estimate._replace(rate=_rate_out_of_sample(estimate.rate.value, targets, labels, level))
+        return _single_labels(beliefs, used, matrices)
+    return beliefs, used, torch.arange(len(seen), device=seen.device)
 
 
 def _rate_out_of_sample(
-    rate: Tensor, targets: RefurbishedTargets, labels: Tensor, level: float
-) -> Interval:
-    """Return the rate by predictions of labels that were not trained on.
-
-    Without any, nothing limits the given rate, since the model may have memorized its labels.
-    """
+    targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype, level: float
+) -> Interval | None:
+    """Return the rate by predictions of labels that were not trained on; None: there are none."""
     classes, confidence = targets.out_of_sample.classes, targets.out_of_sample.confidence
     known = (classes >= 0).nonzero().squeeze(-1)
     if len(known) == 0:
-        return Interval(rate, torch.zeros_like(rate), torch.ones_like(rate))
-    like = rate.new_empty(0, targets.num_classes)
+        return None
+    like = torch.empty(0, targets.num_classes, dtype=dtype, device=known.device)
     given = as_probabilities(labels.to(known.device)[known], like)
     agreement = given.gather(-1, classes[known].long().unsqueeze(-1)).squeeze(-1)
-    return noise_rate_bounds(confidence[known], agreement.to(rate.dtype), level=level)
+    return noise_rate_bounds(confidence[known], agreement.to(dtype), level=level)
+
+
+def _unlimited(rate: Tensor) -> Interval:
+    """Return a rate that nothing limits, since the model may have memorized its labels."""
+    return Interval(rate, torch.zeros_like(rate), torch.ones_like(rate))
 
 
 @torch.no_grad()
@@ -176,12 +222,11 @@ def _noise_from_beliefs(
 ) -> NoiseEstimate:
     """Estimate the noise of M labels; `sample` (M,) is the index of each label's sample."""
     checks.at_least("num_resamples", num_resamples, 2)
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"`level` must lie in (0, 1); got {level}")
+    checks.open_share("level", level)
     beliefs, start = RF.widen(beliefs), RF.widen(start)
     count = int(sample.max()) + 1
     given = as_probabilities(labels, beliefs)
-    joint = _fit(beliefs, given, torch.ones_like(given[:, :1]), start)
+    joint = _fit_evenly(beliefs, labels, start)
     generator = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
@@ -243,6 +288,12 @@ def _single_labels(
     others = posterior[sample] / own
     others = others / others.sum(-1, keepdim=True)
     return others.to(beliefs.dtype), single, sample
+
+
+def _fit_evenly(beliefs: Tensor, labels: Tensor, start: Tensor) -> Tensor:
+    """Fit J (C, C) to labels that all count alike."""
+    given = as_probabilities(labels, beliefs)
+    return _fit(beliefs, given, torch.ones_like(given[:, :1]), RF.widen(start))
 
 
 def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:

@@ -295,7 +295,7 @@ class RobustLoss(nn.Module):
         return rank_labels(self.targets, self._kept[1])
 
     def noise_rate(self, *, level: float = 0.95) -> Interval:
-        """Estimate the share of wrong labels; see :func:`labels.estimate_noise`.
+        """Estimate the share of wrong labels, as :func:`labels.estimate_noise`.
 
         Args:
             level: confidence level of the interval, in (0, 1).
@@ -305,7 +305,7 @@ class RobustLoss(nn.Module):
         """
         self._require_known()
         targets, labels, _ = self._kept
-        return noise_estimate.estimate_noise(targets, labels, level=level).rate
+        return noise_estimate.estimate_rate(targets, labels, level=level)
 
     def check_labels(self, labels: Tensor) -> None:
         """Require the labels that this loss was created with.
