@@ -6,7 +6,7 @@ sides. Parts that are run again replace their figures.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -30,14 +30,21 @@ def main(
     render_only: RenderOnly = False,
 ) -> None:
     """Measure all parts, or the chosen ones."""
-    torch.set_num_threads(1)
     path = results / "overhead.json"
-    settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
-    for name in () if render_only else part or PARTS:
-        torch.manual_seed(seed)
-        measure = PARTS[name]
-        record(path, name, measure.__doc__ or "", measure(quick), settings)
+    if not render_only:
+        measure_parts({name: PARTS[name] for name in part or PARTS}, path, quick, seed)
     print(publish(path, None, partial(report, question="overhead")))
+
+
+def measure_parts(
+    parts: Mapping[str, Callable[[bool], Iterator[Finding]]], path: Path, quick: bool, seed: int
+) -> None:
+    """Measure these parts on one thread, and replace their figures in the file."""
+    torch.set_num_threads(1)
+    settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
+    for name, measure in parts.items():
+        torch.manual_seed(seed)
+        record(path, name, measure.__doc__ or "", measure(quick), settings)
 
 
 def record(

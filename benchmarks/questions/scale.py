@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated, Any
 
-import torch
 import typer
 
 from benchmarks.cost.machine import in_fresh_process
@@ -18,7 +17,7 @@ from benchmarks.cost.paired import Estimate, alternate, exponent, ratio
 from benchmarks.cost.parts import Finding
 from benchmarks.cost.targets import BATCH, fill_and_rank, fill_and_step, linear_head, stepper
 from benchmarks.options import RESULTS, RenderOnly, Results, one_of
-from benchmarks.questions.overhead import record, row
+from benchmarks.questions.overhead import measure_parts, row
 from benchmarks.runs import publish
 from benchmarks.tables import markdown, page
 
@@ -43,13 +42,9 @@ def main(
     render_only: RenderOnly = False,
 ) -> None:
     """Measure all parts, or the chosen ones."""
-    torch.set_num_threads(1)
     path = results / "scale.json"
-    settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
-    for name in () if render_only else part or PARTS:
-        torch.manual_seed(seed)
-        measure = PARTS[name]
-        record(path, name, measure.__doc__ or "", measure(quick), settings)
+    if not render_only:
+        measure_parts({name: PARTS[name] for name in part or PARTS}, path, quick, seed)
     print(publish(path, None, report))
 
 

@@ -25,7 +25,7 @@ from reliability_balance.calibration.scaling import (
     fit_with_noise,
 )
 from reliability_balance.calibration.top_label import TopLabelScaling
-from reliability_balance.core.balancer import ReliabilityBalancer
+from reliability_balance.core.balancer import ReliabilityBalancer, find_balancer
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.core.recipes import get_recipe
@@ -265,9 +265,7 @@ def calibrate(
     if prior is not None:
         checks.class_prior(prior, num_classes, "prior")
         checks.class_prior_values(prior, "prior")
-    balancer = next(
-        (part for part in model.modules() if isinstance(part, ReliabilityBalancer)), None
-    )
+    balancer = find_balancer(model)
     weight = 1.0 if balancer is None else balancer.correction_weight
     has_branches = isinstance(output, BalancerOutput) and noise is None
     calibrator = Calibrator(num_classes, weight if has_branches else None)

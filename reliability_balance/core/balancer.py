@@ -327,6 +327,11 @@ class ReliabilityBalancer(Configured):
             )
 
 
+def find_balancer(model: nn.Module) -> ReliabilityBalancer | None:
+    """Return the first balancer in a model, or None."""
+    return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+
+
 def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:
     if head is None or isinstance(head, nn.Module):
         return head

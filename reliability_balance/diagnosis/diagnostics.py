@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from reliability_balance import functional as RF
 from reliability_balance.calibration.collecting import collect_outputs
 from reliability_balance.calibration.familiarity import Familiarity
-from reliability_balance.core.balancer import ReliabilityBalancer
+from reliability_balance.core.balancer import find_balancer
 from reliability_balance.core.class_prior import with_class_prior
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.diagnosis import rules
@@ -164,7 +164,7 @@ def diagnose(
         raise TypeError(f"`model` must give a BalancerOutput; got {type(output).__name__}")
     use = without = None
     findings: list[rules.Finding | None] = []
-    balancer = _balancer(model)
+    balancer = find_balancer(model)
     branches = branches_of(output)
     num_classes = output.corrected.shape[-1]
     names = tuple(class_names) or tuple(map(str, range(num_classes)))
@@ -239,11 +239,6 @@ def diagnose(
         unfamiliar=unfamiliar,
         findings=tuple(found for found in findings if found is not None),
     )
-
-
-def _balancer(model: nn.Module) -> ReliabilityBalancer | None:
-    """Return the balancer in a model, or None."""
-    return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
 
 
 def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
