@@ -82,9 +82,11 @@ def test_a_run_is_not_overwritten_but_goes_on(run, trained):
     assert (trained / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("option", [("--set", "seed=3"), ("--corrections", "other.csv")])
+@pytest.mark.parametrize(
+    "option", [("--set", "seed=3"), ("--corrections", "c.csv"), ("--recipe", "quick")]
+)
 def test_a_resumed_run_takes_no_other_recipe(run, trained, option):
-    with pytest.raises(ValueError, match=f"`{option[0]}` must be left out with --resume"):
+    with pytest.raises(ValueError, match=rf"--resume must come without .*; got also {option[0]}"):
         run("train", "--resume", *option, "--out", trained)
 
 

@@ -118,7 +118,7 @@ def fit(
     if show_progress:
         callbacks.append(Progress())
     if rank == 0 and not folder.has_trained:
-        begin_run(config, folder)
+        begin_run(config, table.corrections, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
             leftover.unlink(missing_ok=True)  # of a killed process
