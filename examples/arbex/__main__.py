@@ -112,7 +112,7 @@ def train(
                 say(describe_corrections(chosen.data.corrections, faces.corrections))
         try:
             criterion = fit(chosen, faces, folder, accelerator=accelerator)
-            other = recorded_baseline(chosen)
+            other = recorded_baseline(chosen, faces)
             if baseline:
                 other = train_baseline(chosen, faces, out / "baseline", accelerator=accelerator)
         except TrainingInterrupted as stop:

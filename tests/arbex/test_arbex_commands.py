@@ -269,6 +269,8 @@ def test_the_baseline_is_scored_beside_the_model(run, trained, tmp_path):
     run("evaluate", "--model", out / "baseline", "--out", tmp_path / "alone")
     alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
     assert metrics["baseline"]["scores"] == alone["corrected"]
+    lead = metrics["corrected"]["accuracy"] - alone["corrected"]["accuracy"]
+    assert metrics["baseline"]["lead"][0] == pytest.approx(lead, abs=1e-3)
     history, own = ((each / "history.csv").read_bytes() for each in (trained, out))
     assert history == own
 

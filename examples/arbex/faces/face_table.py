@@ -140,8 +140,10 @@ class FaceTable:
         return self.select((self.splits == split).nonzero().squeeze(-1))
 
     def select(self, indices: Tensor) -> "FaceTable":
-        """Return the rows at the (M,) int64 indices; problems and corrections stay those of the
-        whole table."""
+        """Return the rows at the (M,) int64 indices.
+
+        Problems and corrections stay those of the whole table.
+        """
         columns = {
             field.name: getattr(self, field.name)[indices]
             for field in fields(self)
