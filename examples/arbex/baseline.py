@@ -86,6 +86,7 @@ def main() -> None:
     faces = load_faces(config.data)
     found = train_baseline(config, faces, RUN)
     assert found is not None  # the recipe has test faces
+    assert found.right is not None
     content = {
         "command": COMMAND,
         "versions": versions(),

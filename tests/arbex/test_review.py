@@ -19,9 +19,9 @@ from typer.testing import CliRunner
 
 from examples.arbex import run_data
 from examples.arbex.__main__ import app
+from examples.arbex.faces.face_table import Correction
 from examples.arbex.readers.corrections import (
     VERDICTS,
-    Correction,
     describe_corrections,
     read_corrections,
     save_corrections,

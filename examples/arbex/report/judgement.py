@@ -86,8 +86,12 @@ def lead_over(lead: Rate) -> Judgement:
     limits = f"95 % interval {lead.low:+.1f} to {lead.high:+.1f}"
     if not differs(lead):
         return Judgement(f"level with cross-entropy ({lead.value:+.1f} points, {limits})")
-    word, tone = ("better", "good") if lead.value > 0 else ("worse", "bad")
-    return Judgement(f"{abs(lead.value):.1f} points {word} than cross-entropy ({limits})", tone)
+    better = lead.value > 0
+    word = "better" if better else "worse"
+    return Judgement(
+        f"{abs(lead.value):.1f} points {word} than cross-entropy ({limits})",
+        "good" if better else "bad",
+    )
 
 
 def share_below(ours: float, other: float) -> Judgement:
