@@ -220,7 +220,7 @@ class SparseCounts(nn.Module):
             labels, inside, others, rest = rows
             self._decay(inside.sum() + others.sum() + rest.sum())
             values = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
-            classes = classes.long().repeat_interleave(labels.shape[1], 0)
+            classes = classes.repeat_interleave(labels.shape[1], 0)
             merging.merge(columns, (labels.flatten(), *values), classes, shares)
             return
         labels, new = rows

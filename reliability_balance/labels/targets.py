@@ -179,11 +179,18 @@ class RefurbishedTargets(Configured):
 
         With N = 1,280,000 and C = 1,000 this is 0.25 GB.
 
-        In distributed training the batches of all ranks are gathered, so that every rank holds the
-        same state. All ranks must have the same settings and make equally many calls, with batches
-        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
-        sample that occurs several times in a call counts as one update, by its mean. Keep the
-        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+        In distributed training each rank computes the targets of its own batch. Then all exchange
+        what is stored of each sample and the sums of the shared statistics, so every rank holds the
+        same state, to the bit. Save it on one rank; training may go on with another number of
+        ranks. The ranks follow one process up to rounding; where only the largest classes are
+        stored, J also misses what is small in both J and the prediction.
+
+        All ranks must have the same settings and make equally many calls, with batches of any size,
+        empty ones when a rank has run out; otherwise all of them raise an error. Keep the module
+        outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+
+        A sample that occurs several times in a call counts as one update, by its mean. If it occurs
+        on several ranks, the row of the first of them is stored.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -692,7 +699,7 @@ class RefurbishedTargets(Configured):
             if place is not None:
                 self._check_unchanged(index, first, codes)
             self._check_unchanged(index, self.given[index], codes)
-            self._calls.check(order.index)
+            self._calls.check(order.samples)
         if not self._expects:
             self.given[index] = first
 
