@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
-from reliability_balance.labels.rows import make_rows
+from reliability_balance.labels.rows import Parts, make_rows
 
 # Added to the slope, which shrinks kappa towards 0.
 SLOPE_PRIOR = 0.5
@@ -66,10 +66,10 @@ class Memorization(nn.Module):
         """Remove the memorization of the samples' own targets from predictions (B, C)."""
         return RF._softmax(_log(RF.widen(probs, residual)).sub_(self.strength * residual))
 
-    def update_strength(
+    def collect(
         self, residual: Tensor, given: Tensor, debiased: Tensor, shown: Tensor, held: Tensor
-    ) -> None:
-        """Update kappa from debiased predictions and labels (B, C).
+    ) -> Tensor:
+        """Return what debiased predictions and labels (B, C) add to `sums`.
 
         `shown` and `held` are masks (B, 1); samples in neither are ignored.
         """
@@ -79,7 +79,10 @@ class Memorization(nn.Module):
         rows = torch.cat([torch.ones_like(fit), fit + self.strength * slope, slope], -1)
         with RF._without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
-        sums = (sums / len(self.control)).to(self.sums.dtype)
+        return (sums / len(self.control)).to(self.sums.dtype)
+
+    def add(self, sums: Tensor) -> None:
+        """Update kappa by the sums (2, 3) of a batch."""
         self.sums.mul_(1.0 - sums[:, 0].sum().clamp_max(1.0)).add_(sums)
         counts = self.sums[:, :1]
         of_others, of_control = self.sums[:, 1:] / counts.clamp_min(1e-9)
@@ -97,11 +100,9 @@ class Memorization(nn.Module):
         is_known = (counts.sum() > KNOWN_FROM) & (counts[1] * len(self.control) >= SMALLEST_CONTROL)
         return (means[0] - means[1]).where(is_known, 0.0)
 
-    def add_residual(
-        self, index: Tensor, residual: Tensor, excess: Tensor, classes: Tensor
-    ) -> None:
-        """Add targets minus predictions (B, C) to the residuals; `classes` as in `Rows.write`."""
-        self.residuals.write(index, RF.widen(residual, excess).add_(excess), classes)
+    def with_excess(self, residual: Tensor, excess: Tensor, classes: Tensor) -> Parts:
+        """Add targets minus predictions (B, C) to residuals, compressed by `Rows.compress`."""
+        return self.residuals.compress(RF.widen(residual, excess).add_(excess), classes)[1]
 
 
 def _log(probs: Tensor) -> Tensor:

@@ -11,6 +11,8 @@ WHOLE_CLASSES = 32
 KEPT = 15
 # Times as many are stored of a column of J: wrong labels may come from many classes.
 COUNTED = 2
+# Tensors (B, ...), a row for each sample.
+Parts = tuple[Tensor, ...]
 # Elements of a block of rows: it fits in the CPU cache.
 BLOCK = 2**19
 
@@ -43,14 +45,21 @@ class DenseRows(nn.Module):
         return self.values[index]
 
     def largest(self, rows: Tensor, first: Tensor) -> Tensor:
-        """Return which classes to store, as :meth:`SparseRows.largest`; here none are left out."""
-        return first
+        """Return which classes to store, as :meth:`SparseRows.largest`: (B, 0), as all are."""
+        return first.new_empty(len(first), 0)
+
+    def compress(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Parts]:
+        """Return rows (B, C) as they are read once stored, and what :meth:`store` needs of them."""
+        stored = rows.to(self.values.dtype)
+        return stored, (stored,)
+
+    def store(self, index: Tensor, parts: Parts, classes: Tensor) -> None:
+        """Store compressed rows; `classes` are those of `largest`, int32."""
+        (self.values[index],) = parts
 
     def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """Store rows (B, C) and return them as stored; `classes` are those of `largest`."""
-        stored = rows.to(self.values.dtype)
-        self.values[index] = stored
-        return stored
+        return _write(self, index, rows, classes)
 
 
 class SparseRows(nn.Module):
@@ -109,16 +118,30 @@ class SparseRows(nn.Module):
         rows.scatter_(1, first, value)  # restored: a copy of all rows takes longer
         return classes
 
+    def compress(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Parts]:
+        """Return the rows (B, C), and their values of these classes (B, k) and rests (B,)."""
+        values = rows.gather(1, classes)
+        rest = rows.sum(-1) - values.sum(-1)
+        return rows, (values.to(self.values.dtype), rest.to(self.rest.dtype))
+
+    def store(self, index: Tensor, parts: Parts, classes: Tensor) -> None:
+        """Store compressed rows; their classes (B, k) are int32."""
+        self.values[index], self.rest[index] = parts
+        self.classes[index] = classes
+
     def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """Store the entries of these classes (B, k), and return the rows (B, C) unchanged."""
-        values = rows.gather(1, classes)
-        self.values[index] = values.to(self.values.dtype)
-        self.classes[index] = classes.int()
-        self.rest[index] = (rows.sum(-1) - values.sum(-1)).to(self.rest.dtype)
-        return rows
+        return _write(self, index, rows, classes)
 
 
 Rows = DenseRows | SparseRows
+
+
+def _write(owner: Rows, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """Compress and store rows (B, C) of `owner`; return them as stored."""
+    rows, parts = owner.compress(rows, classes)
+    owner.store(index, parts, classes.int())
+    return rows
 
 
 def make_rows(count: int, num_classes: int, kept: int, dtype: torch.dtype) -> Rows:

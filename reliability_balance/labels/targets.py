@@ -27,8 +27,21 @@ from reliability_balance.labels.posterior import (
     as_probabilities,
     sharpened_scores,
 )
-from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
-from reliability_balance.labels.rows import COUNTED, KEPT, WHOLE_CLASSES, DenseRows, make_rows
+from reliability_balance.labels.ranks import (
+    Ranks,
+    SampleOrder,
+    is_distributed,
+    mean_of_repeated,
+    sort_samples,
+)
+from reliability_balance.labels.rows import (
+    COUNTED,
+    KEPT,
+    WHOLE_CLASSES,
+    DenseRows,
+    Parts,
+    make_rows,
+)
 
 ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
@@ -166,11 +179,18 @@ class RefurbishedTargets(Configured):
 
         With N = 1,280,000 and C = 1,000 this is 0.25 GB.
 
-        In distributed training the batches of all ranks are gathered, so that every rank holds the
-        same state. All ranks must have the same settings and make equally many calls, with batches
-        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
-        sample that occurs several times in a call counts as one update, by its mean. Keep the
-        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+        In distributed training each rank computes the targets of its own batch. Then all exchange
+        what is stored of each sample and the sums of the shared statistics, so every rank holds the
+        same state, to the bit. Save it on one rank; training may go on with another number of
+        ranks. The ranks follow one process up to rounding; where only the largest classes are
+        stored, J also misses what is small in both J and the prediction.
+
+        All ranks must have the same settings and make equally many calls, with batches of any size,
+        empty ones when a rank has run out; otherwise all of them raise an error. Keep the module
+        outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+
+        A sample that occurs several times in a call counts as one update, by its mean. If it occurs
+        on several ranks, the row of the first of them is stored.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -335,16 +355,25 @@ class RefurbishedTargets(Configured):
             targets, _ = self._posteriors(scores, beliefs, labels, given, updates)
             _, held = self._memorization_groups(index, updates)
             return _with_held(targets, held, probs)
-        own = slice(len(index))
-        if gathers:
-            (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
+        is_alone = len(counts) < 2
+        order = sort_samples(index)
+        targets, rows, sums = self._follow(index, labels, probs, order.place, is_alone=is_alone)
+        if not is_alone:
+            rows, sums = self._ranks.exchange(counts, rows, sums)
+            order = sort_samples(rows["samples"][0])
+        self._store(rows, sums, order, is_alone=is_alone)
+        return targets
+
+    def _follow(
+        self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
+    ) -> tuple[Tensor, dict[str, Parts], dict[str, Parts]]:
+        """Return the targets of this process's batch, and what to store of it.
+
+        That is rows for its samples, and sums over them; nothing is changed yet.
+        """
+        rows: dict[str, Parts] = {}
+        sums: dict[str, Parts] = {}
         given = as_probabilities(labels, RF.widen(probs))
-        ordered = index.sort().values
-        # Cheap on a CPU; elsewhere it would synchronize with the device.
-        is_cheap = index.is_cpu and checks.can_read_values()
-        is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
-        place = None if is_plain else torch.searchsorted(ordered, index)
-        self._record_labels(index, ordered, place, labels)
         memorization = self.memorization
         if memorization is None:
             residual, debiased = None, probs
@@ -352,31 +381,69 @@ class RefurbishedTargets(Configured):
             residual = memorization.residuals.read(index, self._class_shares)
             debiased = memorization.debias(residual, probs)
         updates = self.updates[index] + 1
-        self.updates[index] = updates
+        rows["samples"] = index, self._codes(labels), updates
         updates = updates.unsqueeze(-1)
         average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
         # The residual is stored of the same classes, to find the largest only once.
         classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
-        average = self.averages.write(index, average, classes)
+        average, rows["averages"] = self.averages.compress(average, classes)
+        rows["classes"] = (classes.int(),)
         scores = self._sharpened(average)
         beliefs = RF._softmax(scores)
         targets, counted = self._posteriors(scores, beliefs, labels, given, updates)
         known = updates > self.held_for
         counted.mul_(known)
-        self.counts.update(counted, labels, given, self._class_shares)
+        rows["counts"], sums["counts"] = self.counts.collect(
+            counted, labels, given, self._class_shares, None if is_alone else classes
+        )
         if self.annotators is not None:
-            self.annotators.update(counted, labels, self.num_samples)
-        self.classes.update(average, beliefs, known)
+            sums["annotators"] = self.annotators.collect(counted, labels, self.num_samples)
+        sums["classes"] = (self.classes.collect(average, beliefs, known),)
         shown, held = self._memorization_groups(index, updates)
         targets = _with_held(targets, held, probs)
         if held is not None:
-            self.out_of_sample.record(index, average, held)
+            rows["out of sample"] = self.out_of_sample.compress(index, average, held)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
-                memorization.update_strength(residual, given, debiased, shown, held)
+                strength = memorization.collect(residual, given, debiased, shown, held)
+                sums["memorization"] = (strength,)
             excess = mean_of_repeated(place, targets - probs)
-            memorization.add_residual(index, residual, excess, classes)
-        return targets[own]
+            rows["residuals"] = memorization.with_excess(residual, excess, classes)
+        return targets, rows, sums
+
+    def _store(
+        self,
+        rows: dict[str, Parts],
+        sums: dict[str, Parts],
+        order: SampleOrder,
+        *,
+        is_alone: bool,
+    ) -> None:
+        """Store what :meth:`_follow` found, of all processes.
+
+        Of a sample in the batches of several processes, the first one's row is stored.
+        """
+        index, codes, updates = rows["samples"]
+        (classes,) = rows["classes"]
+        self._record_labels(index, order, codes)
+        self.counts.add(
+            rows["counts"], sums["counts"], self._class_shares, None if is_alone else classes
+        )
+        if self.annotators is not None:
+            self.annotators.add(*sums["annotators"])
+        self.classes.add(*sums["classes"])
+        first = None if is_alone else order.first
+        if first is not None:
+            rows = {name: tuple(each[first] for each in parts) for name, parts in rows.items()}
+        self.updates[index] = updates
+        (classes,) = rows["classes"]
+        self.averages.store(index, rows["averages"], classes)
+        if "out of sample" in rows:
+            self.out_of_sample.store(index, rows["out of sample"])
+        if self.memorization is not None:
+            self.memorization.residuals.store(index, rows["residuals"], classes)
+            if "memorization" in sums:
+                self.memorization.add(*sums["memorization"])
 
     @property
     def average(self) -> Tensor:
@@ -623,18 +690,16 @@ class RefurbishedTargets(Configured):
         classes = torch.arange(labels.shape[-1], device=labels.device)
         return (wide * _places(classes)).sum(-1).round().int()
 
-    def _record_labels(
-        self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
-    ) -> None:
-        """Store the codes of these labels; reject changed labels and a wrong index."""
-        codes = first = self._codes(labels)
+    def _record_labels(self, index: Tensor, order: SampleOrder, codes: Tensor) -> None:
+        """Store these codes of labels; reject changed labels and a wrong index."""
+        place, first = order.place, codes
         if place is not None:
             first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and checks.can_read_values():
             if place is not None:
                 self._check_unchanged(index, first, codes)
             self._check_unchanged(index, self.given[index], codes)
-            self._calls.check(ordered)
+            self._calls.check(order.samples)
         if not self._expects:
             self.given[index] = first
 
