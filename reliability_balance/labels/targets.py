@@ -173,7 +173,9 @@ class RefurbishedTargets(Configured):
     State:
         ``averages``, rows of the running averages; ``updates`` (N,) int32; ``given`` (N,) int32,
         codes that detect changed labels; ``remembers`` () int8, whether memorization was measured,
-        -1 if not known yet; ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
+        -1 if not known yet; ``agreement`` (2,), Cohen's kappa of first predictions and labels and
+        its standard error, which is -1 if :func:`labels.inspect_embeddings` did not measure them;
+        ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
         ``memorization``, whose ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is
         J of each annotator. Save the module with the model.
 
@@ -230,6 +232,7 @@ class RefurbishedTargets(Configured):
     updates: Tensor
     given: Tensor
     remembers: Tensor
+    agreement: Tensor
 
     def __init__(
         self,
@@ -298,8 +301,8 @@ class RefurbishedTargets(Configured):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
-        self._ignorance = ""  # why there are no verdicts, if the averages do not show it
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
@@ -562,6 +565,7 @@ class RefurbishedTargets(Configured):
         rename_old(state_dict, prefix)
         if f"{prefix}updates" in state_dict:
             fill_in_old(state_dict, prefix, self.num_samples)
+            state_dict.setdefault(f"{prefix}agreement", torch.tensor([0.0, -1.0]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
 
