@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from reliability_balance.labels.rows import with_rows
+
 
 class OutOfSample(nn.Module):
     """The predicted class of samples, and its probability, before their labels were trained on.
@@ -31,6 +33,11 @@ class OutOfSample(nn.Module):
         self.classes[index] = classes.int().where(which, self.classes[index])
         kept = self.confidence[index]
         self.confidence[index] = confidence.to(kept.dtype).clamp(0.0, 1.0).where(which, kept)
+
+    def add_samples(self, count: int) -> None:
+        """Append samples without such a prediction."""
+        self.classes = with_rows(self.classes, count, -1)
+        self.confidence = with_rows(self.confidence, count)
 
 
 def fill_in_old(state: dict[str, Tensor], prefix: str, num_samples: int) -> None:

@@ -20,6 +20,11 @@ def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor
     yield from rows.split(max(1, (BLOCK if size is None else size) // width))
 
 
+def with_rows(tensor: Tensor, count: int, value: float = 0.0) -> Tensor:
+    """Append `count` rows of a value."""
+    return torch.cat([tensor, tensor.new_full((count, *tensor.shape[1:]), value)])
+
+
 class DenseRows(nn.Module):
     """Rows that are stored whole.
 
@@ -51,6 +56,14 @@ class DenseRows(nn.Module):
         stored = rows.to(self.values.dtype)
         self.values[index] = stored
         return stored
+
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        self.values = with_rows(self.values, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, of value 0 in each row."""
+        self.values = nn.functional.pad(self.values, (0, count))
 
 
 class SparseRows(nn.Module):
@@ -116,6 +129,17 @@ class SparseRows(nn.Module):
         self.classes[index] = classes.int()
         self.rest[index] = (rows.sum(-1) - values.sum(-1)).to(self.rest.dtype)
         return rows
+
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        classes = torch.arange(self.classes.shape[1]).to(self.classes)
+        self.values = with_rows(self.values, count)
+        self.classes = torch.cat([self.classes, classes.expand(count, -1)])
+        self.rest = with_rows(self.rest, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, which share the rest of each row with those that are not stored."""
+        self.num_classes += count
 
 
 Rows = DenseRows | SparseRows
