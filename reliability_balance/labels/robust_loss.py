@@ -1,6 +1,7 @@
 """The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -21,6 +22,7 @@ from reliability_balance.labels.knowledge import ignorance
 from reliability_balance.labels.mixing import mix
 from reliability_balance.labels.posterior import as_probabilities, class_frequencies
 from reliability_balance.labels.ranks import world_size
+from reliability_balance.labels.rows import Progress
 from reliability_balance.labels.targets import RefurbishedTargets, _differing
 
 # Fields of a recipe that configure the balancer, which `wrap` builds before the loss is created.
@@ -274,11 +276,18 @@ class RobustLoss(nn.Module):
         loss = (loss + self._loss_of_view(second, targets)) / 2
         return loss + self.recipe.consistency * RF.disagreement(output.log_probs, second.log_probs)
 
-    def doubtful_labels(self) -> LabelRanking:
+    def doubtful_labels(
+        self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None
+    ) -> LabelRanking:
         """Rank all labels trained on, the most doubtful first; see :func:`rank_labels`.
 
+        Args:
+            sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
+            progress: called with the number of labels ranked since its last call, such as
+                ``tqdm(total=N).update``.
+
         Raises:
-            ValueError: if no sample was seen.
+            ValueError: if no sample was seen, or `sample_names` are not N.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -286,7 +295,9 @@ class RobustLoss(nn.Module):
         self._require_doubts()
         if not bool(self.targets.updates.any()):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
-        return rank_labels(self.targets, self._kept[1])
+        return rank_labels(
+            self.targets, self._kept[1], sample_names=sample_names, progress=progress
+        )
 
     def noise_rate(self, *, level: float = 0.95) -> Interval:
         """Estimate the share of wrong labels, as :func:`labels.estimate_noise`.

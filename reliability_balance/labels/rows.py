@@ -1,6 +1,6 @@
 """A row of C numbers for each sample: all of them, or the largest ones and the sum of the rest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +13,21 @@ KEPT = 15
 COUNTED = 2
 # Elements of a block of rows: it fits in the CPU cache.
 BLOCK = 2**19
+# A function that is called with the number of steps done since its last call.
+Progress = Callable[[int], object]
 
 
 def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
     """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
     yield from rows.split(max(1, (BLOCK if size is None else size) // width))
+
+
+def followed(parts: Iterable[Tensor], progress: Progress | None) -> Iterator[Tensor]:
+    """Yield blocks of rows, and report each one when it is done."""
+    for part in parts:
+        yield part
+        if progress is not None:
+            progress(len(part))
 
 
 def with_rows(tensor: Tensor, count: int, value: float = 0.0) -> Tensor:
