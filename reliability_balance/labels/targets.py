@@ -41,6 +41,7 @@ from reliability_balance.labels.rows import (
     DenseRows,
     Parts,
     make_rows,
+    with_rows,
 )
 
 ROBUST = get_recipe("robust")
@@ -303,6 +304,7 @@ class RefurbishedTargets(Configured):
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
+        self._released = 0  # samples before this one are no longer held back
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
@@ -558,6 +560,7 @@ class RefurbishedTargets(Configured):
         """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
+        self._released = 0 if found < 0 else self.num_samples
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
@@ -617,6 +620,71 @@ class RefurbishedTargets(Configured):
             annotators.check_all(labels, self.num_classes)
         self.given.copy_(self._codes(labels))
         self._expects = True
+
+    def add_samples(self, count: int) -> None:
+        """Append samples to the training set; what was learned of the others stays.
+
+        The new samples have the indices from `num_samples` on, and a warm-up of their own. The same
+        share of their labels is held back for `held_for` updates. All processes must add as many.
+
+        Args:
+            count: number of samples, >= 1. Their labels are known from their first call on, or by
+                :meth:`expect`.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_samples(20)
+            >>> targets.num_samples, targets.beliefs(torch.tensor([119])).shape
+            (120, torch.Size([1, 2]))
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_samples(count)
+        self.counts.add_samples(count)
+        self.classes.add_samples(count)
+        self.out_of_sample.add_samples(count)
+        if self.memorization is not None:
+            self.memorization.add_samples(count)
+        if self.annotators is not None:
+            self.annotators.add_samples(self.num_samples, count)
+        self.updates = with_rows(self.updates, count)
+        self.given = with_rows(self.given, count, -1)
+        self.num_samples += count
+        self._expects = False
+
+    def add_classes(self, count: int) -> None:
+        """Append classes; what was learned of the others stays.
+
+        The new classes have probability 0 in earlier averages, and the rows and columns of the
+        initial J. If all classes are stored of a sample, this holds for the new ones too.
+
+        Args:
+            count: number of classes, >= 1.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_classes(1)
+            >>> targets.noise_matrix.shape
+            torch.Size([3, 3])
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_classes(count)
+        self.counts.add_classes(count)
+        self.classes.add_classes(count)
+        if self.memorization is not None:
+            self.memorization.add_classes(count)
+        if self.annotators is not None:
+            self.annotators.add_classes(count)
+        if isinstance(self.averages, DenseRows):
+            self.kept += count
+        self.num_classes += count
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -725,11 +793,14 @@ class RefurbishedTargets(Configured):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
 
-        None once the held-back labels are released.
+        None once the held-back labels are released. Those of samples that were added later are held
+        back for `held_for` updates.
         """
-        if self.memorization is None or self._remembers is not None:
+        if self.memorization is None or self._released == self.num_samples:
             return None, None
         early = updates <= self.held_for
+        if self._released:
+            early &= (index >= self._released).unsqueeze(-1)
         held = early & self.memorization.control[index].unsqueeze(-1)
         return early ^ held, held
 
