@@ -26,6 +26,8 @@ from reliability_balance.labels.posterior import (
     _one_label_each,
     as_probabilities,
     sharpened_scores,
+    single_or_soft,
+    towards_,
 )
 from reliability_balance.labels.ranks import (
     Ranks,
@@ -341,7 +343,7 @@ class RefurbishedTargets(Configured):
         if not gathers:
             self._check(index, labels, probs)
         if not update:
-            given = as_probabilities(labels, RF.widen(probs))
+            given = single_or_soft(labels, RF.widen(probs))
             updates = self.updates[index].unsqueeze(-1)
             scores = self._scores(index)
             beliefs = RF._softmax(scores)
@@ -366,7 +368,7 @@ class RefurbishedTargets(Configured):
         """
         rows: dict[str, Parts] = {}
         sums: dict[str, Parts] = {}
-        given = as_probabilities(labels, RF.widen(probs))
+        given = single_or_soft(labels, RF.widen(probs))
         memorization = self.memorization
         if memorization is None:
             residual, debiased = None, probs
@@ -378,7 +380,7 @@ class RefurbishedTargets(Configured):
         updates = updates.unsqueeze(-1)
         average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
         # The residual is stored of the same classes, to find the largest only once.
-        classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
+        classes = self.averages.largest(average, given if given.ndim == 1 else given.argmax(-1))
         average, rows["averages"] = self.averages.compress(average, classes)
         rows["classes"] = (classes.int(),)
         scores = self._sharpened(average)
@@ -400,7 +402,8 @@ class RefurbishedTargets(Configured):
             if shown is not None and held is not None:
                 strength = memorization.collect(residual, given, debiased, shown, held)
                 sums["memorization"] = (strength,)
-            excess = mean_of_repeated(place, targets - probs)
+            excess = self.averages.entries(targets, classes) - self.averages.entries(probs, classes)
+            excess = mean_of_repeated(place, excess)
             rows["residuals"] = memorization.with_excess(residual, excess, classes)
         return targets, rows, sums
 
@@ -737,20 +740,15 @@ class RefurbishedTargets(Configured):
         In the warm-up the targets are the given labels.
         """
         sharper = scores / self.noise_temperature
-        if self.annotators is None and not labels.is_floating_point():
-            posteriors = self.counts.posteriors(
-                scores, sharper, beliefs, labels, self._class_shares
-            )
+        if given.ndim == 1:
+            posteriors = self.counts.posteriors(scores, sharper, beliefs, given, self._class_shares)
         else:
             posterior_of = self._posterior_rule()
             posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
-        refurbished, counted = (RF.widen(each, given) for each in posteriors)
-        given = RF.widen(given, refurbished)
-        weight = self.classes.posterior_weight(
-            labels if labels.ndim == 1 else given, self.prior_count
-        ).to(given.dtype)
+        refurbished, counted = posteriors
+        weight = self.classes.posterior_weight(given, self.prior_count)
         is_due = updates > self._effective_warmup
-        return given.lerp(refurbished, weight * is_due), given.lerp(counted, weight)
+        return towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
     def _updated_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
         """Return the averages (B, C) with these predictions."""
