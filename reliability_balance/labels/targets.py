@@ -1,5 +1,6 @@
 """Refurbished training targets, by a noise matrix that is estimated during training."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -298,6 +299,7 @@ class RefurbishedTargets(Configured):
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        self._equations = _equations()
         # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
@@ -352,12 +354,30 @@ class RefurbishedTargets(Configured):
             return _with_held(targets, held, probs)
         is_alone = len(counts) < 2
         order = sort_samples(index)
-        targets, rows, sums = self._follow(index, labels, probs, order.place, is_alone=is_alone)
+        follow, store = self._equations
+        targets, rows, sums = follow(self, index, labels, probs, order.place, is_alone=is_alone)
         if not is_alone:
             rows, sums = self._ranks.exchange(counts, rows, sums)
             order = sort_samples(rows["samples"][0])
-        self._store(rows, sums, order, is_alone=is_alone)
+        samples, codes, _ = rows["samples"]
+        self._record_labels(samples, order, codes)
+        store(self, rows, sums, order, is_alone=is_alone)
         return targets
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the equations, by ``torch.compile`` with these arguments.
+
+        Checks and communication are not compiled. A copy of the targets is not compiled.
+        """
+        follow, store = _equations()
+        self._equations = (
+            torch.compile(follow, *args, **options),
+            torch.compile(store, *args, **options),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions cannot be pickled.
+        return super().__getstate__() | {"_equations": _equations()}
 
     def _follow(
         self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
@@ -419,9 +439,8 @@ class RefurbishedTargets(Configured):
 
         Of a sample in the batches of several processes, the first one's row is stored.
         """
-        index, codes, updates = rows["samples"]
+        index, _, updates = rows["samples"]
         (classes,) = rows["classes"]
-        self._record_labels(index, order, codes)
         self.counts.add(
             rows["counts"], sums["counts"], self._class_shares, None if is_alone else classes
         )
@@ -789,6 +808,11 @@ class RefurbishedTargets(Configured):
             checks.label_values(labels, self.num_classes)
         else:
             annotators.check_labelled(labels, self.num_classes)
+
+
+def _equations() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what :meth:`RefurbishedTargets.compile` compiles."""
+    return RefurbishedTargets._follow, RefurbishedTargets._store
 
 
 class RepeatedCalls:
