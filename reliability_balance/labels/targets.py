@@ -1,5 +1,6 @@
 """Refurbished training targets, by a noise matrix that is estimated during training."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -26,6 +27,8 @@ from reliability_balance.labels.posterior import (
     _one_label_each,
     as_probabilities,
     sharpened_scores,
+    single_or_soft,
+    towards_,
 )
 from reliability_balance.labels.ranks import (
     Ranks,
@@ -308,6 +311,7 @@ class RefurbishedTargets(Configured):
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        self._equations = _equations()
         # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
@@ -353,7 +357,7 @@ class RefurbishedTargets(Configured):
         if not gathers:
             self._check(index, labels, probs)
         if not update:
-            given = as_probabilities(labels, RF.widen(probs))
+            given = single_or_soft(labels, RF.widen(probs))
             updates = self.updates[index].unsqueeze(-1)
             scores = self._scores(index)
             beliefs = RF._softmax(scores)
@@ -362,12 +366,30 @@ class RefurbishedTargets(Configured):
             return _with_held(targets, held, probs)
         is_alone = len(counts) < 2
         order = sort_samples(index)
-        targets, rows, sums = self._follow(index, labels, probs, order.place, is_alone=is_alone)
+        follow, store = self._equations
+        targets, rows, sums = follow(self, index, labels, probs, order.place, is_alone=is_alone)
         if not is_alone:
             rows, sums = self._ranks.exchange(counts, rows, sums)
             order = sort_samples(rows["samples"][0])
-        self._store(rows, sums, order, is_alone=is_alone)
+        samples, codes, _ = rows["samples"]
+        self._record_labels(samples, order, codes)
+        store(self, rows, sums, order, is_alone=is_alone)
         return targets
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the equations, by ``torch.compile`` with these arguments.
+
+        Checks and communication are not compiled. A copy of the targets is not compiled.
+        """
+        follow, store = _equations()
+        self._equations = (
+            torch.compile(follow, *args, **options),
+            torch.compile(store, *args, **options),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions cannot be pickled.
+        return super().__getstate__() | {"_equations": _equations()}
 
     def _follow(
         self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
@@ -378,7 +400,7 @@ class RefurbishedTargets(Configured):
         """
         rows: dict[str, Parts] = {}
         sums: dict[str, Parts] = {}
-        given = as_probabilities(labels, RF.widen(probs))
+        given = single_or_soft(labels, RF.widen(probs))
         memorization = self.memorization
         if memorization is None:
             residual, debiased = None, probs
@@ -390,7 +412,7 @@ class RefurbishedTargets(Configured):
         updates = updates.unsqueeze(-1)
         average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
         # The residual is stored of the same classes, to find the largest only once.
-        classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
+        classes = self.averages.largest(average, given if given.ndim == 1 else given.argmax(-1))
         average, rows["averages"] = self.averages.compress(average, classes)
         rows["classes"] = (classes.int(),)
         scores = self._sharpened(average)
@@ -412,7 +434,8 @@ class RefurbishedTargets(Configured):
             if shown is not None and held is not None:
                 strength = memorization.collect(residual, given, debiased, shown, held)
                 sums["memorization"] = (strength,)
-            excess = mean_of_repeated(place, targets - probs)
+            excess = self.averages.entries(targets, classes) - self.averages.entries(probs, classes)
+            excess = mean_of_repeated(place, excess)
             rows["residuals"] = memorization.with_excess(residual, excess, classes)
         return targets, rows, sums
 
@@ -428,9 +451,8 @@ class RefurbishedTargets(Configured):
 
         Of a sample in the batches of several processes, the first one's row is stored.
         """
-        index, codes, updates = rows["samples"]
+        index, _, updates = rows["samples"]
         (classes,) = rows["classes"]
-        self._record_labels(index, order, codes)
         self.counts.add(
             rows["counts"], sums["counts"], self._class_shares, None if is_alone else classes
         )
@@ -819,20 +841,15 @@ class RefurbishedTargets(Configured):
         In the warm-up the targets are the given labels.
         """
         sharper = scores / self.noise_temperature
-        if self.annotators is None and not labels.is_floating_point():
-            posteriors = self.counts.posteriors(
-                scores, sharper, beliefs, labels, self._class_shares
-            )
+        if given.ndim == 1:
+            posteriors = self.counts.posteriors(scores, sharper, beliefs, given, self._class_shares)
         else:
             posterior_of = self._posterior_rule()
             posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
-        refurbished, counted = (RF.widen(each, given) for each in posteriors)
-        given = RF.widen(given, refurbished)
-        weight = self.classes.posterior_weight(
-            labels if labels.ndim == 1 else given, self.prior_count
-        ).to(given.dtype)
+        refurbished, counted = posteriors
+        weight = self.classes.posterior_weight(given, self.prior_count)
         is_due = updates > self._effective_warmup
-        return given.lerp(refurbished, weight * is_due), given.lerp(counted, weight)
+        return towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
     def _updated_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
         """Return the averages (B, C) with these predictions."""
@@ -873,6 +890,11 @@ class RefurbishedTargets(Configured):
             checks.label_values(labels, self.num_classes)
         else:
             annotators.check_labelled(labels, self.num_classes)
+
+
+def _equations() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what :meth:`RefurbishedTargets.compile` compiles."""
+    return RefurbishedTargets._follow, RefurbishedTargets._store
 
 
 class RepeatedCalls:
