@@ -244,7 +244,8 @@ class SparseCounts(nn.Module):
         rows.index_put_((place,), new, accumulate=True)
         classes = self._largest(rows, ordered)
         entries = columns.entries(rows, classes)
-        parts = columns.compress_entries(entries / self.num_samples, rows.sum(-1) / self.num_samples)
+        total = rows.sum(-1)
+        parts = columns.compress_entries(entries / self.num_samples, total / self.num_samples)
         columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
 
     def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:

@@ -134,7 +134,7 @@ class SparseRows(nn.Module):
         return self.per_share(self.rest[index].to(shares.dtype), take(shares, self.classes[index]))
 
     def per_share(self, rest: Tensor, stored: Tensor) -> Tensor:
-        """Divide rests (B,) by the share of other classes than those with shares `stored` (B, k)."""
+        """Divide rests (B,) by the share of classes other than those of shares `stored` (B, k)."""
         # A smaller share is a rounding error.
         return rest / (1.0 - stored.sum(-1)).clamp_min(1.0 / self.num_classes)
 
