@@ -240,11 +240,11 @@ class SparseCounts(nn.Module):
         # A label's column is the row at the place of its first sample in the order of labels.
         ordered = labels.sort().values
         place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
-        rows = columns.read(ordered, shares).mul_(self.num_samples)
-        rows.index_put_((place,), new, accumulate=True)
-        classes = self._largest(rows, ordered)
-        entries = columns.entries(rows, classes)
-        total = rows.sum(-1)
+        values = columns.read(ordered, shares).mul_(self.num_samples)
+        values.index_put_((place,), new, accumulate=True)
+        classes = self._largest(values, ordered)
+        entries = columns.entries(values, classes)
+        total = values.sum(-1)
         parts = columns.compress_entries(entries / self.num_samples, total / self.num_samples)
         columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
 
