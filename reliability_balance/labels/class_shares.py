@@ -81,3 +81,16 @@ class ClassShares(nn.Module):
         others = self.num_samples * (1.0 - share)  # values below 1 are rounding errors
         counts: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
         return counts
+
+    def add_samples(self, count: int) -> None:
+        """Raise N; the learned counts stay."""
+        self.moments.mul_(self.num_samples / (self.num_samples + count))
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append classes of the initial share 1 / C, taken from the others in proportion."""
+        before = len(self.tilt)
+        share = 1.0 / (before + count)
+        self.shares = nn.functional.pad(before * share * self.shares, (0, count), value=share)
+        self.moments = nn.functional.pad(self.moments, (0, count))
+        self.tilt = nn.functional.pad(self.tilt, (0, count))
