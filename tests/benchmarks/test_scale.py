@@ -7,6 +7,7 @@ import pytest
 pytest.importorskip("torchvision", reason="the benchmark shares parts with the overhead's")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmark shares parts with it, too")
 
+from benchmarks.cost.ranks import steps_of_ranks
 from benchmarks.cost.targets import fill_and_rank, filled
 from benchmarks.questions import scale
 from reliability_balance.labels import RefurbishedTargets
@@ -20,6 +21,14 @@ def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
     page = (tmp_path / "scale.md").read_text()
     assert page.startswith("# Many classes and samples")
     assert page in capsys.readouterr().out
+
+
+def test_a_step_on_ranks_is_timed_and_its_bytes_are_counted():
+    seconds, sent = steps_of_ranks(2, 40, 3)
+    assert len(seconds) == 3
+    assert min(seconds) > 0.0
+    # Handshake, rows of at most 0.4 kB, and sums over the classes.
+    assert 5 * 8 < sent < 5 * 8 + 128 * 400 + 4 * (3 * 40 + 6)
 
 
 def test_filled_rows_are_of_distinct_classes_and_can_be_ranked():
