@@ -27,7 +27,7 @@ from reliability_balance.labels.embedding_beliefs import (
     refurbished,
     take_in,
 )
-from reliability_balance.labels.knowledge import caution, ignorance
+from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
@@ -355,7 +355,7 @@ def inspect_embeddings(
     votes and by ridge regression, both in closed form. Their weights and the space of the distances
     are those that predict the labels best. In a second round the labels vote as refurbished after
     the first. Whether predictions agree with the labels well enough for verdicts is judged by the
-    first; a saved state does not hold the answer.
+    first.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
     :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D). Memory is O(N D), and O(N C) for
@@ -408,7 +408,7 @@ def inspect_embeddings(
         if number == 0:
             # Neighbours whose labels this one refurbished agree with it in the next round.
             rows = torch.arange(len(points), device=points.device)
-            targets._ignorance = ignorance(targets, rows, labels)
+            targets.agreement.copy_(torch.tensor(agreement(targets, rows, labels)))
             voters = refurbished(targets, labels, points.dtype)
     return targets
 

@@ -20,8 +20,8 @@ from reliability_balance.labels.inspection import (
 from reliability_balance.labels.issue_checks import (
     CHECKS,
     Check,
-    Found,
-    Samples,
+    CheckInput,
+    CheckResult,
     nearest_samples,
 )
 from reliability_balance.labels.rows import blocks
@@ -45,14 +45,14 @@ class Issues:
         sample_names: N names, such as :class:`data.SampleIds`; empty: sample indices.
 
     Example:
-        >>> from reliability_balance.labels import Found
-        >>> found = Found(torch.tensor([False, True]), torch.tensor([0.9, 0.0]))
+        >>> from reliability_balance.labels import CheckResult
+        >>> found = CheckResult(torch.tensor([False, True]), torch.tensor([0.9, 0.0]))
         >>> print(Issues({"outlier": found}))
         issue    samples  worst
         outlier        1  1
     """
 
-    found: dict[str, Found]
+    found: dict[str, CheckResult]
     caution: str = ""
     sample_names: Sequence[Any] = ()
 
@@ -189,7 +189,7 @@ def find_issues(
     if is_cosine:  # the square of a huge coordinate would overflow
         largest = points.abs().amax(-1, keepdim=True)
         points = F.normalize(points / largest.clamp_min(torch.finfo(points.dtype).tiny), dim=-1)
-    samples = Samples(
+    samples = CheckInput(
         points,
         is_cosine,
         *nearest_samples(points, is_cosine),

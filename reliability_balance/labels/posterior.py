@@ -170,6 +170,30 @@ def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     return zeros.scatter_(-1, labels.unsqueeze(-1), 1.0)
 
 
+def single_or_soft(labels: Tensor, like: Tensor) -> Tensor:
+    """Return index labels (B,) unchanged, others as :func:`as_probabilities`."""
+    return labels if labels.ndim == 1 else as_probabilities(labels, like)
+
+
+def expectation(rows: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean (B, 1) of rows (B, C) under labels, indices (B,) or probabilities (B, C)."""
+    if labels.ndim == 1:
+        return rows.gather(-1, labels.unsqueeze(-1))
+    return (rows * labels).sum(-1, keepdim=True)
+
+
+def towards_(posterior: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Return w q + (1 - w) y for posteriors q (B, C), which may be overwritten, and w (B, 1).
+
+    Labels y are indices (B,) or probabilities (B, C).
+    """
+    if labels.ndim > 1:
+        posterior = RF.widen(posterior, labels)
+        return labels.to(posterior.dtype).lerp(posterior, weight.to(posterior.dtype))
+    weight = weight.to(posterior.dtype)
+    return posterior.mul_(weight).scatter_add_(1, labels.unsqueeze(-1), 1.0 - weight)
+
+
 def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -> Tensor:
     """Return the mean (C,) of labels in float64; of several annotators' labels of the vote shares.
 

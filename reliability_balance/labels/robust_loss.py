@@ -19,7 +19,7 @@ from reliability_balance.labels import annotators, noise_estimate
 from reliability_balance.labels.inspection import LabelRanking, rank_labels
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import ignorance
-from reliability_balance.labels.mixing import mix
+from reliability_balance.labels.mixing import Partners, draw_partners, mix_with
 from reliability_balance.labels.posterior import as_probabilities, class_frequencies
 from reliability_balance.labels.ranks import world_size
 from reliability_balance.labels.rows import Progress
@@ -172,6 +172,7 @@ class RobustLoss(nn.Module):
         self._model = (balancer,)
         self._know(targets, labels)
         self._group = group
+        self._equation = RobustLoss._terms
         # If training ends within the warm-up, mixing starts when labels are refurbished, or never.
         self._mix_from = (
             self.recipe.mix_from * self.recipe.warmup
@@ -275,6 +276,33 @@ class RobustLoss(nn.Module):
             return loss
         loss = (loss + self._loss_of_view(second, targets)) / 2
         return loss + self.recipe.consistency * RF.disagreement(output.log_probs, second.log_probs)
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the equations of targets, mixing and losses; call it once, before training.
+
+        Checks, progress and communication are not compiled. Compiling takes about a minute, again
+        when mixing starts and when held-back labels are released. Afterwards a step launches a
+        fifth of the kernels (``python -m benchmarks overhead --part kernels``), which pays on a
+        GPU under a small encoder. Compile the model, or its `balancer`, too. A copy of the loss is
+        not compiled.
+
+        Args:
+            *args: as of ``torch.compile``.
+            **options: as of ``torch.compile``.
+
+        Example:
+            >>> from reliability_balance import ReliabilityBalancer
+            >>> model = ReliabilityBalancer(8, num_classes=3)
+            >>> criterion = RobustLoss(model, torch.arange(60) % 3, epochs=30)
+            >>> model.compile()
+            >>> criterion.compile()
+        """
+        self._equation = torch.compile(RobustLoss._terms, *args, **options)
+        self.targets.compile(*args, **options)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A compiled function cannot be pickled.
+        return super().__getstate__() | {"_equation": RobustLoss._terms}
 
     def doubtful_labels(
         self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None
@@ -486,17 +514,26 @@ class RobustLoss(nn.Module):
 
     def _loss_of_view(self, output: BalancerOutput, labels: Tensor) -> Tensor:
         """Return the loss of one view, with mixing if it has started."""
-        concentration = self.recipe.mixing
+        concentration, partners = self.recipe.mixing, None
         if (
             self.training
             and concentration is not None
             and (self.progress >= self._mix_from or self.doubts)
         ):
-            soft = as_probabilities(labels, output.log_probs)
-            output, labels = mix(self.balancer, output, soft, concentration=concentration)
-        terms = self.loss._terms(output, labels, self._log_prior)
+            log_probs = output.log_probs
+            partners = draw_partners(len(log_probs), concentration, log_probs.device)
+        terms = self._equation(self, output, labels, partners)
         self.terms = LossTerms(*(each.detach() for each in terms))
         return terms.total
+
+    def _terms(
+        self, output: BalancerOutput, labels: Tensor, partners: Partners | None
+    ) -> LossTerms:
+        """Return the loss, after mixing with these partners; None: no mixing."""
+        if partners is not None:
+            soft = as_probabilities(labels, output.log_probs)
+            output, labels = mix_with(partners, self.balancer, output, soft)
+        return self.loss._terms(output, labels, self._log_prior)
 
     @torch.no_grad()
     def _refurbish(
