@@ -648,7 +648,8 @@ class RefurbishedTargets(Configured):
         """Append samples to the training set; what was learned of the others stays.
 
         The new samples have the indices from `num_samples` on, and a warm-up of their own. The same
-        share of their labels is held back for `held_for` updates. All processes must add as many.
+        share of their labels is held back for `held_for` updates; the state of :class:`RobustLoss`
+        remembers that, the state of the targets alone does not. All processes must add as many.
 
         Args:
             count: number of samples, >= 1. Their labels are known from their first call on, or by
