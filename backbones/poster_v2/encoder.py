@@ -12,7 +12,7 @@ from reliability_balance.backbones.poster_v2.attention import WindowCrossAttenti
 from reliability_balance.backbones.poster_v2.config import PosterV2Config
 from reliability_balance.backbones.poster_v2.fusion import FusionMLP, cross_fuse
 from reliability_balance.backbones.poster_v2.ir import IRBranch
-from reliability_balance.backbones.poster_v2.layers import named
+from reliability_balance.backbones.poster_v2.layers import HalvingConv, named
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet
 from reliability_balance.backbones.poster_v2.vision_transformer import TokenTransformer
 
@@ -35,8 +35,8 @@ class PosterV2(nn.Module):
                 +-- face_landback -- 3 maps -- queries --------------+-- attn -- ffn   (1-5)
         3 fused maps -- embed_q, embed_k, embed_v -- VIT (6-8) -- se_block -- reduction -- embedding
 
-    The names of the parts are the published ones. Convolutions are channels-last; to undo that, call
-    ``encoder.to(memory_format=torch.contiguous_format)``.
+    The names of the parts are the published ones. Weights are stored channels-last, which is
+    faster on most devices; ``encoder.to(memory_format=torch.contiguous_format)`` undoes that.
 
     Args:
         config: all sizes.
@@ -135,7 +135,7 @@ class PosterV2(nn.Module):
         token_width = config.token_width
         self.embed_q = nn.Sequential(
             nn.Conv2d(narrow, token_width, 3, 2, padding=1),
-            nn.Conv2d(token_width, token_width, 3, 2, padding=1),
+            HalvingConv(token_width, token_width),
         )
         self.embed_k = nn.Sequential(nn.Conv2d(middle, token_width, 3, 2, padding=1))
         self.embed_v = named(proj=nn.Conv2d(wide, token_width, 1))

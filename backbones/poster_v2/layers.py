@@ -56,7 +56,37 @@ class _PReLUFunction(torch.autograd.Function):
         below = gradient - above
         places = range(2, features.ndim)
         of_slope = (below * features).sum([0, *places])
-        return torch.addcmul(above, below, slope.view(-1, *(1 for _ in places))), of_slope
+        return above.addcmul_(below, slope.view(-1, *(1 for _ in places))), of_slope
+
+
+class HalvingConv(nn.Conv2d):
+    """3 x 3 convolution of stride 2; on a processor as one matrix product.
+
+    The product is faster for many channels on a small map.
+
+    Args:
+        inputs: input channels.
+        outputs: output channels.
+
+    Shape:
+        - features: (B, inputs, H, W) floating; returns (B, outputs, H / 2, W / 2), rounded up.
+
+    Example:
+        >>> HalvingConv(4, 6)(torch.randn(2, 4, 8, 7)).shape
+        torch.Size([2, 6, 4, 4])
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, 2, padding=1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the halved map."""
+        if torch.compiler.is_compiling() or not features.is_cpu:
+            return super().forward(features)
+        rows = F.pad(features, (1, 1, 1, 1)).permute(0, 2, 3, 1)
+        patches = rows.unfold(1, 3, 2).unfold(2, 3, 2).permute(0, 1, 2, 4, 5, 3).flatten(3)
+        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
+        return F.linear(patches, weight, self.bias).permute(0, 3, 1, 2)
 
 
 class DropPath(nn.Module):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from reliability_balance.backbones import PosterV2
 from reliability_balance.backbones.poster_v2.attention import WindowCrossAttention
 from reliability_balance.backbones.poster_v2.ir import Subsample
-from reliability_balance.backbones.poster_v2.layers import PReLU
+from reliability_balance.backbones.poster_v2.layers import HalvingConv, PReLU
 from reliability_balance.backbones.poster_v2.vision_transformer import (
     SelfAttention,
     TokenTransformer,
@@ -61,6 +61,7 @@ ARRANGEMENTS: dict[type[nn.Module], type[nn.Module]] = {
     WindowCrossAttention: _WindowCrossAttention,
     SelfAttention: _SelfAttention,
     TokenTransformer: _TokenTransformer,
+    HalvingConv: nn.Conv2d,
     PReLU: nn.PReLU,
 }
 

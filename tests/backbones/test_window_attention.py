@@ -9,7 +9,7 @@ from reliability_balance.backbones.poster_v2.attention import (
     relative_position_index,
 )
 from reliability_balance.backbones.poster_v2.fusion import FusionMLP, cross_fuse, pool_to
-from reliability_balance.backbones.poster_v2.layers import DropPath, PReLU, named
+from reliability_balance.backbones.poster_v2.layers import DropPath, HalvingConv, PReLU, named
 
 
 @pytest.mark.parametrize("grad", [True, False], ids=["train", "predict"])
@@ -118,3 +118,19 @@ def test_prelu_has_second_derivatives() -> None:
 
     assert torch.autograd.gradcheck(run, (features, module.weight))
     assert torch.autograd.gradgradcheck(run, (features, module.weight))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 8), (1, 2)])
+def test_halving_convolution_is_torchs(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    module = HalvingConv(3, 5).double()
+    features = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted = [features, module.weight, module.bias]
+    expected = torch.nn.Conv2d.forward(module, features)
+    actual = module(features)
+    torch.testing.assert_close(actual, expected)
+    gradient = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, wanted, gradient),
+        torch.autograd.grad(expected, wanted, gradient),
+    )
