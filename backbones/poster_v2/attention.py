@@ -131,7 +131,8 @@ class WindowCrossAttention(nn.Module):
         """Return the bias b of Eq. 2, (I, N, N)."""
         index = self.relative_position_index
         rows = self.relative_position_bias_table.T.index_select(1, index.flatten())
-        return rows.unflatten(1, index.shape)
+        bias: Tensor = rows.unflatten(1, index.shape)
+        return bias
 
 
 def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
@@ -148,5 +149,6 @@ def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
     if bias.requires_grad and bias.is_cpu:
         # The processor's fused kernel has no gradient for the bias, and its fallback is slower.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        return scores.add_(bias).softmax(-1) @ value
+        attended: Tensor = scores.add_(bias).softmax(-1) @ value
+        return attended
     return F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])

@@ -30,7 +30,7 @@ class PReLU(nn.PReLU):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return max(0, x) + a min(0, x), with a slope a for each channel."""
-        if features.is_cpu and not torch.compiler.is_compiling():
+        if features.is_cpu and torch.is_grad_enabled() and not torch.compiler.is_compiling():
             output: Tensor = _PReLUFunction.apply(features, self.weight.to(features.dtype))
             return output
         return super().forward(features)

@@ -68,10 +68,12 @@ ARRANGEMENTS: dict[type[nn.Module], type[nn.Module]] = {
 
 def _heads(features: Tensor, parts: int, num_heads: int) -> Tensor:
     """Return queries, keys or values by head, (parts, B, I, N, d)."""
-    return features.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    heads: Tensor = features.unflatten(-1, (parts, num_heads, -1)).permute(2, 0, 3, 1, 4)
+    return heads
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     weights = (scores if bias is None else scores + bias).softmax(-1)
-    return (weights @ value).transpose(1, 2).flatten(2)
+    attended: Tensor = (weights @ value).transpose(1, 2).flatten(2)
+    return attended

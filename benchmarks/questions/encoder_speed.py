@@ -5,7 +5,6 @@ Each figure is the published cost as a multiple of ours, both sides in turn in o
 """
 
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Annotated
@@ -32,8 +31,6 @@ ENCODERS: dict[str, tuple[Callable[[], PosterV2], int]] = {  # with the batch si
     "poster_v2_small": (poster_v2_small, 8),
     "poster_v2_tiny": (poster_v2_tiny, 32),
 }
-# One thread is measured by its CPU time, which excludes other load on the machine.
-CLOCKS = {1: time.process_time, 2: time.perf_counter}
 
 
 def main(
@@ -44,6 +41,7 @@ def main(
     render_only: RenderOnly = False,
 ) -> None:
     """Measure all encoders, or the chosen ones."""
+    torch.set_num_threads(1)
     path = results / "encoder_speed.json"
     for name in () if render_only else part or ENCODERS:
         torch.manual_seed(seed)
@@ -62,16 +60,13 @@ def compare(build: Callable[[], PosterV2], batch_size: int, quick: bool) -> Iter
         images = torch.randn(number, 3, *2 * (ours.config.image_size,))
         calls = {name: partial(work, model, images) for name, model in models.items()}
         setup = f"B {number}, {ours.config.image_size} px"
-        for threads, clock in list(CLOCKS.items())[: 1 if quick else None]:
-            torch.set_num_threads(threads)
-            seconds = alternate(calls, 2 if quick else 5, clock)
-            yield Finding(
-                f"{work.__name__}, published / ours",
-                f"{setup}, {threads} thread{'s by the clock' if threads > 1 else ''}",
-                ratio(seconds["published"], seconds["ours"]),
-                1000 * statistics.median(seconds["published"]),
-            )
-        torch.set_num_threads(1)
+        seconds = alternate(calls, 2 if quick else 5)
+        yield Finding(
+            f"{work.__name__}, published / ours",
+            setup,
+            ratio(seconds["published"], seconds["ours"]),
+            1000 * statistics.median(seconds["published"]),
+        )
         peaks = {name: float(peak_allocated(call)) for name, call in calls.items()}
         yield Finding(
             f"memory to {work.__name__}, published / ours",
