@@ -347,9 +347,9 @@ def _check_every_class(labels: Tensor, num_classes: int) -> None:
     counts = labels.bincount(minlength=num_classes)
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
-        listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise ValueError(
-            f"`loader` must have labels of every class to calibrate it; got none of {listed}"
+            "`loader` must have labels of every class to calibrate it; got none of "
+            f"{checks.listed(map(str, missing))}"
         )
 
 

@@ -1,7 +1,12 @@
 """Training on noisy labels, and what it learns of them: targets, mixing, rankings, estimates."""
 
 from reliability_balance.labels.fitting import fit_head
-from reliability_balance.labels.gallery import save_csv, save_gallery, spreadsheet_text
+from reliability_balance.labels.gallery import (
+    save_csv,
+    save_gallery,
+    save_parquet,
+    spreadsheet_text,
+)
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
     DoubtfulLabel,
@@ -70,5 +75,6 @@ __all__ = [
     "rank_labels",
     "save_csv",
     "save_gallery",
+    "save_parquet",
     "spreadsheet_text",
 ]

@@ -38,8 +38,11 @@ class ClassShares(nn.Module):
         self.register_buffer("moments", torch.zeros(2, num_classes))
         self.register_buffer("tilt", torch.zeros(num_classes))
 
-    def update(self, average: Tensor, beliefs: Tensor, known: Tensor) -> None:
-        """Update with averages and beliefs (B, C), only of samples where `known` (B, 1) is true."""
+    def collect(self, average: Tensor, beliefs: Tensor, known: Tensor) -> Tensor:
+        """Return sums (3, C) of averages, beliefs and their squares (B, C) over N.
+
+        Only of samples where `known` (B, 1) is true.
+        """
         average = RF.widen(average)
         with RF._without_autocast(beliefs):
             parts = [average, beliefs, beliefs.square()]
@@ -47,7 +50,10 @@ class ClassShares(nn.Module):
                 parts = [torch.cat(parts, -1)]
             weight = known.to(beliefs.dtype).T
             sums = torch.cat([weight @ part for part in parts]).reshape(3, -1)
-        sums = sums.to(self.shares.dtype) / self.num_samples
+        return sums.to(self.shares.dtype) / self.num_samples
+
+    def add(self, sums: Tensor) -> None:
+        """Update with the sums (3, C) of a batch."""
         step = sums[0].sum().clamp_max(1.0)
         self.moments.mul_(1.0 - step).add_(sums[1:])
         self.shares.mul_(1.0 - step).add_(sums[:2])
@@ -75,3 +81,16 @@ class ClassShares(nn.Module):
         others = self.num_samples * (1.0 - share)  # values below 1 are rounding errors
         counts: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
         return counts
+
+    def add_samples(self, count: int) -> None:
+        """Raise N; the learned counts stay."""
+        self.moments.mul_(self.num_samples / (self.num_samples + count))
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append classes of the initial share 1 / C, taken from the others in proportion."""
+        before = len(self.tilt)
+        share = 1.0 / (before + count)
+        self.shares = nn.functional.pad(before * share * self.shares, (0, count), value=share)
+        self.moments = nn.functional.pad(self.moments, (0, count))
+        self.tilt = nn.functional.pad(self.tilt, (0, count))

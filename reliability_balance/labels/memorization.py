@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
-from reliability_balance.labels.rows import make_rows
+from reliability_balance.labels.posterior import expectation
+from reliability_balance.labels.rows import Parts, make_rows
 
 # Added to the slope, which shrinks kappa towards 0.
 SLOPE_PRIOR = 0.5
@@ -55,31 +56,36 @@ class Memorization(nn.Module):
         self, num_samples: int, num_classes: int, share: float, kept: int, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(OWN_STREAM)
-        draw = torch.rand(num_samples, generator=generator, device="cpu")
+        self.share = share
         self.residuals = make_rows(num_samples, num_classes, kept, dtype)
-        self.register_buffer("control", (draw < share).to(self.residuals.values.device))
+        control = self._drawn(num_samples).to(self.residuals.values.device)
+        self.register_buffer("control", control)
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2, 3))
 
     def debias(self, residual: Tensor, probs: Tensor) -> Tensor:
         """Remove the memorization of the samples' own targets from predictions (B, C)."""
-        return RF._softmax(_log(RF.widen(probs, residual)).sub_(self.strength * residual))
+        scores = _log(RF.widen(probs, residual))
+        return RF._softmax(scores.addcmul_(residual, self.strength, value=-1))
 
-    def update_strength(
+    def collect(
         self, residual: Tensor, given: Tensor, debiased: Tensor, shown: Tensor, held: Tensor
-    ) -> None:
-        """Update kappa from debiased predictions and labels (B, C).
+    ) -> Tensor:
+        """Return what debiased predictions (B, C) and labels add to `sums`.
 
-        `shown` and `held` are masks (B, 1); samples in neither are ignored.
+        Labels are indices (B,) or probabilities (B, C). `shown` and `held` are masks (B, 1);
+        samples in neither are ignored.
         """
         residual = RF.widen(residual, debiased)
-        fit = (given * _log(debiased)).sum(-1, keepdim=True)
-        slope = (given - debiased).mul_(residual).sum(-1, keepdim=True)
+        fit = expectation(_log(debiased), given)
+        slope = expectation(residual, given) - (debiased * residual).sum(-1, keepdim=True)
         rows = torch.cat([torch.ones_like(fit), fit + self.strength * slope, slope], -1)
         with RF._without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
-        sums = (sums / len(self.control)).to(self.sums.dtype)
+        return (sums / len(self.control)).to(self.sums.dtype)
+
+    def add(self, sums: Tensor) -> None:
+        """Update kappa by the sums (2, 3) of a batch."""
         self.sums.mul_(1.0 - sums[:, 0].sum().clamp_max(1.0)).add_(sums)
         counts = self.sums[:, :1]
         of_others, of_control = self.sums[:, 1:] / counts.clamp_min(1e-9)
@@ -97,11 +103,30 @@ class Memorization(nn.Module):
         is_known = (counts.sum() > KNOWN_FROM) & (counts[1] * len(self.control) >= SMALLEST_CONTROL)
         return (means[0] - means[1]).where(is_known, 0.0)
 
-    def add_residual(
-        self, index: Tensor, residual: Tensor, excess: Tensor, classes: Tensor
-    ) -> None:
-        """Add targets minus predictions (B, C) to the residuals; `classes` as in `Rows.write`."""
-        self.residuals.write(index, RF.widen(residual, excess).add_(excess), classes)
+    def with_excess(self, residual: Tensor, excess: Tensor, classes: Tensor) -> Parts:
+        """Add entries of targets minus predictions to those of residuals (B, C), which sum to 0.
+
+        Return them as `Rows.compress` does.
+        """
+        entries = RF.widen(self.residuals.entries(residual, classes), excess).add_(excess)
+        return self.residuals.compress_entries(entries, 0.0)
+
+    def add_samples(self, count: int) -> None:
+        """Append samples; their control group is as if they had been known from the start."""
+        before = len(self.control)
+        self.sums.mul_(before / (before + count))
+        self.residuals.add_samples(count)
+        new = self._drawn(before + count)[before:].to(self.control.device)
+        self.control = torch.cat([self.control, new])
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, of residual 0."""
+        self.residuals.add_classes(count)
+
+    def _drawn(self, num_samples: int) -> Tensor:
+        """Draw the control group (N,); the draw of fewer samples is the start of that of more."""
+        generator = torch.Generator().manual_seed(OWN_STREAM)
+        return torch.rand(num_samples, generator=generator, device="cpu") < self.share
 
 
 def _log(probs: Tensor) -> Tensor:

@@ -21,6 +21,13 @@ class Mixed(NamedTuple):
     targets: Tensor
 
 
+class Partners(NamedTuple):
+    """The sample that each one is mixed with, and its own weight in the mixture, each (B,)."""
+
+    index: Tensor
+    weight: Tensor
+
+
 @cache
 def _weights(concentration: float, device: torch.device) -> Dirichlet:
     """Return the distribution of mixing weights; cached, since it is costly to create."""
@@ -78,8 +85,22 @@ def mix(
             f"`targets` must have shape ({len(embedding)}, {balancer.num_classes}); "
             f"got {tuple(targets.shape)}"
         )
-    larger = _weights(concentration, embedding.device).sample((len(targets),)).amax(-1)
-    partner = torch.randperm(len(targets), device=embedding.device)
+    partners = draw_partners(len(targets), concentration, embedding.device)
+    return mix_with(partners, balancer, output, targets)
+
+
+def draw_partners(count: int, concentration: float, device: torch.device) -> Partners:
+    """Draw partners and weights of `count` samples, as :func:`mix`."""
+    weight = _weights(concentration, device).sample((count,)).amax(-1)
+    return Partners(torch.randperm(count, device=device), weight)
+
+
+def mix_with(
+    partners: Partners, balancer: ReliabilityBalancer, output: BalancerOutput, targets: Tensor
+) -> Mixed:
+    """Mix samples with given partners, as :func:`mix`."""
+    embedding = output.embedding if output.tokens is None else output.tokens
+    partner, larger = partners
 
     def mixed(rows: Tensor) -> Tensor:
         weight, other = (

@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
+from reliability_balance.labels import merging
 from reliability_balance.labels.annotators import as_votes
-from reliability_balance.labels.posterior import PosteriorRule, label_posterior, normalised
-from reliability_balance.labels.rows import SparseRows
+from reliability_balance.labels.posterior import (
+    PosteriorRule,
+    as_probabilities,
+    label_posterior,
+    normalised,
+)
+from reliability_balance.labels.rows import Parts, SparseRows, take
 
 # Classes of a soft label that count, where J is sparse.
 SOFT_CLASSES = 4
@@ -87,18 +93,29 @@ class DenseCounts(nn.Module):
         """Return the function from beliefs and labels to posteriors (B, C)."""
         return partial(label_posterior, noise_matrix=self.matrix(shares))
 
-    def update(self, posterior: Tensor, labels: Tensor, given: Tensor, shares: Tensor) -> None:
-        """Update J with these samples, weighted by their share of an epoch; rows of 0 are ignored.
+    def collect(
+        self,
+        posterior: Tensor,
+        labels: Tensor,
+        given: Tensor,
+        shares: Tensor,
+        classes: Tensor | None = None,
+    ) -> tuple[Parts, Parts]:
+        """Return what a batch adds to J: rows for its samples, and sums over them.
 
-        For a soft label y, label k counts for class c in proportion to T_ck y_k.
+        Samples are weighted by their share of an epoch; rows of 0 are ignored. For a soft label y,
+        label k counts for class c in proportion to T_ck y_k.
 
         Args:
             posterior: posteriors (B, C).
             labels: their labels, (B,) or (B, C), or of annotators (B, A).
-            given: the labels as probabilities (B, C).
+            given: the labels as indices (B,) or probabilities (B, C).
             shares: class shares (C,), as in :meth:`SparseCounts.whole`.
+            classes: likeliest classes (B, k) of the samples, to compress rows that other ranks
+                need; None: there are no other ranks.
         """
-        posterior, given = RF.widen(posterior, given), RF.widen(given, posterior)
+        posterior = RF.widen(posterior)
+        given = as_probabilities(given, posterior)
         with RF._without_autocast(posterior):
             if labels.is_floating_point():
                 matrix = self.matrix(shares).to(posterior.dtype)
@@ -106,8 +123,23 @@ class DenseCounts(nn.Module):
                 counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
             else:
                 counts = posterior.T @ given
-            new = (counts / self.num_samples).to(self.joint.dtype)
+            return (), ((counts / self.num_samples).to(self.joint.dtype),)
+
+    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor | None = None) -> None:
+        """Update J with what :meth:`collect` returned."""
+        (new,) = sums
         self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
+
+    def add_samples(self, count: int) -> None:
+        """Raise N, so that each sample changes J less."""
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append rows and columns as in the initial J; the others shrink in proportion."""
+        old = len(self.joint)
+        joint = first_joint(self.joint.new_zeros(old + count))
+        joint[:old, :old] = self.joint * (joint[:old, :old].sum() / self.joint.sum())
+        self.joint = joint
 
 
 class SparseCounts(nn.Module):
@@ -133,12 +165,7 @@ class SparseCounts(nn.Module):
         self.num_samples = num_samples
         self.num_classes = num_classes
         self.columns = SparseRows(num_classes, num_classes, kept, torch.float32)
-        # That of `first_joint`.
-        other = 1.0 / (2.0 * num_classes**2)
-        own = torch.arange(num_classes, dtype=torch.int32).unsqueeze(-1)
-        self.columns.classes.add_(own).remainder_(num_classes)
-        self.columns.values.fill_(other)[:, 0] += num_classes * other
-        self.columns.rest.fill_((num_classes - kept) * other)
+        self._initialize(slice(None))
 
     def whole(self, shares: Tensor) -> Tensor:
         """Return J (C, C); `shares` (C,) are the class shares u."""
@@ -171,24 +198,104 @@ class SparseCounts(nn.Module):
 
         return posterior_of
 
-    def update(self, posterior: Tensor, labels: Tensor, given: Tensor, shares: Tensor) -> None:
-        """Update J as :meth:`DenseCounts.update`; of a soft label the likeliest classes count."""
-        rows = posterior.to(self.columns.values.dtype)
+    def collect(
+        self,
+        posterior: Tensor,
+        labels: Tensor,
+        given: Tensor,
+        shares: Tensor,
+        classes: Tensor | None = None,
+    ) -> tuple[Parts, Parts]:
+        """Return what a batch adds, as :meth:`DenseCounts.collect`.
+
+        Of a soft label the likeliest classes count. For other ranks, rows hold the classes stored
+        of their label, `classes`, and the sum of the others.
+        """
+        rows, labels_each = posterior.to(self.columns.values.dtype), 1
         if labels.is_floating_point():
-            weights, classes = _likeliest(labels.to(rows.dtype))
+            weights, labelled = _likeliest(labels.to(rows.dtype))
             tiny = torch.finfo(rows.dtype).tiny
             rows = rows / self._likelihood(labels, shares).clamp_min(tiny)
-            labels = classes.flatten()
+            labels, labels_each = labelled.flatten(), labelled.shape[1]
             rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
             rows = rows * self._likelihood(labels, shares)
+        if classes is None:
+            return (labels, rows), ()
+        classes = classes.repeat_interleave(labels_each, 0)
+        parts = merging.compress(self.columns, labels, rows, classes)
+        return tuple(each.unflatten(0, (len(posterior), labels_each)) for each in parts), ()
+
+    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor | None = None) -> None:
+        """Update J with what :meth:`collect` returned, with the same `classes`."""
         columns = self.columns
-        decay = (1.0 - rows.sum() / self.num_samples).clamp_min(0.0)
-        columns.values.mul_(decay)
-        columns.rest.mul_(decay)
-        place = torch.searchsorted(labels.sort().values, labels)
-        sums = torch.zeros_like(rows).index_put_((place,), rows, accumulate=True)
-        new = columns.read(labels, shares).add_(sums[place], alpha=1.0 / self.num_samples)
-        columns.write(labels, new, columns.largest(new, labels))
+        if classes is not None:
+            labels, inside, others, rest = rows
+            self._decay(inside.sum() + others.sum() + rest.sum())
+            values = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
+            classes = classes.repeat_interleave(labels.shape[1], 0)
+            merging.merge(columns, (labels.flatten(), *values), classes, shares)
+            return
+        labels, new = rows
+        self._decay(new.sum())
+        # A label's column is the row at the place of its first sample in the order of labels.
+        ordered = labels.sort().values
+        place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
+        values = columns.read(ordered, shares).mul_(self.num_samples)
+        values.index_put_((place,), new, accumulate=True)
+        classes = self._largest(values, ordered)
+        entries = columns.entries(values, classes)
+        total = values.sum(-1)
+        parts = columns.compress_entries(entries / self.num_samples, total / self.num_samples)
+        columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
+
+    def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:
+        """Return which classes (B, k) of the columns of labels (B,), in rows (B, C), to store.
+
+        They are the largest of those stored before and of one other: to find the largest of all
+        takes much longer.
+        """
+        stored = self.columns.classes[labels].long()
+        if stored.shape[1] == self.num_classes:
+            return stored
+        values = rows.gather(1, stored)
+        other = rows.scatter_(1, stored, -1.0).max(-1, keepdim=True).indices
+        rows.scatter_(1, stored, values)  # restored: a copy of all takes longer
+        classes = torch.cat([stored[:, 1:], other], 1)
+        largest = rows.gather(1, classes).topk(stored.shape[1] - 1).indices
+        return torch.cat([stored[:, :1], classes.gather(1, largest)], 1)
+
+    def _decay(self, samples: Tensor) -> None:
+        """Reduce J by the share of an epoch that these samples (), a sum of weights, are."""
+        decay = (1.0 - samples / self.num_samples).clamp_min(0.0)
+        self.columns.values.mul_(decay)
+        self.columns.rest.mul_(decay)
+
+    def add_samples(self, count: int) -> None:
+        """Raise N, so that each sample changes J less."""
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append columns as in the initial J; the others shrink in proportion.
+
+        The appended rows take their shares of the rest of the other columns.
+        """
+        old = self.num_classes
+        self.num_classes += count
+        self.columns.add_classes(count)
+        self.columns.add_samples(count)
+        self.columns.values.mul_(old / self.num_classes)
+        self.columns.rest.mul_(old / self.num_classes)
+        self._initialize(slice(old, None))
+
+    def _initialize(self, labels: slice) -> None:
+        """Set columns to those of :func:`first_joint`."""
+        columns, size = self.columns, self.num_classes
+        other, kept = 1.0 / (2.0 * size**2), columns.values.shape[1]
+        classes = torch.arange(size)[labels, None] + torch.arange(kept)
+        columns.classes[labels] = classes.remainder(size).to(columns.classes)
+        columns.values[labels] = other
+        columns.values[labels, 0] += size * other
+        columns.rest[labels] = (size - kept) * other
 
     def _all_labels(self) -> Tensor:
         return torch.arange(self.num_classes, device=self.columns.rest.device)
@@ -205,20 +312,22 @@ class SparseCounts(nn.Module):
         other = 1.0 / (2.0 * self.num_samples * size**2)
         correct = columns.values[:, 0] + size * other
         classes = columns.classes.long()
-        rest = columns.rest_per_share(self._all_labels(), shares)
-        entries = columns.values.minimum(correct[classes]) - rest.unsqueeze(-1) * shares[classes]
+        stored = take(shares, classes)
+        rest = columns.per_share(columns.rest.to(dtype), stored)
+        entries = columns.values.minimum(take(correct, classes)) - rest.unsqueeze(-1) * stored
         entries[:, 0] += size * other
         totals = shares * rest.sum() + size * other
-        totals = totals.index_put((classes.flatten(),), entries.flatten(), accumulate=True)
+        totals.scatter_add_(0, classes.flatten(), entries.flatten())
+        weight = totals.reciprocal()
         if labels.is_floating_point():
             weights, labels = _likeliest(labels.to(dtype))
             rest = (weights * rest[labels]).sum(-1)
             classes, entries = classes[labels], weights.unsqueeze(-1) * entries[labels]
         else:
             rest, classes, entries = rest[labels], classes[labels], entries[labels]
-        joint = torch.outer(rest, shares).add_(other)
-        joint.scatter_add_(1, classes.flatten(1), entries.flatten(1))
-        return joint.mul_(totals.reciprocal())
+        likelihood = torch.addcmul(other * weight, rest.unsqueeze(-1), shares * weight)
+        entries = entries * take(weight, classes)
+        return likelihood.scatter_add_(1, classes.flatten(1), entries.flatten(1))
 
 
 Counts = DenseCounts | SparseCounts
@@ -256,15 +365,17 @@ class AnnotatorCounts(nn.Module):
         self.prior = prior
         self.register_buffer("joint", torch.zeros(num_annotators, num_classes, num_classes))
 
-    def update(self, posterior: Tensor, labels: Tensor, num_samples: int) -> None:
-        """Update J with posteriors (B, C) and labels (B, A) of samples; rows of 0 are ignored."""
+    def collect(self, posterior: Tensor, labels: Tensor, num_samples: int) -> Parts:
+        """Return what posteriors (B, C) and labels (B, A) add to J; rows of 0 are ignored."""
         posterior = RF.widen(posterior)
         with RF._without_autocast(posterior):
             votes = as_votes(labels, posterior)
-            # A matrix product: indexed sums differ between ranks by rounding.
             counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
             new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples
-            share = posterior.sum().to(self.joint.dtype) / num_samples
+            return new, posterior.sum().to(self.joint.dtype) / num_samples
+
+    def add(self, new: Tensor, share: Tensor) -> None:
+        """Update J with what :meth:`collect` returned."""
         self.joint.mul_((1.0 - share).clamp_min(0.0)).add_(new)
 
     def matrices(self, common: Tensor, num_samples: int) -> Tensor:
@@ -274,6 +385,14 @@ class AnnotatorCounts(nn.Module):
         correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         counts = counts.minimum(correct)
         return counts / counts.sum(-1, keepdim=True)
+
+    def add_samples(self, before: int, count: int) -> None:
+        """Append samples to `before` ones; the number of labels counted stays."""
+        self.joint.mul_(before / (before + count))
+
+    def add_classes(self, count: int) -> None:
+        """Append classes without labels."""
+        self.joint = nn.functional.pad(self.joint, (0, count, 0, count))
 
 
 def true_frequencies(labels: Tensor, noise_matrix: Tensor) -> Tensor:

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from reliability_balance.labels.rows import Parts, with_rows
+
 
 class OutOfSample(nn.Module):
     """The predicted class of samples, and its probability, before their labels were trained on.
@@ -26,11 +28,24 @@ class OutOfSample(nn.Module):
 
     def record(self, index: Tensor, probs: Tensor, which: Tensor) -> None:
         """Keep the predictions (B, C) of those samples for which the mask (B, 1) is true."""
+        self.store(index, self.compress(index, probs, which))
+
+    def compress(self, index: Tensor, probs: Tensor, which: Tensor) -> Parts:
+        """Return what :meth:`record` stores of these samples."""
         confidence, classes = probs.max(-1)
         which = which.squeeze(-1)
-        self.classes[index] = classes.int().where(which, self.classes[index])
+        classes = classes.int().where(which, self.classes[index])
         kept = self.confidence[index]
-        self.confidence[index] = confidence.to(kept.dtype).clamp(0.0, 1.0).where(which, kept)
+        return classes, confidence.to(kept.dtype).clamp(0.0, 1.0).where(which, kept)
+
+    def store(self, index: Tensor, parts: Parts) -> None:
+        """Store what :meth:`compress` returned."""
+        self.classes[index], self.confidence[index] = parts
+
+    def add_samples(self, count: int) -> None:
+        """Append samples without such a prediction."""
+        self.classes = with_rows(self.classes, count, -1)
+        self.confidence = with_rows(self.confidence, count)
 
 
 def fill_in_old(state: dict[str, Tensor], prefix: str, num_samples: int) -> None:

@@ -1,10 +1,13 @@
 """Communication between the ranks of a distributed run, and samples that occur repeatedly."""
 
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, distributed, nn
+
+from reliability_balance import checks
+from reliability_balance.labels.rows import Parts
 
 
 class Ranks:
@@ -75,17 +78,37 @@ class Ranks:
         self.samples = sum(counts)
         return list(counts)
 
-    def gather(self, counts: list[int], *rows: Tensor) -> tuple[list[Tensor], slice]:
-        """Concatenate the rows of all processes; also return the slice of this process's rows.
+    def exchange(
+        self, counts: list[int], rows: dict[str, Parts], sums: dict[str, Parts]
+    ) -> tuple[dict[str, Parts], dict[str, Parts]]:
+        """Concatenate the rows of all processes in their order, and add up their sums.
+
+        The results are equal to the bit in all processes. All rows are sent together, as bytes, and
+        so are all sums.
 
         Args:
-            counts: number of rows of each process.
-            *rows: tensors (B, ...) of this process.
+            counts: number of samples of each process.
+            rows: tensors (B, ...) of this process.
+            sums: tensors of the same shape in all processes.
         """
-        rank = distributed.get_rank(self.group)
-        start = sum(counts[:rank])
-        joined = [_join(each, counts, self.group) for each in rows]
-        return joined, slice(start, start + counts[rank])
+        mine = [each for parts in rows.values() for each in parts]
+        packed = [_as_bytes(each) for each in mine]
+        widths = [each.shape[1] for each in packed]
+        gathered = _gather(torch.cat(packed, dim=1), counts, self.group)
+        of_all = [
+            column.contiguous().view(each.dtype).reshape(sum(counts), *each.shape[1:])
+            for column, each in zip(gathered.split(widths, dim=1), mine, strict=True)
+        ]
+        addends = [each for parts in sums.values() for each in parts]
+        total = torch.cat([each.flatten() for each in addends])
+        distributed.all_reduce(total, group=self.group)
+        totals = [
+            part.view(each.shape)
+            for part, each in zip(
+                total.split([each.numel() for each in addends]), addends, strict=True
+            )
+        ]
+        return _grouped(rows, of_all), _grouped(sums, totals)
 
     def _difference(self, settings: dict[str, object]) -> str:
         """Name the settings that differ; all processes must call this."""
@@ -105,6 +128,29 @@ def world_size(group: "distributed.ProcessGroup | None" = None) -> int:
     return distributed.get_world_size(group) if is_distributed() else 1
 
 
+class SampleOrder(NamedTuple):
+    """The order of the samples of a batch, in which some may occur repeatedly."""
+
+    samples: Tensor  # (B,) sorted index of the samples
+    position: Tensor  # (B,) position of these in the batch
+    place: Tensor | None  # (B,) first place of each sample in `samples`; None: none is repeated
+
+    @property
+    def first(self) -> Tensor | None:
+        """Position (B,) in the batch of each sample's first occurrence; None: none is repeated."""
+        return None if self.place is None else self.position[self.place]
+
+
+def sort_samples(index: Tensor) -> SampleOrder:
+    """Sort the samples of a batch, (B,)."""
+    samples, position = index.sort(stable=True)
+    # Cheap on a CPU; elsewhere it would synchronize with the device.
+    is_cheap = index.is_cpu and checks.can_read_values()
+    if is_cheap and not bool((samples[1:] == samples[:-1]).any()):
+        return SampleOrder(samples, position, None)
+    return SampleOrder(samples, position, torch.searchsorted(samples, index))
+
+
 def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
     """Replace the rows of one sample by their mean, equal to the bit: any of them may be stored.
 
@@ -120,10 +166,22 @@ def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
     return sums[:, :-1] / sums[:, -1:]
 
 
-def _join(rows: Tensor, counts: list[int], group: "distributed.ProcessGroup | None") -> Tensor:
+def _gather(rows: Tensor, counts: list[int], group: "distributed.ProcessGroup | None") -> Tensor:
     """Concatenate the rows of all ranks, padded in between: all_gather needs equal shapes."""
-    padding = [0, 0] * (rows.ndim - 1) + [0, max(counts) - len(rows)]
-    padded = nn.functional.pad(rows, padding).contiguous()
-    gathered = [torch.empty_like(padded) for _ in counts]
-    distributed.all_gather(gathered, padded, group=group)
+    if not max(counts):
+        return rows
+    padded = nn.functional.pad(rows, (0, 0, 0, max(counts) - len(rows)))
+    gathered = padded.new_empty(len(counts), *padded.shape)
+    distributed.all_gather(list(gathered.unbind()), padded, group=group)
     return torch.cat([each[:count] for each, count in zip(gathered, counts, strict=True)])
+
+
+def _as_bytes(rows: Tensor) -> Tensor:
+    """View rows (B, ...) as bytes (B, n)."""
+    return rows.unsqueeze(-1).flatten(1).contiguous().view(torch.uint8)
+
+
+def _grouped(like: dict[str, Parts], tensors: list[Tensor]) -> dict[str, Parts]:
+    """Group tensors as those of `like`."""
+    rest = iter(tensors)
+    return {name: tuple(next(rest) for _ in parts) for name, parts in like.items()}

@@ -1,6 +1,6 @@
 """A row of C numbers for each sample: all of them, or the largest ones and the sum of the rest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +11,30 @@ WHOLE_CLASSES = 32
 KEPT = 15
 # Times as many are stored of a column of J: wrong labels may come from many classes.
 COUNTED = 2
+# Tensors (B, ...), a row for each sample.
+Parts = tuple[Tensor, ...]
 # Elements of a block of rows: it fits in the CPU cache.
 BLOCK = 2**19
+# A function that is called with the number of steps done since its last call.
+Progress = Callable[[int], object]
 
 
 def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
     """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
     yield from rows.split(max(1, (BLOCK if size is None else size) // width))
+
+
+def followed(parts: Iterable[Tensor], progress: Progress | None) -> Iterator[Tensor]:
+    """Yield blocks of rows, and report each one when it is done."""
+    for part in parts:
+        yield part
+        if progress is not None:
+            progress(len(part))
+
+
+def with_rows(tensor: Tensor, count: int, value: float = 0.0) -> Tensor:
+    """Append `count` rows of a value."""
+    return torch.cat([tensor, tensor.new_full((count, *tensor.shape[1:]), value)])
 
 
 class DenseRows(nn.Module):
@@ -43,14 +60,37 @@ class DenseRows(nn.Module):
         return self.values[index]
 
     def largest(self, rows: Tensor, first: Tensor) -> Tensor:
-        """Return which classes to store, as :meth:`SparseRows.largest`; here none are left out."""
-        return first
+        """Return which classes to store, as :meth:`SparseRows.largest`: (B, 0), as all are."""
+        return first.new_empty(len(first), 0)
+
+    def entries(self, rows: Tensor, classes: Tensor) -> Tensor:
+        """Return the entries of rows (B, C) that are stored: all."""
+        return rows
+
+    def compress_entries(self, entries: Tensor, total: Tensor | float) -> Parts:
+        """Return what :meth:`store` needs, as :meth:`SparseRows.compress_entries`."""
+        return (entries.to(self.values.dtype),)
+
+    def compress(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Parts]:
+        """Return rows (B, C) as they are read once stored, and what :meth:`store` needs of them."""
+        parts = self.compress_entries(rows, 0.0)
+        return parts[0], parts
+
+    def store(self, index: Tensor, parts: Parts, classes: Tensor) -> None:
+        """Store compressed rows; `classes` are those of `largest`, int32."""
+        (self.values[index],) = parts
 
     def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """Store rows (B, C) and return them as stored; `classes` are those of `largest`."""
-        stored = rows.to(self.values.dtype)
-        self.values[index] = stored
-        return stored
+        return _write(self, index, rows, classes)
+
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        self.values = with_rows(self.values, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, of value 0 in each row."""
+        self.values = nn.functional.pad(self.values, (0, count))
 
 
 class SparseRows(nn.Module):
@@ -91,9 +131,12 @@ class SparseRows(nn.Module):
 
     def rest_per_share(self, index: Tensor, shares: Tensor) -> Tensor:
         """Return the rest (B,), divided by the total share of the classes that are not stored."""
-        others = 1.0 - shares[self.classes[index]].sum(-1)
+        return self.per_share(self.rest[index].to(shares.dtype), take(shares, self.classes[index]))
+
+    def per_share(self, rest: Tensor, stored: Tensor) -> Tensor:
+        """Divide rests (B,) by the share of classes other than those of shares `stored` (B, k)."""
         # A smaller share is a rounding error.
-        return self.rest[index].to(shares.dtype) / others.clamp_min(1.0 / self.num_classes)
+        return rest / (1.0 - stored.sum(-1)).clamp_min(1.0 / self.num_classes)
 
     def largest(self, rows: Tensor, first: Tensor) -> Tensor:
         """Return the classes (B, k) to store.
@@ -109,16 +152,53 @@ class SparseRows(nn.Module):
         rows.scatter_(1, first, value)  # restored: a copy of all rows takes longer
         return classes
 
+    def entries(self, rows: Tensor, classes: Tensor) -> Tensor:
+        """Return the entries (B, k) of rows (B, C) that are stored, those of `classes` (B, k)."""
+        return rows.gather(1, classes)
+
+    def compress_entries(self, entries: Tensor, total: Tensor | float) -> Parts:
+        """Return what :meth:`store` needs of entries (B, k) of rows with these sums (B,)."""
+        rest = total - entries.sum(-1)
+        return entries.to(self.values.dtype), rest.to(self.rest.dtype)
+
+    def compress(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Parts]:
+        """Return the rows (B, C), and what :meth:`store` needs of them."""
+        return rows, self.compress_entries(self.entries(rows, classes), rows.sum(-1))
+
+    def store(self, index: Tensor, parts: Parts, classes: Tensor) -> None:
+        """Store compressed rows; their classes (B, k) are int32."""
+        self.values[index], self.rest[index] = parts
+        self.classes[index] = classes
+
     def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """Store the entries of these classes (B, k), and return the rows (B, C) unchanged."""
-        values = rows.gather(1, classes)
-        self.values[index] = values.to(self.values.dtype)
-        self.classes[index] = classes.int()
-        self.rest[index] = (rows.sum(-1) - values.sum(-1)).to(self.rest.dtype)
-        return rows
+        return _write(self, index, rows, classes)
+
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        classes = torch.arange(self.classes.shape[1]).to(self.classes)
+        self.values = with_rows(self.values, count)
+        self.classes = torch.cat([self.classes, classes.expand(count, -1)])
+        self.rest = with_rows(self.rest, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, which share the rest of each row with those that are not stored."""
+        self.num_classes += count
+
+
+def take(values: Tensor, places: Tensor) -> Tensor:
+    """Return values (C,) at places of any shape; faster than indexing."""
+    return values.index_select(0, places.flatten()).view(places.shape)
 
 
 Rows = DenseRows | SparseRows
+
+
+def _write(owner: Rows, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
+    """Compress and store rows (B, C) of `owner`; return them as stored."""
+    rows, parts = owner.compress(rows, classes)
+    owner.store(index, parts, classes.int())
+    return rows
 
 
 def make_rows(count: int, num_classes: int, kept: int, dtype: torch.dtype) -> Rows:

@@ -1,5 +1,6 @@
 """Refurbished training targets, by a noise matrix that is estimated during training."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
 
@@ -26,9 +27,25 @@ from reliability_balance.labels.posterior import (
     _one_label_each,
     as_probabilities,
     sharpened_scores,
+    single_or_soft,
+    towards_,
 )
-from reliability_balance.labels.ranks import Ranks, is_distributed, mean_of_repeated
-from reliability_balance.labels.rows import COUNTED, KEPT, WHOLE_CLASSES, DenseRows, make_rows
+from reliability_balance.labels.ranks import (
+    Ranks,
+    SampleOrder,
+    is_distributed,
+    mean_of_repeated,
+    sort_samples,
+)
+from reliability_balance.labels.rows import (
+    COUNTED,
+    KEPT,
+    WHOLE_CLASSES,
+    DenseRows,
+    Parts,
+    make_rows,
+    with_rows,
+)
 
 ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
@@ -168,11 +185,18 @@ class RefurbishedTargets(Configured):
 
         With N = 1,280,000 and C = 1,000 this is 0.25 GB.
 
-        In distributed training the batches of all ranks are gathered, so that every rank holds the
-        same state. All ranks must have the same settings and make equally many calls, with batches
-        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
-        sample that occurs several times in a call counts as one update, by its mean. Keep the
-        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+        In distributed training each rank computes the targets of its own batch. Then all exchange
+        what is stored of each sample and the sums of the shared statistics, so every rank holds the
+        same state, to the bit. Save it on one rank; training may go on with another number of
+        ranks. The ranks follow one process up to rounding; where only the largest classes are
+        stored, J also misses what is small in both J and the prediction.
+
+        All ranks must have the same settings and make equally many calls, with batches of any size,
+        empty ones when a rank has run out; otherwise all of them raise an error. Keep the module
+        outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+
+        A sample that occurs several times in a call counts as one update, by its mean. If it occurs
+        on several ranks, the row of the first of them is stored.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -283,9 +307,11 @@ class RefurbishedTargets(Configured):
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
+        self._released = 0  # samples before this one are no longer held back
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        self._equations = _equations()
         # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
         self.classes = ClassShares(num_samples, num_classes)
@@ -331,23 +357,50 @@ class RefurbishedTargets(Configured):
         if not gathers:
             self._check(index, labels, probs)
         if not update:
-            given = as_probabilities(labels, RF.widen(probs))
+            given = single_or_soft(labels, RF.widen(probs))
             updates = self.updates[index].unsqueeze(-1)
             scores = self._scores(index)
             beliefs = RF._softmax(scores)
             targets, _ = self._posteriors(scores, beliefs, labels, given, updates)
             _, held = self._memorization_groups(index, updates)
             return _with_held(targets, held, probs)
-        own = slice(len(index))
-        if gathers:
-            (index, labels, probs), own = self._ranks.gather(counts, index, labels, probs)
-        given = as_probabilities(labels, RF.widen(probs))
-        ordered = index.sort().values
-        # Cheap on a CPU; elsewhere it would synchronize with the device.
-        is_cheap = index.is_cpu and checks.can_read_values()
-        is_plain = is_cheap and not bool((ordered[1:] == ordered[:-1]).any())
-        place = None if is_plain else torch.searchsorted(ordered, index)
-        self._record_labels(index, ordered, place, labels)
+        is_alone = len(counts) < 2
+        order = sort_samples(index)
+        follow, store = self._equations
+        targets, rows, sums = follow(self, index, labels, probs, order.place, is_alone=is_alone)
+        if not is_alone:
+            rows, sums = self._ranks.exchange(counts, rows, sums)
+            order = sort_samples(rows["samples"][0])
+        samples, codes, _ = rows["samples"]
+        self._record_labels(samples, order, codes)
+        store(self, rows, sums, order, is_alone=is_alone)
+        return targets
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compile the equations, by ``torch.compile`` with these arguments.
+
+        Checks and communication are not compiled. A copy of the targets is not compiled.
+        """
+        follow, store = _equations()
+        self._equations = (
+            torch.compile(follow, *args, **options),
+            torch.compile(store, *args, **options),
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Compiled functions cannot be pickled.
+        return super().__getstate__() | {"_equations": _equations()}
+
+    def _follow(
+        self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
+    ) -> tuple[Tensor, dict[str, Parts], dict[str, Parts]]:
+        """Return the targets of this process's batch, and what to store of it.
+
+        That is rows for its samples, and sums over them; nothing is changed yet.
+        """
+        rows: dict[str, Parts] = {}
+        sums: dict[str, Parts] = {}
+        given = single_or_soft(labels, RF.widen(probs))
         memorization = self.memorization
         if memorization is None:
             residual, debiased = None, probs
@@ -355,31 +408,69 @@ class RefurbishedTargets(Configured):
             residual = memorization.residuals.read(index, self._class_shares)
             debiased = memorization.debias(residual, probs)
         updates = self.updates[index] + 1
-        self.updates[index] = updates
+        rows["samples"] = index, self._codes(labels), updates
         updates = updates.unsqueeze(-1)
         average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
         # The residual is stored of the same classes, to find the largest only once.
-        classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
-        average = self.averages.write(index, average, classes)
+        classes = self.averages.largest(average, given if given.ndim == 1 else given.argmax(-1))
+        average, rows["averages"] = self.averages.compress(average, classes)
+        rows["classes"] = (classes.int(),)
         scores = self._sharpened(average)
         beliefs = RF._softmax(scores)
         targets, counted = self._posteriors(scores, beliefs, labels, given, updates)
         known = updates > self.held_for
         counted.mul_(known)
-        self.counts.update(counted, labels, given, self._class_shares)
+        rows["counts"], sums["counts"] = self.counts.collect(
+            counted, labels, given, self._class_shares, None if is_alone else classes
+        )
         if self.annotators is not None:
-            self.annotators.update(counted, labels, self.num_samples)
-        self.classes.update(average, beliefs, known)
+            sums["annotators"] = self.annotators.collect(counted, labels, self.num_samples)
+        sums["classes"] = (self.classes.collect(average, beliefs, known),)
         shown, held = self._memorization_groups(index, updates)
         targets = _with_held(targets, held, probs)
         if held is not None:
-            self.out_of_sample.record(index, average, held)
+            rows["out of sample"] = self.out_of_sample.compress(index, average, held)
         if memorization is not None and residual is not None:
             if shown is not None and held is not None:
-                memorization.update_strength(residual, given, debiased, shown, held)
-            excess = mean_of_repeated(place, targets - probs)
-            memorization.add_residual(index, residual, excess, classes)
-        return targets[own]
+                strength = memorization.collect(residual, given, debiased, shown, held)
+                sums["memorization"] = (strength,)
+            excess = self.averages.entries(targets, classes) - self.averages.entries(probs, classes)
+            excess = mean_of_repeated(place, excess)
+            rows["residuals"] = memorization.with_excess(residual, excess, classes)
+        return targets, rows, sums
+
+    def _store(
+        self,
+        rows: dict[str, Parts],
+        sums: dict[str, Parts],
+        order: SampleOrder,
+        *,
+        is_alone: bool,
+    ) -> None:
+        """Store what :meth:`_follow` found, of all processes.
+
+        Of a sample in the batches of several processes, the first one's row is stored.
+        """
+        index, _, updates = rows["samples"]
+        (classes,) = rows["classes"]
+        self.counts.add(
+            rows["counts"], sums["counts"], self._class_shares, None if is_alone else classes
+        )
+        if self.annotators is not None:
+            self.annotators.add(*sums["annotators"])
+        self.classes.add(*sums["classes"])
+        first = None if is_alone else order.first
+        if first is not None:
+            rows = {name: tuple(each[first] for each in parts) for name, parts in rows.items()}
+        self.updates[index] = updates
+        (classes,) = rows["classes"]
+        self.averages.store(index, rows["averages"], classes)
+        if "out of sample" in rows:
+            self.out_of_sample.store(index, rows["out of sample"])
+        if self.memorization is not None:
+            self.memorization.residuals.store(index, rows["residuals"], classes)
+            if "memorization" in sums:
+                self.memorization.add(*sums["memorization"])
 
     @property
     def average(self) -> Tensor:
@@ -491,6 +582,7 @@ class RefurbishedTargets(Configured):
         """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
+        self._released = 0 if found < 0 else self.num_samples
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
@@ -550,6 +642,71 @@ class RefurbishedTargets(Configured):
             annotators.check_all(labels, self.num_classes)
         self.given.copy_(self._codes(labels))
         self._expects = True
+
+    def add_samples(self, count: int) -> None:
+        """Append samples to the training set; what was learned of the others stays.
+
+        The new samples have the indices from `num_samples` on, and a warm-up of their own. The same
+        share of their labels is held back for `held_for` updates. All processes must add as many.
+
+        Args:
+            count: number of samples, >= 1. Their labels are known from their first call on, or by
+                :meth:`expect`.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_samples(20)
+            >>> targets.num_samples, targets.beliefs(torch.tensor([119])).shape
+            (120, torch.Size([1, 2]))
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_samples(count)
+        self.counts.add_samples(count)
+        self.classes.add_samples(count)
+        self.out_of_sample.add_samples(count)
+        if self.memorization is not None:
+            self.memorization.add_samples(count)
+        if self.annotators is not None:
+            self.annotators.add_samples(self.num_samples, count)
+        self.updates = with_rows(self.updates, count)
+        self.given = with_rows(self.given, count, -1)
+        self.num_samples += count
+        self._expects = False
+
+    def add_classes(self, count: int) -> None:
+        """Append classes; what was learned of the others stays.
+
+        The new classes have probability 0 in earlier averages, and the rows and columns of the
+        initial J. If all classes are stored of a sample, this holds for the new ones too.
+
+        Args:
+            count: number of classes, >= 1.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_classes(1)
+            >>> targets.noise_matrix.shape
+            torch.Size([3, 3])
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_classes(count)
+        self.counts.add_classes(count)
+        self.classes.add_classes(count)
+        if self.memorization is not None:
+            self.memorization.add_classes(count)
+        if self.annotators is not None:
+            self.annotators.add_classes(count)
+        if isinstance(self.averages, DenseRows):
+            self.kept += count
+        self.num_classes += count
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -627,18 +784,16 @@ class RefurbishedTargets(Configured):
         classes = torch.arange(labels.shape[-1], device=labels.device)
         return (wide * _places(classes)).sum(-1).round().int()
 
-    def _record_labels(
-        self, index: Tensor, ordered: Tensor, place: Tensor | None, labels: Tensor
-    ) -> None:
-        """Store the codes of these labels; reject changed labels and a wrong index."""
-        codes = first = self._codes(labels)
+    def _record_labels(self, index: Tensor, order: SampleOrder, codes: Tensor) -> None:
+        """Store these codes of labels; reject changed labels and a wrong index."""
+        place, first = order.place, codes
         if place is not None:
             first = torch.zeros_like(codes).scatter_reduce(0, place, codes, "amax")[place]
         if self.validate_args and checks.can_read_values():
             if place is not None:
                 self._check_unchanged(index, first, codes)
             self._check_unchanged(index, self.given[index], codes)
-            self._calls.check(ordered)
+            self._calls.check(order.samples)
         if not self._expects:
             self.given[index] = first
 
@@ -660,11 +815,14 @@ class RefurbishedTargets(Configured):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
 
-        None once the held-back labels are released.
+        None once the held-back labels are released. Those of samples that were added later are held
+        back for `held_for` updates.
         """
-        if self.memorization is None or self._remembers is not None:
+        if self.memorization is None or self._released == self.num_samples:
             return None, None
         early = updates <= self.held_for
+        if self._released:
+            early &= (index >= self._released).unsqueeze(-1)
         held = early & self.memorization.control[index].unsqueeze(-1)
         return early ^ held, held
 
@@ -683,20 +841,15 @@ class RefurbishedTargets(Configured):
         In the warm-up the targets are the given labels.
         """
         sharper = scores / self.noise_temperature
-        if self.annotators is None and not labels.is_floating_point():
-            posteriors = self.counts.posteriors(
-                scores, sharper, beliefs, labels, self._class_shares
-            )
+        if given.ndim == 1:
+            posteriors = self.counts.posteriors(scores, sharper, beliefs, given, self._class_shares)
         else:
             posterior_of = self._posterior_rule()
             posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
-        refurbished, counted = (RF.widen(each, given) for each in posteriors)
-        given = RF.widen(given, refurbished)
-        weight = self.classes.posterior_weight(
-            labels if labels.ndim == 1 else given, self.prior_count
-        ).to(given.dtype)
+        refurbished, counted = posteriors
+        weight = self.classes.posterior_weight(given, self.prior_count)
         is_due = updates > self._effective_warmup
-        return given.lerp(refurbished, weight * is_due), given.lerp(counted, weight)
+        return towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
     def _updated_average(self, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
         """Return the averages (B, C) with these predictions."""
@@ -737,6 +890,11 @@ class RefurbishedTargets(Configured):
             checks.label_values(labels, self.num_classes)
         else:
             annotators.check_labelled(labels, self.num_classes)
+
+
+def _equations() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return what :meth:`RefurbishedTargets.compile` compiles."""
+    return RefurbishedTargets._follow, RefurbishedTargets._store
 
 
 class RepeatedCalls:

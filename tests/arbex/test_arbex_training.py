@@ -11,7 +11,8 @@ from examples.arbex.configuration import load_config, override_config
 from examples.arbex.face_model import build_model
 from examples.arbex.training.fitting import build_training, times_seen
 from reliability_balance.core import RECIPES
-from reliability_balance.labels import mix, robust_loss
+from reliability_balance.labels import robust_loss
+from reliability_balance.labels.mixing import draw_partners
 
 WHOLE = {"image_size": 16}  # epochs of all faces
 
@@ -20,12 +21,12 @@ def test_samples_are_blended_from_an_epoch_on(tmp_path, monkeypatch):
     """From the batch on that fills it: of three epochs, of which two are warm-up."""
     blends = []
 
-    def counted(*arguments, concentration):
+    def counted(count, concentration, device):
         blends[-1] += 1
         assert concentration == 0.2
-        return mix(*arguments, concentration=concentration)
+        return draw_partners(count, concentration, device)
 
-    monkeypatch.setattr(robust_loss, "mix", counted)
+    monkeypatch.setattr(robust_loss, "draw_partners", counted)
     for mix_from in (0, 0.5, 1):
         blends.append(0)
         method = {"num_anchors": 2, "mixing": 0.2, "warmup": 2, "mix_from": mix_from}

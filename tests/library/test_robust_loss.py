@@ -20,6 +20,7 @@ from reliability_balance.core import (
 )
 from reliability_balance.data import symmetric_noise
 from reliability_balance.labels import RefurbishedTargets, mix, robust_loss
+from reliability_balance.labels.mixing import draw_partners, mix_with
 
 NUM_SAMPLES, NUM_CLASSES, WIDTH, EPOCHS = 120, 3, 8, 9
 ROBUST = get_recipe("robust")
@@ -260,11 +261,11 @@ class TestProgress:
         mixed, model = [], make_model()
         criterion = RobustLoss(model, LABELS, epochs=6, recipe=Recipe(warmup=2))
 
-        def spy(*arguments, **options):
+        def spy(*arguments):
             mixed.append(criterion.progress)
-            return mix(*arguments, **options)
+            return draw_partners(*arguments)
 
-        monkeypatch.setattr(robust_loss, "mix", spy)
+        monkeypatch.setattr(robust_loss, "draw_partners", spy)
         train(model, criterion, batches(2, size=12))
         assert mixed == pytest.approx([1.4, 1.5, 1.6, 1.7, 1.8, 1.9, 2.0])
 
@@ -587,11 +588,11 @@ class TestModels:
         assert model.balancer.attention.mode == "tokens"
         seen = []
 
-        def spy(balancer, output, targets, **options):
-            seen.append((output, mix(balancer, output, targets, **options)))
+        def spy(partners, balancer, output, targets):
+            seen.append((output, mix_with(partners, balancer, output, targets)))
             return seen[-1][1]
 
-        monkeypatch.setattr(robust_loss, "mix", spy)
+        monkeypatch.setattr(robust_loss, "mix_with", spy)
         recipe = Recipe(mix_from=0.0)
         criterion = RobustLoss(model, LABELS, epochs=20, recipe=recipe)
         for index in torch.arange(NUM_SAMPLES).split(40):
@@ -612,11 +613,11 @@ class TestModels:
         model.balancer.anchors = None
         seen = []
 
-        def spy(balancer, output, targets, **options):
-            seen.append((output.logits, mix(balancer, output, targets, **options)))
+        def spy(partners, balancer, output, targets):
+            seen.append((output.logits, mix_with(partners, balancer, output, targets)))
             return seen[-1][1]
 
-        monkeypatch.setattr(robust_loss, "mix", spy)
+        monkeypatch.setattr(robust_loss, "mix_with", spy)
         recipe = Recipe(held_back=0.0, mixing=mixing, mix_from=0.0)
         criterion = RobustLoss(model, LABELS, epochs=20, recipe=recipe)
         index = torch.arange(20)

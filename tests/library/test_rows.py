@@ -58,7 +58,7 @@ def test_counts_of_all_classes_are_those_stored_whole(seed, soft):
         given = drawn(generator, 6, size) if soft else torch.eye(size)[labels]
         labels = given if soft else labels
         for counts in (whole, sparse):
-            counts.update(posterior, labels, given, shares)
+            counts.add(*counts.collect(posterior, labels, given, shares), shares)
         torch.testing.assert_close(sparse.whole(shares), whole.joint)
         torch.testing.assert_close(sparse.matrix(shares), whole.matrix(shares))
         beliefs = drawn(generator, 6, size)
