@@ -162,7 +162,7 @@ class Familiarity(Configured):
         is_checked = self.validate_args and checks.can_read_values()
         if is_checked and not bool(self.whitening[0, 0] > 0):  # a fitted one's diagonal is
             raise RuntimeError("`fit` must be called before the score is used; got no fit")
-        return self._combined(self._distances_and_energies(output))
+        return self._combined(self._distances_and_energies(output.embedding, output.logits))
 
     @torch.no_grad()
     def fit(self, output: BalancerOutput, *, held_out: BalancerOutput | None = None) -> Self:
@@ -200,11 +200,11 @@ class Familiarity(Configured):
         is_reference = torch.zeros(count, dtype=torch.bool, device=roots.device)
         is_reference[torch.arange(self.num_references) * count // self.num_references] = True
         self.references.copy_(self._points(output.embedding[is_reference]))
-        both = (
-            self._distances_and_energies(output)[~is_reference]
-            if held_out is None
-            else self._distances_and_energies(held_out)
-        )
+        embedding, logits = output.embedding[~is_reference], output.logits[~is_reference]
+        if held_out is not None:
+            embedding, logits = held_out.embedding, held_out.logits
+        blocks = zip(embedding.split(BLOCK), logits.split(BLOCK), strict=True)
+        both = torch.cat([self._distances_and_energies(*block) for block in blocks])
         medians, high = (_quantile(both, share) for share in (0.5, USUAL))
         self.medians.copy_(medians)
         # Logits may be log-probabilities, whose energy is 0 up to rounding.
@@ -215,15 +215,10 @@ class Familiarity(Configured):
         self.quantiles.copy_(_quantiles(self._combined(both)))
         return self
 
-    def _distances_and_energies(self, output: BalancerOutput) -> Tensor:
+    def _distances_and_energies(self, embedding: Tensor, logits: Tensor) -> Tensor:
         """Return the distance to the references and the energy of each sample, (B, 2)."""
-        distances = torch.cat(
-            [
-                reference_distance(self._points(part), self.references)
-                for part in output.embedding.split(BLOCK)
-            ]
-        )
-        energies = -RF.widen(output.logits, distances).logsumexp(-1)
+        distances = reference_distance(self._points(embedding), self.references)
+        energies = -RF.widen(logits, distances).logsumexp(-1)
         return torch.stack([distances.to(energies.dtype), energies], -1)
 
     def _combined(self, both: Tensor) -> Tensor:
