@@ -6,6 +6,7 @@ captured or under ``torch.func`` transforms.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -26,6 +27,18 @@ def _got(name: str, value: object) -> str:
     is_integer = not (value.is_floating_point() or value.is_complex())
     hint = f": pass {name}.long()" if is_integer and value.dtype != torch.int64 else ""
     return f"{value.dtype}{hint}"
+
+
+def listed(texts: Iterable[str], *, shown: int = 5, separator: str = ", ") -> str:
+    """Join the first texts, and say how many more there are.
+
+    Example:
+        >>> listed("abcdefg")
+        'a, b, c, d, e, … and 2 more'
+    """
+    every = list(texts)
+    more = [f"… and {len(every) - shown} more"] if len(every) > shown else []
+    return separator.join(every[:shown] + more)
 
 
 def floating(name: str, tensor: Tensor) -> None:

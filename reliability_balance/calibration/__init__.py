@@ -35,6 +35,7 @@ from reliability_balance.calibration.calibrated_model import (
     CalibratedModel,
     CalibratedOutput,
     Calibrator,
+    assumes_even_classes,
     calibrate,
 )
 from reliability_balance.calibration.familiarity import Familiarity
@@ -78,6 +79,7 @@ __all__ = [
     "VectorScaling",
     "area_under_generalized_risk",
     "area_under_risk_coverage",
+    "assumes_even_classes",
     "calibrate",
     "error_rate_bound",
     "estimate_class_prior",

@@ -36,6 +36,7 @@ from reliability_balance.labels.noise_rate import noise_rate_bounds
 from reliability_balance.labels.robust_loss import RobustLoss
 
 Noise = Tensor | NoiseEstimate | RobustLoss
+STANDARD_ERRORS = 3.0
 
 
 class CalibratedOutput(NamedTuple):
@@ -222,10 +223,8 @@ def calibrate(
     fits :class:`TemperatureScaling` alone. With fewer than 100 samples it fits one temperature, or
     none if that is not significantly better (:meth:`Calibrator.fit`).
 
-    If the model predicts for evenly frequent classes, samples are weighted by the inverse frequency
-    of their classes. It does so if its balancer has an uneven `class_prior` or a recipe with
-    `even_classes`, as after training with :class:`RobustLoss`. A balancer trained with
-    :class:`ReliabilityLoss` on uneven classes needs a recipe without it.
+    If the model predicts for evenly frequent classes, as after training with :class:`RobustLoss`,
+    samples are weighted by the inverse frequency of their classes (:func:`assumes_even_classes`).
 
     Args:
         model: gives a :class:`BalancerOutput`, or logits. Its mode is restored afterwards.
@@ -249,7 +248,8 @@ def calibrate(
             model does not predict its labels.
 
     Warns:
-        UserWarning: if there are fewer than 100 clean held-out samples.
+        UserWarning: if there are fewer than 100 clean held-out samples, or if it is not certain
+            whether predictions are for evenly frequent classes.
 
     Example:
         >>> model = nn.Linear(4, 2)
@@ -275,32 +275,81 @@ def calibrate(
         if matrix is None
         else true_frequencies(labels, matrix)
     )
-    assumes_even = balancer is not None and _assumes_even(balancer)
-    weights = frequencies if assumes_even else None
+    is_even = balancer is not None and assumes_even_classes(balancer, scores, labels)
+    weights = frequencies if is_even else None
     if matrix is None:
         calibrator.fit(output, labels, class_prior=weights)
     else:
         fit_with_noise(calibrator.scaling, scores, labels, matrix, class_prior=weights)
     if prior is not None:
         shift = log_frequencies(prior.cpu())
-        calibrator.log_shift.copy_(shift if assumes_even else shift - log_frequencies(frequencies))
+        calibrator.log_shift.copy_(shift if is_even else shift - log_frequencies(frequencies))
     device = next((each.device for each in model.parameters()), labels.device)
     return CalibratedModel(model, calibrator.to(device))
 
 
-def _assumes_even(balancer: ReliabilityBalancer) -> bool:
-    """Return whether predictions are for even classes, even if those of the training were even."""
+def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: Tensor) -> bool:
+    r"""Return whether a model predicts for evenly frequent classes, or for those of its training.
+
+    An uneven `class_prior` of the balancer proves the former, a recipe without `even_classes` the
+    latter. Without either, the model may come from :class:`RobustLoss` on even classes or from
+    :class:`ReliabilityLoss` on any. Then held-out labels decide: whether predictions have a higher
+    likelihood after :func:`core.with_class_prior` with the labels' frequencies.
+
+    Args:
+        balancer: the model's.
+        scores: its log-probabilities of held-out samples.
+        labels: their labels.
+
+    Shape:
+        - scores: (N, C) floating; labels: (N,) int64.
+
+    Warns:
+        UserWarning: if the mean difference of the log-likelihoods is below three standard errors,
+            and the labels are significantly uneven.
+
+    Example:
+        >>> balancer = ReliabilityBalancer(8, num_classes=2)  # trained by ReliabilityLoss
+        >>> labels = (torch.arange(1000) % 10 == 0).long()
+        >>> assumes_even_classes(balancer, torch.tensor([[0.9, 0.1]] * 1000).log(), labels)
+        False
+    """
     prior = balancer.class_prior
-    return get_recipe(balancer.recipe).even_classes or not torch.allclose(prior, prior.mean())
+    if not torch.allclose(prior, prior.mean()):
+        return True
+    if not get_recipe(balancer.recipe).even_classes:
+        return False
+    counts = labels.bincount(minlength=scores.shape[1]).double()
+    plain = scores.double().log_softmax(-1)
+    shifted = (plain + log_frequencies(counts.clamp_min(0.5))).log_softmax(-1)
+    gain = (shifted - plain).gather(1, labels.unsqueeze(1))
+    is_even = bool(gain.mean() >= 0)
+    is_certain = gain.mean().abs() > STANDARD_ERRORS * gain.std(correction=0) / len(gain) ** 0.5
+    if not is_certain and _is_uneven(counts):
+        taken = "evenly frequent classes" if is_even else "the class frequencies of the labels"
+        warnings.warn(
+            "it is not certain whether the model predicts for evenly frequent classes; predictions "
+            f"are taken to be for {taken}. If it was trained with `ReliabilityLoss`, give its "
+            "balancer a recipe with even_classes=False",
+            stacklevel=4,  # above torch.no_grad of `calibrate`
+        )
+    return is_even
+
+
+def _is_uneven(counts: Tensor) -> bool:
+    """Return whether Pearson's statistic is far above its expectation for even classes."""
+    expected, degrees = counts.mean(), len(counts) - 1
+    statistic = float((counts - expected).square().sum() / expected)
+    return statistic > degrees + STANDARD_ERRORS * (2.0 * degrees) ** 0.5
 
 
 def _check_every_class(labels: Tensor, num_classes: int) -> None:
     counts = labels.bincount(minlength=num_classes)
     missing = (counts == 0).nonzero().flatten().tolist()
     if missing:
-        listed = ", ".join(map(str, missing[:5])) + (", …" if len(missing) > 5 else "")
         raise ValueError(
-            f"`loader` must have labels of every class to calibrate it; got none of {listed}"
+            "`loader` must have labels of every class to calibrate it; got none of "
+            f"{checks.listed(map(str, missing))}"
         )
 
 

@@ -169,11 +169,10 @@ def warn_of_scarce_classes(counts: Tensor) -> None:
     scarce = (counts < FEWEST).nonzero().flatten().tolist()
     if not scarce:
         return
-    listed = ", ".join(f"{float(counts[each]):.3g} of class {each}" for each in scarce[:5])
-    more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+    listed = checks.listed(f"{float(counts[each]):.3g} of class {each}" for each in scarce)
     warnings.warn(
         f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
-        f"{listed}{more}: these classes keep the common temperature and a bias of 0",
+        f"{listed}: these classes keep the common temperature and a bias of 0",
         stacklevel=4,
     )
 

@@ -93,11 +93,10 @@ class _ConformalSets(Configured):
         self.threshold.copy_(torch.stack([conformal_quantile(p, self.coverage) for p in parts]))
         scarce = [each for each, n in enumerate(counts) if quantile_rank(n, self.coverage) > n]
         if scarce:
-            listed = ", ".join(f"{counts[each]} of {kind} {each}" for each in scarce[:5])
-            more = f", … and {len(scarce) - 5} more" if len(scarce) > 5 else ""
+            listed = checks.listed(f"{counts[each]} of {kind} {each}" for each in scarce)
             warnings.warn(
                 f"coverage={self.coverage} needs more held-out samples of each {kind}; got "
-                f"{listed}{more}: their thresholds are infinite",
+                f"{listed}: their thresholds are infinite",
                 stacklevel=4,
             )
 

@@ -11,7 +11,7 @@ from reliability_balance.checkpoint import schema
 from reliability_balance.labels.out_of_sample import fill_in_old
 from reliability_balance.labels.targets import rename_old
 
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 # Defaults of the targets before format 4, whose files may lack a setting.
 TARGETS_BEFORE_4 = {
     "momentum": 0.9,
@@ -134,6 +134,23 @@ def _from_5_to_6(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     return tensors, {**config, "format_version": 6}
 
 
+def _from_6_to_7(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Migrate from version 6: without agreement of an inspection, and energy of familiarity."""
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            if settings.get("class") == "RefurbishedTargets":
+                tensors[_name(role, part, "agreement")] = torch.tensor([0.0, -1.0])
+            quantiles = _name(role, part, "quantiles")
+            if settings.get("class") == "Familiarity" and quantiles in tensors:
+                # The score is softplus of the distance, which ranks as the distance did.
+                tensors[quantiles] = torch.nn.functional.softplus(tensors[quantiles])
+                tensors[_name(role, part, "medians")] = torch.zeros(2)
+                tensors[_name(role, part, "slopes")] = torch.tensor([1.0, 0.0])
+    return tensors, {**config, "format_version": 7}
+
+
 def _name(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
@@ -144,4 +161,5 @@ STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
     _from_3_to_4,
     _from_4_to_5,
     _from_5_to_6,
+    _from_6_to_7,
 )

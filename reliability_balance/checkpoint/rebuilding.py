@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from reliability_balance import checks
 from reliability_balance.calibration.branches import BranchTemperatures
 from reliability_balance.calibration.calibrated_model import Calibrator
 from reliability_balance.calibration.familiarity import Familiarity
@@ -154,10 +155,9 @@ def check_fit(
 
 
 def _refusal(role: str, problems: list[str]) -> str:
-    more = f"; … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
     return (
         f"`{role}` must be built like the saved one, and nothing was loaded; "
-        f"got: {'; '.join(problems[:SHOWN])}{more}"
+        f"got: {checks.listed(problems, shown=SHOWN, separator='; ')}"
     )
 
 

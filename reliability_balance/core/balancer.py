@@ -11,7 +11,7 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core import clustering
 from reliability_balance.core.attention import AttentiveCorrection, pool_tokens
-from reliability_balance.core.heads import MLPHead
+from reliability_balance.core.heads import MLPHead, add_outputs, append_rows
 from reliability_balance.core.output import BalancerOutput
 from reliability_balance.core.recipes import (
     ATTENTION_MODES,
@@ -174,9 +174,7 @@ class ReliabilityBalancer(Configured):
         if num_anchors == 0:
             self.register_parameter("anchors", None)
         else:
-            self.anchors = nn.Parameter(
-                torch.randn(num_classes, num_anchors, embedding_dim) * embedding_dim**-0.5
-            )
+            self.anchors = nn.Parameter(self._first_anchors(num_classes))
 
         self.register_buffer("class_prior", torch.full((num_classes,), 1.0 / num_classes))
 
@@ -263,6 +261,68 @@ class ReliabilityBalancer(Configured):
                 self.anchors[index] = clustering.k_means(members, self.num_anchors)
         return self
 
+    @torch.no_grad()
+    def add_classes(self, count: int, optimizer: torch.optim.Optimizer | None = None) -> Self:
+        """Append classes; anchors, head and attention of the others stay.
+
+        What the new classes need is initialized as by the constructor. The logits and scores of the
+        other classes stay, so that each branch keeps the ratios of their probabilities; those of
+        the fused distributions change a little, since the weights of the branches change.
+
+        :meth:`RobustLoss.add_classes` calls this, and adds the classes to all that it learned.
+
+        Args:
+            count: number of classes, >= 1.
+            optimizer: the optimizer of the balancer; its state, such as AdamW's moments, is padded
+                with zeros. None: create a new one, unless it has not made a step yet.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1, or the head is not the balancer's own: with
+                ``keep_head=True`` or a module of the user's, add the classes there and build a new
+                balancer.
+
+        Note:
+            Wrap the model in DistributedDataParallel afterwards, not before. Calibrations,
+            prediction sets and other modules that know the number of classes must be made anew.
+
+        Example:
+            >>> balancer = ReliabilityBalancer(16, num_classes=3).eval()
+            >>> before = balancer(torch.ones(1, 16)).logits
+            >>> after = balancer.add_classes(2)(torch.ones(1, 16)).logits
+            >>> after.shape, torch.allclose(after[:, :3], before)
+            (torch.Size([1, 5]), True)
+        """
+        checks.at_least("count", count, 1)
+        kind = self._head_name()
+        if self.head is None or kind == OWN_HEAD:
+            got = "no head of its own" if self.head is None else type(self.head).__name__
+            raise ValueError(
+                "`add_classes` needs a balancer whose head is 'linear' or 'mlp'; got "
+                f"{got}: add the classes to that head and build a new balancer"
+            )
+        layers = [self.head.layers[-1] if isinstance(self.head, MLPHead) else self.head]
+        if self.attention is not None:
+            layers.append(self.attention.output)
+            self.attention.num_classes += count
+        grown = [each for layer in layers for each in add_outputs(layer, count)]
+        if self.anchors is not None:
+            append_rows(self.anchors, self._first_anchors(count))
+            grown.append(self.anchors)
+        share = 1.0 / (self.num_classes + count)
+        prior = self.num_classes * share * self.class_prior
+        self.class_prior = nn.functional.pad(prior, (0, count), value=share)
+        self.num_classes += count
+        if optimizer is not None:
+            for parameter in grown:
+                _pad_state(optimizer.state.get(parameter, {}), count, parameter.shape)
+        return self
+
+    def _first_anchors(self, num_classes: int) -> Tensor:
+        """Return random anchors of norm about 1, for so many classes."""
+        size = (num_classes, self.num_anchors, self.embedding_dim)
+        return torch.randn(size) * self.embedding_dim**-0.5
+
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an equal balancer; a head of the user's own is "own"."""
         attention = self.attention
@@ -330,6 +390,14 @@ class ReliabilityBalancer(Configured):
 def find_balancer(model: nn.Module) -> ReliabilityBalancer | None:
     """Return the first balancer in a model, or None."""
     return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+
+
+def _pad_state(state: dict[str, Any], count: int, shape: torch.Size) -> None:
+    """Append rows of zeros to the state of a parameter that has grown to this shape."""
+    before = (shape[0] - count, *shape[1:])
+    for name, value in state.items():
+        if isinstance(value, Tensor) and value.shape == before:
+            state[name] = torch.cat([value, value.new_zeros(count, *shape[1:])])
 
 
 def _make_head(head: Head, embedding_dim: int, num_classes: int) -> nn.Module | None:

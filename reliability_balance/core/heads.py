@@ -1,5 +1,6 @@
 """Primary heads, from embeddings to logits (Eq. 9)."""
 
+import torch
 from torch import Tensor, nn
 
 from reliability_balance import checks
@@ -59,3 +60,26 @@ class MLPHead(nn.Module):
             )
         logits: Tensor = self.layers(embedding)
         return logits
+
+
+@torch.no_grad()
+def add_outputs(layer: nn.Linear, count: int) -> list[nn.Parameter]:
+    """Append outputs to a linear layer, initialized as in a new one, and return what grew.
+
+    The parameters stay the same objects, so that an optimizer goes on updating them.
+    """
+    new = nn.Linear(layer.in_features, count).to(layer.weight)
+    grown = [(layer.weight, new.weight)]
+    if layer.bias is not None:
+        grown.append((layer.bias, new.bias))
+    for old, added in grown:
+        append_rows(old, added)
+    layer.out_features += count
+    return [old for old, _ in grown]
+
+
+@torch.no_grad()
+def append_rows(parameter: nn.Parameter, rows: Tensor) -> None:
+    """Append rows to a parameter, in place."""
+    parameter.data = torch.cat([parameter, rows.to(parameter)])
+    parameter.grad = None

@@ -4,7 +4,10 @@ import operator
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
+
+from reliability_balance import checks
 
 KEY = "index"
 
@@ -17,16 +20,22 @@ class IndexedDataset(Dataset[Any]):
 
     The index counts the items of `dataset`. Pass :class:`RobustLoss` the labels in the same order:
     those of the subset if you index a ``Subset``, those of all samples if you split an indexed data
-    set.
+    set. If the items are in another order than the labels, give the index of each: by
+    :class:`SampleIds`, ``ids.rows(file_names)``.
 
     Args:
         dataset: map-style, with ``__getitem__`` and ``__len__``: from torch, torchvision, Hugging
             Face `datasets`, or a list.
+        index: index of each item, its place in the labels; None: its place in `dataset`.
+
+    Shape:
+        - index: (N,) int64, >= 0, for N items.
 
     Raises:
-        TypeError: if `dataset` is iterable-style, or a DataLoader.
-        ValueError: if it or a data set inside it is indexed already, or has a column or key
-            "index", or if its ``__getitems__`` does not return a list of as many items.
+        TypeError: if `dataset` is iterable-style, or a DataLoader, or on a wrong dtype of `index`.
+        ValueError: if `dataset` or a data set inside it is indexed already, or has a column or key
+            "index", if its ``__getitems__`` does not return a list of as many items, or if `index`
+            does not have one value for each item.
         IndexError: on an index out of range.
 
     Example:
@@ -40,7 +49,7 @@ class IndexedDataset(Dataset[Any]):
         {'text': 'good', 'label': 1, 'index': 0}
     """
 
-    def __init__(self, dataset: Any) -> None:
+    def __init__(self, dataset: Any, index: Tensor | None = None) -> None:
         is_iterable = isinstance(dataset, IterableDataset)
         if is_iterable or not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
             raise TypeError(
@@ -55,14 +64,22 @@ class IndexedDataset(Dataset[Any]):
             )
         if KEY in (getattr(dataset, "column_names", None) or ()):
             _refuse_key("a column")
+        if index is not None:
+            checks.indices("index", index)
+            if len(index) != len(dataset) or bool((index < 0).any()):
+                raise ValueError(
+                    f"`index` must hold a place, 0 or above, for each of {len(dataset)} items; got "
+                    f"{len(index)} values, {int((index < 0).sum())} below 0"
+                )
         self.dataset = dataset
+        self.index = index
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Any:
         place = self._place(index)
-        return _with_index(self.dataset[place], place)
+        return self._with_index(self.dataset[place], place)
 
     def __getitems__(self, indices: Sequence[int]) -> list[Any]:
         """Return several items, by one call if `dataset` supports it; DataLoader calls this."""
@@ -75,7 +92,10 @@ class IndexedDataset(Dataset[Any]):
             raise ValueError(
                 f"`dataset.__getitems__` must return a list of {len(places)} items; got {got}"
             )
-        return [_with_index(item, place) for item, place in zip(items, places, strict=True)]
+        return [self._with_index(item, place) for item, place in zip(items, places, strict=True)]
+
+    def _with_index(self, item: Any, place: int) -> Any:
+        return _with_index(item, place if self.index is None else int(self.index[place]))
 
     def _place(self, index: int) -> int:
         """Return the index counted from the start."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from reliability_balance import functional as RF
+from reliability_balance.calibration.calibrated_model import assumes_even_classes
 from reliability_balance.calibration.collecting import collect_outputs
 from reliability_balance.calibration.familiarity import Familiarity
 from reliability_balance.core.balancer import find_balancer
@@ -125,8 +126,8 @@ def diagnose(
     (:meth:`RobustLoss.noise_rate`); without a criterion, it is that of these labels by
     :func:`labels.noise_rate_bounds`, which is valid for held-out data only.
 
-    If the balancer's `class_prior` is uneven, as after training with :class:`RobustLoss`, the
-    model predicts for evenly frequent classes. Then confidence and class shares are judged after
+    If the model predicts for evenly frequent classes, as after training with :class:`RobustLoss`
+    (:func:`calibration.assumes_even_classes`), confidence and class shares are judged after
     :func:`core.with_class_prior` with the frequencies of the labels; accuracy and
     corrections are those of the unadjusted predictions.
 
@@ -146,6 +147,9 @@ def diagnose(
         TypeError: on any other batch or output of the model, or labels that are not indices.
         ValueError: if there is no batch, on wrong shapes or labels, on another number of names
             than of classes, or if the criterion has seen no sample often enough.
+
+    Warns:
+        UserWarning: if it is not certain whether predictions are for evenly frequent classes.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -191,8 +195,12 @@ def diagnose(
     changes = count_changes(output, labels)
     accuracy = _accuracy(output.corrected, labels)
     # Predictions that are compared with the labels need the labels' class frequencies.
-    prior = None if balancer is None else balancer.class_prior
-    for_even = prior is not None and not torch.allclose(prior, prior.mean())
+    scores = output.log_probs.clamp_min(torch.finfo(torch.float16).min)  # log 0 is no score
+    for_even = (
+        balancer is not None
+        and bool(scores.isfinite().all())  # a branch may have overflowed
+        and assumes_even_classes(balancer, scores, labels)
+    )
     judged = (_as_frequent_as(labels, output) if for_even else output).corrected
     top, predicted = judged.max(-1)
     noise = criterion.noise_rate() if criterion is not None else None

@@ -1,12 +1,13 @@
 """Findings of a diagnosis: one rule per failure mode, with advice."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.binomial import error_rate_bound
 from reliability_balance.diagnosis.symptoms import Changes
@@ -44,7 +45,7 @@ class Finding(NamedTuple):
 def non_finite(names: tuple[str, ...]) -> Finding:
     """Report NaN or infinite weights; then nothing else can be judged."""
     return Finding(
-        f"NaN or infinite weights: {_some(names)}",
+        f"NaN or infinite weights: {checks.listed(names)}",
         "go back to an earlier checkpoint; `non_finite_terms` of each batch's loss names the term "
         "in which it starts; lower the learning rate or clip the gradients",
     )
@@ -82,9 +83,9 @@ def useless_anchors(
     if not classes:
         return None
     return Finding(
-        f"the anchors of classes {_some(names[each] for each in classes)} are useless: the anchor "
-        f"branch is right for less than {100 * MISSED:.0f} % of their samples, another branch for "
-        f"more than {100 * FOUND:.0f} %",
+        f"the anchors of classes {checks.listed(names[each] for each in classes)} are useless: the "
+        f"anchor branch is right for less than {100 * MISSED:.0f} % of their samples, another "
+        f"branch for more than {100 * FOUND:.0f} %",
         "initialise them from the data by `initialize_anchors`, or supervise the anchor branch "
         f"more: {SUPERVISE}",
     )
@@ -175,8 +176,8 @@ def uncovered_classes(
     if not low:
         return None
     return Finding(
-        f"prediction sets for {100 * coverage:.0f} % coverage cover classes {_some(low)} too "
-        "rarely",
+        f"prediction sets for {100 * coverage:.0f} % coverage cover classes {checks.listed(low)} "
+        "too rarely",
         "use `calibration.ClassPredictionSets`, which covers each class alike",
     )
 
@@ -202,7 +203,7 @@ def unfamiliar_inputs(unfamiliar: int, samples: int, false_alarm_rate: float) ->
     return Finding(
         f"{unfamiliar} of {samples} inputs are unfamiliar, with {100 * false_alarm_rate:.0f} % "
         "expected: the data differ from those of the training",
-        "look at the least familiar inputs, by `Familiarity.distance`; train on such data, or "
+        "look at the least familiar inputs, by `Familiarity.ood_score`; train on such data, or "
         "reject what `is_familiar` rejects",
     )
 
@@ -220,7 +221,7 @@ def unbalanced_predictions(
     classes = (enough & far).nonzero().flatten().tolist()
     if not classes:
         return None
-    listed = _some(
+    listed = checks.listed(
         f"{names[index]} ({100 * float(predicted[index]):.1f} % predicted, "
         f"{100 * float(given[index]):.1f} % labelled)"
         for index in classes
@@ -234,10 +235,3 @@ def unbalanced_predictions(
         f"predictions and labels differ in their shares of classes {listed}",
         f"{balance}; check whether the classes are in the order that the model was trained on",
     )
-
-
-def _some(texts: Iterable[str]) -> str:
-    """List the first five texts, and how many more there are."""
-    every = list(texts)
-    more = f", … and {len(every) - 5} more" if len(every) > 5 else ""
-    return ", ".join(every[:5]) + more

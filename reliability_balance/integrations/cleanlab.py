@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import torch
 
-from reliability_balance.labels.issue_checks import Found
+from reliability_balance.labels.issue_checks import CheckResult
 from reliability_balance.labels.issues import Issues
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def fill_datalab(lab: "Datalab", issues: Issues) -> None:
     lab.data_issues.set_health_score()
 
 
-def _info(found: Found) -> dict[str, Any]:
+def _info(found: CheckResult) -> dict[str, Any]:
     """Return what Datalab keeps of an issue beside its columns."""
     info: dict[str, Any] = {name: column.tolist() for name, column in found.details.items()}
     if "near_duplicate_set" in found.details:

@@ -1,7 +1,12 @@
 """Training on noisy labels, and what it learns of them: targets, mixing, rankings, estimates."""
 
 from reliability_balance.labels.fitting import fit_head
-from reliability_balance.labels.gallery import save_csv, save_gallery, spreadsheet_text
+from reliability_balance.labels.gallery import (
+    save_csv,
+    save_gallery,
+    save_parquet,
+    spreadsheet_text,
+)
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
     DoubtfulLabel,
@@ -15,12 +20,12 @@ from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.issue_checks import (
     CHECKS,
     Check,
+    CheckInput,
+    CheckResult,
     DuplicateSet,
-    Found,
-    Group,
+    GroupAgreement,
     NearDuplicates,
     Outliers,
-    Samples,
     WeakGroups,
     WrongLabels,
 )
@@ -40,10 +45,11 @@ __all__ = [
     "CHECKS",
     "KNOWN_VERDICTS",
     "Check",
+    "CheckInput",
+    "CheckResult",
     "DoubtfulLabel",
     "DuplicateSet",
-    "Found",
-    "Group",
+    "GroupAgreement",
     "Interval",
     "Issues",
     "LabelRanking",
@@ -53,7 +59,6 @@ __all__ = [
     "Outliers",
     "RefurbishedTargets",
     "RobustLoss",
-    "Samples",
     "Verdict",
     "WeakGroups",
     "WrongLabels",
@@ -70,5 +75,6 @@ __all__ = [
     "rank_labels",
     "save_csv",
     "save_gallery",
+    "save_parquet",
     "spreadsheet_text",
 ]

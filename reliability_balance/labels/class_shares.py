@@ -83,3 +83,16 @@ class ClassShares(nn.Module):
         others = (1.0 - share).clamp_min(1.0 / self.num_samples)  # less is a rounding error
         counts: Tensor = spread.div_(others).mul_(self.num_samples)
         return counts
+
+    def add_samples(self, count: int) -> None:
+        """Raise N; the learned counts stay."""
+        self.moments.mul_(self.num_samples / (self.num_samples + count))
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append classes of the initial share 1 / C, taken from the others in proportion."""
+        before = len(self.tilt)
+        share = 1.0 / (before + count)
+        self.shares = nn.functional.pad(before * share * self.shares, (0, count), value=share)
+        self.moments = nn.functional.pad(self.moments, (0, count))
+        self.tilt = nn.functional.pad(self.tilt, (0, count))

@@ -20,6 +20,8 @@ RIDGES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
 # Numbers of samples to choose settings on, of candidate neighbours, and of dimensions of the ridge
 # regression: more of them cost time and change little.
 CHOOSING, VOTING, DIRECTIONS = 500, 50_000, 1024
+# A row counts at most as this multiple of the median distance from the centre.
+FARTHEST = 2.0
 # Elements per block of a matrix for an efficient matrix product.
 PRODUCT_BLOCK = 2**24
 # The second round uses the labels refurbished by the first. More rounds reinforce their own errors.
@@ -66,7 +68,8 @@ class EmbeddingBeliefs:
 
         rows = torch.arange(len(points), device=points.device)
         self.nearest = _nearest(max(spaces, key=likelihood), rows, voters, NEIGHBOURS[-1])
-        self.linear = _Ridge(spaces[1], labels, self.chosen, generator)
+        drawn_in = _drawn_in(spaces[1])
+        self.linear = _Ridge(drawn_in - drawn_in.mean(0), labels, self.chosen, generator)
 
     def predict(self, labels: Tensor) -> Tensor:
         """Predict the label distribution (N, C) of each sample from labels (N, C) of the others."""
@@ -88,12 +91,28 @@ class EmbeddingBeliefs:
 
 
 def _spaces(points: Tensor) -> list[Tensor]:
-    """Return the embeddings centred, standardised, and normalised to unit length."""
-    centred = points - points.mean(0)
-    spread = points.std(0, correction=0)
-    is_constant = spread <= 8 * torch.finfo(points.dtype).eps * points.abs().amax(0)
+    """Return the embeddings centred, standardised, and normalised to unit length.
+
+    Far rows do not determine mean and spread.
+    """
+    usual = _drawn_in(points)
+    centre, spread = usual.mean(0), usual.std(0, correction=0)
+    is_constant = spread <= 8 * torch.finfo(points.dtype).eps * usual.abs().amax(0)
+    centred = points - centre
     standardised = torch.where(is_constant, 0.0, centred / spread.where(~is_constant, 1.0))
     return [centred, standardised, F.normalize(points, dim=-1)]
+
+
+def _drawn_in(points: Tensor) -> Tensor:
+    """Draw rows towards the coordinates' medians, to at most FARTHEST median distances."""
+    middle = points.median(0).values
+    away = points - middle
+    largest = away.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(points.dtype).tiny)
+    directions = away / largest  # squares of huge coordinates overflow
+    lengths = directions.norm(dim=-1, keepdim=True)
+    limit = FARTHEST * (largest * lengths).median()
+    is_far = (largest * lengths > limit) & (limit > 0)  # 0: most rows are equal
+    return torch.where(is_far, middle + directions * (limit / lengths), points)
 
 
 def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:

@@ -1,11 +1,12 @@
-"""Save the most doubtful labels for review: as a CSV file, or as an HTML page with images."""
+"""Save the most doubtful labels for review: as a table, or as an HTML page with images."""
 
 import base64
 import csv
+import importlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from reliability_balance import checks
-from reliability_balance.files import write_atomically
+from reliability_balance.files import open_atomically, write_atomically
 from reliability_balance.labels.inspection import (
     KNOWN_VERDICTS,
     DoubtfulLabel,
@@ -26,6 +27,7 @@ GRAY, RGB = 0, 2  # colour types of the PNG header
 Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
 FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
+PART = 2**16  # rows of a table that are written at once
 CARD_WIDTH = 168  # pixels; smaller images are enlarged without smoothing
 
 STYLE = """
@@ -96,15 +98,15 @@ def save_csv(
 ) -> None:
     """Write the ranking to a CSV file, the most doubtful label first.
 
-    The file is written atomically. Names are passed through :func:`spreadsheet_text`; characters
-    that UTF-8 cannot encode are escaped by a backslash.
+    The file is written atomically, in parts of constant memory. Names are passed through
+    :func:`spreadsheet_text`; characters that UTF-8 cannot encode are escaped by a backslash.
 
     Args:
         ranking: ranking to write.
         path: path of the file.
-        class_names: C names, looked up by position; None: class indices.
+        class_names: C names, looked up by position; None: those of the ranking, or class indices.
         sample_names: N names by sample index, such as file names, looked up by position whatever
-            the index of a pandas column is; None: sample indices.
+            the index of a pandas column is; None: those of the ranking, or sample indices.
 
     Raises:
         TypeError: if names are not a sequence, for example a dict.
@@ -126,21 +128,75 @@ def save_csv(
         2,dog,cat,mislabelled,0.654...,0.100...
     """
     name_class, name_sample = _namers(ranking, class_names, sample_names)
-    buffer = io.StringIO()
-    writer = csv.writer(buffer)  # quotes both kinds of line ends within names
-    writer.writerow(COLUMNS)
-    for row in ranking:
-        writer.writerow(
-            [
-                spreadsheet_text(name_sample(row.sample)),
-                spreadsheet_text(name_class(row.given)),
-                spreadsheet_text(name_class(row.suggested)),
-                row.verdict.name.lower(),
-                f"{row.doubt:.6f}",
-                f"{row.plausibility:.6f}",
-            ]
-        )
-    write_atomically(path, buffer.getvalue().encode("utf-8", "backslashreplace"))
+    with open_atomically(path) as file:
+        text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
+        writer = csv.writer(text)  # quotes both kinds of line ends within names
+        writer.writerow(COLUMNS)
+        for part in _parts(ranking):
+            writer.writerows(
+                [
+                    spreadsheet_text(name_sample(row.sample)),
+                    spreadsheet_text(name_class(row.given)),
+                    spreadsheet_text(name_class(row.suggested)),
+                    row.verdict.name.lower(),
+                    f"{row.doubt:.6f}",
+                    f"{row.plausibility:.6f}",
+                ]
+                for row in part
+            )
+        text.detach()  # flushes, and leaves the file open
+
+
+def save_parquet(
+    ranking: LabelRanking,
+    path: Path,
+    *,
+    class_names: Names | None = None,
+    sample_names: Names | None = None,
+) -> None:
+    """Write the ranking to a Parquet file, the most doubtful label first; needs pyarrow.
+
+    The columns are those of :func:`save_csv`; indices and scores are numbers. The file is written
+    atomically, in parts of constant memory.
+
+    Args:
+        ranking: ranking to write.
+        path: path of the file.
+        class_names: as for :func:`save_csv`.
+        sample_names: as for :func:`save_csv`.
+
+    Raises:
+        ImportError: without the package pyarrow.
+        TypeError: if names are not a sequence, for example a dict.
+        ValueError: if there are too few names.
+    """
+    try:
+        arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
+    except ImportError as error:
+        raise ImportError("a Parquet file needs pyarrow: pip install pyarrow") from error
+    names = _namers(ranking, class_names, sample_names)
+    # Numbers stay numbers where there are no names.
+    name_class, name_sample = (int if each is str else _in_utf_8(each) for each in names)
+    kinds = [arrow.int64() if each is str else arrow.string() for each in names]
+    types = [kinds[1], kinds[0], kinds[0], arrow.string(), arrow.float64(), arrow.float64()]
+    schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
+    with open_atomically(path) as file, parquet.ParquetWriter(file, schema) as writer:
+        for part in _parts(ranking):
+            columns = zip(
+                *(
+                    (
+                        name_sample(row.sample),
+                        name_class(row.given),
+                        name_class(row.suggested),
+                        row.verdict.name.lower(),
+                        row.doubt,
+                        row.plausibility,
+                    )
+                    for row in part
+                ),
+                strict=True,
+            )
+            writer.write_table(arrow.table(dict(zip(COLUMNS, columns, strict=True)), schema))
 
 
 def save_gallery(
@@ -161,8 +217,8 @@ def save_gallery(
         image_of: returns the image of a sample index, (H, W) or (H, W, 3) uint8.
         title: title of the page.
         count: maximum number of labels, >= 1.
-        class_names: C names, looked up by position; None: class indices.
-        sample_names: N names by sample index, looked up by position; None: sample indices.
+        class_names: as for :func:`save_csv`.
+        sample_names: as for :func:`save_csv`.
 
     Raises:
         TypeError: if an image is not a uint8 array, or names are not a sequence.
@@ -182,6 +238,16 @@ def save_gallery(
 
 
 Namer = Callable[[int], str]
+
+
+def _in_utf_8(name: Namer) -> Namer:
+    """Escape characters that UTF-8 cannot encode by a backslash."""
+    return lambda place: name(place).encode("utf-8", "backslashreplace").decode()
+
+
+def _parts(ranking: LabelRanking) -> Iterator[LabelRanking]:
+    for start in range(0, len(ranking), PART):
+        yield ranking._rows(slice(start, start + PART))
 
 
 def _fill(template: str, **values: str) -> str:
@@ -215,22 +281,23 @@ def _namers(
         largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
         largest_sample = int(ranking.sample.max())
     return (
-        _namer("class_names", class_names, largest_class),
-        _namer("sample_names", sample_names, largest_sample),
+        _namer("class_names", class_names, ranking.class_names, largest_class),
+        _namer("sample_names", sample_names, ranking.sample_names, largest_sample),
     )
 
 
-def _namer(name: str, names: Names | None, largest: int) -> Namer:
+def _namer(name: str, names: Names | None, own: Sequence[Any], largest: int) -> Namer:
     """Return a lookup of names by position, whatever the index of a pandas column is."""
-    if names is None:
+    if names is None and not len(own):
         return str
+    names = own if names is None else names
     is_bad = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
     if is_bad or getattr(names, "ndim", 1) != 1:  # iterating over a table yields its columns
         raise TypeError(f"`{name}` must be a sequence of names; got {type(names).__name__}")
-    by_position = [str(each) for each in names]
+    by_position = names if isinstance(names, Sequence) else list(names)
     if len(by_position) <= largest:
         raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
-    return by_position.__getitem__
+    return lambda place: str(by_position[place])
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:

@@ -20,14 +20,14 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
-from reliability_balance.labels.knowledge import caution, ignorance
+from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
     _one_label_each,
     as_probabilities,
 )
-from reliability_balance.labels.rows import blocks
+from reliability_balance.labels.rows import Progress, blocks, followed
 from reliability_balance.labels.targets import RefurbishedTargets
 
 
@@ -75,7 +75,9 @@ class LabelRanking:
             and of the likeliest other class, in [0, 1]; near 0: clearly another class.
         verdict: values of :class:`Verdict`.
         caution: reason why all verdicts are UNKNOWN; empty if they are not.
-        class_names: C names for ``str()``, which shows the first 10 rows; empty: class indices.
+        class_names: C names for ``str()``, which shows the first 10 rows, and for files; empty:
+            class indices.
+        sample_names: N names, such as :class:`data.SampleIds`; empty: sample indices.
 
     Shape:
         - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
@@ -102,28 +104,28 @@ class LabelRanking:
     verdict: Tensor
     caution: str = ""
     class_names: Sequence[Any] = ()
+    sample_names: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return len(self.sample)
 
     def __str__(self) -> str:
-        def name(label: int) -> str:
-            return str(self.class_names[label] if len(self.class_names) else label)
+        def name(names: Sequence[Any], place: int) -> str:
+            return str(names[place] if len(names) else place)
 
         rows = [
             (
-                str(row.sample),
-                name(row.given),
-                name(row.suggested),
+                name(self.sample_names, row.sample),
+                name(self.class_names, row.given),
+                name(self.class_names, row.suggested),
                 f"{row.doubt:.2f}",
                 f"{row.plausibility:.2f}",
                 row.verdict.name,
             )
             for row in self.first(SHOWN)
         ]
-        is_text = (False, True, True, False, False, True)
-        if not len(self.class_names):
-            is_text = (False, False, False, False, False, True)
+        has_classes = bool(len(self.class_names))
+        is_text = (bool(len(self.sample_names)), has_classes, has_classes, False, False, True)
         lines = _aligned([DoubtfulLabel._fields, *rows], is_text)
         if len(self) > SHOWN:
             lines.append(f"… and {len(self) - SHOWN} more")
@@ -165,7 +167,13 @@ def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str
 
 
 @torch.no_grad()
-def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
+def rank_labels(
+    targets: RefurbishedTargets,
+    labels: Tensor,
+    *,
+    sample_names: Sequence[Any] = (),
+    progress: Progress | None = None,
+) -> LabelRanking:
     r"""Rank labels by the probability that they are wrong; separate wrong from ambiguous ones.
 
     .. math:: \mathrm{doubt} = 1 - q_y, \quad
@@ -188,6 +196,9 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     Args:
         targets: targets after training. Samples that were never seen are left out.
         labels: all N labels, as trained on.
+        sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
+        progress: called with the number of labels ranked since its last call, such as
+            ``tqdm(total=N).update``.
 
     Shape:
         - labels: (N,) int64, or (N, C) floating: the doubt of a soft label is one minus its
@@ -215,13 +226,22 @@ def rank_labels(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
         >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
         (2, 1, 0, 'MISLABELLED')
     """
-    ranking = _rank(targets, labels)
+    check_sample_names(sample_names, targets.num_samples)
+    ranking = _rank(targets, labels, progress)
     if ranking.caution:
         warnings.warn(f"no verdicts: {ranking.caution}", UserWarning, stacklevel=3)
-    return ranking
+    return replace(ranking, sample_names=sample_names)
 
 
-def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
+def check_sample_names(sample_names: Sequence[Any], count: int) -> None:
+    """Require a name for each sample, or none."""
+    if len(sample_names) not in (0, count):
+        raise ValueError(f"`sample_names` must hold {count} names; got {len(sample_names)}")
+
+
+def _rank(
+    targets: RefurbishedTargets, labels: Tensor, progress: Progress | None = None
+) -> LabelRanking:
     """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
@@ -229,7 +249,8 @@ def _rank(targets: RefurbishedTargets, labels: Tensor) -> LabelRanking:
     given, suggested = torch.empty_like(seen), torch.empty_like(seen)
     doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
-    for rows in blocks(torch.arange(len(seen), device=seen.device), targets.num_classes):
+    parts = blocks(torch.arange(len(seen), device=seen.device), targets.num_classes)
+    for rows in followed(parts, progress):
         given[rows], suggested[rows], doubt[rows], plausibility[rows] = _judged(
             targets, posterior_of, seen[rows], used[rows]
         )
@@ -273,18 +294,22 @@ def _judged(
 
 
 @torch.no_grad()
-def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
+def pred_probs(
+    targets: RefurbishedTargets, out: npt.NDArray[Any] | None = None
+) -> npt.NDArray[Any]:
     """Return the class probabilities of all samples as an array, as cleanlab and others expect.
 
     Args:
         targets: targets after training.
+        out: array to write to, such as a memory map, if 8 N C bytes are too many. None: a new one.
 
     Returns:
-        (N, C) float64, whose rows sum to 1: :meth:`labels.RefurbishedTargets.beliefs`. They are
-        not out-of-sample predictions; instead, training gave doubtful labels less weight.
+        (N, C) float64, or `out`, whose rows sum to 1: :meth:`labels.RefurbishedTargets.beliefs`.
+        They are not out-of-sample predictions; instead, training gave doubtful labels less weight.
 
     Raises:
-        ValueError: if a sample was never seen.
+        TypeError: if `out` is not a floating array.
+        ValueError: if a sample was never seen, or `out` has another shape.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=1, num_classes=2)
@@ -295,12 +320,18 @@ def pred_probs(targets: RefurbishedTargets) -> npt.NDArray[np.float64]:
     unseen = int((targets.updates == 0).sum())
     if unseen:
         raise ValueError(f"`targets` must have seen all samples; got {unseen} unseen")
-    wide = torch.empty(targets.num_samples, targets.num_classes, dtype=torch.float64)
+    shape = (targets.num_samples, targets.num_classes)
+    if out is None:
+        out = np.empty(shape)
+    if not isinstance(out, np.ndarray) or not np.issubdtype(out.dtype, np.floating):
+        got = out.dtype if isinstance(out, np.ndarray) else type(out).__name__
+        raise TypeError(f"`out` must be a floating array; got {got}")
+    if out.shape != shape:
+        raise ValueError(f"`out` must have shape (N, C) = {shape}; got {out.shape}")
     for rows in blocks(torch.arange(targets.num_samples), targets.num_classes):
         beliefs = targets.beliefs(rows.to(targets.updates.device)).double().cpu()
-        wide[rows] = beliefs / beliefs.sum(-1, keepdim=True)
-    array: npt.NDArray[np.float64] = wide.numpy()
-    return array
+        out[rows[0] : rows[-1] + 1] = beliefs / beliefs.sum(-1, keepdim=True)
+    return out
 
 
 @torch.no_grad()
@@ -313,7 +344,7 @@ def inspect_embeddings(
     votes and by ridge regression, both in closed form. Their weights and the space of the distances
     are those that predict the labels best. In a second round the labels vote as refurbished after
     the first. Whether predictions agree with the labels well enough for verdicts is judged by the
-    first; a saved state does not hold the answer.
+    first.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
     :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
@@ -363,7 +394,7 @@ def inspect_embeddings(
         if number == 0:
             # Neighbours whose labels this one refurbished agree with it in the next round.
             rows = torch.arange(len(points), device=points.device)
-            targets._ignorance = ignorance(targets, rows, labels)
+            targets.agreement.copy_(torch.tensor(agreement(targets, rows, labels)))
     return targets
 
 

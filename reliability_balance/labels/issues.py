@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -15,12 +15,13 @@ from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.inspection import (
     _aligned,
     _rank,
+    check_sample_names,
 )
 from reliability_balance.labels.issue_checks import (
     CHECKS,
     Check,
-    Found,
-    Samples,
+    CheckInput,
+    CheckResult,
     nearest_samples,
 )
 from reliability_balance.labels.rows import blocks
@@ -41,17 +42,19 @@ class Issues:
     Args:
         found: results of the checks, by name.
         caution: reason why no label has a verdict; empty if they have.
+        sample_names: N names, such as :class:`data.SampleIds`; empty: sample indices.
 
     Example:
-        >>> from reliability_balance.labels import Found
-        >>> found = Found(torch.tensor([False, True]), torch.tensor([0.9, 0.0]))
+        >>> from reliability_balance.labels import CheckResult
+        >>> found = CheckResult(torch.tensor([False, True]), torch.tensor([0.9, 0.0]))
         >>> print(Issues({"outlier": found}))
         issue    samples  worst
         outlier        1  1
     """
 
-    found: dict[str, Found]
+    found: dict[str, CheckResult]
     caution: str = ""
+    sample_names: Sequence[Any] = ()
 
     def __len__(self) -> int:
         return len(next(iter(self.found.values())).score) if self.found else 0
@@ -60,6 +63,8 @@ class Issues:
         rows = [("issue", "samples", "worst")]
         for name, found in self.found.items():
             worst = self.worst(name)[:SHOWN_SAMPLES].tolist()
+            if len(self.sample_names):
+                worst = [self.sample_names[sample] for sample in worst]
             rows.append((name, str(int(found.is_issue.sum())), ", ".join(map(str, worst))))
         lines = _aligned(rows, (True, False, True))
         for name, found in self.found.items():
@@ -95,10 +100,12 @@ class Issues:
         return table
 
     def to_pandas(self) -> "pd.DataFrame":
-        """Return the table with a row for each sample; needs pandas."""
+        """Return the table with a row for each sample, by its name if there are; needs pandas."""
         import pandas as pd
 
-        return pd.DataFrame({name: column.numpy() for name, column in self.columns().items()})
+        names = list(self.sample_names) if len(self.sample_names) else None
+        columns = {name: column.numpy() for name, column in self.columns().items()}
+        return pd.DataFrame(columns, index=names)
 
 
 @torch.no_grad()
@@ -110,6 +117,7 @@ def find_issues(
     metric: Literal["cosine", "euclidean"] = "cosine",
     checks: Sequence[Check] = CHECKS,
     seed: int = 0,
+    sample_names: Sequence[Any] = (),
 ) -> Issues:
     """Find wrong labels, outliers, near-duplicates and weak groups of a training set.
 
@@ -124,6 +132,7 @@ def find_issues(
         metric: distance of embeddings.
         checks: the checks to run.
         seed: seed of the checks that draw at random.
+        sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
 
     Shape:
         - labels: (N,) int64, (N, C) floating, or (N, A) int64 of several annotators; embeddings:
@@ -164,6 +173,7 @@ def find_issues(
     for check in checks:
         if not isinstance(check, Check):
             raise TypeError(f"`checks` must be Check objects, such as Outliers(); got {check!r}")
+    check_sample_names(sample_names, count)
     names = [check.name for check in checks]
     if len(set(names)) < len(names):
         raise ValueError(f"`checks` must have different names; got {', '.join(names)}")
@@ -179,7 +189,7 @@ def find_issues(
     if is_cosine:  # the square of a huge coordinate would overflow
         largest = points.abs().amax(-1, keepdim=True)
         points = F.normalize(points / largest.clamp_min(torch.finfo(points.dtype).tiny), dim=-1)
-    samples = Samples(
+    samples = CheckInput(
         points,
         is_cosine,
         *nearest_samples(points, is_cosine),
@@ -187,4 +197,4 @@ def find_issues(
         predicted.cpu(),
         seed,
     )
-    return Issues({check.name: check(samples) for check in checks}, ranking.caution)
+    return Issues({check.name: check(samples) for check in checks}, ranking.caution, sample_names)

@@ -53,17 +53,15 @@ def ignorance(
         labels: their labels, (M,), (M, C), or of annotators (M, A), compared by their vote shares.
         standard_errors: kappa must be at least this many standard errors.
     """
-    if targets._ignorance:
-        return targets._ignorance
     what, remedy = "labels", "train a better model, or on more samples"
     if targets.memorization is not None:
         control = targets.memorization.control[seen]
         if int(control.sum()) >= SMALLEST_CONTROL:
             seen, labels, what = seen[control], labels[control], "held-back labels"
             remedy += ", or with a larger `held_back` in the recipe"
-    kappa, error = chance_corrected(
-        _in_blocks(targets, seen, labels), class_frequencies(labels, targets.num_classes)
-    )
+    kappa, error = targets.agreement.tolist()
+    if error < 0:  # not measured by `inspect_embeddings`
+        kappa, error = agreement(targets, seen, labels)
     if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
         return ""
     return (
@@ -71,6 +69,18 @@ def ignorance(
         f"frequencies do (kappa {kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} "
         f"and {standard_errors:g} standard errors are needed): {remedy}"
     )
+
+
+def agreement(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Return Cohen's kappa of the beliefs about samples and their labels, and its standard error.
+
+    Args:
+        targets: targets during or after training.
+        seen: indices (M,) of the samples.
+        labels: their labels, (M,), (M, C), or of annotators (M, A).
+    """
+    frequencies = class_frequencies(labels, targets.num_classes)
+    return chance_corrected(_in_blocks(targets, seen, labels), frequencies)
 
 
 def _in_blocks(

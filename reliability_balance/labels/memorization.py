@@ -56,10 +56,10 @@ class Memorization(nn.Module):
         self, num_samples: int, num_classes: int, share: float, kept: int, dtype: torch.dtype
     ) -> None:
         super().__init__()
-        generator = torch.Generator().manual_seed(OWN_STREAM)
-        draw = torch.rand(num_samples, generator=generator, device="cpu")
+        self.share = share
         self.residuals = make_rows(num_samples, num_classes, kept, dtype)
-        self.register_buffer("control", (draw < share).to(self.residuals.values.device))
+        control = self._drawn(num_samples).to(self.residuals.values.device)
+        self.register_buffer("control", control)
         self.register_buffer("strength", torch.zeros(()))
         self.register_buffer("sums", torch.zeros(2, 3))
 
@@ -111,6 +111,23 @@ class Memorization(nn.Module):
         """
         entries = RF.widen(self.residuals.entries(residual, classes), excess).add_(excess)
         return self.residuals.compress_entries(entries, 0.0)
+
+    def add_samples(self, count: int) -> None:
+        """Append samples; their control group is as if they had been known from the start."""
+        before = len(self.control)
+        self.sums.mul_(before / (before + count))
+        self.residuals.add_samples(count)
+        new = self._drawn(before + count)[before:].to(self.control.device)
+        self.control = torch.cat([self.control, new])
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, of residual 0."""
+        self.residuals.add_classes(count)
+
+    def _drawn(self, num_samples: int) -> Tensor:
+        """Draw the control group (N,); the draw of fewer samples is the start of that of more."""
+        generator = torch.Generator().manual_seed(OWN_STREAM)
+        return torch.rand(num_samples, generator=generator, device="cpu") < self.share
 
 
 def _log(probs: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Estimate the noise rate and the noise matrix, with confidence intervals."""
 
 import warnings
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,9 +13,14 @@ from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import caution
 from reliability_balance.labels.noise_rate import noise_rate_bounds
 from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
+from reliability_balance.labels.rows import Progress, blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
 MAX_STEPS, TOLERANCE = 500, 1e-5
+# So many beliefs are held in memory; more are computed anew in each step.
+HELD = 2**24
+
+_Block = tuple[Tensor, Tensor, Tensor]
 
 
 class NoiseEstimate(NamedTuple):
@@ -31,8 +37,9 @@ def estimate_noise(
     level: float = 0.95,
     num_resamples: int = 200,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> NoiseEstimate:
-    """Estimate label noise from targets after training.
+    """Estimate label noise from targets after training, in blocks of constant memory.
 
     The rate and its interval are those of :func:`noise_rate_bounds`, from predictions of the
     held-back labels before these were trained on. The interval is wide where the model predicts
@@ -49,6 +56,7 @@ def estimate_noise(
         level: confidence level of the intervals, in (0, 1).
         num_resamples: number of bootstrap resamples, >= 2.
         seed: seed of the bootstrap.
+        progress: called with 1 after each resample, such as ``tqdm(total=num_resamples).update``.
 
     Shape:
         - labels: (N,) int64, (N, C) floating, or (N, A) int64 of several annotators.
@@ -72,11 +80,12 @@ def estimate_noise(
         >>> print(noise.rate)
         0.0 % [0.0, 100.0]
     """
-    beliefs, used, sample = _beliefs_and_labels(targets, labels)
-    estimate = _noise_from_beliefs(
-        beliefs, used, targets.noise_matrix, sample, level, num_resamples, seed
+    _check_known(targets, labels)
+    evidence = _evidence_of(targets, labels)
+    estimate = _noise_from(
+        evidence, targets.noise_matrix, level, num_resamples, seed, progress=progress
     )
-    rate = _rate_out_of_sample(targets, labels, beliefs.dtype, level)
+    rate = _rate_out_of_sample(targets, labels, level)
     return estimate._replace(rate=_unlimited(estimate.rate.value) if rate is None else rate)
 
 
@@ -109,40 +118,87 @@ def estimate_rate(targets: RefurbishedTargets, labels: Tensor, *, level: float =
         0.0 % [0.0, 100.0]
     """
     checks.open_share("level", level)
-    beliefs, used, _ = _beliefs_and_labels(targets, labels)
-    rate = _rate_out_of_sample(targets, labels, beliefs.dtype, level)
+    _check_known(targets, labels)
+    rate = _rate_out_of_sample(targets, labels, level)
     if rate is not None:
         return rate
-    return _unlimited(_rate(_fit_evenly(beliefs, used, targets.noise_matrix)))
+    joint = _fit(_evidence_of(targets, labels), None, RF.widen(targets.noise_matrix))
+    return _unlimited(_rate(joint))
 
 
-def _beliefs_and_labels(
-    targets: RefurbishedTargets, labels: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return beliefs and labels of what was seen, and the index of each label's sample; warn."""
+class _Evidence:
+    """Beliefs and labels, in blocks that are computed anew in each pass unless they are small.
+
+    Args:
+        parts: returns blocks of beliefs (B, C), labels (B,) or (B, C), and the places (B,) of their
+            samples.
+        size: number of beliefs in all.
+        count: number of samples.
+    """
+
+    def __init__(self, parts: Callable[[], Iterator[_Block]], size: int, count: int) -> None:
+        self._parts = parts
+        self._held = list(map(_prepared, parts())) if size <= HELD else None
+        self.count = count
+
+    def __iter__(self) -> Iterator[_Block]:
+        return map(_prepared, self._parts()) if self._held is None else iter(self._held)
+
+
+def _prepared(block: _Block) -> _Block:
+    """Encode the labels as probabilities, of few classes: matrix products are faster there."""
+    beliefs, labels, sample = block
+    if labels.is_floating_point() or beliefs.shape[-1] <= RF.FEW_CLASSES:
+        labels = as_probabilities(labels, beliefs)
+    return beliefs, labels, sample
+
+
+def _check_known(targets: RefurbishedTargets, labels: Tensor) -> None:
+    """Require known labels, seen often enough; warn if they are not predicted."""
     seen = seen_samples(targets, labels)
     targets.check_known()
     reason = caution(targets, seen, labels.to(seen.device)[seen])
     if reason:
         warnings.warn(f"the noise estimate is unreliable: {reason}", UserWarning, stacklevel=3)
-    beliefs, used = RF.widen(targets.beliefs(seen)), labels.to(seen.device)[seen]
-    if (matrices := targets.annotator_matrices) is not None:
-        return _single_labels(beliefs, used, matrices)
-    return beliefs, used, torch.arange(len(seen), device=seen.device)
+
+
+def _evidence_of(targets: RefurbishedTargets, labels: Tensor) -> _Evidence:
+    """Return beliefs and labels of what was seen; of annotators each label is single."""
+    seen = targets.updates.nonzero().squeeze(-1)
+    used, matrices = labels.to(seen.device)[seen], targets.annotator_matrices
+    per_sample = 1 if matrices is None else len(matrices)
+
+    def parts() -> Iterator[_Block]:
+        rows = torch.arange(len(seen), device=seen.device)
+        for part in blocks(rows, targets.num_classes * per_sample):
+            beliefs = RF.widen(targets.beliefs(seen[part]))
+            if matrices is None:
+                yield beliefs, used[part], part
+            else:
+                others, single, place = _single_labels(beliefs, used[part], matrices)
+                yield others, single, part[place]
+
+    return _Evidence(parts, len(seen) * targets.num_classes * per_sample, len(seen))
 
 
 def _rate_out_of_sample(
-    targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype, level: float
+    targets: RefurbishedTargets, labels: Tensor, level: float
 ) -> Interval | None:
     """Return the rate by predictions of labels that were not trained on; None: there are none."""
     classes, confidence = targets.out_of_sample.classes, targets.out_of_sample.confidence
     known = (classes >= 0).nonzero().squeeze(-1)
     if len(known) == 0:
         return None
+    dtype = RF.widen(targets.averages.values[:0], targets.classes.shares).dtype
     like = torch.empty(0, targets.num_classes, dtype=dtype, device=known.device)
-    given = as_probabilities(labels.to(known.device)[known], like)
-    agreement = given.gather(-1, classes[known].long().unsqueeze(-1)).squeeze(-1)
-    return noise_rate_bounds(confidence[known], agreement.to(dtype), level=level)
+    used, predicted = labels.to(known.device)[known], classes[known].long().unsqueeze(-1)
+    agreement = torch.cat(
+        [
+            as_probabilities(used[rows], like).gather(-1, predicted[rows])
+            for rows in blocks(torch.arange(len(known), device=known.device), targets.num_classes)
+        ]
+    )
+    return noise_rate_bounds(confidence[known], agreement.squeeze(-1), level=level)
 
 
 def _unlimited(rate: Tensor) -> Interval:
@@ -206,35 +262,38 @@ def noise_from_beliefs(
         raise ValueError(
             f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
         )
-    sample = torch.arange(count, device=beliefs.device)
-    return _noise_from_beliefs(beliefs, labels, start, sample, level, num_resamples, seed)
+    wide = RF.widen(beliefs)
+
+    def parts() -> Iterator[_Block]:
+        for rows in blocks(torch.arange(count, device=beliefs.device), num_classes):
+            yield wide[rows], labels[rows], rows
+
+    evidence = _Evidence(parts, beliefs.numel(), count)
+    return _noise_from(evidence, start, level, num_resamples, seed)
 
 
 @torch.no_grad()
-def _noise_from_beliefs(
-    beliefs: Tensor,
-    labels: Tensor,
+def _noise_from(
+    evidence: _Evidence,
     start: Tensor,
-    sample: Tensor,
     level: float,
     num_resamples: int,
     seed: int,
+    progress: Progress | None = None,
 ) -> NoiseEstimate:
-    """Estimate the noise of M labels; `sample` (M,) is the index of each label's sample."""
+    """Estimate the noise of these labels, with a bootstrap over their samples."""
     checks.at_least("num_resamples", num_resamples, 2)
     checks.open_share("level", level)
-    beliefs, start = RF.widen(beliefs), RF.widen(start)
-    count = int(sample.max()) + 1
-    given = as_probabilities(labels, beliefs)
-    joint = _fit_evenly(beliefs, labels, start)
+    count, joint = evidence.count, _fit(evidence, None, RF.widen(start))
     generator = torch.Generator().manual_seed(seed)
     resampled = []
     for _ in range(num_resamples):
         drawn = torch.randint(count, (count,), generator=generator, device="cpu").bincount(
             minlength=count
         )
-        weights = drawn.to(beliefs)[sample].unsqueeze(-1)
-        resampled.append(_fit(beliefs, given, weights, _matrix(joint)))
+        resampled.append(_fit(evidence, drawn.to(joint), _matrix(joint)))
+        if progress is not None:
+            progress(1)
     joints = torch.stack(resampled)
     return NoiseEstimate(
         _interval(_rate(joint), _rate(joints), level),
@@ -290,25 +349,32 @@ def _single_labels(
     return others.to(beliefs.dtype), single, sample
 
 
-def _fit_evenly(beliefs: Tensor, labels: Tensor, start: Tensor) -> Tensor:
-    """Fit J (C, C) to labels that all count alike."""
-    given = as_probabilities(labels, beliefs)
-    return _fit(beliefs, given, torch.ones_like(given[:, :1]), RF.widen(start))
-
-
-def _fit(beliefs: Tensor, given: Tensor, weights: Tensor, start: Tensor) -> Tensor:
-    """Fit J (C, C) by expectation maximisation to labels (N, C) with weights (N, 1)."""
-    tiny = torch.finfo(beliefs.dtype).tiny
-    joint, matrix = start, start
+def _fit(evidence: _Evidence, weights: Tensor | None, start: Tensor) -> Tensor:
+    """Fit J (C, C) by expectation maximisation, with weights (N,) of the samples; None: 1."""
+    joint, matrix, even = start, start, start.new_ones(())
     for _ in range(MAX_STEPS):
-        likelihood = (given * (beliefs @ matrix)).sum(-1, keepdim=True)
-        ratio = given * (weights / likelihood.clamp_min(tiny))
-        updated = matrix * (beliefs.T @ ratio) / weights.sum()
+        counts, total = torch.zeros_like(joint), 0.0
+        for beliefs, labels, sample in evidence:
+            weight = even if weights is None else weights[sample].unsqueeze(-1)
+            counts += _counts(beliefs, labels, weight, matrix)
+            total = total + (len(beliefs) if weights is None else weight.sum())
+        updated = matrix * counts / total
         converged = float((updated - joint).abs().max()) < TOLERANCE
         joint, matrix = updated, _matrix(updated)
         if converged:
             break
     return joint
+
+
+def _counts(beliefs: Tensor, labels: Tensor, weight: Tensor, matrix: Tensor) -> Tensor:
+    """Return sum_i w_i p_ic y_ik / sum_c'k' p_ic' T_c'k' y_ik' (C, C) of one block."""
+    tiny = torch.finfo(beliefs.dtype).tiny
+    if labels.is_floating_point():
+        likelihood = (labels * (beliefs @ matrix)).sum(-1, keepdim=True)
+        return beliefs.T @ (labels * (weight / likelihood.clamp_min(tiny)))
+    likelihood = (beliefs * matrix.T[labels]).sum(-1, keepdim=True)
+    shares = beliefs * (weight / likelihood.clamp_min(tiny))
+    return torch.zeros_like(matrix).index_add_(0, labels, shares).T
 
 
 def _matrix(joint: Tensor) -> Tensor:

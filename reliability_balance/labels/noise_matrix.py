@@ -130,6 +130,17 @@ class DenseCounts(nn.Module):
         (new,) = sums
         self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
 
+    def add_samples(self, count: int) -> None:
+        """Raise N, so that each sample changes J less."""
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append rows and columns as in the initial J; the others shrink in proportion."""
+        old = len(self.joint)
+        joint = first_joint(self.joint.new_zeros(old + count))
+        joint[:old, :old] = self.joint * (joint[:old, :old].sum() / self.joint.sum())
+        self.joint = joint
+
 
 class SparseCounts(nn.Module):
     r"""J for many classes: for each label its own class, the likeliest others, and a rest.
@@ -154,12 +165,7 @@ class SparseCounts(nn.Module):
         self.num_samples = num_samples
         self.num_classes = num_classes
         self.columns = SparseRows(num_classes, num_classes, kept, torch.float32)
-        # That of `first_joint`.
-        other = 1.0 / (2.0 * num_classes**2)
-        own = torch.arange(num_classes, dtype=torch.int32).unsqueeze(-1)
-        self.columns.classes.add_(own).remainder_(num_classes)
-        self.columns.values.fill_(other)[:, 0] += num_classes * other
-        self.columns.rest.fill_((num_classes - kept) * other)
+        self._initialize(slice(None))
 
     def whole(self, shares: Tensor) -> Tensor:
         """Return J (C, C); `shares` (C,) are the class shares u."""
@@ -226,7 +232,7 @@ class SparseCounts(nn.Module):
             labels, inside, others, rest = rows
             self._decay(inside.sum() + others.sum() + rest.sum())
             values = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
-            classes = classes.long().repeat_interleave(labels.shape[1], 0)
+            classes = classes.repeat_interleave(labels.shape[1], 0)
             merging.merge(columns, (labels.flatten(), *values), classes, shares)
             return
         labels, new = rows
@@ -234,10 +240,10 @@ class SparseCounts(nn.Module):
         # A label's column is the row at the place of its first sample in the order of labels.
         ordered = labels.sort().values
         place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
-        rows = columns.read(ordered, shares)
-        rows.index_add_(0, place, new, alpha=1.0 / self.num_samples)
-        classes = self._largest(rows, ordered)
-        _, parts = columns.compress(rows, classes)
+        values = columns.read(ordered, shares)
+        values.index_add_(0, place, new, alpha=1.0 / self.num_samples)
+        classes = self._largest(values, ordered)
+        _, parts = columns.compress(values, classes)
         columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
 
     def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:
@@ -259,6 +265,33 @@ class SparseCounts(nn.Module):
         decay = (1.0 - samples / self.num_samples).clamp_min(0.0)
         self.columns.values.mul_(decay)
         self.columns.rest.mul_(decay)
+
+    def add_samples(self, count: int) -> None:
+        """Raise N, so that each sample changes J less."""
+        self.num_samples += count
+
+    def add_classes(self, count: int) -> None:
+        """Append columns as in the initial J; the others shrink in proportion.
+
+        The appended rows take their shares of the rest of the other columns.
+        """
+        old = self.num_classes
+        self.num_classes += count
+        self.columns.add_classes(count)
+        self.columns.add_samples(count)
+        self.columns.values.mul_(old / self.num_classes)
+        self.columns.rest.mul_(old / self.num_classes)
+        self._initialize(slice(old, None))
+
+    def _initialize(self, labels: slice) -> None:
+        """Set columns to those of :func:`first_joint`."""
+        columns, size = self.columns, self.num_classes
+        other, kept = 1.0 / (2.0 * size**2), columns.values.shape[1]
+        classes = torch.arange(size)[labels, None] + torch.arange(kept)
+        columns.classes[labels] = classes.remainder(size).to(columns.classes)
+        columns.values[labels] = other
+        columns.values[labels, 0] += size * other
+        columns.rest[labels] = (size - kept) * other
 
     def _all_labels(self) -> Tensor:
         return torch.arange(self.num_classes, device=self.columns.rest.device)
@@ -348,6 +381,14 @@ class AnnotatorCounts(nn.Module):
         correct = counts.diagonal(dim1=-2, dim2=-1).unsqueeze(-1)
         counts = counts.minimum(correct)
         return counts / counts.sum(-1, keepdim=True)
+
+    def add_samples(self, before: int, count: int) -> None:
+        """Append samples to `before` ones; the number of labels counted stays."""
+        self.joint.mul_(before / (before + count))
+
+    def add_classes(self, count: int) -> None:
+        """Append classes without labels."""
+        self.joint = nn.functional.pad(self.joint, (0, count, 0, count))
 
 
 def true_frequencies(labels: Tensor, noise_matrix: Tensor) -> Tensor:

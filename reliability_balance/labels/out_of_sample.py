@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance.labels.rows import Parts
+from reliability_balance.labels.rows import Parts, with_rows
 
 
 class OutOfSample(nn.Module):
@@ -41,6 +41,11 @@ class OutOfSample(nn.Module):
     def store(self, index: Tensor, parts: Parts) -> None:
         """Store what :meth:`compress` returned."""
         self.classes[index], self.confidence[index] = parts
+
+    def add_samples(self, count: int) -> None:
+        """Append samples without such a prediction."""
+        self.classes = with_rows(self.classes, count, -1)
+        self.confidence = with_rows(self.confidence, count)
 
 
 def fill_in_old(state: dict[str, Tensor], prefix: str, num_samples: int) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.annotators import as_votes, check_labels, check_values
+from reliability_balance.labels.rows import blocks
 
 # A function from beliefs (B, C) and labels to posteriors (B, C).
 PosteriorRule = Callable[[Tensor, Tensor], Tensor]
@@ -188,17 +189,21 @@ def towards_(posterior: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     return posterior.mul_(weight).scatter_add_(1, labels.unsqueeze(-1), 1.0 - weight)
 
 
-def class_frequencies(labels: Tensor, num_classes: int) -> Tensor:
+def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -> Tensor:
     """Return the mean (C,) of labels in float64; of several annotators' labels of the vote shares.
 
-    Labels are as for :func:`as_probabilities`; those of index labels are counted.
+    Labels are as for :func:`as_probabilities`; those of index labels are counted. So many labels
+    are `added` to each class, in case one is missing.
     """
     if labels.ndim == 1:
         counts = labels.bincount(minlength=num_classes).double()
     else:
-        like = torch.empty(0, num_classes, dtype=torch.float64, device=labels.device)
-        counts = as_probabilities(labels, like).sum(0)
-    return counts / len(labels)
+        counts = torch.zeros(num_classes, dtype=torch.float64, device=labels.device)
+        width = num_classes * (1 if labels.is_floating_point() else labels.shape[1])
+        for part in blocks(labels, width):
+            counts += as_probabilities(part, counts.unsqueeze(0)).sum(0)
+    counts += added
+    return counts / counts.sum()
 
 
 def sharpen(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:

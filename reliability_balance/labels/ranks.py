@@ -131,24 +131,24 @@ def world_size(group: "distributed.ProcessGroup | None" = None) -> int:
 class SampleOrder(NamedTuple):
     """The order of the samples of a batch, in which some may occur repeatedly."""
 
-    index: Tensor  # (B,) sorted index of the samples
-    order: Tensor  # (B,) position of these in the batch
-    place: Tensor | None  # (B,) first place of each sample in `index`; None: none is repeated
+    samples: Tensor  # (B,) sorted index of the samples
+    position: Tensor  # (B,) position of these in the batch
+    place: Tensor | None  # (B,) first place of each sample in `samples`; None: none is repeated
 
     @property
     def first(self) -> Tensor | None:
-        """Position (B,) in the batch of each sample's first occurrence."""
-        return None if self.place is None else self.order[self.place]
+        """Position (B,) in the batch of each sample's first occurrence; None: none is repeated."""
+        return None if self.place is None else self.position[self.place]
 
 
 def sort_samples(index: Tensor) -> SampleOrder:
     """Sort the samples of a batch, (B,)."""
-    ordered, order = index.sort(stable=True)
+    samples, position = index.sort(stable=True)
     # Cheap on a CPU; elsewhere it would synchronize with the device.
     is_cheap = index.is_cpu and checks.can_read_values()
-    if is_cheap and not bool((ordered[1:] == ordered[:-1]).any()):
-        return SampleOrder(ordered, order, None)
-    return SampleOrder(ordered, order, torch.searchsorted(ordered, index))
+    if is_cheap and not bool((samples[1:] == samples[:-1]).any()):
+        return SampleOrder(samples, position, None)
+    return SampleOrder(samples, position, torch.searchsorted(samples, index))
 
 
 def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -19,8 +20,9 @@ from reliability_balance.labels.inspection import LabelRanking, rank_labels
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import ignorance
 from reliability_balance.labels.mixing import Partners, draw_partners, mix_with
-from reliability_balance.labels.posterior import as_probabilities
+from reliability_balance.labels.posterior import as_probabilities, class_frequencies
 from reliability_balance.labels.ranks import world_size
+from reliability_balance.labels.rows import Progress
 from reliability_balance.labels.targets import RefurbishedTargets, _differing
 
 # Fields of a recipe that configure the balancer, which `wrap` builds before the loss is created.
@@ -162,16 +164,13 @@ class RobustLoss(nn.Module):
             validate_args=validate_args,
             group=group,
         )
-        targets.expect(labels)
         targets.plan = {"epochs": epochs, "recipe": self.recipe}
-        even = torch.full((num_classes,), 1.0 / num_classes)
-        prior = _frequencies(labels, num_classes) if self.recipe.even_classes else even
         # Labels are checked earlier.
         self.loss = ReliabilityLoss(recipe=self.recipe, validate_args=False)
         # In tuples, so that they do not become submodules: this module does not own the model, and
         # DistributedDataParallel must not broadcast the state of the samples.
         self._model = (balancer,)
-        self._kept = (targets, labels, prior)
+        self._know(targets, labels)
         self._group = group
         self._equation = RobustLoss._terms
         # If training ends within the warm-up, mixing starts when labels are refurbished, or never.
@@ -182,11 +181,8 @@ class RobustLoss(nn.Module):
         )
         self._samples_taken = 0
         self._epochs_judged = 0
-        self._epochs_checked = -1
         self._has_warned = False
         self.caution = ""
-        self._log_prior = log_frequencies(prior) if self.recipe.even_classes else None
-        balancer.class_prior.copy_(prior)
 
     @property
     def balancer(self) -> ReliabilityBalancer:
@@ -308,11 +304,18 @@ class RobustLoss(nn.Module):
         # A compiled function cannot be pickled.
         return super().__getstate__() | {"_equation": RobustLoss._terms}
 
-    def doubtful_labels(self) -> LabelRanking:
+    def doubtful_labels(
+        self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None
+    ) -> LabelRanking:
         """Rank all labels trained on, the most doubtful first; see :func:`rank_labels`.
 
+        Args:
+            sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
+            progress: called with the number of labels ranked since its last call, such as
+                ``tqdm(total=N).update``.
+
         Raises:
-            ValueError: if no sample was seen.
+            ValueError: if no sample was seen, or `sample_names` are not N.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -320,7 +323,9 @@ class RobustLoss(nn.Module):
         self._require_doubts()
         if not bool(self.targets.updates.any()):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
-        return rank_labels(self.targets, self._kept[1])
+        return rank_labels(
+            self.targets, self._kept[1], sample_names=sample_names, progress=progress
+        )
 
     def noise_rate(self, *, level: float = 0.95) -> Interval:
         """Estimate the share of wrong labels, as :func:`labels.estimate_noise`.
@@ -334,6 +339,94 @@ class RobustLoss(nn.Module):
         self._require_known()
         targets, labels, _ = self._kept
         return noise_estimate.estimate_rate(targets, labels, level=level)
+
+    def add_samples(self, labels: Tensor) -> None:
+        """Append samples to the training set; what was learned of the others stays.
+
+        Their indices follow those of the other samples: the first is the number of labels before.
+        Each has a warm-up of its own, and a tenth of the labels is held back for as long as the
+        first ones were. An epoch becomes longer, `progress` stays, and the class prior follows.
+
+        All processes must add the same labels. To resume later, create the criterion with all
+        labels.
+
+        Args:
+            labels: labels of the new samples, of the same kind as the others.
+
+        Shape:
+            - labels: (M,) int64, (M, C) floating or (M, A) int64, M >= 1.
+
+        Raises:
+            TypeError: on a wrong dtype.
+            ValueError: on wrong shapes or values, or labels of another kind.
+
+        Example:
+            >>> model = ReliabilityBalancer(8, num_classes=3)
+            >>> criterion = RobustLoss(model, torch.arange(60) % 3, epochs=6)
+            >>> criterion.add_samples(torch.tensor([2, 0]))
+            >>> len(criterion.targets.updates), criterion.class_prior
+            (62, tensor([0.3385, 0.3231, 0.3385]))
+        """
+        targets, before, _ = self._kept
+        if not isinstance(labels, Tensor) or labels.dtype != before.dtype:
+            got = labels.dtype if isinstance(labels, Tensor) else type(labels).__name__
+            raise TypeError(f"`labels` must be of {before.dtype}, as the others; got {got}")
+        if labels.ndim != before.ndim or labels.shape[1:] != before.shape[1:] or not len(labels):
+            sizes = ("M", *map(str, before.shape[1:]))
+            raise ValueError(
+                f"`labels` must have shape ({', '.join(sizes)}), M >= 1, as the others; "
+                f"got {tuple(labels.shape)}"
+            )
+        joined = _all_labels(torch.cat([before, labels.detach().cpu()]), targets.num_classes)
+        targets.add_samples(len(labels))
+        self._samples_taken = self._samples_taken * len(joined) // len(before)
+        self._know(targets, joined)
+
+    def add_classes(self, count: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Append classes to model and criterion; what was learned of the others stays.
+
+        Calls :meth:`ReliabilityBalancer.add_classes` of the model, which says what `optimizer`
+        is for, and what else must be made anew. Add samples of the new classes by
+        :meth:`add_samples`. The labels of the others stay: soft ones give the new classes 0.
+
+        All processes must add as many.
+
+        Args:
+            count: number of classes, >= 1.
+            optimizer: the optimizer of the model, whose state grows with the weights. None: create
+                a new one afterwards.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1, or the model's head is not the balancer's own.
+
+        Example:
+            >>> model = ReliabilityBalancer(8, num_classes=3)
+            >>> optimizer = torch.optim.AdamW(model.parameters())
+            >>> criterion = RobustLoss(model, torch.arange(60) % 3, epochs=6)
+            >>> criterion.add_classes(1, optimizer)
+            >>> criterion.add_samples(torch.tensor([3, 3]))
+            >>> model(torch.randn(2, 8)).corrected.shape, criterion.class_prior.shape
+            (torch.Size([2, 4]), torch.Size([4]))
+        """
+        targets, labels, _ = self._kept
+        self.balancer.add_classes(count, optimizer)
+        targets.add_classes(count)
+        if labels.is_floating_point():
+            labels = nn.functional.pad(labels, (0, count))
+        self._know(targets, labels)
+
+    def _know(self, targets: RefurbishedTargets, labels: Tensor) -> None:
+        """Keep all labels and their frequencies, and declare them to targets and balancer."""
+        targets.expect(labels)
+        prior = torch.full((targets.num_classes,), 1.0 / targets.num_classes)
+        if self.recipe.even_classes:
+            prior = class_frequencies(labels, targets.num_classes, added=1.0).float()
+        prior = prior.to(targets.updates.device)
+        self._kept = (targets, labels, prior)
+        self._log_prior = log_frequencies(prior) if self.recipe.even_classes else None
+        self._epochs_checked = -1
+        self.balancer.class_prior.copy_(prior)
 
     def check_labels(self, labels: Tensor) -> None:
         """Require the labels that this loss was created with.
@@ -501,6 +594,7 @@ class RobustLoss(nn.Module):
             "targets": self.targets.state_dict(),
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
+            "released": self.targets._released,
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -542,6 +636,7 @@ class RobustLoss(nn.Module):
                 )
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
+        self.targets._released = state.get("released", self.targets._released)
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
@@ -614,13 +709,3 @@ def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
 def _is_of_annotators(labels: Tensor) -> bool:
     """Return whether these are labels of several annotators, int64 with a column for each."""
     return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 2
-
-
-def _frequencies(labels: Tensor, num_classes: int) -> Tensor:
-    """Return the class shares (C,), with one label added to each class in case one is missing."""
-    if labels.is_floating_point() or labels.ndim == 2:
-        like = torch.empty(0, num_classes)
-        counts = RF.widen(as_probabilities(labels, like)).sum(0)
-    else:
-        counts = labels.bincount(minlength=num_classes).float()
-    return (counts + 1.0) / (counts + 1.0).sum()

@@ -1,6 +1,6 @@
 """A row of C numbers for each sample: all of them, or the largest ones and the sum of the rest."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,26 @@ COUNTED = 2
 Parts = tuple[Tensor, ...]
 # Elements of a block of rows: it fits in the CPU cache.
 BLOCK = 2**19
+# A function that is called with the number of steps done since its last call.
+Progress = Callable[[int], object]
 
 
 def blocks(rows: Tensor, width: int, size: int | None = None) -> Iterator[Tensor]:
     """Split rows so that blocks of this width have at most `size` elements; None: BLOCK."""
     yield from rows.split(max(1, (BLOCK if size is None else size) // width))
+
+
+def followed(parts: Iterable[Tensor], progress: Progress | None) -> Iterator[Tensor]:
+    """Yield blocks of rows, and report each one when it is done."""
+    for part in parts:
+        yield part
+        if progress is not None:
+            progress(len(part))
+
+
+def with_rows(tensor: Tensor, count: int, value: float = 0.0) -> Tensor:
+    """Append `count` rows of a value."""
+    return torch.cat([tensor, tensor.new_full((count, *tensor.shape[1:]), value)])
 
 
 class DenseRows(nn.Module):
@@ -69,6 +84,14 @@ class DenseRows(nn.Module):
         """Store rows (B, C) and return them as stored; `classes` are those of `largest`."""
         return _write(self, index, rows, classes)
 
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        self.values = with_rows(self.values, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, of value 0 in each row."""
+        self.values = nn.functional.pad(self.values, (0, count))
+
 
 class SparseRows(nn.Module):
     """Rows of which some entries are stored, and the sum of the others.
@@ -111,7 +134,7 @@ class SparseRows(nn.Module):
         return self.per_share(self.rest[index].to(shares.dtype), take(shares, self.classes[index]))
 
     def per_share(self, rest: Tensor, stored: Tensor) -> Tensor:
-        """Divide rests (B,) by the share of other classes than those with shares `stored` (B, k)."""
+        """Divide rests (B,) by the share of classes other than those of shares `stored` (B, k)."""
         # A smaller share is a rounding error.
         return rest / (1.0 - stored.sum(-1)).clamp_min(1.0 / self.num_classes)
 
@@ -150,6 +173,17 @@ class SparseRows(nn.Module):
     def write(self, index: Tensor, rows: Tensor, classes: Tensor) -> Tensor:
         """Store the entries of these classes (B, k), and return the rows (B, C) unchanged."""
         return _write(self, index, rows, classes)
+
+    def add_samples(self, count: int) -> None:
+        """Append rows of zeros."""
+        classes = torch.arange(self.classes.shape[1]).to(self.classes)
+        self.values = with_rows(self.values, count)
+        self.classes = torch.cat([self.classes, classes.expand(count, -1)])
+        self.rest = with_rows(self.rest, count)
+
+    def add_classes(self, count: int) -> None:
+        """Append classes, which share the rest of each row with those that are not stored."""
+        self.num_classes += count
 
 
 def take(values: Tensor, places: Tensor) -> Tensor:

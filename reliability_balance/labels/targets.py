@@ -43,6 +43,7 @@ from reliability_balance.labels.rows import (
     DenseRows,
     Parts,
     make_rows,
+    with_rows,
 )
 
 ROBUST = get_recipe("robust")
@@ -175,17 +176,26 @@ class RefurbishedTargets(Configured):
     State:
         ``averages``, rows of the running averages; ``updates`` (N,) int32; ``given`` (N,) int32,
         codes that detect changed labels; ``remembers`` () int8, whether memorization was measured,
-        -1 if not known yet; ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
+        -1 if not known yet; ``agreement`` (2,), Cohen's kappa of first predictions and labels and
+        its standard error, which is -1 if :func:`labels.inspect_embeddings` did not measure them;
+        ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
         ``memorization``, whose ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is
         J of each annotator. Save the module with the model.
 
         With N = 1,280,000 and C = 1,000 this is 0.25 GB.
 
-        In distributed training the batches of all ranks are gathered, so that every rank holds the
-        same state. All ranks must have the same settings and make equally many calls, with batches
-        of any size, empty ones when a rank has run out; otherwise all of them raise an error. A
-        sample that occurs several times in a call counts as one update, by its mean. Keep the
-        module outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+        In distributed training each rank computes the targets of its own batch. Then all exchange
+        what is stored of each sample and the sums of the shared statistics, so every rank holds the
+        same state, to the bit. Save it on one rank; training may go on with another number of
+        ranks. The ranks follow one process up to rounding; where only the largest classes are
+        stored, J also misses what is small in both J and the prediction.
+
+        All ranks must have the same settings and make equally many calls, with batches of any size,
+        empty ones when a rank has run out; otherwise all of them raise an error. Keep the module
+        outside DistributedDataParallel, which would broadcast the buffers of rank 0.
+
+        A sample that occurs several times in a call counts as one update, by its mean. If it occurs
+        on several ranks, the row of the first of them is stored.
 
     Raises:
         TypeError: on a wrong dtype.
@@ -226,6 +236,7 @@ class RefurbishedTargets(Configured):
     given: Tensor
     places: Tensor
     remembers: Tensor
+    agreement: Tensor
 
     def __init__(
         self,
@@ -295,8 +306,9 @@ class RefurbishedTargets(Configured):
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self.register_buffer("places", _places(torch.arange(num_classes)), persistent=False)
+        self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
-        self._ignorance = ""  # why there are no verdicts, if the averages do not show it
+        self._released = 0  # samples before this one are no longer held back
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
@@ -571,6 +583,7 @@ class RefurbishedTargets(Configured):
         """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
+        self._released = 0 if found < 0 else self.num_samples
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
@@ -578,6 +591,7 @@ class RefurbishedTargets(Configured):
         rename_old(state_dict, prefix)
         if f"{prefix}updates" in state_dict:
             fill_in_old(state_dict, prefix, self.num_samples)
+            state_dict.setdefault(f"{prefix}agreement", torch.tensor([0.0, -1.0]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
 
@@ -629,6 +643,71 @@ class RefurbishedTargets(Configured):
             annotators.check_all(labels, self.num_classes)
         self.given.copy_(self._codes(labels))
         self._expects = True
+
+    def add_samples(self, count: int) -> None:
+        """Append samples to the training set; what was learned of the others stays.
+
+        The new samples have the indices from `num_samples` on, and a warm-up of their own. The same
+        share of their labels is held back for `held_for` updates. All processes must add as many.
+
+        Args:
+            count: number of samples, >= 1. Their labels are known from their first call on, or by
+                :meth:`expect`.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_samples(20)
+            >>> targets.num_samples, targets.beliefs(torch.tensor([119])).shape
+            (120, torch.Size([1, 2]))
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_samples(count)
+        self.counts.add_samples(count)
+        self.classes.add_samples(count)
+        self.out_of_sample.add_samples(count)
+        if self.memorization is not None:
+            self.memorization.add_samples(count)
+        if self.annotators is not None:
+            self.annotators.add_samples(self.num_samples, count)
+        self.updates = with_rows(self.updates, count)
+        self.given = with_rows(self.given, count, -1)
+        self.num_samples += count
+        self._expects = False
+
+    def add_classes(self, count: int) -> None:
+        """Append classes; what was learned of the others stays.
+
+        The new classes have probability 0 in earlier averages, and the rows and columns of the
+        initial J. If all classes are stored of a sample, this holds for the new ones too.
+
+        Args:
+            count: number of classes, >= 1.
+
+        Raises:
+            TypeError: if `count` is not an int.
+            ValueError: if it is below 1.
+
+        Example:
+            >>> targets = RefurbishedTargets(num_samples=100, num_classes=2)
+            >>> targets.add_classes(1)
+            >>> targets.noise_matrix.shape
+            torch.Size([3, 3])
+        """
+        checks.at_least("count", count, 1)
+        self.averages.add_classes(count)
+        self.counts.add_classes(count)
+        self.classes.add_classes(count)
+        if self.memorization is not None:
+            self.memorization.add_classes(count)
+        if self.annotators is not None:
+            self.annotators.add_classes(count)
+        if isinstance(self.averages, DenseRows):
+            self.kept += count
+        self.num_classes += count
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -714,7 +793,7 @@ class RefurbishedTargets(Configured):
             if place is not None:
                 self._check_unchanged(index, first, codes)
             self._check_unchanged(index, self.given[index], codes)
-            self._calls.check(order.index)
+            self._calls.check(order.samples)
         if not self._expects:
             self.given[index] = first
 
@@ -742,11 +821,14 @@ class RefurbishedTargets(Configured):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
 
-        None once the held-back labels are released.
+        None once the held-back labels are released. Those of samples that were added later are held
+        back for `held_for` updates.
         """
-        if self.memorization is None or self._remembers is not None:
+        if self.memorization is None or self._released == self.num_samples:
             return None, None
         early = updates <= self.held_for
+        if self._released:
+            early &= (index >= self._released).unsqueeze(-1)
         held = early & self.memorization.control[index].unsqueeze(-1)
         return early ^ held, held
 

@@ -41,7 +41,6 @@ from reliability_balance.wrapping.source import (
 from reliability_balance.wrapping.tap import Side
 
 HEAD_BATCH = 4096  # stored embeddings in one call of a kept head
-SHOWN = 5  # parameters in a warning
 
 
 def wrap(
@@ -330,9 +329,8 @@ def _warn_of_unused(model: nn.Module, embedding: Tensor) -> None:
     """Warn of trainable parameters that an example's embedding does not depend on."""
     names = without_gradient(model, embedding)
     if names:
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         warnings.warn(
-            f"{', '.join(names[:SHOWN])}{more} had no part in the embedding of `example_input` and "
+            f"{checks.listed(names)} had no part in the embedding of `example_input` and "
             "stay trainable. Parts that run in training only, or for other inputs, are fine; "
             "freeze what comes after the embedding by requires_grad_(False)",
             stacklevel=3,

@@ -7,11 +7,13 @@ from torch.nn import functional as F
 
 from reliability_balance import (
     ReliabilityBalancer,
+    ReliabilityLoss,
     RobustLoss,
     calibrate,
     fit_head,
     load,
     save,
+    with_class_prior,
     wrap,
 )
 from reliability_balance.calibration import (
@@ -19,8 +21,10 @@ from reliability_balance.calibration import (
     Calibrator,
     TemperatureScaling,
     TopLabelScaling,
+    assumes_even_classes,
 )
 from reliability_balance.data import symmetric_noise
+from reliability_balance.diagnosis import diagnose
 from reliability_balance.diagnosis.symptoms import expected_calibration_error
 from reliability_balance.labels import estimate_noise
 
@@ -286,3 +290,64 @@ def test_uneven_weights_count_as_fewer_samples():
     weights = torch.tensor([1e-3, 1.0, 1.0, 1.0])
     with pytest.warns(UserWarning, match="effective sample size"):
         Calibrator(CLASSES).fit(logits, labels, class_prior=weights)
+
+
+def blobs(shares, count, seed):
+    """Overlapping classes of these shares."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.multinomial(torch.tensor(shares), count, True, generator=generator)
+    points = 1.5 * F.one_hot(labels, 8) + 0.8 * torch.randn(count, 8, generator=generator)
+    return points, labels
+
+
+EVEN, UNEVEN = [1.0, 1.0, 1.0], [0.6, 0.25, 0.15]
+
+
+@pytest.fixture(scope="module", params=["given", "even"])
+def of_given_or_even_classes(request):
+    """A robust balancer trained by ReliabilityLoss on uneven, or by RobustLoss on even classes."""
+    torch.manual_seed(0)
+    model = ReliabilityBalancer(8, 3)
+    points, labels = blobs(UNEVEN if request.param == "given" else EVEN, 3000, 0)
+    criterion = ReliabilityLoss()
+    if request.param == "even":
+        kept = torch.cat([(labels == each).nonzero().squeeze(1)[:900] for each in range(3)])
+        points, labels = points[kept], labels[kept]
+        criterion = RobustLoss(model, labels, epochs=8)
+    fit_head(model, points, labels, criterion=criterion, epochs=8, learning_rate=1e-2)
+    assert torch.allclose(model.class_prior, torch.ones(3) / 3)  # so no record tells them apart
+    return model, request.param
+
+
+def test_held_out_labels_tell_what_the_model_assumes(of_given_or_even_classes):
+    model, assumed = of_given_or_even_classes
+    points, labels = blobs(UNEVEN, 4000, 1)
+    calibrated = calibrate(model, [(points, labels)], prior=torch.tensor(UNEVEN))
+    test_points, _ = blobs(UNEVEN, 4000, 2)
+    with torch.no_grad():
+        shares = calibrated(test_points).probs.mean(0)
+        torch.testing.assert_close(shares, torch.tensor(UNEVEN), atol=0.05, rtol=0)
+        assert assumes_even_classes(model, model(points).log_probs, labels) == (assumed == "even")
+
+
+def test_diagnose_assumes_the_same(of_given_or_even_classes):
+    model, assumed = of_given_or_even_classes
+    points, labels = blobs(UNEVEN, 4000, 1)
+    error = diagnose(model, [(points, labels)]).calibration_error
+    with torch.no_grad():
+        plain = model(points)
+        shifted = with_class_prior(plain, labels.bincount())
+    expected = shifted if assumed == "even" else plain
+    assert error == pytest.approx(expected_calibration_error(expected.corrected, labels))
+
+
+def test_what_the_labels_leave_open_is_warned_of():
+    model, log_probs = ReliabilityBalancer(8, 2), torch.tensor([[0.6, 0.4]] * 40).log()
+    labels = (torch.arange(40) % 4 == 0).long()
+    with pytest.warns(UserWarning, match="not certain whether the model predicts for evenly"):
+        assumes_even_classes(model, log_probs, labels)
+    assert assumes_even_classes(model, log_probs, torch.arange(40) % 2)  # no matter
+    model.recipe = "paper"
+    assert not assumes_even_classes(model, log_probs, labels)
+    model.class_prior.copy_(torch.tensor([0.7, 0.3]))
+    assert assumes_even_classes(model, log_probs, labels)

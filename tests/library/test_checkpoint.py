@@ -35,7 +35,7 @@ from reliability_balance.calibration import (
 from reliability_balance.checkpoint import describe, load, rebuilding, save, tensor_file
 from reliability_balance.checkpoint.formats import migrate
 from reliability_balance.core import MLPHead, Recipe, get_recipe
-from reliability_balance.labels import RefurbishedTargets
+from reliability_balance.labels import RefurbishedTargets, inspect_embeddings
 
 ROOT = Path(__file__).parents[2]
 FORMAT_1 = ROOT / "tests" / "fixtures" / "checkpoint_format_1.safetensors"
@@ -644,7 +644,7 @@ class TestFormats:
     def test_version_1_saved_again_is_the_present_one(self, path):
         found = load(FORMAT_1)
         save(path, found.model, class_names=found.class_names)
-        assert json.loads(describe(path))["format_version"] == 6
+        assert json.loads(describe(path))["format_version"] == 7
         assert_same_state(load(path).model, found.model)
 
     @pytest.mark.parametrize(("tap", "channels"), [("input", -1), ("output", 1)])
@@ -681,11 +681,22 @@ class TestFormats:
         assert torch.equal(found.class_prior, expected)
         assert torch.equal(found.anchors, holder.balancer.anchors)
 
-    @pytest.mark.parametrize("version", [7, 0, "2", None])
+    def test_version_6_did_not_keep_the_agreement_of_an_inspection(self, path):
+        targets = inspect_embeddings(torch.randn(40, 4), torch.arange(40) % 2, 2)
+        save(path, small(), companions={"targets": targets})
+        tensors, config = tensor_file.read(path)
+        del tensors["targets.agreement"]
+        tensor_file.write(path, tensors, {**config, "format_version": 6})
+        found = load(path).companions["targets"]
+        assert found.agreement.tolist() == [0.0, -1.0]
+        targets.agreement.copy_(found.agreement)
+        assert_same_state(found, targets)
+
+    @pytest.mark.parametrize("version", [8, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)
         save(path, small())
-        with pytest.raises(ValueError, match=f"from 1 to 6; got {version!r} .* pip install -U"):
+        with pytest.raises(ValueError, match=f"from 1 to 7; got {version!r} .* pip install -U"):
             load(path)
 
 

@@ -22,7 +22,7 @@ def draw(seed, sharpness=1.0):
 def after_one_epoch(beliefs):
     shares = ClassShares(NUM_SAMPLES, NUM_CLASSES).double()
     for rows in torch.arange(NUM_SAMPLES).split(5):
-        shares.update(beliefs[rows], beliefs[rows], ALL[rows])
+        shares.add(shares.collect(beliefs[rows], beliefs[rows], ALL[rows]))
     return shares
 
 
@@ -31,7 +31,7 @@ def after_one_epoch(beliefs):
 def test_learned_counts_follow_the_variance(seed, sharpness):
     beliefs = draw(seed, sharpness)
     shares = ClassShares(NUM_SAMPLES, NUM_CLASSES).double()
-    shares.update(beliefs, beliefs, ALL)
+    shares.add(shares.collect(beliefs, beliefs, ALL))
     for c, count in enumerate(shares.learned_counts().tolist()):
         column = beliefs[:, c].tolist()
         mean = sum(column) / NUM_SAMPLES
@@ -45,7 +45,7 @@ def test_certain_beliefs_count_all_samples_and_equal_ones_none():
     certain = torch.nn.functional.one_hot(labels, NUM_CLASSES).double()
     shares = ClassShares(NUM_SAMPLES, NUM_CLASSES).double()
     assert shares.learned_counts().tolist() == [0.0] * NUM_CLASSES
-    shares.update(certain, certain, ALL)
+    shares.add(shares.collect(certain, certain, ALL))
     torch.testing.assert_close(shares.learned_counts(), certain.sum(0))
     alike = certain.mean(0).expand_as(certain)
     torch.testing.assert_close(after_one_epoch(alike).learned_counts(), torch.zeros(3).double())
@@ -75,8 +75,10 @@ def test_without_a_prior_count_all_doubts_count_from_the_start():
 def test_unknown_samples_count_for_nothing():
     beliefs = draw(0)
     shares, known = ClassShares(NUM_SAMPLES, NUM_CLASSES), ClassShares(NUM_SAMPLES, NUM_CLASSES)
-    known.update(beliefs[:4], beliefs[:4].sqrt(), torch.ones(4, 1))
-    shares.update(beliefs, beliefs.sqrt(), (torch.arange(NUM_SAMPLES) < 4).unsqueeze(-1))
+    known.add(known.collect(beliefs[:4], beliefs[:4].sqrt(), torch.ones(4, 1)))
+    shares.add(
+        shares.collect(beliefs, beliefs.sqrt(), (torch.arange(NUM_SAMPLES) < 4).unsqueeze(-1))
+    )
     for name, value in known.state_dict().items():
         torch.testing.assert_close(shares.state_dict()[name], value)
 

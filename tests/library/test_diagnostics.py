@@ -263,6 +263,7 @@ class TestWhole:
         data = batches(8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES), labels)
         for prior in (None, [0.4, 0.2, 0.2, 0.2]):
             model = copying()
+            model.recipe = "paper"
             if prior is not None:
                 model.class_prior.copy_(torch.tensor(prior))
             (found,) = [each for each in diagnose(model, data).findings if "shares" in each.what]
@@ -282,9 +283,9 @@ class TestWhole:
         labels = torch.multinomial(shares, 7000, True, generator=generator)
         points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
         torch.manual_seed(0)
-        model = ReliabilityBalancer(8, 3, num_anchors=2)
         recipe = replace(get_recipe("robust"), doubts_labels=False, mixing=None, even_classes=even)
-        criterion = RobustLoss(model, labels[:4000], epochs=8, recipe=recipe)
+        model = ReliabilityBalancer(8, 3, num_anchors=2, recipe=recipe)
+        criterion = RobustLoss(model, labels[:4000], epochs=8)
         fit_head(
             model, points[:4000], labels[:4000], criterion=criterion, epochs=8, learning_rate=1e-2
         )

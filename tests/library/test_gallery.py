@@ -5,13 +5,22 @@ import csv
 import dataclasses
 import io
 import os
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 
-from reliability_balance.labels import LabelRanking, Verdict, save_csv, save_gallery
+from reliability_balance.data import SampleIds
+from reliability_balance.labels import (
+    LabelRanking,
+    Verdict,
+    gallery,
+    save_csv,
+    save_gallery,
+    save_parquet,
+)
 from reliability_balance.labels.gallery import COLUMNS, encode_png
 
 CLASS_NAMES = ["cat", 'dog, "old"', "<b>&owl</b>"]
@@ -97,12 +106,71 @@ def test_without_names_there_are_indices(tmp_path):
     assert page.all("img")[0]["alt"] == "2: labelled 0, mislabelled, suggested 2"
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+def test_a_table_written_in_parts_is_the_same(tmp_path, monkeypatch):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    made = []
+    for part in (gallery.PART, 3, 1):
+        monkeypatch.setattr(gallery, "PART", part)
+        for save in (save_csv, save_parquet):
+            save(make_ranking(), tmp_path / save.__name__, sample_names=SAMPLE_NAMES)
+        made.append(
+            ((tmp_path / "save_csv").read_bytes(), parquet.read_table(tmp_path / "save_parquet"))
+        )
+    assert made[0] == made[1] == made[2]
+    save_csv(make_ranking().first(0), tmp_path / "save_csv")
+    assert (tmp_path / "save_csv").read_text(encoding="utf-8").split() == [",".join(COLUMNS)]
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_parquet_comes_back_as_it_was(tmp_path, named):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    names = [*SAMPLE_NAMES[:4], os.fsdecode(b"caf\xe9")]
+    options = {"class_names": CLASS_NAMES, "sample_names": names} if named else {}
+    save_parquet(make_ranking(), tmp_path / "labels.parquet", **options)
+    rows = parquet.read_table(tmp_path / "labels.parquet").to_pylist()
+    assert tuple(rows[0]) == COLUMNS
+    for row, expected in zip(rows, make_ranking(), strict=True):
+        sample = names[expected.sample].replace("\udce9", r"\udce9")
+        assert row["sample"] == (sample if named else expected.sample)
+        for each in ("given", "suggested"):
+            place = getattr(expected, each)
+            assert row[each] == (CLASS_NAMES[place] if named else place)
+        assert row["verdict"] == expected.verdict.name.lower()
+        assert (row["doubt"], row["plausibility"]) == (expected.doubt, expected.plausibility)
+
+
+def test_without_pyarrow_the_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match="a Parquet file needs pyarrow"):
+        save_parquet(make_ranking(), tmp_path / "labels.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_of_the_ranking_are_in_its_files(tmp_path):
+    ids = SampleIds(SAMPLE_NAMES)
+    named = dataclasses.replace(make_ranking(), class_names=CLASS_NAMES, sample_names=ids)
+    save_csv(named, tmp_path / "own.csv")
+    options = {"class_names": CLASS_NAMES, "sample_names": SAMPLE_NAMES}
+    save_csv(make_ranking(), tmp_path / "given.csv", **options)
+    assert (tmp_path / "own.csv").read_bytes() == (tmp_path / "given.csv").read_bytes()
+    unnamed = dataclasses.replace(named, class_names=(), sample_names=list("abcde"))
+    assert [line.split()[:2] for line in str(unnamed).splitlines()[1:]] == [
+        ["c", "0"],
+        ["e", "2"],
+        ["a", "1"],
+        ["d", "1"],
+    ]
+
+
+@pytest.mark.parametrize("save", [save_csv, save_parquet])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, save):
+    if save is save_parquet:
+        pytest.importorskip("pyarrow")
     path = tmp_path / "labels.csv"
     path.write_text("old", encoding="utf-8")
     monkeypatch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        save_csv(make_ranking(), path)
+        save(make_ranking(), path)
     assert [each.name for each in tmp_path.iterdir()] == ["labels.csv"]
     assert path.read_text(encoding="utf-8") == "old"
 

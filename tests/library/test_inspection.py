@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from short_targets import short_targets
+from torch.nn import functional as F
 
 from reliability_balance import wrap
 from reliability_balance.core import ReliabilityLoss
@@ -511,3 +512,41 @@ def test_the_suggestion_of_a_mislabelled_sample_is_another_class(is_soft):
     assert (ranking.verdict == Verdict.AMBIGUOUS).any()
     assert (mislabelled.suggested != mislabelled.given).all()
     assert (mislabelled.doubt > DOUBTED_FROM).all()
+
+
+@pytest.mark.parametrize("value", [1e1, 1e4, 1e15])
+def test_a_huge_row_hardly_changes_the_verdicts_on_others(value):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(1000) % 4
+    embeddings = torch.randn(1000, 16, generator=generator) + 2.5 * F.one_hot(classes, 16)
+    labels = classes.clone()
+    labels[:100] = (labels[:100] + 1) % 4
+
+    def verdicts():
+        ranking = rank_labels(inspect_embeddings(embeddings, labels, 4), labels)
+        return ranking.verdict[ranking.sample.argsort()]
+
+    before = verdicts()
+    embeddings[500] *= value
+    changed = before != verdicts()
+    changed[500] = False
+    assert int(changed.sum()) <= 3  # 14 to 34 where the row counted in full
+
+
+def test_a_saved_state_gives_no_verdicts_where_there_were_none(tmp_path):
+    """The second round agrees with labels of noise; the first, which decides, did not."""
+    from reliability_balance import ReliabilityBalancer, load, save
+
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (400,), generator=generator)
+    targets = inspect_embeddings(torch.randn(400, 8, generator=generator), labels, 3)
+    with pytest.warns(UserWarning, match="no verdicts"):
+        expected = rank_labels(targets, labels).caution
+    path = tmp_path / "model.safetensors"
+    save(path, ReliabilityBalancer(8, 3), companions={"targets": targets})
+    with pytest.warns(UserWarning, match="no verdicts"):
+        found = rank_labels(load(path).companions["targets"], labels)
+    assert found.caution == expected
+    state = {name: value for name, value in targets.state_dict().items() if name != "agreement"}
+    targets.load_state_dict(state)  # from before it was saved
+    assert targets.agreement.tolist() == [0.0, -1.0]

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from reliability_balance.labels import (
     CHECKS,
     Check,
-    Found,
+    CheckInput,
+    CheckResult,
     NearDuplicates,
     Outliers,
     RefurbishedTargets,
-    Samples,
     WeakGroups,
     embedding_beliefs,
     find_issues,
@@ -160,11 +160,31 @@ def test_few_ordinary_samples_are_called_outliers():
         assert 0.3 * rate < found.is_issue.double().mean() < 2 * rate
 
 
-def test_deviation_against_numpy():
-    distances = torch.rand(101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    logs = np.log(distances.numpy())
-    low, middle = np.quantile(logs, [0.16, 0.5], method="inverted_cdf")
-    np.testing.assert_allclose(_deviation(distances), (logs - middle) / (middle - low))
+@pytest.mark.parametrize("width", [2, 3, 8, 64])
+def test_no_more_outliers_than_asked_for_in_any_dimension(width):
+    points, labels = draw(3000, width), torch.zeros(3000, dtype=int)
+    ranking = SimpleNamespace(suggested=labels)
+    near = nearest_samples(points, False)
+    samples = CheckInput(points, False, *near, ranking, labels, seed=0)
+    assert Outliers(0.01)(samples).is_issue.double().mean() < 0.015
+
+
+def test_deviation_against_scipy():
+    """The score of a shifted log-normal distribution with these three quantiles."""
+    stats = pytest.importorskip("scipy.stats")
+    generator = np.random.default_rng(0)
+    for logs in (generator.exponential(size=101), -generator.exponential(size=101)):
+        found = _deviation(torch.from_numpy(np.exp(logs)))
+        low, middle, high = np.quantile(logs, [0.16, 0.5, 0.84], method="inverted_cdf")
+        sigma = np.log((high - middle) / (middle - low))
+        if sigma > 0:
+            scale = (high - middle) / np.expm1(sigma)
+            fitted = stats.lognorm(sigma, loc=middle - scale, scale=scale)
+        else:
+            fitted = stats.norm(middle, high - middle)
+        np.testing.assert_allclose(
+            torch.special.ndtr(-found), fitted.sf(logs), rtol=1e-3, atol=1e-5
+        )
     assert _deviation(torch.zeros(5)).tolist() == [0.0] * 5
 
 
@@ -177,7 +197,7 @@ def test_no_group_is_weak_by_chance():
         agrees = torch.rand(1000, generator=generator) < 0.7
         predicted = torch.where(agrees, truth, (truth + 1) % 4)
         points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth, caution="")
-        samples = Samples(points, False, truth[:, None], truth[:, None], ranking, predicted, 0)
+        samples = CheckInput(points, False, truth[:, None], truth[:, None], ranking, predicted, 0)
         alarms += bool(WeakGroups(margin=0.0)(samples).is_issue.any())
     assert alarms <= 1
 
@@ -198,7 +218,7 @@ def test_one_sample_against_another_is_no_weak_group():
     ranking = SimpleNamespace(given=given, caution="")
     predicted = torch.tensor([0, 0])
     points = draw(2, 3)
-    samples = Samples(points, False, given[:, None], given[:, None], ranking, predicted, seed=0)
+    samples = CheckInput(points, False, given[:, None], given[:, None], ranking, predicted, seed=0)
     assert not WeakGroups()(samples).is_issue.any()
 
 
@@ -281,7 +301,7 @@ def test_a_check_of_ones_own(planted):
         name = "bright"
 
         def __call__(self, samples):
-            return Found(samples.points[:, 0] > 10, samples.points[:, 0].sigmoid().double())
+            return CheckResult(samples.points[:, 0] > 10, samples.points[:, 0].sigmoid().double())
 
     issues = find_issues(*planted, checks=[*CHECKS, Bright()])
     assert list(issues.found)[-1] == "bright"

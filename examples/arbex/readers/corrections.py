@@ -12,11 +12,11 @@ from examples.arbex.plain_text import in_utf_8
 from examples.arbex.readers.files import read_csv_rows
 from examples.arbex.readers.rows import ReadingError
 from examples.result_files import save_text
+from reliability_balance import checks
 from reliability_balance.labels import spreadsheet_text
 
 VERDICTS = ("kept", "accepted", "changed")  # of the given label, the suggestion, or neither
 EARLIER = "earlier"  # verdict of a correction that the run was trained with, as it was then
-SHOWN = 5  # names in an error
 
 
 class Correction(NamedTuple):
@@ -83,7 +83,7 @@ def with_corrections(table: FaceTable, path: Path) -> FaceTable:
     if unknown:
         raise ValueError(
             f"{path}: corrected labels must be classes of {table.name}, {', '.join(places)}; "
-            f"got {_some(sorted(unknown))}"
+            f"got {checks.listed(sorted(unknown))}"
         )
     names = list(places)
     differing = [
@@ -93,7 +93,8 @@ def with_corrections(table: FaceTable, path: Path) -> FaceTable:
     ]
     if differing:
         raise ValueError(
-            f"{path}: given labels must be those of {table.name}; got others for {_some(differing)}"
+            f"{path}: given labels must be those of {table.name}; got others for "
+            f"{checks.listed(differing)}"
         )
     labels = table.labels.clone()
     labels[rows] = labels.new_tensor([places[each.corrected] for each in corrections])
@@ -130,14 +131,11 @@ def rows_of(table: FaceTable, names: Iterable[str], *, where: str) -> list[int]:
     missing = [name for name in wanted if name not in found]
     if missing:
         raise ValueError(
-            f"{where}: faces must be in {table.name}; got {_some(missing)}: is "
+            f"{where}: faces must be in {table.name}; got {checks.listed(missing)}: is "
             "this file of another recipe or seed?"
         )
     if repeated:
-        raise ValueError(f"{where}: names must be of one face each; got {_some(repeated)} twice")
+        raise ValueError(
+            f"{where}: names must be of one face each; got {checks.listed(repeated)} twice"
+        )
     return [found[name] for name in wanted]
-
-
-def _some(names: list[str]) -> str:
-    more = f", … and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
