@@ -33,7 +33,7 @@ def kernels_of(step: Callable[[], object]) -> dict[str, int]:
     ) as profiler:
         step()
     events: list[Any] = list(profiler.events() or [])
-    counts = {each: 0 for each in PARTS}
+    counts = dict.fromkeys(PARTS, 0)
     for event in events:
         if event.name in counts:
             counts[event.name] += _count(event)
