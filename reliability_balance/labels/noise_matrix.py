@@ -186,7 +186,8 @@ class SparseCounts(nn.Module):
     ) -> Sequence[Tensor]:
         """Return the posteriors as :meth:`DenseCounts.posteriors`, without logarithms."""
         likelihood = self._likelihood(labels, shares)
-        joints = (beliefs * likelihood, RF._softmax(sharper).mul_(likelihood))
+        sharper = RF._softmax(sharper).mul_(likelihood)
+        joints = (likelihood.mul_(beliefs), sharper)
         tiny = torch.finfo(beliefs.dtype).tiny
         return tuple(each.div_(each.sum(-1, keepdim=True).clamp_min(tiny)) for each in joints)
 
@@ -240,10 +241,10 @@ class SparseCounts(nn.Module):
         # A label's column is the row at the place of its first sample in the order of labels.
         ordered = labels.sort().values
         place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
-        values = columns.read(ordered, shares)
-        values.index_add_(0, place, new, alpha=1.0 / self.num_samples)
-        classes = self._largest(values, ordered)
-        _, parts = columns.compress(values, classes)
+        updated = columns.read(ordered, shares)
+        updated.index_add_(0, place, new, alpha=1.0 / self.num_samples)
+        classes = self._largest(updated, ordered)
+        _, parts = columns.compress(updated, classes)
         columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
 
     def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:

@@ -390,7 +390,7 @@ class RefurbishedTargets(Configured):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions cannot be pickled.
-        return super().__getstate__() | {"_equations": _equations()}
+        return {**super().__getstate__(), "_equations": _equations()}  # type: ignore[no-untyped-call]
 
     def _follow(
         self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
@@ -902,7 +902,9 @@ class RefurbishedTargets(Configured):
             annotators.check_labelled(labels, self.num_classes)
 
 
-def _equations() -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _equations() -> tuple[
+    Callable[..., tuple[Tensor, dict[str, Parts], dict[str, Parts]]], Callable[..., None]
+]:
     """Return what :meth:`RefurbishedTargets.compile` compiles."""
     return RefurbishedTargets._follow, RefurbishedTargets._store
 
