@@ -708,6 +708,7 @@ class RefurbishedTargets(Configured):
         if isinstance(self.averages, DenseRows):
             self.kept += count
         self.num_classes += count
+        self.places = _places(torch.arange(self.num_classes, device=self.places.device))
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
