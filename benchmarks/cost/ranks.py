@@ -25,7 +25,7 @@ def steps_of_ranks(ranks: int, classes: int, steps: int) -> tuple[list[float], f
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (ranks, classes, steps, Path(folder))
-        spawn(_run, arguments, nprocs=ranks)  # type: ignore[no-untyped-call]
+        spawn(_run, arguments, nprocs=ranks)
         seconds, sent = torch.load(Path(folder, "found.pt"), weights_only=True)
     return seconds, sent
 
