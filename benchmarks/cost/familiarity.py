@@ -19,7 +19,7 @@ def cost(seed: int) -> dict[str, float]:
     output = BalancerOutput(torch.zeros(16, 2), torch.zeros(16, 2), embedding)
     with torch.inference_mode():
         seconds = alternate(
-            {"encoder": lambda: encoder(images), "score": lambda: familiarity.ood_score(output)}, 10
+            {"encoder": lambda: encoder(images), "score": lambda: familiarity.distance(output)}, 10
         )
     median = {name: float(np.median(each)) for name, each in seconds.items()}
     return {"share": 100 * median["score"] / median["encoder"]}

@@ -42,7 +42,7 @@ class Trained(NamedTuple):
 
 def scores(trained: Trained) -> Iterator[tuple[str, Score]]:
     """Each method by its name, fitted."""
-    yield OURS, Familiarity(trained.output.embedding.shape[1]).fit(trained.output).ood_score
+    yield OURS, Familiarity(trained.output.embedding.shape[1]).fit(trained.output).distance
     yield from _of_others(trained)
     # What the balancer offers besides.
     yield "nearest anchor", lambda output: _given(output.distances).amin((1, 2))

@@ -18,7 +18,7 @@ embeddings of EfficientNet-Lite0. All methods score that network's outputs, and 
 training samples. Those of others are pytorch-ood's, but for cosine to class means, with default
 settings; Mahalanobis is also fitted on predicted instead of given labels, and KNN also with one
 neighbour instead of 50. Familiarity has one setting for all rows. That setting was chosen
-from about 200 variants on these data sets and test images, with other seeds and other held-out
+from about 100 variants on these data sets and test images, with other seeds and other held-out
 classes; the other methods were not tuned. So part of the lead on far data is selection. At most
 4,000 test images and 2,000 others are scored in a run.
 

@@ -340,7 +340,7 @@ def _is_uneven(counts: Tensor) -> bool:
     """Return whether Pearson's statistic is far above its expectation for even classes."""
     expected, degrees = counts.mean(), len(counts) - 1
     statistic = float((counts - expected).square().sum() / expected)
-    return statistic > degrees + STANDARD_ERRORS * (2.0 * degrees) ** 0.5
+    return bool(statistic > degrees + STANDARD_ERRORS * (2.0 * degrees) ** 0.5)
 
 
 def _check_every_class(labels: Tensor, num_classes: int) -> None:

@@ -13,9 +13,6 @@ from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.settings import Configured
 
 NEIGHBOURS = 3
-# The weight of the energy beside the distance, and the quantile that is one unit above the median.
-ENERGY_WEIGHT, USUAL = 0.5, 0.84
-SMALLEST_SPREAD = 1e-5
 QUANTILES = 1000
 BLOCK = 4096  # samples whose distances are computed at once when fitting
 
@@ -23,33 +20,26 @@ BLOCK = 4096  # samples whose distances are computed at once when fitting
 class Familiarity(Configured):
     r"""Score how familiar inputs are, to detect those that belong to no class.
 
-    The out-of-distribution score is a smooth maximum of two: how far the embedding is from those of
-    reference samples, and how weak the logits are. No labels are used:
+    The score compares an embedding with reference samples. No labels are used:
 
-    .. math:: s(x) = \log \Big( \exp \frac{d(x) - m_d}{u_d} +
-            \exp \frac{E(x) - m_E}{2 u_E} \Big), \quad
+    .. math:: z(x) = W \, sign(e) \sqrt{|e|}, \quad
         d(x) = \tfrac{1}{3} \sum_{r \in N_3(x)} |z(x) - r|_2
 
-    .. math:: E(x) = -\log \sum_c \exp l_c(x), \quad z(x) = W \, sign(e) \sqrt{|e|}
-
-    where e is ``BalancerOutput.embedding`` and l its ``logits``. N_3 holds the three references
-    nearest to z. Of both d and the energy E, m is the median over the fitting samples, and m + u
-    the 84 % quantile. The square root evens out skewed activations. W whitens by the covariance S
-    of the roots around the mean of their predicted class, shrunk halfway to a multiple of the
-    identity:
+    where e is ``BalancerOutput.embedding``, and N_3 holds the three references nearest to z. The
+    square root evens out skewed activations. W whitens by the covariance S of the roots around
+    the mean of their predicted class, shrunk halfway to a multiple of the identity:
 
     .. math:: W^T W = (S + \tfrac{tr S}{D} I)^{-1}
 
-    ``ood_score`` returns s. Calling the module returns the share of fitting samples whose score is
-    at least as high: 1 is as familiar as it gets, 0 is stranger than all of them. All samples
-    beyond the strangest have a familiarity of 0; to rank these, use ``ood_score``.
+    ``distance`` returns d. Calling the module returns the share of fitting samples that are at
+    least as far away: 1 is as familiar as it gets, 0 is farther than all of them. All samples
+    beyond the farthest have a familiarity of 0; to rank these, use ``distance``.
 
     Fit on the outputs of training samples, in eval mode. A network that fits these closely puts
     new samples farther away, and more of them than `false_alarm_rate` are rejected. Pass
     `held_out` samples to calibrate the rate.
 
     It detects data of another kind. A new class that resembles the known ones is often missed.
-    Logits must be adjusted for class frequencies (:func:`core.with_class_prior`) as when fitting.
 
     Args:
         embedding_dim: D, the width of the embedding.
@@ -63,15 +53,13 @@ class Familiarity(Configured):
           returns (B,) floating in [0, 1], float32 or wider.
 
     State:
-        ``whitening`` (D, D), transposed W; ``references`` (M, D), whitened; ``medians`` and
-        ``slopes`` (2,): of distance and energy, m and 1 / u or 1 / (2 u); ``quantiles`` (1000,) of
-        the fitting samples' scores, ascending. All are buffers, and 0 until fitted.
+        ``whitening`` (D, D), transposed W; ``references`` (M, D), whitened; ``quantiles`` (1000,)
+        of the fitting distances, ascending. All are buffers, and 0 until fitted.
 
     Raises:
         RuntimeError: if it is not fitted.
         TypeError: if `output` is no :class:`BalancerOutput`.
-        ValueError: on wrong sizes or values, another embedding width, or non-finite embeddings or
-            logits.
+        ValueError: on wrong sizes or values, another embedding width, or non-finite embeddings.
 
     Differs from paper: not in it. It does not use the anchors: their distances detect
     out-of-distribution inputs less well (``benchmarks/results/out_of_distribution.md``).
@@ -79,8 +67,7 @@ class Familiarity(Configured):
     Reference: nearest neighbours as in Sun et al., Out-of-Distribution Detection with Deep Nearest
         Neighbors, ICML 2022, https://arxiv.org/abs/2204.06507; the covariance as in Lee et al.,
         NeurIPS 2018, https://arxiv.org/abs/1807.03888, with predicted for given classes; the root
-        as in Yang et al., ICLR 2021, https://arxiv.org/abs/2101.06395; the energy as in Liu et al.,
-        NeurIPS 2020, https://arxiv.org/abs/2010.03759. The combination is ours.
+        as in Yang et al., ICLR 2021, https://arxiv.org/abs/2101.06395. The combination is ours.
 
     Example:
         >>> from reliability_balance import ReliabilityBalancer
@@ -95,8 +82,6 @@ class Familiarity(Configured):
 
     whitening: Tensor
     references: Tensor
-    medians: Tensor
-    slopes: Tensor
     quantiles: Tensor
 
     def __init__(
@@ -117,15 +102,13 @@ class Familiarity(Configured):
         self.validate_args = validate_args
         self.register_buffer("whitening", torch.zeros(embedding_dim, embedding_dim))
         self.register_buffer("references", torch.zeros(num_references, embedding_dim))
-        self.register_buffer("medians", torch.zeros(2))
-        self.register_buffer("slopes", torch.zeros(2))
         self.register_buffer("quantiles", torch.zeros(QUANTILES))
 
     def forward(self, output: BalancerOutput) -> Tensor:
-        """Return the share of fitting samples whose score is at least as high."""
-        score = self.ood_score(output)
-        quantiles = self.quantiles.to(score.dtype)
-        return (quantiles >= score.unsqueeze(-1)).to(score.dtype).mean(-1)
+        """Return the share of fitting samples that are at least as far away."""
+        distance = self.distance(output)
+        quantiles = self.quantiles.to(distance.dtype)
+        return (quantiles >= distance.unsqueeze(-1)).to(distance.dtype).mean(-1)
 
     def is_familiar(self, output: BalancerOutput) -> Tensor:
         """Return where the familiarity is at least `false_alarm_rate`.
@@ -139,41 +122,41 @@ class Familiarity(Configured):
         Raises:
             RuntimeError: if it is not fitted.
             TypeError: if `output` is no :class:`BalancerOutput`.
-            ValueError: on another embedding width, or non-finite embeddings or logits.
+            ValueError: on another embedding width or non-finite embeddings.
         """
         familiarity: Tensor = self(output)
         return familiarity >= self.false_alarm_rate
 
-    def ood_score(self, output: BalancerOutput) -> Tensor:
-        """Return the out-of-distribution score, higher for stranger inputs.
+    def distance(self, output: BalancerOutput) -> Tensor:
+        """Return the distance to the references, larger for stranger inputs.
 
         Args:
             output: of B samples.
 
         Shape:
-            - output: as in a call of the module; returns (B,) floating.
+            - output: as in a call of the module; returns (B,) floating >= 0.
 
         Raises:
             RuntimeError: if it is not fitted.
             TypeError: if `output` is no :class:`BalancerOutput`.
-            ValueError: on another embedding width, or non-finite embeddings or logits.
+            ValueError: on another embedding width or non-finite embeddings.
         """
         self._check("output", output)
         is_checked = self.validate_args and checks.can_read_values()
         if is_checked and not bool(self.whitening[0, 0] > 0):  # a fitted one's diagonal is
             raise RuntimeError("`fit` must be called before the score is used; got no fit")
-        return self._combined(self._distances_and_energies(output))
+        return reference_distance(self._points(output), self.references)
 
     @torch.no_grad()
     def fit(self, output: BalancerOutput, *, held_out: BalancerOutput | None = None) -> Self:
-        """Fit whitening, references, medians, slopes and quantiles.
+        """Fit whitening, references and quantiles.
 
-        The references are spread evenly over the order of the samples. The rest is fitted to the
-        other samples.
+        The references are spread evenly over the order of the samples. The quantiles are those of
+        the distances of the other samples.
 
         Args:
             output: of training samples, in eval mode.
-            held_out: of samples that were not trained on, to fit the rest to instead. Then
+            held_out: of samples that were not trained on, to take the quantiles from instead. Then
                 ``is_familiar`` rejects a share of `false_alarm_rate` of new samples of this kind,
                 on average. None: from `output`.
 
@@ -183,8 +166,8 @@ class Familiarity(Configured):
 
         Raises:
             TypeError: if an argument is no :class:`BalancerOutput`.
-            ValueError: on too few samples, another embedding width, non-finite embeddings or
-                logits, or embeddings that do not vary within the predicted classes.
+            ValueError: on too few samples, another embedding width, non-finite embeddings, or
+                embeddings that do not vary within the predicted classes.
         """
         self._check("output", output)
         count, fewest = len(output.embedding), math.ceil(1.0 / self.false_alarm_rate)
@@ -197,43 +180,18 @@ class Familiarity(Configured):
         _check_count("output", count, needed, why)
         roots = signed_root(output.embedding).to(torch.float64)
         self.whitening.copy_(_whitening(roots, output.log_probs.argmax(-1)))
-        is_reference = torch.zeros(count, dtype=torch.bool, device=roots.device)
+        points = self._points(output)
+        is_reference = torch.zeros(count, dtype=torch.bool, device=points.device)
         is_reference[torch.arange(self.num_references) * count // self.num_references] = True
-        self.references.copy_(self._points(output.embedding[is_reference]))
-        both = (
-            self._distances_and_energies(output)[~is_reference]
-            if held_out is None
-            else self._distances_and_energies(held_out)
-        )
-        medians, high = (_quantile(both, share) for share in (0.5, USUAL))
-        self.medians.copy_(medians)
-        # Logits may be log-probabilities, whose energy is 0 up to rounding.
-        spread = high - medians
-        slopes = spread.new_tensor([1.0, ENERGY_WEIGHT]) / spread.clamp_min(SMALLEST_SPREAD)
-        slopes[1] *= spread[1] > SMALLEST_SPREAD
-        self.slopes.copy_(slopes)
-        self.quantiles.copy_(_quantiles(self._combined(both)))
+        self.references.copy_(points[is_reference])
+        others = points[~is_reference] if held_out is None else self._points(held_out)
+        distances = [reference_distance(each, self.references) for each in others.split(BLOCK)]
+        self.quantiles.copy_(_quantiles(torch.cat(distances)))
         return self
 
-    def _distances_and_energies(self, output: BalancerOutput) -> Tensor:
-        """Return the distance to the references and the energy of each sample, (B, 2)."""
-        distances = torch.cat(
-            [
-                reference_distance(self._points(part), self.references)
-                for part in output.embedding.split(BLOCK)
-            ]
-        )
-        energies = -RF.widen(output.logits, distances).logsumexp(-1)
-        return torch.stack([distances.to(energies.dtype), energies], -1)
-
-    def _combined(self, both: Tensor) -> Tensor:
-        """Return the score of distances and energies (B, 2)."""
-        medians, slopes = self.medians.to(both.dtype), self.slopes.to(both.dtype)
-        return ((both - medians) * slopes).logsumexp(-1)
-
-    def _points(self, embedding: Tensor) -> Tensor:
-        """Return the whitened roots of the embeddings."""
-        roots = signed_root(embedding)
+    def _points(self, output: BalancerOutput) -> Tensor:
+        """The whitened roots of the embeddings."""
+        roots = signed_root(output.embedding)
         with RF._without_autocast(roots):
             return RF.widen(roots, self.whitening) @ RF.widen(self.whitening, roots)
 
@@ -242,7 +200,6 @@ class Familiarity(Configured):
         checks.width(f"{name}.embedding", output.embedding, self.embedding_dim)
         if self.validate_args:
             checks.finite(f"{name}.embedding", output.embedding)
-            checks.finite(f"{name}.logits", output.logits)
 
 
 def signed_root(values: Tensor) -> Tensor:
@@ -319,16 +276,11 @@ def _whitening(roots: Tensor, classes: Tensor) -> Tensor:
     return inverse.T
 
 
-def _quantiles(scores: Tensor) -> Tensor:
-    """Return the 1/1000, 2/1000, ... 1 quantiles of (N,), each one of its values."""
-    steps = torch.arange(1, QUANTILES + 1, device=scores.device)
-    ranks = (steps * len(scores) + QUANTILES - 1) // QUANTILES  # rounded up
-    return scores.sort().values[ranks - 1]
-
-
-def _quantile(values: Tensor, share: float) -> Tensor:
-    """Return a quantile of each column of (N, K), which is one of its values."""
-    return values.kthvalue(math.ceil(share * len(values)), dim=0).values
+def _quantiles(distances: Tensor) -> Tensor:
+    """The 1/1000, 2/1000, ... 1 quantiles of (N,), each one of its values."""
+    steps = torch.arange(1, QUANTILES + 1, device=distances.device)
+    ranks = (steps * len(distances) + QUANTILES - 1) // QUANTILES  # rounded up
+    return distances.sort().values[ranks - 1]
 
 
 def _check_count(name: str, count: int, needed: int, why: str) -> None:

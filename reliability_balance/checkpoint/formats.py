@@ -135,19 +135,13 @@ def _from_5_to_6(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
 
 
 def _from_6_to_7(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
-    """Migrate from version 6: without agreement of an inspection, and energy of familiarity."""
+    """Migrate from version 6: the agreement that `inspect_embeddings` measures was not kept."""
     tensors = dict(tensors)
     modules = config["modules"].items() if _is_complete(config) else ()
     for role, module in modules:
         for part, settings in module["parts"].items():
             if settings.get("class") == "RefurbishedTargets":
                 tensors[_name(role, part, "agreement")] = torch.tensor([0.0, -1.0])
-            quantiles = _name(role, part, "quantiles")
-            if settings.get("class") == "Familiarity" and quantiles in tensors:
-                # The score is softplus of the distance, which ranks as the distance did.
-                tensors[quantiles] = torch.nn.functional.softplus(tensors[quantiles])
-                tensors[_name(role, part, "medians")] = torch.zeros(2)
-                tensors[_name(role, part, "slopes")] = torch.tensor([1.0, 0.0])
     return tensors, {**config, "format_version": 7}
 
 

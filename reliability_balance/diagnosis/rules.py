@@ -203,7 +203,7 @@ def unfamiliar_inputs(unfamiliar: int, samples: int, false_alarm_rate: float) ->
     return Finding(
         f"{unfamiliar} of {samples} inputs are unfamiliar, with {100 * false_alarm_rate:.0f} % "
         "expected: the data differ from those of the training",
-        "look at the least familiar inputs, by `Familiarity.ood_score`; train on such data, or "
+        "look at the least familiar inputs, by `Familiarity.distance`; train on such data, or "
         "reject what `is_familiar` rejects",
     )
 

@@ -52,89 +52,30 @@ def distances_by_a_loop(fitted, asked, num_references):
     return torch.tensor(found), chosen
 
 
-def test_the_score_is_found_by_a_loop():
+def test_the_distance_is_found_by_a_loop():
     fitted, asked = outputs(130), outputs(20, seed=1)
     familiarity = small().fit(fitted)
-    distances, chosen = distances_by_a_loop(fitted, fitted, 40)
-    others = [row for row in range(130) if row not in chosen]
-
-    def energies(output):
-        return [-math.log(sum(map(math.exp, row))) for row in output.logits.tolist()]
-
-    def standardised(values, known, unit):
-        ordered = sorted(known[row] for row in others)
-        middle, high = (ordered[math.ceil(share * len(others)) - 1] for share in (0.5, 0.84))
-        return [(value - middle) / (unit * (high - middle)) for value in values]
-
-    far = standardised(distances_by_a_loop(fitted, asked, 40)[0].tolist(), distances.tolist(), 1)
-    weak = standardised(energies(asked), energies(fitted), 2)
-    expected = [
-        math.log(math.exp(one) + math.exp(other)) for one, other in zip(far, weak, strict=True)
-    ]
-    torch.testing.assert_close(
-        familiarity.ood_score(asked), torch.tensor(expected), rtol=1e-4, atol=1e-4
-    )
-
-
-def test_weak_logits_are_strange_but_strong_ones_hide_no_distance():
-    asked = outputs(50, seed=1)
-    weak = asked._replace(logits=asked.logits - 100.0)
-    strong = asked._replace(logits=asked.logits + 100.0)
-    assert not bool(FITTED.is_familiar(weak).any())
-    assert float(FITTED.is_familiar(strong).float().mean()) > 0.8
-    far = outputs(9, seed=1, shift=100.0)
-    assert not bool(FITTED.is_familiar(far._replace(logits=far.logits + 100.0)).any())
-
-
-def test_log_probabilities_as_logits_leave_the_distance_alone():
-    fitted, asked = outputs(130), outputs(30, seed=1)
-    fitted, asked = (each._replace(logits=each.log_probs) for each in (fitted, asked))
-    familiarity = small().fit(fitted)
-    distances, _ = distances_by_a_loop(fitted, asked, 40)
-    assert torch.equal(familiarity.ood_score(asked).argsort(), distances.argsort())
-
-
-def test_a_checkpoint_of_format_6_had_distances_alone(tmp_path):
-    """The same inputs are familiar as when it was saved."""
-    pytest.importorskip("safetensors")
-    from reliability_balance.checkpoint import tensor_file
-
-    path, fitted, asked = tmp_path / "model.safetensors", outputs(140), outputs(60, seed=1)
-    familiarity = small().fit(fitted)
-    distances = distances_by_a_loop(fitted, fitted, 40)
-    others = torch.tensor([row for row in range(140) if row not in distances[1]])
-    save(path, ReliabilityBalancer(6, 3, num_anchors=2), companions={"familiarity": familiarity})
-    tensors, config = tensor_file.read(path)
-    for name in ("medians", "slopes"):
-        del tensors[f"familiarity.{name}"]
-    steps = torch.arange(1, 1001)
-    quantiles = distances[0][others].sort().values[(steps * 100 + 999) // 1000 - 1].float()
-    tensor_file.write(
-        path, {**tensors, "familiarity.quantiles": quantiles}, {**config, "format_version": 6}
-    )
-    found = load(path).companions["familiarity"]
-    asked_distances, _ = distances_by_a_loop(fitted, asked, 40)
-    shares = (distances[0][others] >= asked_distances.unsqueeze(-1)).double().mean(-1)
-    torch.testing.assert_close(found(asked).double(), shares, atol=1e-6, rtol=0)
+    expected, _ = distances_by_a_loop(fitted, asked, 40)
+    torch.testing.assert_close(familiarity.distance(asked), expected.float())
 
 
 def test_the_familiarity_is_the_share_of_fitting_samples_as_far_away():
     fitted, asked = outputs(140), outputs(30, seed=1)
     familiarity = small().fit(fitted)
-    all_scores = familiarity.ood_score(fitted)
+    all_distances = familiarity.distance(fitted)
     _, chosen = distances_by_a_loop(fitted, asked, 40)
-    others = [float(all_scores[row]) for row in range(140) if row not in chosen]
+    others = [float(all_distances[row]) for row in range(140) if row not in chosen]
     assert len(others) == 100
-    for score, share in zip(familiarity.ood_score(asked), familiarity(asked), strict=True):
-        assert float(share) == pytest.approx(sum(each >= score for each in others) / 100)
+    for distance, share in zip(familiarity.distance(asked), familiarity(asked), strict=True):
+        assert float(share) == pytest.approx(sum(each >= distance for each in others) / 100)
 
 
 @given(st.integers(0, 50), st.floats(0, 20))
-def test_it_lies_between_0_and_1_and_falls_with_the_score(seed, shift):
+def test_it_lies_between_0_and_1_and_falls_with_the_distance(seed, shift):
     familiarity, asked = FITTED, outputs(12, seed=seed, shift=shift)
-    shares, scores = familiarity(asked), familiarity.ood_score(asked)
+    shares, distances = familiarity(asked), familiarity.distance(asked)
     assert bool(((shares >= 0) & (shares <= 1)).all())
-    order = scores.argsort()
+    order = distances.argsort()
     assert bool((shares[order].diff() <= 0).all())
 
 
@@ -145,7 +86,7 @@ def test_each_sample_is_judged_alone(order):
         *(each[order] if each is not None and len(each) == 8 else each for each in asked)
     )
     torch.testing.assert_close(FITTED(moved), FITTED(asked)[list(order)])
-    torch.testing.assert_close(FITTED.ood_score(moved), FITTED.ood_score(asked)[list(order)])
+    torch.testing.assert_close(FITTED.distance(moved), FITTED.distance(asked)[list(order)])
 
 
 FITTED = small().fit(outputs(200))
@@ -155,7 +96,7 @@ def test_far_inputs_are_strange_and_still_ranked():
     far, farther = outputs(9, seed=1, shift=100.0), outputs(9, seed=1, shift=200.0)
     assert FITTED(far).tolist() == [0.0] * 9
     assert not bool(FITTED.is_familiar(far).any())
-    assert bool((FITTED.ood_score(farther) > FITTED.ood_score(far)).all())
+    assert bool((FITTED.distance(farther) > FITTED.distance(far)).all())
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.2])
@@ -186,28 +127,27 @@ def test_constant_features_and_one_predicted_class_are_no_trouble():
     fitted.embedding[:, 2] = 0.0
     one_class = fitted._replace(log_probs=torch.tensor([0.0, -9.0, -9.0]).expand(100, 3))
     asked = outputs(5, seed=1)
-    assert bool(small().fit(one_class).ood_score(asked).isfinite().all())
+    assert bool(small().fit(one_class).distance(asked).isfinite().all())
 
 
 def test_equal_samples_count_as_fitted():
     fitted = outputs(100)
     same = fitted._replace(embedding=fitted.embedding[:2].repeat(50, 1))
-    one = fitted.log_probs[:1].expand(100, 3)
-    one_class = same._replace(log_probs=one, logits=one)
+    one_class = same._replace(log_probs=fitted.log_probs[:1].expand(100, 3))
     assert small().fit(one_class)(one_class).tolist() == [1.0] * 100
 
 
 def test_autocast_narrows_nothing():
     asked = outputs(20, seed=1)
-    expected = FITTED.ood_score(asked)
+    expected = FITTED.distance(asked)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close(FITTED.ood_score(asked), expected)
+        torch.testing.assert_close(FITTED.distance(asked), expected)
 
 
 def test_double_precision_is_kept():
     fitted = outputs(100)
     double = fitted._replace(embedding=fitted.embedding.double())
-    assert small().double().fit(double).ood_score(double).dtype == torch.float64
+    assert small().double().fit(double).distance(double).dtype == torch.float64
 
 
 def test_a_checkpoint_brings_it_back(tmp_path):
@@ -217,7 +157,7 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     save(path, model, companions={"familiarity": FITTED})
     found = load(path).companions["familiarity"]
     assert torch.equal(found(asked), FITTED(asked))
-    assert torch.equal(found.ood_score(asked), FITTED.ood_score(asked))
+    assert torch.equal(found.distance(asked), FITTED.distance(asked))
     assert str(found) == str(FITTED)
 
 
