@@ -117,11 +117,11 @@ class WindowCrossAttention(nn.Module):
         query = query.unflatten(-1, (self.num_heads, -1))[:, None].expand(
             -1, num_windows, -1, -1, -1
         )
-        heads = F.scaled_dot_product_attention(
+        heads = biased_attention(
             query.flatten(0, 1).transpose(1, 2),
             key.flatten(0, 1).transpose(1, 2),
             value.flatten(0, 1).transpose(1, 2),
-            attn_mask=self.position_bias(),
+            self.position_bias(),
         )
         attended = heads.transpose(1, 2).flatten(-2).unflatten(0, (-1, num_windows))
         output: Tensor = self.proj(attended)
@@ -129,4 +129,26 @@ class WindowCrossAttention(nn.Module):
 
     def position_bias(self) -> Tensor:
         """Return the bias b of Eq. 2, (I, N, N)."""
-        return self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)
+        index = self.relative_position_index
+        rows = self.relative_position_bias_table.T.index_select(1, index.flatten())
+        bias: Tensor = rows.unflatten(1, index.shape)
+        return bias
+
+
+def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
+    r"""Return :math:`softmax(q k^T / \sqrt d + b) v` for a bias that the whole batch shares.
+
+    Shape:
+        - query, key, value: (B, I, N, d) floating; bias: (I, N, N); returns (B, I, N, d).
+
+    Example:
+        >>> query, key, value = torch.randn(3, 2, 4, 9, 5)
+        >>> biased_attention(query, key, value, torch.randn(4, 9, 9)).shape
+        torch.Size([2, 4, 9, 5])
+    """
+    if bias.requires_grad and bias.is_cpu:
+        # The processor's fused kernel has no gradient for the bias, and its fallback is slower.
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        attended: Tensor = scores.add_(bias).softmax(-1) @ value
+        return attended
+    return F.scaled_dot_product_attention(query, key, value, attn_mask=bias[None])

@@ -12,7 +12,7 @@ from reliability_balance.backbones.poster_v2.attention import WindowCrossAttenti
 from reliability_balance.backbones.poster_v2.config import PosterV2Config
 from reliability_balance.backbones.poster_v2.fusion import FusionMLP, cross_fuse
 from reliability_balance.backbones.poster_v2.ir import IRBranch
-from reliability_balance.backbones.poster_v2.layers import named
+from reliability_balance.backbones.poster_v2.layers import HalvingConv, named
 from reliability_balance.backbones.poster_v2.mobilefacenet import MobileFaceNet
 from reliability_balance.backbones.poster_v2.vision_transformer import TokenTransformer
 
@@ -24,7 +24,6 @@ class EncoderOptions(TypedDict, total=False):
     train_landmarks: bool
     tokens: bool
     gradient_checkpointing: bool
-    channels_last: bool
 
 
 class PosterV2(nn.Module):
@@ -36,7 +35,8 @@ class PosterV2(nn.Module):
                 +-- face_landback -- 3 maps -- queries --------------+-- attn -- ffn   (1-5)
         3 fused maps -- embed_q, embed_k, embed_v -- VIT (6-8) -- se_block -- reduction -- embedding
 
-    The names of the parts are the published ones.
+    The names of the parts are the published ones. Weights are stored channels-last, which is
+    faster on most devices; ``encoder.to(memory_format=torch.contiguous_format)`` undoes that.
 
     Args:
         config: all sizes.
@@ -47,7 +47,6 @@ class PosterV2(nn.Module):
         tokens: False: the embedding. True: the tokens of all scales, with the embedding first.
         gradient_checkpointing: whether to trade time for memory in training: units of the image
             branch, fusions and transformer blocks are recomputed in the backward pass.
-        channels_last: whether to use the channels-last memory format for convolutions and images.
 
     Shape:
         - images: (B, image_channels, H, H) floating, any H; they are resampled to the config's
@@ -84,14 +83,12 @@ class PosterV2(nn.Module):
         train_landmarks: bool = False,
         tokens: bool = False,
         gradient_checkpointing: bool = False,
-        channels_last: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
         self.train_landmarks = train_landmarks
         self.tokens = tokens
         self.gradient_checkpointing = gradient_checkpointing
-        self.channels_last = channels_last
         self.embedding_dim = config.reduction_dim or config.token_width
 
         if landmark_branch is None:
@@ -138,7 +135,7 @@ class PosterV2(nn.Module):
         token_width = config.token_width
         self.embed_q = nn.Sequential(
             nn.Conv2d(narrow, token_width, 3, 2, padding=1),
-            nn.Conv2d(token_width, token_width, 3, 2, padding=1),
+            HalvingConv(token_width, token_width),
         )
         self.embed_k = nn.Sequential(nn.Conv2d(middle, token_width, 3, 2, padding=1))
         self.embed_v = named(proj=nn.Conv2d(wide, token_width, 1))
@@ -154,8 +151,7 @@ class PosterV2(nn.Module):
             self.reduction: nn.Module = nn.Identity()
         else:
             self.reduction = nn.Linear(token_width, config.reduction_dim)
-        if channels_last:
-            self.to(memory_format=torch.channels_last)
+        self.to(memory_format=torch.channels_last)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -187,7 +183,8 @@ class PosterV2(nn.Module):
             )
             for image, landmarks, conv, norm, attention, feed_forward, embed, window_size in levels
         ]
-        tokens = self.VIT(torch.cat([scale.flatten(2).transpose(1, 2) for scale in scales], dim=1))
+        all_scales = torch.cat([scale.flatten(2).transpose(1, 2) for scale in scales], dim=1)
+        tokens = self.VIT(all_scales, num_results=None if self.tokens else 1)
         gated = self.VIT.se_block(tokens if self.tokens else tokens[:, 0])
         embedding: Tensor = self.reduction(gated)
         return embedding
@@ -212,8 +209,6 @@ class PosterV2(nn.Module):
             )
         if images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size))
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
         return images
 
 

@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from reliability_balance.backbones.poster_v2.layers import PReLU
 from reliability_balance.backbones.poster_v2.recompute import run_segment
 
 
@@ -27,7 +28,7 @@ class IRUnit(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.shortcut_layer: nn.Module = (
-            nn.MaxPool2d(1, stride)
+            Subsample(stride)
             if inputs == outputs
             else nn.Sequential(
                 nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
@@ -36,15 +37,27 @@ class IRUnit(nn.Module):
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(inputs),
             nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
-            nn.PReLU(outputs),
+            PReLU(outputs),
             nn.Conv2d(outputs, outputs, 3, stride, padding=1, bias=False),
             nn.BatchNorm2d(outputs),
         )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return shortcut plus residual."""
-        output: Tensor = self.shortcut_layer(features) + self.res_layer(features)
-        return output
+        output: Tensor = self.res_layer(features)
+        return output.add_(self.shortcut_layer(features))
+
+
+class Subsample(nn.Module):
+    """Keep the first of every `stride` rows and columns: max pooling with a kernel of 1."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return every `stride`-th position of a (B, C, H, W) map."""
+        return features[..., :: self.stride, :: self.stride]
 
 
 class IRBranch(nn.Module):
@@ -82,7 +95,7 @@ class IRBranch(nn.Module):
         self.input_layer = nn.Sequential(
             nn.Conv2d(image_channels, widths[0], 3, input_stride, padding=1, bias=False),
             nn.BatchNorm2d(widths[0]),
-            nn.PReLU(widths[0]),
+            PReLU(widths[0]),
         )
         self.body1 = _stage(widths[0], widths[0], units[0])
         self.body2 = _stage(widths[0], widths[1], units[1])

@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from reliability_balance.backbones.poster_v2.layers import named
+from reliability_balance.backbones.poster_v2.layers import PReLU, named
 
 
 class LandmarkBranch(Protocol):
@@ -36,7 +36,7 @@ def conv_block(
 ) -> nn.Sequential:
     """Build convolution, batch norm and PReLU."""
     block = conv_norm(inputs, outputs, kernel, stride, groups)
-    block.add_module("prelu", nn.PReLU(outputs))
+    block.add_module("prelu", PReLU(outputs))
     return block
 
 

@@ -16,7 +16,7 @@ class SelfAttention(nn.Module):
         num_heads: number of heads.
 
     Shape:
-        - tokens: (B, T, D) floating; returns (B, T, D).
+        - tokens: (B, T, D) floating; returns (B, R, D), with R = `num_results` or T.
 
     Example:
         >>> SelfAttention(8, num_heads=2)(torch.randn(2, 5, 8)).shape
@@ -29,11 +29,11 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the attended tokens."""
+    def forward(self, tokens: Tensor, num_results: int | None = None) -> Tensor:
+        """Return what the first tokens attend to. None: all of them."""
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(
-            query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+            query[:, :num_results].transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         )
         output: Tensor = self.proj(heads.transpose(1, 2).flatten(-2))
         return output
@@ -50,7 +50,7 @@ class TransformerBlock(nn.Module):
         mlp_ratio: hidden width of the MLP, as a multiple of D.
 
     Shape:
-        - tokens: (B, T, D) floating; returns (B, T, D).
+        - tokens: (B, T, D) floating; returns (B, R, D), with R = `num_results` or T.
 
     Differs from paper: Eq. 7 prints no norm and Eq. 8 prints Norm(X_o); the published weights are
     for the standard block above.
@@ -67,9 +67,9 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width, eps=1e-6)
         self.mlp = mlp(width, int(width * mlp_ratio))
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return X_o,out of Eq. 8."""
-        tokens = tokens + self.attn(self.norm1(tokens))
+    def forward(self, tokens: Tensor, num_results: int | None = None) -> Tensor:
+        """Return X_o,out of Eq. 8 for the first tokens. None: for all of them."""
+        tokens = tokens[:, :num_results] + self.attn(self.norm1(tokens), num_results)
         output: Tensor = tokens + self.mlp(self.norm2(tokens))
         return output
 
@@ -111,7 +111,8 @@ class TokenTransformer(nn.Module):
         recompute: whether to recompute activations in the backward pass, see :func:`run_segment`.
 
     Shape:
-        - tokens: (B, T, D) floating; returns (B, 1 + T, D), the class token first, normalised.
+        - tokens: (B, T, D) floating; returns (B, R, D), normalised, with the class token first;
+          R = `num_results` or 1 + T.
 
     State:
         ``se_block`` is here because of its published name; the encoder applies it.
@@ -147,11 +148,13 @@ class TokenTransformer(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.01)
                 nn.init.zeros_(module.bias)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return all tokens, with the class token first."""
+    def forward(self, tokens: Tensor, num_results: int | None = None) -> Tensor:
+        """Return the first tokens, class token first. None: all of them."""
         class_token = self.cls_token.expand(tokens.shape[0], -1, -1)
         tokens = torch.cat([class_token, tokens], dim=1) + self.pos_embed
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             tokens = run_segment(block, tokens, recompute=self.recompute)
+        tokens = run_segment(last, tokens, num_results, recompute=self.recompute)
         normalised: Tensor = self.norm(tokens)
         return normalised

@@ -21,6 +21,7 @@ class Ours(Method):
         budget: forward passes per sample.
         views: views of each sample.
         is_wrapped: wrap the network with its last layer, False: put the balancer in its place.
+        kept: classes stored for each sample, as in `RobustLoss`.
         **options: of the balancer.
     """
 
@@ -31,6 +32,7 @@ class Ours(Method):
         *,
         views: int = 1,
         is_wrapped: bool = True,
+        kept: int | None = None,
         **options: Unpack[BalancerOptions],
     ) -> None:
         self.passes = views
@@ -39,7 +41,7 @@ class Ours(Method):
         if is_wrapped:
             self.network = wrap(self.network, **options)
         self.given = task.labels if task.annotators is None else task.annotators
-        self.criterion = RobustLoss(self.network, self.given, epochs=self.epochs)
+        self.criterion = RobustLoss(self.network, self.given, epochs=self.epochs, kept=kept)
         self.for_even_classes = self.criterion.recipe.even_classes
 
     @property

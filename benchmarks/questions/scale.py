@@ -15,6 +15,8 @@ import typer
 from benchmarks.cost.machine import in_fresh_process
 from benchmarks.cost.paired import Estimate, alternate, exponent, ratio
 from benchmarks.cost.parts import Finding
+from benchmarks.cost.ranks import BATCH as RANK_BATCH
+from benchmarks.cost.ranks import steps_of_ranks
 from benchmarks.cost.targets import BATCH, fill_and_rank, fill_and_step, linear_head, stepper
 from benchmarks.options import RESULTS, RenderOnly, Results, one_of
 from benchmarks.questions.overhead import measure_parts, row
@@ -35,7 +37,9 @@ LONGEST, LARGEST = 120.0, 2048  # seconds and MiB of the ranking
 
 
 def main(
-    part: Annotated[list[str] | None, one_of(("step", "growth", "memory", "ranking"))] = None,
+    part: Annotated[
+        list[str] | None, one_of(("step", "growth", "memory", "ranking", "ranks"))
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Small sizes, as a smoke test.")] = False,
     seed: int = 0,
     results: Results = RESULTS,
@@ -92,11 +96,30 @@ def ranking(quick: bool) -> Iterator[Finding]:
     yield Finding("MiB, with targets and labels", setup, _single(mib), limit=LARGEST)
 
 
+def ranks(quick: bool) -> Iterator[Finding]:
+    """A step of 128 samples on each rank (gloo), and the kB that a rank gives to the others."""
+    for classes in (100,) if quick else (10, 1000, 5000):
+        found = {each: steps_of_ranks(each, classes, 3 if quick else 40) for each in (2, 4)}
+        seconds = {each: times for each, (times, _) in found.items()}
+        yield Finding(
+            "step on 4 ranks / on 2 ranks",
+            f"{classes:,} classes",
+            ratio(seconds[4], seconds[2]),
+            1e3 * min(seconds[4]),
+            limit=1.1,
+        )
+        kilobytes = found[4][1] / 1000
+        probabilities = 4 * RANK_BATCH * classes / 1000
+        yield Finding("kB of a rank", f"{classes:,} classes", _single(kilobytes))
+        yield Finding("kB of its probabilities", f"{classes:,} classes", _single(probabilities))
+
+
 PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
     "step": step,
     "growth": growth,
     "memory": memory,
     "ranking": ranking,
+    "ranks": ranks,
 }
 
 

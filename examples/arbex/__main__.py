@@ -21,9 +21,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-RecipeOption = Annotated[
-    str, typer.Option(help="quick, robust, paper, or the path of your own YAML file.")
-]
+RECIPES = "quick, robust, paper, or the path of your own YAML file."
+RecipeOption = Annotated[str, typer.Option(help=RECIPES)]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a value of the recipe: section.key=value; repeatable."),
@@ -45,7 +44,7 @@ DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps …")]
 
 @app.command()
 def train(
-    recipe: RecipeOption = "quick",
+    recipe: Annotated[str | None, typer.Option(help=f"{RECIPES} [default: quick]")] = None,
     overrides: SetOption = None,
     baseline: Annotated[
         bool,
@@ -88,10 +87,12 @@ def train(
     from examples.arbex.training.run_keeping import TrainingInterrupted
     from examples.arbex.training.run_lock import only_run_in
 
-    if resume and (overrides or corrections is not None):
+    choices = {"--recipe": recipe, "--set": overrides, "--corrections": corrections}
+    given = [name for name, value in choices.items() if value]
+    if resume and given:
         raise ValueError(
-            f"`{'--set' if overrides else '--corrections'}` must be left out with --resume, which "
-            "goes on with the run's own recipe; start a new run with another --out"
+            f"--resume must come without {', '.join(choices)}, since it goes on with the run's own "
+            f"recipe; got also {', '.join(given)}. Start a new run with another --out"
         )
     folder = RunFolder(out)
     leads = int(os.environ.get("RANK", 0)) == 0
@@ -99,7 +100,7 @@ def train(
         if resume:
             chosen = config_of(folder)
         else:
-            chosen = load_config(recipe, overrides or ())
+            chosen = load_config(recipe or "quick", overrides or ())
             if corrections is not None:
                 chosen = replace(chosen, data=replace(chosen.data, corrections=corrections))
             if leads:
@@ -108,10 +109,10 @@ def train(
         if leads:
             say(describe_completeness(faces))
             if chosen.data.corrections is not None:
-                say(describe_corrections(chosen.data.corrections))
+                say(describe_corrections(chosen.data.corrections, faces.corrections))
         try:
             criterion = fit(chosen, faces, folder, accelerator=accelerator)
-            other = recorded_baseline(chosen)
+            other = recorded_baseline(chosen, faces)
             if baseline:
                 other = train_baseline(chosen, faces, out / "baseline", accelerator=accelerator)
         except TrainingInterrupted as stop:

@@ -301,11 +301,11 @@ class ReliabilityBalancer(Configured):
                 "`add_classes` needs a balancer whose head is 'linear' or 'mlp'; got "
                 f"{got}: add the classes to that head and build a new balancer"
             )
-        layers = [self.head.layers[-1] if isinstance(self.head, MLPHead) else self.head]
+        last: Any = self.head.layers[-1] if isinstance(self.head, MLPHead) else self.head
+        grown = add_outputs(last, count)
         if self.attention is not None:
-            layers.append(self.attention.output)
+            grown += add_outputs(self.attention.output, count)
             self.attention.num_classes += count
-        grown = [each for layer in layers for each in add_outputs(layer, count)]
         if self.anchors is not None:
             append_rows(self.anchors, self._first_anchors(count))
             grown.append(self.anchors)
@@ -321,7 +321,8 @@ class ReliabilityBalancer(Configured):
     def _first_anchors(self, num_classes: int) -> Tensor:
         """Return random anchors of norm about 1, for so many classes."""
         size = (num_classes, self.num_anchors, self.embedding_dim)
-        return torch.randn(size) * self.embedding_dim**-0.5
+        anchors: Tensor = torch.randn(size) * self.embedding_dim**-0.5
+        return anchors
 
     def settings(self) -> dict[str, Any]:
         """Return the arguments that build an equal balancer; a head of the user's own is "own"."""

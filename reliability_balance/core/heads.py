@@ -68,14 +68,12 @@ def add_outputs(layer: nn.Linear, count: int) -> list[nn.Parameter]:
 
     The parameters stay the same objects, so that an optimizer goes on updating them.
     """
-    new = nn.Linear(layer.in_features, count).to(layer.weight)
-    grown = [(layer.weight, new.weight)]
-    if layer.bias is not None:
-        grown.append((layer.bias, new.bias))
-    for old, added in grown:
-        append_rows(old, added)
+    new = dict(nn.Linear(layer.in_features, count).named_parameters())
+    grown = dict(layer.named_parameters())
+    for name, parameter in grown.items():
+        append_rows(parameter, new[name])
     layer.out_features += count
-    return [old for old, _ in grown]
+    return list(grown.values())
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Predict each label from the other samples, by their embeddings, without gradient training."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -9,8 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reliability_balance.labels.noise_matrix import as_noise_matrix
-from reliability_balance.labels.posterior import label_posterior, sharpen
-from reliability_balance.labels.rows import blocks
+from reliability_balance.labels.posterior import as_probabilities, label_posterior
+from reliability_balance.labels.rows import (
+    WHOLE_CLASSES,
+    DenseRows,
+    Progress,
+    Rows,
+    SparseRows,
+    blocks,
+    followed,
+    make_rows,
+)
 from reliability_balance.labels.targets import RefurbishedTargets
 
 # Numbers of nearest neighbours that vote.
@@ -37,6 +46,73 @@ SETTINGS: dict[str, Any] = {
 BIAS_STEPS, NOISE_STEPS, POOL_STEPS = 1, 3, 8
 
 
+class Voters:
+    """Labels of all samples to predict others from, stored in rows.
+
+    Args:
+        stored: a row for each sample.
+        shares: class shares (C,) that the rest of a row is divided by; sets the dtype of results.
+    """
+
+    def __init__(self, stored: Rows, shares: Tensor) -> None:
+        self.stored, self.shares = stored, shares
+        self.num_classes, self.count = len(shares), len(stored.values)
+        if isinstance(stored, DenseRows):
+            self.total = stored.values.sum(0)
+        else:
+            self.total = self.products(shares.new_ones(self.count, 1)).squeeze(0)
+        # Smoothed by one label spread evenly over the classes.
+        self.prior = (self.total + 1.0 / self.num_classes) / (self.count + 1.0)
+
+    @classmethod
+    def of(cls, labels: Tensor, num_classes: int, dtype: torch.dtype) -> "Voters":
+        """Store class indices (N,) or probabilities (N, C); no one-hot labels of many classes."""
+        shares = torch.full((num_classes,), 1.0 / num_classes, dtype=dtype, device=labels.device)
+        stored: Rows
+        if labels.is_floating_point() or num_classes <= WHOLE_CLASSES:
+            stored = DenseRows(0, num_classes, dtype)
+            stored.values = as_probabilities(labels, shares.expand(1, -1))
+        else:
+            stored = SparseRows(len(labels), num_classes, 1, dtype).to(labels.device)
+            stored.values.fill_(1.0)
+            stored.classes.copy_(labels.unsqueeze(-1))
+        return cls(stored, shares)
+
+    def read(self, rows: Tensor) -> Tensor:
+        """Return labels as probabilities (B, C)."""
+        return self.stored.read(rows, self.shares).to(self.shares.dtype)
+
+    def sum_of(self, places: Tensor) -> Tensor:
+        """Return the sums (B, C) of the labels of K samples each, (B, K)."""
+        if isinstance(self.stored, DenseRows):
+            return F.embedding_bag(places, self.stored.values, mode="sum")
+        classes, entries, rest = self._parts(places.flatten())
+        sums = torch.outer(rest.unflatten(0, places.shape).sum(1), self.shares)
+        shape = (len(places), -1)
+        return sums.scatter_add_(1, classes.reshape(shape), entries.reshape(shape))
+
+    def products(self, basis: Tensor) -> Tensor:
+        """Return the sums (R, C) of labels times vectors of a basis (N, R)."""
+        if isinstance(self.stored, DenseRows):
+            return basis.T @ self.stored.values
+        sums = basis.new_zeros(self.num_classes, basis.shape[1])
+        of_rest = basis.new_zeros(basis.shape[1])
+        for rows in blocks(torch.arange(self.count, device=basis.device), basis.shape[1]):
+            classes, entries, rest = self._parts(rows)
+            of_rest += rest @ basis[rows]
+            for column, entry in zip(classes.T, entries.T, strict=True):
+                sums.index_add_(0, column, entry.unsqueeze(-1) * basis[rows])
+        return sums.T + torch.outer(of_rest, self.shares)
+
+    def _parts(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return classes and entries (B, k), beyond a rest (B,) that all classes share."""
+        stored = self.stored
+        assert isinstance(stored, SparseRows)
+        rest, classes = stored.rest_per_share(rows, self.shares), stored.classes[rows].long()
+        entries = stored.values[rows].to(rest.dtype) - rest.unsqueeze(-1) * self.shares[classes]
+        return classes, entries, rest
+
+
 class EmbeddingBeliefs:
     """Leave-one-out predictor of labels, by nearest neighbours and ridge regression.
 
@@ -47,47 +123,52 @@ class EmbeddingBeliefs:
 
     Args:
         points: embeddings.
-        labels: class probabilities, to choose the settings.
+        labels: labels of the samples, to choose the settings.
         generator: CPU generator to draw the samples that settings are chosen on.
+        progress: called with the number of samples whose neighbours were found.
 
     Shape:
-        - points: (N, D) float32 or float64, N >= 2; labels: (N, C) floating.
+        - points: (N, D) float32 or float64, N >= 2.
     """
 
-    def __init__(self, points: Tensor, labels: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self,
+        points: Tensor,
+        labels: Voters,
+        generator: torch.Generator,
+        progress: Progress | None = None,
+    ) -> None:
         order = torch.randperm(len(points), generator=generator, device="cpu").to(points.device)
         self.chosen, voters = order[:CHOOSING], order[:VOTING].sort().values
         spaces = _spaces(points)
 
-        prior = _shares(labels)
-
         def likelihood(space: Tensor) -> float:
             nearest = _nearest(space, self.chosen, voters, NEIGHBOURS[-1])
-            votes = torch.stack(list(_votes(nearest, labels, prior)))
-            return float((labels[self.chosen] * votes).sum())
+            votes = torch.stack(list(_votes(nearest, labels)))
+            return float((labels.read(self.chosen) * votes).sum())
 
         rows = torch.arange(len(points), device=points.device)
-        self.nearest = _nearest(max(spaces, key=likelihood), rows, voters, NEIGHBOURS[-1])
+        best = max(spaces, key=likelihood)
+        self.nearest = _nearest(best, rows, voters, NEIGHBOURS[-1], progress)
         drawn_in = _drawn_in(spaces[1])
         self.linear = _Ridge(drawn_in - drawn_in.mean(0), labels, self.chosen, generator)
 
-    def predict(self, labels: Tensor) -> Tensor:
-        """Predict the label distribution (N, C) of each sample from labels (N, C) of the others."""
-        prior, solution = _shares(labels), self.linear.solve(labels)
-        scale = self.linear.predict(self.chosen, labels, prior, solution).std().clamp_min(1e-4)
+    def predict(self, labels: Voters) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield blocks of samples (B,), and their label distributions (B, C) by the others."""
+        solution = self.linear.solve(labels)
+        scale = self.linear.predict(self.chosen, labels, solution).std().clamp_min(1e-4)
 
         def experts(rows: Tensor) -> Iterator[Tensor]:
-            yield self.linear.predict(rows, labels, prior, solution).div_(scale)
-            yield from _votes(self.nearest[rows], labels, prior)
+            yield self.linear.predict(rows, labels, solution).div_(scale)
+            yield from _votes(self.nearest[rows], labels)
 
-        weights = _pool(torch.stack(list(experts(self.chosen))), labels[self.chosen])
-        predicted = torch.zeros_like(labels)
-        for rows in blocks(torch.arange(len(labels), device=labels.device), labels.shape[1]):
-            scores = predicted[rows]
+        weights = _pool(torch.stack(list(experts(self.chosen))), labels.read(self.chosen))
+        every = torch.arange(len(self.nearest), device=self.nearest.device)
+        for rows in blocks(every, labels.num_classes):
+            scores = torch.zeros_like(labels.read(rows))
             for weight, expert in zip(weights, experts(rows), strict=True):
                 scores += weight * expert
-            predicted[rows] = scores.softmax(-1)
-        return predicted
+            yield rows, scores.softmax(-1)
 
 
 def _spaces(points: Tensor) -> list[Tensor]:
@@ -115,14 +196,16 @@ def _drawn_in(points: Tensor) -> Tensor:
     return torch.where(is_far, middle + directions * (limit / lengths), points)
 
 
-def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
+def _nearest(
+    space: Tensor, rows: Tensor, voters: Tensor, count: int, progress: Progress | None = None
+) -> Tensor:
     """Return the indices (B, K) of the voters nearest to these samples, nearest first."""
     voting = space if len(voters) == len(space) else space[voters]
     squares = voting.square().sum(-1)
     count = min(count, len(voters) - 1)
     found = []
     whole = voting.new_empty(min(len(rows), max(1, PRODUCT_BLOCK // len(voters))), len(voters))
-    for block in blocks(rows, len(voters), PRODUCT_BLOCK):
+    for block in followed(blocks(rows, len(voters), PRODUCT_BLOCK), progress):
         nearness = torch.mm(2.0 * space[block], voting.T, out=whole[: len(block)])
         nearness -= squares  # without |x|^2, which is constant
         place = torch.searchsorted(voters, block).clamp_max(len(voters) - 1)
@@ -132,18 +215,13 @@ def _nearest(space: Tensor, rows: Tensor, voters: Tensor, count: int) -> Tensor:
     return torch.cat(found)
 
 
-def _shares(labels: Tensor) -> Tensor:
-    """Return the class shares (C,), smoothed by one label spread evenly over the classes."""
-    return (labels.sum(0) + 1.0 / labels.shape[1]) / (len(labels) + 1.0)
-
-
-def _votes(nearest: Tensor, labels: Tensor, prior: Tensor) -> Iterator[Tensor]:
+def _votes(nearest: Tensor, labels: Voters) -> Iterator[Tensor]:
     """Yield the log mean label (B, C) of k neighbours, for each k; the prior counts as one more."""
-    total, before = prior, 0
+    total, before = labels.prior, 0
     for count in NEIGHBOURS:
         part = nearest[:, before:count]
         if part.shape[1]:
-            total = F.embedding_bag(part.contiguous(), labels, mode="sum").add_(total)
+            total = labels.sum_of(part.contiguous()).add_(total)
             before += part.shape[1]
             yield (total / (before + 1.0)).log_()
 
@@ -155,7 +233,7 @@ class _Ridge:
     """
 
     def __init__(
-        self, space: Tensor, labels: Tensor, chosen: Tensor, generator: torch.Generator
+        self, space: Tensor, labels: Voters, chosen: Tensor, generator: torch.Generator
     ) -> None:
         count, width = space.shape
         if width > DIRECTIONS:
@@ -172,12 +250,12 @@ class _Ridge:
         self.basis, squares = basis[:, kept].to(space), squares[kept].to(space)
         options = [squares / (squares + ridge * count) for ridge in RIDGES]
 
-        prior, products = _shares(labels), self.products(labels)
+        products = labels.products(self.basis)
 
         def error(shrink: Tensor) -> float:
             self._shrink(shrink)
-            predicted = self.predict(chosen, labels, prior, shrink.unsqueeze(-1) * products)
-            return float((predicted - (labels[chosen] - prior)).square().sum())
+            predicted = self.predict(chosen, labels, shrink.unsqueeze(-1) * products)
+            return float((predicted - (labels.read(chosen) - labels.prior)).square().sum())
 
         self._shrink(min(options, key=error))
 
@@ -185,19 +263,14 @@ class _Ridge:
         self.shrink = shrink
         self.leverage = self.basis.square() @ shrink + 1.0 / len(self.basis)
 
-    def solve(self, labels: Tensor) -> Tensor:
-        """Return the ridge coefficients (R, C) in the basis."""
-        return self.shrink.unsqueeze(-1) * self.products(labels)
+    def solve(self, labels: Voters) -> Tensor:
+        """Return the ridge coefficients (R, C) in the basis, which is orthogonal to constants."""
+        return self.shrink.unsqueeze(-1) * labels.products(self.basis)
 
-    def products(self, labels: Tensor) -> Tensor:
-        """Return the least-squares coefficients (R, C). The basis is orthogonal to constants."""
-        products: Tensor = self.basis.T @ labels
-        return products
-
-    def predict(self, rows: Tensor, labels: Tensor, prior: Tensor, solution: Tensor) -> Tensor:
+    def predict(self, rows: Tensor, labels: Voters, solution: Tensor) -> Tensor:
         """Return leave-one-out predictions (B, C), relative to the class shares."""
         leverage = self.leverage[rows].unsqueeze(-1)
-        own = leverage * (labels[rows] - prior)
+        own = leverage * (labels.read(rows) - labels.prior)
         fitted: Tensor = self.basis[rows] @ solution - own
         return fitted.div_((1.0 - leverage).clamp_min(1e-3))
 
@@ -217,56 +290,70 @@ def _pool(experts: Tensor, labels: Tensor) -> Tensor:
     return logs.exp()
 
 
-def take_in(targets: RefurbishedTargets, predicted: Tensor, labels: Tensor) -> Tensor:
-    """Store predictions as averages, fit class bias and noise matrix, and return the posteriors.
+def take_in(
+    targets: RefurbishedTargets, predicted: Iterable[tuple[Tensor, Tensor]], labels: Tensor
+) -> None:
+    """Store predictions as averages, and fit class bias and noise matrix.
 
-    Does for all samples at once what :meth:`labels.RefurbishedTargets.forward` does in many calls.
+    Does for all samples at once what :meth:`labels.RefurbishedTargets.forward` does in many calls,
+    in blocks: no tensor has a row for each sample and a column for each class.
 
     Args:
         targets: updated in place; class bias and noise matrix start at their current values.
-        predicted: leave-one-out predictions of the samples.
-        labels: class indices or class probabilities.
-
-    Shape:
-        - predicted: (N, C); labels: (N,) int64 or (N, C) floating; returns (N, C).
+        predicted: blocks of samples (B,) and their leave-one-out predictions (B, C).
+        labels: class indices (N,) or class probabilities (N, C).
     """
-    count, num_classes = predicted.shape
-    rows = torch.arange(count, device=predicted.device)
-    tiny = torch.finfo(predicted.dtype).tiny
-    shares, bias = predicted.mean(0), targets.classes.tilt.to(predicted.dtype)
-    beliefs = torch.empty_like(predicted)
-    for step in range(BIAS_STEPS + 1):
-        for block in blocks(rows, num_classes):
-            beliefs[block] = sharpen(predicted[block], targets.temperature, bias)
-        if step < BIAS_STEPS:
-            bias = bias + shares.clamp_min(tiny).log() - beliefs.mean(0).clamp_min(tiny).log()
+    count, num_classes, classes = len(labels), targets.num_classes, targets.classes
+    shares = torch.zeros_like(classes.tilt)
+    for rows, part in predicted:
+        first = labels[rows]
+        first = first.argmax(-1) if first.is_floating_point() else first
+        shares += part.sum(0) / count
+        targets.out_of_sample.record(rows, part, torch.ones_like(rows, dtype=torch.bool))
+        targets.averages.write(rows, part, targets.averages.largest(part, first))
+    targets.updates.fill_(ROUNDS)
+    classes.shares[0] = shares
+    every = torch.arange(count, device=labels.device)
 
-    targets.out_of_sample.record(rows, predicted, torch.ones_like(rows, dtype=torch.bool))
+    def beliefs() -> Iterator[tuple[Tensor, Tensor]]:
+        for rows in blocks(every, num_classes):
+            yield rows, targets.beliefs(rows)
 
-    joint = targets.joint.to(predicted.dtype)
+    tiny = torch.finfo(shares.dtype).tiny
+    for _ in range(BIAS_STEPS):
+        mean = sum((part.sum(0) for _, part in beliefs()), torch.zeros_like(shares)) / count
+        classes.tilt += shares.clamp_min(tiny).log() - mean.clamp_min(tiny).log()
+
+    joint = targets.joint
     for _ in range(NOISE_STEPS):
         # In column-major order, because each label reads one column.
         noise_matrix = as_noise_matrix(joint, count).T.contiguous().T
         by_label = torch.zeros_like(joint)
-        for block in blocks(rows, num_classes):
-            posterior = label_posterior(beliefs[block], labels[block], noise_matrix)
+        for rows, part in beliefs():
+            posterior = label_posterior(part, labels[rows], noise_matrix)
             if labels.is_floating_point():
-                by_label += labels[block].to(posterior.dtype).T @ posterior
+                by_label += labels[rows].to(posterior.dtype).T @ posterior
             else:
-                by_label.index_add_(0, labels[block], posterior)
+                by_label.index_add_(0, labels[rows], posterior)
         joint = by_label.T / count
-
-    for block in blocks(rows, num_classes):
-        part, first = predicted[block], labels[block]
-        first = first.argmax(-1) if first.is_floating_point() else first
-        targets.averages.write(block, part, targets.averages.largest(part, first))
-    targets.updates.fill_(ROUNDS)
     targets.counts.replace(joint)
-    classes = targets.classes
-    classes.tilt.copy_(bias)
-    classes.shares.copy_(torch.stack([shares, beliefs.mean(0)]))
-    classes.moments.copy_(torch.stack([beliefs.mean(0), beliefs.square().mean(0)]))
-    noise_matrix = targets.noise_matrix.T.contiguous().T
-    for block in blocks(rows, num_classes):
-        beliefs[block] = label_posterior(beliefs[block], labels[block], noise_matrix)
-    return beliefs
+    classes.moments.zero_()
+    for _, part in beliefs():
+        classes.moments += torch.stack([part.sum(0), part.square().sum(0)]) / count
+    classes.shares[1] = classes.moments[0]
+
+
+def refurbished(targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype) -> Voters:
+    """Return the posteriors of all samples, stored like the averages, to vote in the next round."""
+    sparse = isinstance(targets.averages, SparseRows)
+    stored = make_rows(
+        len(labels),
+        targets.num_classes,
+        targets.kept,
+        targets.averages.values.dtype if sparse else dtype,
+    ).to(labels.device)
+    posterior_of = targets._posterior_rule()
+    for rows in blocks(torch.arange(len(labels), device=labels.device), targets.num_classes):
+        posterior = posterior_of(targets.beliefs(rows), labels[rows])
+        stored.write(rows, posterior, stored.largest(posterior, posterior.argmax(-1)))
+    return Voters(stored, targets.classes.shares[0].to(dtype))

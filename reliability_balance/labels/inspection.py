@@ -5,7 +5,7 @@ The input is :class:`labels.RefurbishedTargets` after training of a wrapped mode
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Any, NamedTuple
@@ -19,13 +19,19 @@ from typing_extensions import Self
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.core.attention import pool_tokens
-from reliability_balance.labels.embedding_beliefs import ROUNDS, SETTINGS, EmbeddingBeliefs, take_in
+from reliability_balance.labels.embedding_beliefs import (
+    ROUNDS,
+    SETTINGS,
+    EmbeddingBeliefs,
+    Voters,
+    refurbished,
+    take_in,
+)
 from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
     _one_label_each,
-    as_probabilities,
 )
 from reliability_balance.labels.rows import Progress, blocks, followed
 from reliability_balance.labels.targets import RefurbishedTargets
@@ -336,7 +342,12 @@ def pred_probs(
 
 @torch.no_grad()
 def inspect_embeddings(
-    embeddings: Tensor, labels: Tensor, num_classes: int, *, seed: int = 0
+    embeddings: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> RefurbishedTargets:
     """Predict each label from the labels of similar embeddings, and return targets to rank them.
 
@@ -347,7 +358,8 @@ def inspect_embeddings(
     first.
 
     Pass the result to :func:`rank_labels`, :func:`pred_probs` and
-    :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D), memory O(N C).
+    :func:`labels.estimate_noise`. Time is O(N min(N, 50,000) D). Memory is O(N D), and O(N C) for
+    up to 32 classes or soft labels only.
 
     Args:
         embeddings: embeddings of any origin and scale; tokens are averaged.
@@ -357,6 +369,8 @@ def inspect_embeddings(
         num_classes: C.
         seed: seed of the up to 500 samples that weights and space are chosen on, and of the 50,000
             neighbours if there are more samples; torch's global generator is not used.
+        progress: called with the number of samples whose neighbours were found since its last call,
+            which takes most of the time, such as ``tqdm(total=N).update``.
 
     Shape:
         - embeddings: (N, D) or (N, T, D) floating, N >= 2; labels: (N,) int64 or (N, C) floating.
@@ -384,25 +398,29 @@ def inspect_embeddings(
         raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
     points = RF.widen(pool_tokens(embeddings))
     labels = labels.to(points.device)
-    given = as_probabilities(labels, points.new_empty(len(points), num_classes))
+    given = Voters.of(labels, num_classes, points.dtype)
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)
-    beliefs = EmbeddingBeliefs(points, given, torch.Generator().manual_seed(seed + OWN_STREAM))
-    refurbished = given
+    generator = torch.Generator().manual_seed(seed + OWN_STREAM)
+    beliefs = EmbeddingBeliefs(points, given, generator, progress)
+    voters = given
     for number in range(ROUNDS):
-        predicted = _lift_singletons(beliefs.predict(refurbished), given)
-        refurbished = take_in(targets, predicted, labels)
+        take_in(targets, _lift_singletons(beliefs.predict(voters), given), labels)
         if number == 0:
             # Neighbours whose labels this one refurbished agree with it in the next round.
             rows = torch.arange(len(points), device=points.device)
             targets.agreement.copy_(torch.tensor(agreement(targets, rows, labels)))
+            voters = refurbished(targets, labels, points.dtype)
     return targets
 
 
-def _lift_singletons(predicted: Tensor, given: Tensor) -> Tensor:
+def _lift_singletons(
+    predicted: Iterable[tuple[Tensor, Tensor]], given: Voters
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Give a label that no other sample shares the probability of the likeliest class."""
-    total = given.sum(0)
-    rare = total < 1.0 + 1e-6
-    alone = given[:, rare] * (total[rare] - given[:, rare] < 1e-6)
-    best = predicted.amax(-1, keepdim=True)
-    predicted[:, rare] = predicted[:, rare].maximum(alone * best)
-    return predicted / predicted.sum(-1, keepdim=True)
+    rare = given.total < 1.0 + 1e-6
+    for rows, part in predicted:
+        own = given.read(rows)[:, rare]
+        alone = own * (given.total[rare] - own < 1e-6)
+        best = part.amax(-1, keepdim=True)
+        part[:, rare] = part[:, rare].maximum(alone * best)
+        yield rows, part / part.sum(-1, keepdim=True)

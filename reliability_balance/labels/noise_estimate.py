@@ -353,11 +353,11 @@ def _fit(evidence: _Evidence, weights: Tensor | None, start: Tensor) -> Tensor:
     """Fit J (C, C) by expectation maximisation, with weights (N,) of the samples; None: 1."""
     joint, matrix, even = start, start, start.new_ones(())
     for _ in range(MAX_STEPS):
-        counts, total = torch.zeros_like(joint), 0.0
+        counts, total = torch.zeros_like(joint), torch.zeros_like(even)
         for beliefs, labels, sample in evidence:
             weight = even if weights is None else weights[sample].unsqueeze(-1)
             counts += _counts(beliefs, labels, weight, matrix)
-            total = total + (len(beliefs) if weights is None else weight.sum())
+            total += len(beliefs) if weights is None else weight.sum()
         updated = matrix * counts / total
         converged = float((updated - joint).abs().max()) < TOLERANCE
         joint, matrix = updated, _matrix(updated)

@@ -231,9 +231,9 @@ class SparseCounts(nn.Module):
         if classes is not None:
             labels, inside, others, rest = rows
             self._decay(inside.sum() + others.sum() + rest.sum())
-            values = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
+            scaled = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
             classes = classes.repeat_interleave(labels.shape[1], 0)
-            merging.merge(columns, (labels.flatten(), *values), classes, shares)
+            merging.merge(columns, (labels.flatten(), *scaled), classes, shares)
             return
         labels, new = rows
         self._decay(new.sum())

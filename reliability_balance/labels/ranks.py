@@ -96,7 +96,7 @@ class Ranks:
         widths = [each.shape[1] for each in packed]
         gathered = _gather(torch.cat(packed, dim=1), counts, self.group)
         of_all = [
-            column.contiguous().view(each.dtype).reshape(sum(counts), *each.shape[1:])
+            _as_rows(column, each)
             for column, each in zip(gathered.split(widths, dim=1), mine, strict=True)
         ]
         addends = [each for parts in sums.values() for each in parts]
@@ -179,6 +179,13 @@ def _gather(rows: Tensor, counts: list[int], group: "distributed.ProcessGroup | 
 def _as_bytes(rows: Tensor) -> Tensor:
     """View rows (B, ...) as bytes (B, n)."""
     return rows.unsqueeze(-1).flatten(1).contiguous().view(torch.uint8)
+
+
+def _as_rows(data: Tensor, like: Tensor) -> Tensor:
+    """Copy bytes (M, n) to rows of the dtype and shape of those of `like`."""
+    rows = like.new_empty(len(data), *like.shape[1:])
+    _as_bytes(rows).copy_(data)
+    return rows
 
 
 def _grouped(like: dict[str, Parts], tensors: list[Tensor]) -> dict[str, Parts]:

@@ -82,9 +82,11 @@ def test_a_run_is_not_overwritten_but_goes_on(run, trained):
     assert (trained / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("option", [("--set", "seed=3"), ("--corrections", "other.csv")])
+@pytest.mark.parametrize(
+    "option", [("--set", "seed=3"), ("--corrections", "c.csv"), ("--recipe", "quick")]
+)
 def test_a_resumed_run_takes_no_other_recipe(run, trained, option):
-    with pytest.raises(ValueError, match=f"`{option[0]}` must be left out with --resume"):
+    with pytest.raises(ValueError, match=rf"--resume must come without .*; got also {option[0]}"):
         run("train", "--resume", *option, "--out", trained)
 
 
@@ -267,6 +269,8 @@ def test_the_baseline_is_scored_beside_the_model(run, trained, tmp_path):
     run("evaluate", "--model", out / "baseline", "--out", tmp_path / "alone")
     alone = json.loads((tmp_path / "alone" / "metrics.json").read_text())
     assert metrics["baseline"]["scores"] == alone["corrected"]
+    lead = metrics["corrected"]["accuracy"] - alone["corrected"]["accuracy"]
+    assert metrics["baseline"]["lead"][0] == pytest.approx(lead, abs=1e-3)
     history, own = ((each / "history.csv").read_bytes() for each in (trained, out))
     assert history == own
 

@@ -34,7 +34,7 @@ def whole_run(tmp_path_factory):
         data={"dataset": "folders", "root": str(faces), "image_size": 16, "per_class": 8},
     )
     folder = RunFolder(base / "erster Lauf, «größer»")
-    begin_run(recipe, folder)
+    begin_run(recipe, (), folder)
     fit(recipe, load_faces(recipe.data), folder, accelerator="cpu", show_progress=False)
     return folder.root
 

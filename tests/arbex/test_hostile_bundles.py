@@ -138,7 +138,7 @@ def other_encoder(draw: st.DrawFn, forgery: Forgery) -> None:
         st.builds(lambda size: {"image_size": size}, sizes),
         st.builds(lambda size: {"reduction_dim": size}, sizes),
         st.just({"landmark_branch": {}}),
-        st.just({"gradient_checkpointing": True, "channels_last": True}),
+        st.just({"gradient_checkpointing": True, "train_landmarks": True}),
     )
     of_timm = ["vit_gigantic_patch14_224", "efficientnet_l2", "test_vit", "", "no/such", "a\0b"]
     of_timm += ["hf-hub:a/b", "local-dir:/etc", "\x1b[2J", "\ud800", "x" * 10**4, "x" * 10**6]

@@ -10,6 +10,7 @@ import torch
 from browsers import open_browser
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe
 
@@ -19,6 +20,7 @@ from examples.arbex.model_bundle import ModelBundle
 from examples.arbex.report import judgement
 from examples.arbex.report import page as page_module
 from examples.arbex.report.evaluation import evaluate, predict_table
+from examples.arbex.report.measuring import paired_lead
 from examples.arbex.report.page import write_page
 from examples.arbex.report.results import (
     Baseline,
@@ -60,7 +62,11 @@ def run():
     ]
     results = RunResults(
         replace(evaluation, corrected=scores),
-        Baseline(replace(scores, accuracy=40.0, kl=2 * scores.kl), "trained in the same job"),
+        Baseline(
+            replace(scores, accuracy=40.0, kl=2 * scores.kl),
+            Rate(30.0, 25.0, 35.0),
+            "trained in the same job",
+        ),
         DoubtfulLabels(
             *(200, 60, 5, Rate(28.0, 25.0, 31.0), "", first),
             FoundLabels(62, 55, 92.0, 97.0, 0.98, 0.95),
@@ -259,34 +265,54 @@ def test_tips_and_links_work_by_keyboard(page):
         tab.wait_for_function("document.querySelector('#risk').checkVisibility()")
 
 
-accuracies = st.floats(0.0, 100.0)
+counts = st.integers(0, 60)
 
 
-@given(accuracies, accuracies, st.integers(10, 10**6))
-def test_a_difference_is_called_one_only_beyond_the_sampling_error(ours, other, count):
-    judged = judgement.points_above(ours, other, count)
-    # By the definition: the standard error of a difference of two shares.
-    variance = sum((p / 100) * (1 - p / 100) / count for p in (ours, other))
-    significant = abs(ours - other) / 100 > 1.96 * variance**0.5
-    assert (judged.tone != "") == significant
-    if significant:
-        assert ("better" in judged.text) == (ours > other)
-        assert judged.tone == ("good" if ours > other else "bad")
+def lead_of(gained, lost, count):
+    """The lead of a model that is right on `gained` faces more and on `lost` faces less."""
+    first, second = torch.ones(2, count, dtype=torch.bool)
+    second[:gained] = False
+    first[gained : gained + lost] = False
+    return paired_lead(first, second)
 
 
-@given(accuracies, accuracies, st.integers(10, 10**6))
-def test_the_two_accuracies_swapped_swap_the_verdict(run, ours, other, count):
-    def word(first, second):
-        evaluation = replace(
-            run["results"].evaluation,
-            corrected=replace(run["results"].evaluation.corrected, accuracy=first),
-            num_faces=count,
-        )
-        scores = replace(evaluation.corrected, accuracy=second)
-        return judgement.overall(RunResults(evaluation, Baseline(scores, ""))).word
+@given(counts, counts, st.integers(120, 3000))
+def test_a_model_is_ahead_only_where_mcnemar_says_so(gained, lost, count):
+    judged = judgement.lead_over(lead_of(gained, lost, count))
+    p = binomtest(gained, gained + lost).pvalue if gained + lost else 1.0
+    # The interval is approximate, so that only clear cases are decided.
+    if p < 0.02:
+        assert judged.tone == ("good" if gained > lost else "bad")
+        assert ("better" in judged.text) == (gained > lost)
+    if p > 0.08:
+        assert judged.tone == ""
+
+
+def test_faces_that_both_get_right_narrow_the_interval_of_a_lead():
+    """Unpaired, the same accuracies would not differ: 1.5 points, within 2.8 either way."""
+    lead = lead_of(gained=30, lost=5, count=1700)
+    assert lead.value == pytest.approx(100 * 25 / 1700)
+    assert judgement.differs(lead)
+
+
+def test_the_interval_of_a_lead_holds_the_true_one_in_95_percent():
+    generator = torch.Generator().manual_seed(0)
+    chances = torch.tensor([0.7, 0.12, 0.06, 0.12])  # both right, ours only, theirs only, neither
+    drawn = chances.multinomial(400 * 300, replacement=True, generator=generator).view(400, 300)
+    leads = [paired_lead(each < 2, (each == 0) | (each == 2)) for each in drawn]
+    covered = sum(lead.low <= 6.0 <= lead.high for lead in leads)
+    assert 0.92 * 400 <= covered <= 0.98 * 400
+
+
+@given(counts, counts)
+def test_the_two_models_swapped_swap_the_verdict(run, gained, lost):
+    def word(*faces):
+        evaluation = run["results"].evaluation
+        baseline = Baseline(evaluation.corrected, lead_of(*faces, 500), "")
+        return judgement.overall(RunResults(evaluation, baseline)).word
 
     opposite = {"Better": "Worse", "Worse": "Better", "Level": "Level"}
-    assert opposite[word(ours, other).split()[0]] == word(other, ours).split()[0]
+    assert opposite[word(gained, lost).split()[0]] == word(lost, gained).split()[0]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ import torch
 from synthetic_faces import synthetic_table
 from tiny_training import tiny_recipe, train_tiny
 
+from examples.arbex import baseline
 from examples.arbex.baseline import comparable, recorded_baseline
 from examples.arbex.companions import MAX_RISK, Companions
 from examples.arbex.configuration import as_plain, load_config, override_config
-from examples.arbex.faces.face_table import TRAIN, VALIDATION
+from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION
 from examples.arbex.model_bundle import load_bundle
 from examples.arbex.report import measuring
 from examples.arbex.report.evaluation import predict_table
@@ -25,6 +26,7 @@ from examples.arbex.report.measuring import (
 from examples.arbex.report.run_report import list_doubtful, report_on_run
 from examples.arbex.training.fitting import fit, trained_criterion
 from examples.arbex.training.run_folder import RunFolder
+from examples.arbex.training.run_keeping import MONITORED, RunKeeper
 from reliability_balance.diagnosis import Finding, rules
 from reliability_balance.labels import LabelRanking, Verdict
 
@@ -172,13 +174,48 @@ def test_the_risk_curve_against_a_naive_loop(finished):
     assert found.curve[-1].coverage == 100
 
 
-def test_a_recorded_baseline_is_of_its_own_recipe_only():
-    config = load_config("quick")
+def test_a_recorded_baseline_is_of_its_own_recipe_only(tmp_path, monkeypatch):
+    config, faces = load_config("quick"), synthetic_table(240)
     moved = override_config(config, ["data.root=elsewhere", "data.workers=2"])
     assert comparable(as_plain(moved)) == comparable(as_plain(config))
-    assert "baseline" in recorded_baseline(moved).origin
+    labels = faces.subset(TEST).labels.tolist()
+    right = [row % 3 > 0 for row in range(len(labels))]
+    recorded = json.loads(baseline.RECORDED.read_text())
+    recorded["labels"] = "".join(map(str, labels))
+    recorded["right"] = "".join("01"[each] for each in right)
+    monkeypatch.setattr(baseline, "RECORDED", tmp_path / "baseline.json")
+    baseline.RECORDED.write_text(json.dumps(recorded))
+    found = recorded_baseline(moved, faces)
+    assert "baseline" in found.origin
+    assert found.right.tolist() == right
+    others = recorded_baseline(moved, faces.select(torch.arange(239)))
+    assert others.right is None
+    assert others.origin.endswith("on other test faces")
     for change in ("seed=1", "optimization.epochs=3", "encoder.name=small_cnn"):
         assert comparable(as_plain(override_config(config, [change]))) != comparable(
             as_plain(config)
         )
-        assert recorded_baseline(override_config(config, [change])) is None
+        assert recorded_baseline(override_config(config, [change]), faces) is None
+
+
+@pytest.mark.parametrize(("best_only", "saved"), [(True, [1, 2]), (False, [1, 2, 3])])
+def test_the_last_epoch_is_kept_unless_training_stops_early(tmp_path, best_only, saved):
+    found = []
+    keeper = RunKeeper(
+        *(tmp_path / "checkpoint.ckpt", tmp_path / "history.csv", lambda: found.append(epoch)),
+        best_only=best_only,
+        every=100,
+    )
+    for epoch, accuracy in enumerate((0.3, 0.5, 0.4), start=1):
+        trainer = SimpleNamespace(
+            callback_metrics={MONITORED: torch.tensor(accuracy)},
+            current_epoch=epoch - 1,
+            should_stop=False,
+            is_global_zero=True,
+            global_step=epoch,
+            save_checkpoint=lambda path: None,
+            strategy=SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked),
+        )
+        keeper.on_train_epoch_end(trainer, None)
+    assert found == saved
+    assert keeper.best == pytest.approx(0.5)

@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -208,14 +209,14 @@ class TestOptions:
         assert kept[1] < kept[0] * 0.6
         torch.testing.assert_close(results[1], results[0])
 
-    def test_channels_last_changes_layout_alone(self, tiny: PosterV2) -> None:
-        other = poster_v2_tiny(image_size=32, channels_last=True)
-        other.load_state_dict(tiny.state_dict())
-        weight = other.ir_back.body1[0].res_layer[1].weight
+    def test_convolutions_are_channels_last_unless_undone(self, tiny: PosterV2) -> None:
+        weight = tiny.ir_back.body1[0].res_layer[1].weight
         assert weight.is_contiguous(memory_format=torch.channels_last)
+        first = copy.deepcopy(tiny).to(memory_format=torch.contiguous_format)
+        assert first.ir_back.body1[0].res_layer[1].weight.is_contiguous()
         images = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
-            torch.testing.assert_close(other.eval()(images), tiny.eval()(images))
+            torch.testing.assert_close(first.eval()(images), tiny.eval()(images))
 
     def test_autocast(self, tiny: PosterV2) -> None:
         images = torch.randn(4, 3, 32, 32)

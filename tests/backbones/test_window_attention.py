@@ -9,13 +9,14 @@ from reliability_balance.backbones.poster_v2.attention import (
     relative_position_index,
 )
 from reliability_balance.backbones.poster_v2.fusion import FusionMLP, cross_fuse, pool_to
-from reliability_balance.backbones.poster_v2.layers import DropPath, named
+from reliability_balance.backbones.poster_v2.layers import DropPath, HalvingConv, PReLU, named
 
 
+@pytest.mark.parametrize("grad", [True, False], ids=["train", "predict"])
 @pytest.mark.parametrize("with_bias", [True, False])
 @pytest.mark.parametrize(("window_size", "rows", "columns"), [(2, 1, 1), (2, 2, 3), (3, 2, 1)])
 def test_matches_a_loop_over_windows(
-    window_size: int, rows: int, columns: int, with_bias: bool
+    window_size: int, rows: int, columns: int, with_bias: bool, grad: bool
 ) -> None:
     torch.manual_seed(0)
     attention = WindowCrossAttention(8, num_heads=2, window_size=window_size).double()
@@ -25,7 +26,8 @@ def test_matches_a_loop_over_windows(
             attention.relative_position_bias_table.zero_()
     image = torch.randn(2, rows * window_size, columns * window_size, 8, dtype=torch.float64)
     landmarks = torch.randn(2, window_size, window_size, 8, dtype=torch.float64)
-    windows = attention(partition_windows(image, window_size), landmarks.flatten(1, 2))
+    with torch.set_grad_enabled(grad):  # other kernels run without gradients
+        windows = attention(partition_windows(image, window_size), landmarks.flatten(1, 2))
     expected = window_cross_attention(
         image,
         landmarks,
@@ -89,3 +91,46 @@ def test_drop_path_leaves_whole_samples_out_and_keeps_the_mean() -> None:
     assert set(per_sample[:, 0].unique().tolist()) == {0.0, torch.tensor(1 / 0.75).item()}
     assert torch.equal(per_sample.amin(1), per_sample.amax(1))
     assert per_sample.mean().item() == pytest.approx(1.0, abs=0.03)
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (3, 2, 4), (2, 2, 3, 3)])
+def test_prelu_is_torchs(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    features = torch.randn(shape, dtype=torch.float64)
+    features.view(-1)[::3] = 0.0  # here the slope decides, too
+    gradient = torch.randn(shape, dtype=torch.float64)
+    results = []
+    for module in (PReLU(2).double(), torch.nn.PReLU(2).double()):
+        inputs = features.clone().requires_grad_()
+        output = module(inputs)
+        output.backward(gradient)
+        results.append((output, inputs.grad, module.weight.grad))
+    torch.testing.assert_close(results[0], results[1])
+
+
+def test_prelu_has_second_derivatives() -> None:
+    torch.manual_seed(0)
+    module = PReLU(2).double()
+    features = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+
+    def run(features: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        return module(features)
+
+    assert torch.autograd.gradcheck(run, (features, module.weight))
+    assert torch.autograd.gradgradcheck(run, (features, module.weight))
+
+
+@pytest.mark.parametrize("size", [(4, 4), (5, 8), (1, 2)])
+def test_halving_convolution_is_torchs(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    module = HalvingConv(3, 5).double()
+    features = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
+    wanted = [features, module.weight, module.bias]
+    expected = torch.nn.Conv2d.forward(module, features)
+    actual = module(features)
+    torch.testing.assert_close(actual, expected)
+    gradient = torch.randn_like(expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(actual, wanted, gradient),
+        torch.autograd.grad(expected, wanted, gradient),
+    )

@@ -3,13 +3,24 @@
 import json
 
 import pytest
+import torch
 
 pytest.importorskip("torchvision", reason="the benchmark shares parts with the overhead's")
 pytest.importorskip("pytorch_metric_learning", reason="the benchmark shares parts with it, too")
 
+from benchmarks.cost.machine import peak_allocated
+from benchmarks.cost.ranks import steps_of_ranks
 from benchmarks.cost.targets import fill_and_rank, filled
 from benchmarks.questions import scale
-from reliability_balance.labels import RefurbishedTargets
+from reliability_balance.labels import (
+    RefurbishedTargets,
+    embedding_beliefs,
+    estimate_noise,
+    inspect_embeddings,
+    noise_estimate,
+    rank_labels,
+    rows,
+)
 
 
 def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
@@ -20,6 +31,36 @@ def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
     page = (tmp_path / "scale.md").read_text()
     assert page.startswith("# Many classes and samples")
     assert page in capsys.readouterr().out
+
+
+def test_a_step_on_ranks_is_timed_and_its_bytes_are_counted():
+    seconds, sent = steps_of_ranks(2, 40, 3)
+    assert len(seconds) == 3
+    assert min(seconds) > 0.0
+    # Handshake, rows of at most 0.4 kB, and sums over the classes.
+    assert 5 * 8 < sent < 5 * 8 + 128 * 400 + 4 * (3 * 40 + 6)
+
+
+@pytest.mark.filterwarnings("ignore:no verdicts|the noise estimate")
+@pytest.mark.parametrize(("name", "count"), [("rank", 3000), ("estimate", 3000), ("inspect", 800)])
+def test_memory_does_not_grow_by_a_row_of_all_classes_for_each_sample(name, count, monkeypatch):
+    classes = 400
+    monkeypatch.setattr(rows, "BLOCK", 2**15)
+    monkeypatch.setattr(noise_estimate, "HELD", 0)
+    monkeypatch.setattr(noise_estimate, "MAX_STEPS", 1)
+    monkeypatch.setattr(embedding_beliefs, "PRODUCT_BLOCK", 2**16)
+
+    def peak(samples):
+        targets, labels = filled(samples, classes)
+        embeddings = torch.randn(samples, 8)
+        calls = {
+            "rank": lambda: rank_labels(targets, labels),
+            "estimate": lambda: estimate_noise(targets, labels, num_resamples=2),
+            "inspect": lambda: inspect_embeddings(embeddings, labels, classes),
+        }
+        return peak_allocated(calls[name])
+
+    assert peak(2 * count) - peak(count) < count * classes * 2  # half of a float32 each
 
 
 def test_filled_rows_are_of_distinct_classes_and_can_be_ranked():

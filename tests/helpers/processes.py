@@ -7,13 +7,18 @@ from typing import Any
 import torch
 from torch import distributed, multiprocessing
 
+# Processes are forked from one that has imported the library once.
+multiprocessing.set_forkserver_preload(["reliability_balance"])
+
 
 def run_ranks(function: Callable[..., Any], world_size: int, folder: Path, *args: Any) -> list[Any]:
     """Call ``function(rank, *args)`` in each process and return what each gave.
 
     The processes meet over a file, so no port can be taken; a rank that fails raises here.
     """
-    multiprocessing.spawn(_run, (function, world_size, folder, args), nprocs=world_size)
+    multiprocessing.start_processes(
+        _run, (function, world_size, folder, args), nprocs=world_size, start_method="forkserver"
+    )
     return [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(world_size)]
 
 

@@ -163,12 +163,12 @@ def adam(model):
 
 
 def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exactly():
-    inputs, truth, labels = blobs(600)
+    inputs, truth, labels = blobs(400)
     model = network()
-    criterion, optimizer = RobustLoss(model, labels[:400], epochs=8), adam(model)
-    train(model, criterion, optimizer, inputs[:400], labels[:400], epochs=5, seed=0)
+    criterion, optimizer = RobustLoss(model, labels[:300], epochs=8), adam(model)
+    train(model, criterion, optimizer, inputs[:300], labels[:300], epochs=5, seed=0)
     assert criterion.progress == 5
-    criterion.add_samples(labels[400:])
+    criterion.add_samples(labels[300:])
     assert criterion.progress == 5
     assert criterion.doubts
     counts = labels.bincount(minlength=4) + 1.0
@@ -188,13 +188,13 @@ def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exac
     assert_same_state(criterion.targets, resumed.targets, rtol=0, atol=0)
 
     ranking = criterion.doubtful_labels()
-    is_new = ranking.sample >= 400
-    assert int(is_new.sum()) == 200
+    is_new = ranking.sample >= 300
+    assert int(is_new.sum()) == 100
     wrong = labels != truth
-    found = ranking.sample[is_new][: int(wrong[400:].sum())]
+    found = ranking.sample[is_new][: int(wrong[300:].sum())]
     assert float(wrong[found].float().mean()) > 0.9
     with pytest.raises(ValueError, match="`labels` must be those"):
-        RobustLoss(network(), labels[:400], epochs=8).load_state_dict(criterion.state_dict())
+        RobustLoss(network(), labels[:300], epochs=8).load_state_dict(criterion.state_dict())
 
 
 @pytest.mark.parametrize("taken", [0, 199, 499, 500, 501, 1999, 2000, 2600])
@@ -336,12 +336,12 @@ def test_targets_with_added_classes_keep_what_they_know_of_the_others(kind):
     after = targets.beliefs(everything)
     assert after.shape == (200, size + 2)
     shares = after[:, :size] / after[:, :size].sum(-1, keepdim=True)
-    # A new class takes its share of the rest of a sparse row.
+    # A new class takes its share of the rest of a sparse row, and of a column of J.
     torch.testing.assert_close(shares, beliefs, rtol=0, atol=0.02 if kind == "sparse" else 1e-6)
     assert float(after[:, size:].max()) < 1 / size
     rows = targets.noise_matrix[:size, :size]
     rows = rows / rows.sum(-1, keepdim=True)
-    torch.testing.assert_close(rows, matrix, rtol=0, atol=5e-3)
+    torch.testing.assert_close(rows, matrix, rtol=0, atol=0.02 if kind == "sparse" else 5e-3)
     assert float(targets.joint.sum()) == pytest.approx(1.0, abs=1e-3)
     if kind == "soft":
         labels = F.pad(labels, (0, 2))
@@ -366,7 +366,7 @@ def test_rows_and_columns_of_added_classes_are_those_of_the_initial_matrix(make)
 
 
 def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_path):
-    inputs, truth, labels = blobs(800, rate=0.2)
+    inputs, truth, labels = blobs(500, rate=0.2)
     known = ((truth < 3) & (labels < 3)).nonzero().squeeze(1)
     later = ((truth == 3) | (labels == 3)).nonzero().squeeze(1)
     order = torch.cat([known, later])
@@ -383,7 +383,7 @@ def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_pa
         assert float((predicted == truth)[truth == each].float().mean()) > 0.9
     ranking = criterion.doubtful_labels()
     wrong = labels != truth
-    assert float(wrong[ranking.sample[:50]].float().mean()) > 0.9
+    assert float(wrong[ranking.sample[:40]].float().mean()) > 0.9
     checkpoint.save(tmp_path / "model.safetensors", model)
     loaded = checkpoint.load(tmp_path / "model.safetensors", network(3).unwrap()).model
     assert torch.equal(loaded(inputs).log_probs, model(inputs).log_probs)

@@ -419,12 +419,47 @@ def test_more_samples_than_may_vote(monkeypatch):
     assert area(doubt_by_sample(embeddings, labels, 5), labels != classes) > 0.99
 
 
+def voters_of(labels):
+    return embedding_beliefs.Voters.of(labels, labels.shape[1], labels.dtype)
+
+
+@pytest.mark.parametrize("kept", [1, 3])
+def test_sparse_voters_vote_as_whole_ones(kept):
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(40, (30,), generator=generator)
+    if kept == 1:
+        sparse = embedding_beliefs.Voters.of(labels, 40, torch.float64)
+        assert isinstance(sparse.stored, rows.SparseRows)
+        whole = voters_of(torch.eye(40, dtype=torch.float64)[labels])
+    else:
+        shares = torch.rand(40, generator=generator).double().softmax(-1)
+        stored = rows.SparseRows(30, 40, kept, torch.float64)
+        probs = torch.randn(30, 40, generator=generator).double().mul(2).softmax(-1)
+        stored.write(torch.arange(30), probs, stored.largest(probs, labels))
+        sparse = embedding_beliefs.Voters(stored, shares)
+        whole = voters_of(sparse.read(torch.arange(30)))
+    places = torch.randint(30, (7, 5), generator=generator)
+    basis = torch.randn(30, 4, generator=generator).double()
+    torch.testing.assert_close(sparse.read(places[0]), whole.read(places[0]))
+    torch.testing.assert_close(sparse.sum_of(places), whole.sum_of(places))
+    torch.testing.assert_close(sparse.products(basis), whole.products(basis))
+    torch.testing.assert_close(sparse.prior, whole.prior)
+    torch.testing.assert_close(sparse.total, whole.total)
+
+
+def test_progress_counts_the_samples():
+    embeddings, classes = clusters(5, 60)
+    steps = []
+    inspect_embeddings(embeddings, classes, 5, progress=steps.append)
+    assert sum(steps) == 300
+
+
 def test_predictions_do_not_know_the_sample_s_own_label():
     """The first round's prediction of a sample is the same whatever its own label is."""
     embeddings, classes = clusters(3, 20, spread=0.5)
     given = torch.nn.functional.one_hot(classes, 3).double()
     beliefs = embedding_beliefs.EmbeddingBeliefs(
-        embeddings.double(), given, torch.Generator().manual_seed(0)
+        embeddings.double(), voters_of(given), torch.Generator().manual_seed(0)
     )
     rows = torch.arange(60)
     for sample in (0, 17, 59):
@@ -437,9 +472,9 @@ def test_predictions_do_not_know_the_sample_s_own_label():
             weight = torch.cat([1 / beliefs.linear.shrink - 1, torch.zeros(1).double()])
             left = space[kept].T @ space[kept] + weight.diag()
             wanted = space[sample] @ torch.linalg.solve(left, space[kept].T @ labels[kept])
-            prior = embedding_beliefs._shares(labels)
-            solution = beliefs.linear.solve(labels)
-            found = beliefs.linear.predict(rows, labels, prior, solution)[sample] + prior
+            voters = voters_of(labels)
+            solution = beliefs.linear.solve(voters)
+            found = beliefs.linear.predict(rows, voters, solution)[sample] + voters.prior
             torch.testing.assert_close(found, wanted, atol=1e-2, rtol=0)
         assert sample not in beliefs.nearest[sample]
 

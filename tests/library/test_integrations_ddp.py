@@ -1,4 +1,4 @@
-"""What torchrun starts: the plain example, Lightning beside one process, and RobustTrainer."""
+"""What torchrun starts: the plain example, RobustTrainer, Lightning and Accelerate."""
 
 import os
 import shutil
@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from idx_files import write_mnist
 
@@ -58,12 +59,13 @@ def test_the_example_trains_and_resumes_in_two_processes(tmp_path):
         assert_equal_states(whole[part], resumed[part])
 
 
-def test_lightning_in_two_processes_follows_one(tmp_path):
-    script = ROOT / "tests/helpers/lightning_state.py"
+@pytest.mark.parametrize("engine", ["lightning", "accelerate"])
+def test_two_processes_follow_one(tmp_path, engine):
+    script = ROOT / "tests/helpers" / f"{engine}_state.py"
     run(script, tmp_path / "one")
     run(*TORCHRUN, script, tmp_path / "two")
-    (one,) = (tmp_path / "one").iterdir()
-    two = sorted((tmp_path / "two").iterdir())
+    (one,) = (tmp_path / "one").glob("rank*.pt")
+    two = sorted((tmp_path / "two").glob("rank*.pt"))
     assert len(two) == 2
     alone = load(one)
     assert int(alone["targets"]["updates"].min()) == 3

@@ -127,7 +127,22 @@ def refuse(rank, world_size):
     return {"error": "none", "progress": criterion.progress}
 
 
-SCENARIOS = (follow, mixing, together, refuse)
+def growing(rank, world_size, shell=DistributedDataParallel):
+    """Train on two thirds of the samples, add a class and the other third, and go on."""
+    model, recipe = make_model(), Recipe(warmup=2, mixing=None)
+    criterion = RobustLoss(model, LABELS[:16], epochs=EPOCHS, recipe=recipe)
+    optimizer = make_optimizer(model)
+    rows = list(batches(rank, world_size))
+    early = [(index % 16, share) for index, share in rows[:5]]
+    losses = [train(shell(model), criterion, early, world_size, optimizer)]
+    torch.manual_seed(rank)  # the new weights of rank 0 are those of all
+    criterion.add_classes(1, optimizer)
+    criterion.add_samples(LABELS[16:])
+    losses.append(train(shell(model), criterion, rows[5:], world_size, optimizer))
+    return {"losses": torch.cat(losses), **state_of(model, criterion)}
+
+
+SCENARIOS = (follow, mixing, together, refuse, growing)
 
 
 def all_scenarios(rank, world_size):
@@ -160,6 +175,15 @@ def test_two_processes_follow_one(ranks):
     torch.testing.assert_close(mean, alone, rtol=0, atol=1e-5)
     assert_same(first, second, rtol=0, atol=0)
     expected = {"progress": sum(BATCH_SIZES) / NUM_SAMPLES, **state_of(model, criterion)}
+    assert_same(expected, first, rtol=0, atol=1e-5)
+
+
+def test_two_processes_follow_one_that_grows(ranks):
+    expected = growing(0, 1, shell=lambda model: model)
+    first, second = (dict(rank["growing"]) for rank in ranks)
+    mean = (first.pop("losses") + second.pop("losses")) / 2
+    torch.testing.assert_close(mean, expected.pop("losses"), rtol=0, atol=1e-5)
+    assert_same(first, second, rtol=0, atol=0)
     assert_same(expected, first, rtol=0, atol=1e-5)
 
 

@@ -68,12 +68,17 @@ def differ(rank):
     if rank:
         alone.updates += 1  # as of a checkpoint that only one process has loaded
     found["updates before"] = error_of(alone, index, labels, probs)
+    targets = short_targets(**SETTINGS)
+    if rank:
+        targets.judge_memory()
+    found["judge_memory"] = error_of(targets, index, labels, probs)
     return found
 
 
 def test_what_differs_is_named_on_all_ranks(pairs):
     ranks = pairs["differ"]
-    for name in (*CHANGES, "soft labels", "dtype of `probs`", "updates before"):
+    others = ("soft labels", "dtype of `probs`", "updates before", "judge_memory")
+    for name in (*CHANGES, *others):
         for rank in ranks:
             text = text_of(rank[name])
             assert text.startswith("RuntimeError: `targets` must be alike in all processes"), text

@@ -6,7 +6,7 @@ Aff-Wild2 need little memory.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Generic, TypeVar, overload
+from typing import Generic, NamedTuple, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -28,6 +28,15 @@ class Problem:
     detail: str  # what was expected, what came
     count: int = 1  # rows or images concerned
     lost: bool = False  # whether faces were left out that should have been there
+
+
+class Correction(NamedTuple):
+    """A reviewed label; the fields are the columns of the CSV of corrections."""
+
+    path: str  # the face's name in its table
+    given: str
+    corrected: str
+    verdict: str
 
 
 class Selection(Sequence[Item], Generic[Item]):
@@ -86,6 +95,7 @@ class FaceTable:
         true_labels: (N,) int64 or None, the labels before noise was added, of faces whose true
             distribution is known.
         problems: what the reader left out or fixed.
+        corrections: the reviewed labels that `labels` include.
 
     Raises:
         TypeError: if a column has a wrong dtype.
@@ -102,6 +112,7 @@ class FaceTable:
     distributions: Tensor | None = None
     true_labels: Tensor | None = None
     problems: tuple[Problem, ...] = ()
+    corrections: tuple[Correction, ...] = ()
 
     def __post_init__(self) -> None:
         count, num_classes = len(self.names), len(self.class_names)
@@ -129,7 +140,10 @@ class FaceTable:
         return self.select((self.splits == split).nonzero().squeeze(-1))
 
     def select(self, indices: Tensor) -> "FaceTable":
-        """Return the rows at the (M,) int64 indices; problems stay those of the whole table."""
+        """Return the rows at the (M,) int64 indices.
+
+        Problems and corrections stay those of the whole table.
+        """
         columns = {
             field.name: getattr(self, field.name)[indices]
             for field in fields(self)

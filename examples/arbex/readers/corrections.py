@@ -2,12 +2,11 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
-from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.face_table import Correction, FaceTable
 from examples.arbex.plain_text import in_utf_8
 from examples.arbex.readers.files import read_csv_rows
 from examples.arbex.readers.rows import ReadingError
@@ -17,15 +16,6 @@ from reliability_balance.labels import spreadsheet_text
 
 VERDICTS = ("kept", "accepted", "changed")  # of the given label, the suggestion, or neither
 EARLIER = "earlier"  # verdict of a correction that the run was trained with, as it was then
-
-
-class Correction(NamedTuple):
-    """A reviewed label; the fields are the columns of the CSV."""
-
-    path: str  # the face's name in its table
-    given: str
-    corrected: str
-    verdict: str
 
 
 def save_corrections(path: Path, corrections: Iterable[Correction]) -> None:
@@ -71,6 +61,8 @@ def read_corrections(path: Path) -> list[Correction]:
 def with_corrections(table: FaceTable, path: Path) -> FaceTable:
     """Apply the corrections of a CSV to the labels; votes become the corrected label.
 
+    The table keeps them, since a review may change the CSV at any time.
+
     Raises:
         FileNotFoundError: if the CSV does not exist.
         ValueError: if a face or class is unknown, a name is that of several faces, or a given
@@ -104,12 +96,13 @@ def with_corrections(table: FaceTable, path: Path) -> FaceTable:
         distributions = distributions.clone()
         distributions[changed] = 0.0
         distributions[changed, labels[changed]] = 1.0
-    return replace(table, labels=labels, distributions=distributions)
+    return replace(
+        table, labels=labels, distributions=distributions, corrections=tuple(corrections)
+    )
 
 
-def describe_corrections(path: Path) -> str:
-    """Say how many labels the CSV changes in a table that :func:`with_corrections` accepts."""
-    corrections = read_corrections(path)
+def describe_corrections(path: Path, corrections: Sequence[Correction]) -> str:
+    """Say how many labels the corrections of a CSV change."""
     changed = sum(each.corrected != each.given for each in corrections)
     return f"{changed} labels changed by {path}, of {len(corrections)} reviewed"
 

@@ -25,17 +25,21 @@ class Card:
 
 def headline(results: RunResults) -> list[Card]:
     """Return the headline numbers that the run has."""
-    scores, count = results.evaluation.corrected, results.evaluation.num_faces
-    other = None if results.baseline is None else results.baseline.scores
+    scores, baseline = results.evaluation.corrected, results.baseline
+    other = None if baseline is None else baseline.scores
     cards = []
     for field in ("accuracy", "mean_class_accuracy"):
         ours = getattr(scores, field)
         bars = [(OURS, ours, "", "ours")]
         judged = Judgement("")
-        if other is not None:
-            theirs = getattr(other, field)
+        if baseline is not None:
+            theirs = getattr(baseline.scores, field)
             bars.append((OTHER, theirs, SCORES[field].show(theirs), ""))
-            judged = judgement.points_above(ours, theirs, count)
+            judged = (
+                judgement.lead_over(baseline.lead)
+                if field == "accuracy" and baseline.lead is not None
+                else Judgement(f"{ours - theirs:+.1f} points from cross-entropy, untested")
+            )
         cards.append(_card(field, f"{ours:.1f} %", judged, bars))
     if scores.kl is not None:
         bars, judged = [], Judgement("")

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from examples.arbex.report.results import (
     CalibrationResult,
     DoubtfulLabels,
+    Rate,
     ReliabilityBin,
     RunResults,
 )
@@ -48,9 +49,12 @@ def overall(results: RunResults) -> Verdict:
     if results.baseline is not None:
         other = results.baseline.scores.accuracy
         text = f"{ours:.1f} % of the test faces are right, {other:.1f} % with plain cross-entropy."
-        if abs(ours - other) <= sampling_error(ours, other, count):
+        lead = results.baseline.lead
+        if lead is None:
+            return Verdict("", text, "")
+        if not differs(lead):
             return Verdict("Level with cross-entropy.", text, "warn")
-        if ours < other:
+        if lead.value < 0:
             return Verdict("Worse than cross-entropy.", text, "bad")
         return Verdict("Better than cross-entropy.", text, "good")
     guess = 100 * max(each.support for each in evaluation.classes) / count
@@ -72,14 +76,21 @@ def sampling_error(first: float, second: float, count: int) -> float:
     return Z * math.sqrt(variance)
 
 
-def points_above(ours: float, other: float, count: int) -> Judgement:
-    """Compare two accuracies in percent."""
-    if abs(ours - other) <= sampling_error(ours, other, count):
-        return Judgement(f"level with cross-entropy ({ours - other:+.1f} points)")
-    better = ours > other
+def differs(lead: Rate) -> bool:
+    """Return whether a difference is significant: its interval excludes 0."""
+    return not lead.low <= 0 <= lead.high
+
+
+def lead_over(lead: Rate) -> Judgement:
+    """Judge a paired difference in accuracy from cross-entropy."""
+    limits = f"95 % interval {lead.low:+.1f} to {lead.high:+.1f}"
+    if not differs(lead):
+        return Judgement(f"level with cross-entropy ({lead.value:+.1f} points, {limits})")
+    better = lead.value > 0
     word = "better" if better else "worse"
     return Judgement(
-        f"{abs(ours - other):.1f} points {word} than cross-entropy", "good" if better else "bad"
+        f"{abs(lead.value):.1f} points {word} than cross-entropy ({limits})",
+        "good" if better else "bad",
     )
 
 

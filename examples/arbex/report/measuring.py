@@ -32,6 +32,7 @@ from reliability_balance.diagnosis import Finding, diagnose
 from reliability_balance.diagnosis.rules import CALIBRATE
 from reliability_balance.labels import LabelRanking, Verdict
 
+Z = 1.96  # of a 95 % interval
 MOST_TRAINING_FACES = 2000  # whose embeddings say what is familiar
 CURVE_POINTS = 100
 
@@ -51,6 +52,29 @@ def fit_companions(bundle: ModelBundle, faces: FaceTable) -> Companions:
     )
     weight = bundle.model.balancer.correction_weight
     return Companions.fit(held_out, validation.labels, seen, weight)
+
+
+def paired_lead(ours: Tensor, theirs: Tensor) -> Rate:
+    """Return how many percent more of the same faces are right, with a 95 % interval.
+
+    The interval of Bonett and Price (2012) for paired shares: as if two more faces were right for
+    one model only, one for each.
+
+    Args:
+        ours: which predictions are right, (N,) bool.
+        theirs: the same of the other model, for the same faces.
+
+    Example:
+        >>> ours = torch.tensor([True] * 90 + [False] * 10)
+        >>> theirs = torch.tensor([True] * 80 + [False] * 20)
+        >>> " ".join(f"{each:.1f}" for each in paired_lead(ours, theirs))
+        '10.0 3.4 16.2'
+    """
+    gained, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    count = len(ours) + 2
+    center = (gained - lost) / count
+    half = Z * (((gained + lost + 2) / count - center**2) / count) ** 0.5
+    return Rate(100 * (gained - lost) / len(ours), 100 * (center - half), 100 * (center + half))
 
 
 def judge_calibration(

@@ -6,6 +6,8 @@ Rates, accuracies and ECE are in percent; doubts, plausibilities and confidences
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from torch import Tensor
+
 from examples.arbex.report.evaluation import Evaluation
 from examples.arbex.report.scoring import FaceScores
 from reliability_balance.diagnosis import Finding
@@ -22,11 +24,21 @@ class Rate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Scores of the same encoder under plain cross-entropy, with the same faces and steps."""
+class BaselineRun:
+    """The same encoder under plain cross-entropy, with the same faces and steps."""
 
     scores: FaceScores
+    right: Tensor | None  # which predictions of the test faces are right, (N,) bool; None: unknown
     origin: str  # "trained in the same job", or by which command and when
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """How a run compares with its baseline."""
+
+    scores: FaceScores  # of the baseline
+    lead: Rate | None  # accuracy of the run less the baseline's, face by face; None: not known so
+    origin: str
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from examples.arbex.report.measuring import (
     judge_calibration,
     judge_doubts,
     judge_selection,
+    paired_lead,
     rank_doubtful,
 )
 from examples.arbex.report.page import write_page
-from examples.arbex.report.results import Baseline, DoubtfulLabels, RunResults
+from examples.arbex.report.results import Baseline, BaselineRun, DoubtfulLabels, RunResults
 from examples.arbex.report.text import format_results
 from examples.arbex.training.run_folder import RunFolder
 from examples.result_files import save_json, save_text
@@ -29,15 +30,15 @@ def report_on_run(
     folder: RunFolder,
     faces: FaceTable,
     criterion: RobustLoss,
-    baseline: Baseline | None = None,
+    baseline: BaselineRun | None = None,
 ) -> RunResults | None:
     """Finish a training: save companions with the model, list doubtful labels, and report.
 
     Args:
-        folder: of the run, whose best model is judged.
+        folder: of the run, whose model is judged.
         faces: all faces of the run.
         criterion: the loss that the model was trained with.
-        baseline: scores to compare with, if known.
+        baseline: to compare with, on the same test faces.
 
     Returns:
         The results, or None if there are no test faces.
@@ -86,7 +87,7 @@ def report_on(
     *,
     history: Path | None = None,
     train: FaceTable | None = None,
-    baseline: Baseline | None = None,
+    baseline: BaselineRun | None = None,
     doubtful: DoubtfulLabels | None = None,
     findings: tuple[Finding, ...] = (),
 ) -> RunResults:
@@ -98,7 +99,7 @@ def report_on(
         folder: folder of the results.
         history: the training's CSV file, for its curves. None: no curves.
         train: training faces, for the pictures of doubtful labels. None: no pictures.
-        baseline: scores to compare with, if known.
+        baseline: to compare with, on the same faces, if known.
         doubtful: what was found of the training labels, if known.
         findings: of a diagnosis.
 
@@ -113,7 +114,12 @@ def report_on(
     if bundle.companions is not None:
         calibration = judge_calibration(bundle.companions, output, known)
         selective = judge_selection(bundle.companions, output, known.labels)
-    results = RunResults(evaluation, baseline, doubtful, calibration, selective, findings)
+    compared = lead = None
+    if baseline is not None:
+        if baseline.right is not None:
+            lead = paired_lead(output.corrected.argmax(-1) == known.labels, baseline.right)
+        compared = Baseline(baseline.scores, lead, baseline.origin)
+    results = RunResults(evaluation, compared, doubtful, calibration, selective, findings)
     notes = []
     if unknown:
         left_out = len(faces) - len(known)

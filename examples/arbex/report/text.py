@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from examples.arbex.report.evaluation import Evaluation
-from examples.arbex.report.judgement import calibration_fails
+from examples.arbex.report.judgement import calibration_fails, lead_over
 from examples.arbex.report.results import (
     FIRST,
     CalibrationResult,
@@ -31,6 +31,8 @@ def format_results(results: RunResults) -> str:
             lines.append(f"{score.label:36}" + "".join(f"{each:>15}" for each in cells))
     if results.baseline is not None:
         lines.append(f"cross-entropy: {results.baseline.origin}")
+        if results.baseline.lead is not None:
+            lines.append(f"accuracy: {lead_over(results.baseline.lead).text}")
     lines += ["", *_classes(evaluation), ""]
     if results.doubtful is not None:
         lines += describe_doubts(results.doubtful)

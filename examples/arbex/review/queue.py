@@ -10,11 +10,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from examples.arbex.faces.face_table import FaceTable
+from examples.arbex.faces.face_table import Correction, FaceTable
 from examples.arbex.plain_text import in_utf_8
 from examples.arbex.readers.corrections import (
     EARLIER,
-    Correction,
     read_corrections,
     rows_of,
     save_corrections,

@@ -110,6 +110,7 @@ def fit(
         folder.checkpoint,
         folder.history,
         lambda: save_bundle(folder.model, module.model, config, table.class_names),
+        best_only=settings.patience is not None,
         every=settings.checkpoint_steps,
     )
     callbacks: list[Callback] = [keeper]
@@ -118,7 +119,7 @@ def fit(
     if show_progress:
         callbacks.append(Progress())
     if rank == 0 and not folder.has_trained:
-        begin_run(config, folder)
+        begin_run(config, table.corrections, folder)
     for file in (folder.checkpoint, folder.model, folder.history):
         for leftover in folder.root.glob(f".*-{file.name}"):
             leftover.unlink(missing_ok=True)  # of a killed process

@@ -1,11 +1,14 @@
 """The folder of a run: its files, and what is written before training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from examples.arbex.configuration import RunConfig, dump_config, load_config
+from examples.arbex.faces.face_table import Correction
 from examples.arbex.model_bundle import versions
-from examples.result_files import open_result, save_json, save_text
+from examples.arbex.readers.corrections import save_corrections
+from examples.result_files import save_json, save_text
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Path of the model of the best epoch on the validation set."""
+        """Path of the model of the last epoch; with patience, of the best on validation."""
         return self.root / "model.safetensors"
 
     @property
@@ -68,8 +71,8 @@ def expect_no_run(folder: RunFolder) -> None:
         )
 
 
-def begin_run(config: RunConfig, folder: RunFolder) -> None:
-    """Write the configuration of a new run, and a copy of its corrected labels.
+def begin_run(config: RunConfig, corrections: Sequence[Correction], folder: RunFolder) -> None:
+    """Write the configuration of a new run, and the corrected labels that it read.
 
     Raises:
         FileExistsError: if the folder holds a run already.
@@ -79,9 +82,7 @@ def begin_run(config: RunConfig, folder: RunFolder) -> None:
     if config.data.corrections is None:
         folder.corrections.unlink(missing_ok=True)
     else:
-        content = config.data.corrections.read_bytes()
-        with open_result(folder.corrections) as file:
-            file.write(content)
+        save_corrections(folder.corrections, corrections)
     save_text(folder.recipe, dump_config(config))
 
 

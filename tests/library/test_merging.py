@@ -1,0 +1,68 @@
+"""Rows of several ranks, added to sparse ones, against loops."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from reliability_balance.labels.merging import SENT, compress, merge
+from reliability_balance.labels.rows import SparseRows
+
+COUNT, SIZE, KEPT = 5, 14, 4
+
+
+def stored_rows(generator):
+    rows = SparseRows(COUNT, SIZE, KEPT, torch.float32)
+    values = torch.rand(COUNT, SIZE, generator=generator)
+    index = torch.arange(COUNT)
+    rows.write(index, values, rows.largest(values, index))
+    return rows
+
+
+def spread(row, named, shares):
+    """Divide what classes hold that are not named by their shares."""
+    others = [c for c in range(SIZE) if c not in named]
+    rest = sum(float(row[c]) for c in others)
+    total = max(sum(float(shares[c]) for c in others), 1 / SIZE)
+    return [float(row[c]) if c in named else rest * float(shares[c]) / total for c in range(SIZE)]
+
+
+@given(st.integers(0, 10_000), st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_merged_rows_are_those_of_loops(seed, number):
+    generator = torch.Generator().manual_seed(seed)
+    stored = stored_rows(generator)
+    shares = torch.rand(SIZE, generator=generator) + 1.0
+    shares /= shares.sum()
+    index = torch.randint(COUNT - 1, (number,), generator=generator)  # the last one is not added to
+    new = torch.rand(number, SIZE, generator=generator) ** 4
+    classes = new.topk(SENT).indices
+    before = stored.read(torch.arange(COUNT), shares)
+    kept = [set(row) for row in stored.classes.tolist()]
+
+    expected = before.tolist()
+    for row, to, likely in zip(new, index.tolist(), classes.tolist(), strict=True):
+        for c, value in enumerate(spread(row, kept[to] | set(likely), shares)):
+            expected[to][c] += value
+    for to in set(index.tolist()):
+        row = expected[to]
+        sent = classes[index == to].flatten().tolist()
+        largest = sorted({*kept[to], *sent} - {to}, key=lambda c: -row[c])
+        expected[to] = spread(row, {to, *largest[: KEPT - 1]}, shares)
+
+    parts = compress(stored, index, new, classes)
+    halves = [torch.cat([each[number // 2 :], each[: number // 2]]) for each in (*parts, classes)]
+    merge(stored, tuple(halves[:-1]), halves[-1].int(), shares)
+    read = stored.read(torch.arange(COUNT), shares)
+    torch.testing.assert_close(read, torch.tensor(expected), rtol=1e-4, atol=1e-5)
+    assert stored.classes[:, 0].tolist() == list(range(COUNT))
+
+
+def test_what_is_sent_keeps_the_sum():
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.rand(3, SIZE, generator=generator)
+    classes = rows.topk(SENT).indices
+    index, *values = compress(stored_rows(generator), torch.tensor([0, 1, 1]), rows, classes)
+    assert index.dtype == torch.int32
+    sums = sum(each.reshape(3, -1).sum(-1) for each in values)
+    assert sums.tolist() == pytest.approx(rows.sum(-1).tolist())
