@@ -63,6 +63,11 @@ def estimate(values: Sequence[float], seed: int = 0) -> Estimate:
     return Estimate(statistics.median(values), float(low), float(high), len(values))
 
 
+def single(value: float) -> Estimate:
+    """Return a figure that was measured once."""
+    return Estimate(value, value, value, 1)
+
+
 def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Estimate:
     """Estimate the ratio of two times, round by round."""
     return estimate([one / other for one, other in zip(numerator, denominator, strict=True)])

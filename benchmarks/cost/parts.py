@@ -27,8 +27,9 @@ from benchmarks.cost.heads import (
     pairwise_branch,
     soft_triple,
 )
+from benchmarks.cost.kernels import TOKENS, kernels_of, robust_step
 from benchmarks.cost.machine import peak_allocated
-from benchmarks.cost.paired import Estimate, alternate, estimate, exponent, ratio
+from benchmarks.cost.paired import Estimate, alternate, estimate, exponent, ratio, single
 from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss
 from reliability_balance import functional as RF
 from reliability_balance.core import get_recipe
@@ -51,6 +52,11 @@ GROWTH = {
     "classes": [Size(64, 512, classes, 8) for classes in (100, 500, 2000, 10_000)],
     "anchors": [Size(64, 512, 1000, anchors) for anchors in (2, 5, 10, 20)],
 }
+
+
+# Kernels of a step, without and with tokens, in version 0.1.0 before they were counted.
+KERNELS_BEFORE = {False: 396, True: 469}
+THIRD = 0.333
 
 
 @dataclass(frozen=True)
@@ -237,6 +243,20 @@ def compiled(quick: bool) -> Iterator[Finding]:
         )
 
 
+def kernels(quick: bool) -> Iterator[Finding]:
+    """Kernels that a training step of the robust recipe launches, counted on a processor."""
+    for tokens, before in list(KERNELS_BEFORE.items())[: 1 if quick else 2]:
+        setup = f"{BASE}, {TOKENS} tokens" if tokens else str(BASE)
+        for name, count in kernels_of(robust_step(BASE, tokens=tokens)).items():
+            yield Finding(f"{name}, kernels", setup, single(count))
+        yield Finding("all / before", setup, single(count / before), limit=THIRD)
+        if quick:
+            continue  # compiling takes minutes
+        count = kernels_of(robust_step(BASE, tokens=tokens, compiled=True))["all"]
+        yield Finding("all, kernels, compiled", setup, single(count))
+        yield Finding("all, compiled / before", setup, single(count / before), limit=THIRD)
+
+
 def encoder(quick: bool) -> Iterator[Finding]:
     """The balancer's share of a ResNet-18's training step and prediction."""
     image_size, batch_size = (32, 8) if quick else (224, 64)
@@ -346,5 +366,5 @@ def start(quick: bool) -> Iterator[Finding]:
 
 PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
     part.__name__: part
-    for part in (start, limits, encoder, small, heads, growth, compiled, sampler)
+    for part in (start, limits, kernels, encoder, small, heads, growth, compiled, sampler)
 }

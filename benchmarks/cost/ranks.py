@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import distributed, multiprocessing
+from torch import distributed
+from torch.multiprocessing.spawn import spawn
 
 from reliability_balance.labels import RefurbishedTargets
 
@@ -24,7 +25,7 @@ def steps_of_ranks(ranks: int, classes: int, steps: int) -> tuple[list[float], f
     """
     with tempfile.TemporaryDirectory() as folder:
         arguments = (ranks, classes, steps, Path(folder))
-        multiprocessing.spawn(_run, arguments, nprocs=ranks)  # type: ignore[no-untyped-call]
+        spawn(_run, arguments, nprocs=ranks)
         seconds, sent = torch.load(Path(folder, "found.pt"), weights_only=True)
     return seconds, sent
 

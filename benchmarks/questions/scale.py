@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks.cost.machine import in_fresh_process
-from benchmarks.cost.paired import Estimate, alternate, exponent, ratio
+from benchmarks.cost.paired import alternate, exponent, ratio, single
 from benchmarks.cost.parts import Finding
 from benchmarks.cost.ranks import BATCH as RANK_BATCH
 from benchmarks.cost.ranks import steps_of_ranks
@@ -84,7 +84,7 @@ def memory(quick: bool) -> Iterator[Finding]:
     """Peak resident memory of targets and labels, filled, and five steps of 256 samples."""
     for samples, classes, limit in [(10_000, 100, None)] if quick else STATES:
         mib, _ = in_fresh_process(partial(fill_and_step, samples, classes))
-        yield Finding("MiB", f"{samples:,} x {classes:,}", _single(mib), limit=limit)
+        yield Finding("MiB", f"{samples:,} x {classes:,}", single(mib), limit=limit)
 
 
 def ranking(quick: bool) -> Iterator[Finding]:
@@ -92,8 +92,8 @@ def ranking(quick: bool) -> Iterator[Finding]:
     samples, classes = (2000, 100) if quick else RANKED
     mib, seconds = in_fresh_process(partial(fill_and_rank, samples, classes))
     setup = f"{samples:,} x {classes:,}"
-    yield Finding("seconds", setup, _single(seconds), limit=LONGEST)
-    yield Finding("MiB, with targets and labels", setup, _single(mib), limit=LARGEST)
+    yield Finding("seconds", setup, single(seconds), limit=LONGEST)
+    yield Finding("MiB, with targets and labels", setup, single(mib), limit=LARGEST)
 
 
 def ranks(quick: bool) -> Iterator[Finding]:
@@ -110,8 +110,8 @@ def ranks(quick: bool) -> Iterator[Finding]:
         )
         kilobytes = found[4][1] / 1000
         probabilities = 4 * RANK_BATCH * classes / 1000
-        yield Finding("kB of a rank", f"{classes:,} classes", _single(kilobytes))
-        yield Finding("kB of its probabilities", f"{classes:,} classes", _single(probabilities))
+        yield Finding("kB of a rank", f"{classes:,} classes", single(kilobytes))
+        yield Finding("kB of its probabilities", f"{classes:,} classes", single(probabilities))
 
 
 PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
@@ -138,7 +138,3 @@ def report(parts: dict[str, Any]) -> str:
         text += [f"## {name}", f"{part['about']} {machine}."]
         text.append(markdown(heads, map(row, part["findings"])))
     return page("Many classes and samples", *text)
-
-
-def _single(value: float) -> Estimate:
-    return Estimate(value, value, value, 1)

@@ -49,16 +49,18 @@ class ClassShares(nn.Module):
             if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
                 parts = [torch.cat(parts, -1)]
             weight = known.to(beliefs.dtype).T
-            sums = torch.cat([weight @ part for part in parts]).reshape(3, -1)
-        return sums.to(self.shares.dtype) / self.num_samples
+            sums = [weight @ part for part in parts]
+            stacked = (sums[0] if len(sums) == 1 else torch.cat(sums)).reshape(3, -1)
+        return stacked.to(self.shares.dtype) / self.num_samples
 
     def add(self, sums: Tensor) -> None:
         """Update with the sums (3, C) of a batch."""
         step = sums[0].sum().clamp_max(1.0)
-        self.moments.mul_(1.0 - step).add_(sums[1:])
-        self.shares.mul_(1.0 - step).add_(sums[:2])
+        left = 1.0 - step
+        self.moments.mul_(left).add_(sums[1:])
+        self.shares.mul_(left).add_(sums[:2])
         before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
-        self.tilt.add_(step * (before - after))
+        self.tilt.addcmul_(before - after, step)
 
     def posterior_weight(self, given: Tensor, prior_count: float) -> Tensor:
         """Return the weight (B, 1) of the posterior against given labels, in [0, 1].
@@ -77,9 +79,9 @@ class ClassShares(nn.Module):
         """Return m (C,): how many samples of each class the model has learned to distinguish."""
         beliefs, squares = self.moments
         share = beliefs / beliefs.sum().clamp_min(torch.finfo(beliefs.dtype).tiny)
-        spread = (squares - beliefs * share).clamp_min(0.0)
-        others = self.num_samples * (1.0 - share)  # values below 1 are rounding errors
-        counts: Tensor = self.num_samples**2 * spread / others.clamp_min(1.0)
+        spread = squares.addcmul(beliefs, share, value=-1).clamp_min(0.0)
+        others = (1.0 - share).clamp_min(1.0 / self.num_samples)  # less is a rounding error
+        counts: Tensor = spread.div_(others).mul_(self.num_samples)
         return counts
 
     def add_samples(self, count: int) -> None:

@@ -78,8 +78,9 @@ class Memorization(nn.Module):
         """
         residual = RF.widen(residual, debiased)
         fit = expectation(_log(debiased), given)
-        slope = expectation(residual, given) - (debiased * residual).sum(-1, keepdim=True)
-        rows = torch.cat([torch.ones_like(fit), fit + self.strength * slope, slope], -1)
+        slope = expectation(residual, given) - expectation(residual, debiased)
+        fit = fit.addcmul_(slope, self.strength)
+        rows = torch.cat([torch.ones_like(fit), fit, slope], -1)
         with RF._without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
         return (sums / len(self.control)).to(self.sums.dtype)

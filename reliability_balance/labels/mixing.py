@@ -24,7 +24,7 @@ class Mixed(NamedTuple):
 class Partners(NamedTuple):
     """The sample that each one is mixed with, and its own weight in the mixture, each (B,)."""
 
-    index: Tensor
+    partner: Tensor
     weight: Tensor
 
 

@@ -186,7 +186,8 @@ class SparseCounts(nn.Module):
     ) -> Sequence[Tensor]:
         """Return the posteriors as :meth:`DenseCounts.posteriors`, without logarithms."""
         likelihood = self._likelihood(labels, shares)
-        joints = (beliefs * likelihood, RF._softmax(sharper).mul_(likelihood))
+        sharper = RF._softmax(sharper).mul_(likelihood)
+        joints = (likelihood.mul_(beliefs), sharper)
         tiny = torch.finfo(beliefs.dtype).tiny
         return tuple(each.div_(each.sum(-1, keepdim=True).clamp_min(tiny)) for each in joints)
 
@@ -240,29 +241,25 @@ class SparseCounts(nn.Module):
         # A label's column is the row at the place of its first sample in the order of labels.
         ordered = labels.sort().values
         place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
-        values = columns.read(ordered, shares).mul_(self.num_samples)
-        values.index_put_((place,), new, accumulate=True)
-        classes = self._largest(values, ordered)
-        entries = columns.entries(values, classes)
-        total = values.sum(-1)
-        parts = columns.compress_entries(entries / self.num_samples, total / self.num_samples)
+        updated = columns.read(ordered, shares)
+        updated.index_add_(0, place, new, alpha=1.0 / self.num_samples)
+        classes = self._largest(updated, ordered)
+        _, parts = columns.compress(updated, classes)
         columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
 
     def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Return which classes (B, k) of the columns of labels (B,), in rows (B, C), to store.
 
-        They are the largest of those stored before and of one other: to find the largest of all
-        takes much longer.
+        They are those stored before, but for the smallest, if another one is larger: to find the
+        largest of all takes much longer.
         """
         stored = self.columns.classes[labels].long()
-        if stored.shape[1] == self.num_classes:
-            return stored
         values = rows.gather(1, stored)
-        other = rows.scatter_(1, stored, -1.0).max(-1, keepdim=True).indices
+        least, place = values[:, 1:].min(-1, keepdim=True)  # the label's own class stays
+        most, other = rows.scatter_(1, stored, -1.0).max(-1, keepdim=True)
         rows.scatter_(1, stored, values)  # restored: a copy of all takes longer
-        classes = torch.cat([stored[:, 1:], other], 1)
-        largest = rows.gather(1, classes).topk(stored.shape[1] - 1).indices
-        return torch.cat([stored[:, :1], classes.gather(1, largest)], 1)
+        place += 1
+        return stored.scatter(1, place, other.where(most > least, stored.gather(1, place)))
 
     def _decay(self, samples: Tensor) -> None:
         """Reduce J by the share of an epoch that these samples (), a sum of weights, are."""

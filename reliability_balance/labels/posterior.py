@@ -170,11 +170,6 @@ def as_probabilities(labels: Tensor, like: Tensor) -> Tensor:
     return zeros.scatter_(-1, labels.unsqueeze(-1), 1.0)
 
 
-def single_or_soft(labels: Tensor, like: Tensor) -> Tensor:
-    """Return index labels (B,) unchanged, others as :func:`as_probabilities`."""
-    return labels if labels.ndim == 1 else as_probabilities(labels, like)
-
-
 def expectation(rows: Tensor, labels: Tensor) -> Tensor:
     """Return the mean (B, 1) of rows (B, C) under labels, indices (B,) or probabilities (B, C)."""
     if labels.ndim == 1:

@@ -282,7 +282,7 @@ class RobustLoss(nn.Module):
 
         Checks, progress and communication are not compiled. Compiling takes about a minute, again
         when mixing starts and when held-back labels are released. Afterwards a step launches a
-        fifth of the kernels (``python -m benchmarks overhead --part kernels``), which pays on a
+        ninth of the kernels (``python -m benchmarks overhead --part kernels``), which pays on a
         GPU under a small encoder. Compile the model, or its `balancer`, too. A copy of the loss is
         not compiled.
 
@@ -302,7 +302,7 @@ class RobustLoss(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         # A compiled function cannot be pickled.
-        return super().__getstate__() | {"_equation": RobustLoss._terms}
+        return {**super().__getstate__(), "_equation": RobustLoss._terms}  # type: ignore[no-untyped-call]
 
     def doubtful_labels(
         self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None

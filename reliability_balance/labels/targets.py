@@ -27,7 +27,6 @@ from reliability_balance.labels.posterior import (
     _one_label_each,
     as_probabilities,
     sharpened_scores,
-    single_or_soft,
     towards_,
 )
 from reliability_balance.labels.ranks import (
@@ -236,6 +235,7 @@ class RefurbishedTargets(Configured):
 
     updates: Tensor
     given: Tensor
+    places: Tensor
     remembers: Tensor
     agreement: Tensor
 
@@ -306,6 +306,7 @@ class RefurbishedTargets(Configured):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
+        self.register_buffer("places", _places(torch.arange(num_classes)), persistent=False)
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
         self._released = 0  # samples before this one are no longer held back
@@ -358,7 +359,7 @@ class RefurbishedTargets(Configured):
         if not gathers:
             self._check(index, labels, probs)
         if not update:
-            given = single_or_soft(labels, RF.widen(probs))
+            given = self._given(labels, probs)
             updates = self.updates[index].unsqueeze(-1)
             scores = self._scores(index)
             beliefs = RF._softmax(scores)
@@ -390,7 +391,7 @@ class RefurbishedTargets(Configured):
 
     def __getstate__(self) -> dict[str, Any]:
         # Compiled functions cannot be pickled.
-        return super().__getstate__() | {"_equations": _equations()}
+        return {**super().__getstate__(), "_equations": _equations()}  # type: ignore[no-untyped-call]
 
     def _follow(
         self, index: Tensor, labels: Tensor, probs: Tensor, place: Tensor | None, *, is_alone: bool
@@ -401,7 +402,7 @@ class RefurbishedTargets(Configured):
         """
         rows: dict[str, Parts] = {}
         sums: dict[str, Parts] = {}
-        given = single_or_soft(labels, RF.widen(probs))
+        given = self._given(labels, probs)
         memorization = self.memorization
         if memorization is None:
             residual, debiased = None, probs
@@ -413,7 +414,7 @@ class RefurbishedTargets(Configured):
         updates = updates.unsqueeze(-1)
         average = self._updated_average(index, updates, mean_of_repeated(place, debiased))
         # The residual is stored of the same classes, to find the largest only once.
-        classes = self.averages.largest(average, given if given.ndim == 1 else given.argmax(-1))
+        classes = self.averages.largest(average, labels if labels.ndim == 1 else given.argmax(-1))
         average, rows["averages"] = self.averages.compress(average, classes)
         rows["classes"] = (classes.int(),)
         scores = self._sharpened(average)
@@ -709,6 +710,7 @@ class RefurbishedTargets(Configured):
         if isinstance(self.averages, DenseRows):
             self.kept += count
         self.num_classes += count
+        self.places = _places(torch.arange(self.num_classes, device=self.places.device))
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -785,10 +787,9 @@ class RefurbishedTargets(Configured):
         if self.annotators is not None:
             return annotators.codes(labels)
         if not labels.is_floating_point():
-            return _places(labels).round().int()
+            return self.places[labels].round().int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        classes = torch.arange(labels.shape[-1], device=labels.device)
-        return (wide * _places(classes)).sum(-1).round().int()
+        return (wide * self.places).sum(-1).round().int()
 
     def _record_labels(self, index: Tensor, order: SampleOrder, codes: Tensor) -> None:
         """Store these codes of labels; reject changed labels and a wrong index."""
@@ -815,6 +816,12 @@ class RefurbishedTargets(Configured):
                 "subset, or in shuffled order? It must be the place in the training set. For "
                 "corrected labels create new targets"
             )
+
+    def _given(self, labels: Tensor, probs: Tensor) -> Tensor:
+        """Return labels as probabilities (B, C), or index labels (B,) where C is large."""
+        if labels.ndim == 1 and isinstance(self.counts, SparseCounts):
+            return labels
+        return as_probabilities(labels, RF.widen(probs))
 
     def _memorization_groups(
         self, index: Tensor, updates: Tensor
@@ -847,13 +854,17 @@ class RefurbishedTargets(Configured):
         In the warm-up the targets are the given labels.
         """
         sharper = scores / self.noise_temperature
-        if given.ndim == 1:
-            posteriors = self.counts.posteriors(scores, sharper, beliefs, given, self._class_shares)
+        if self.annotators is None and not labels.is_floating_point():
+            posteriors = self.counts.posteriors(
+                scores, sharper, beliefs, labels, self._class_shares
+            )
         else:
             posterior_of = self._posterior_rule()
             posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
         refurbished, counted = posteriors
-        weight = self.classes.posterior_weight(given, self.prior_count)
+        weight = self.classes.posterior_weight(
+            labels if labels.ndim == 1 else given, self.prior_count
+        )
         is_due = updates > self._effective_warmup
         return towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
@@ -861,7 +872,7 @@ class RefurbishedTargets(Configured):
         """Return the averages (B, C) with these predictions."""
         old = RF.widen(self.averages_of(index), probs)
         share = (
-            updates.to(old.dtype).reciprocal()
+            updates.reciprocal().to(old.dtype)
             if self.momentum is None
             else 1.0 - self.momentum * (updates > 1).to(old.dtype)
         )
@@ -898,7 +909,9 @@ class RefurbishedTargets(Configured):
             annotators.check_labelled(labels, self.num_classes)
 
 
-def _equations() -> tuple[Callable[..., Any], Callable[..., Any]]:
+def _equations() -> tuple[
+    Callable[..., tuple[Tensor, dict[str, Parts], dict[str, Parts]]], Callable[..., None]
+]:
     """Return what :meth:`RefurbishedTargets.compile` compiles."""
     return RefurbishedTargets._follow, RefurbishedTargets._store
 

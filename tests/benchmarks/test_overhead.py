@@ -10,8 +10,9 @@ from dataclasses import asdict
 import torch
 
 from benchmarks.cost.gpu_heads import PlainHead, RobustHead
+from benchmarks.cost.kernels import kernels_of, robust_step
 from benchmarks.cost.paired import Estimate, alternate, estimate, exponent, ratio
-from benchmarks.cost.parts import PARTS, Finding
+from benchmarks.cost.parts import BASE, KERNELS_BEFORE, PARTS, Finding
 from benchmarks.questions import overhead
 from benchmarks.questions.overhead_gpu import Step, compare
 
@@ -39,7 +40,24 @@ def test_every_call_is_timed_in_every_round():
     assert sum(seconds["one"]) > sum(seconds["two"])
 
 
-@pytest.mark.parametrize("part", ["sampler", "encoder"])
+def test_kernels_are_operators_but_no_views_and_no_allocations():
+    rows = torch.ones(3, 4, requires_grad=True)
+
+    def call():
+        with torch.profiler.record_function("balancer"):
+            loss = (rows.T.reshape(-1) + torch.empty(12)).sum()  # a copy, an addition, a sum
+        loss.backward()  # ones, and the gradient in the layout of the rows
+
+    found = kernels_of(call)
+    assert (found["balancer"], found["targets"]) == (3, 0)
+    assert found["all"] == 5
+
+
+def test_a_step_launches_no_more_kernels_than_before():
+    assert kernels_of(robust_step(BASE))["all"] < KERNELS_BEFORE[False]
+
+
+@pytest.mark.parametrize("part", ["sampler", "encoder", "kernels"])
 def test_a_small_part_gives_findings(part):
     findings = list(PARTS[part](True))
     assert findings
