@@ -1,11 +1,11 @@
 """Figures 5 to 7 of the paper, in numbers: what does the correction do to confidences?
 
-Trains recipes of the application on one data set, or takes the runs of `paper_table5`. For each it
-counts the probabilities of the predicted classes before and after the correction (Fig. 5), scores
-and draws the embedding of the test faces (Fig. 6), and draws the training (Fig. 7). No picture of
-a face is kept. A stopped run is resumed.
+Takes the runs that `paper_table5` has trained. For each recipe it counts the probabilities of the
+predicted classes before and after the correction (Fig. 5), scores and draws the embedding of the
+test faces (Fig. 6), and draws the training (Fig. 7). No picture of a face is kept.
 """
 
+import json
 from math import nan
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,18 +14,18 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.application import how, run_recipe, told
-from benchmarks.options import RESULTS, Overrides, RenderOnly, Results
+from benchmarks.application import how, told
+from benchmarks.options import RESULTS, RenderOnly, Results
 from benchmarks.questions.paper_table5 import PAPER
-from benchmarks.runs import publish
+from benchmarks.runs import ResultsError, publish
 from benchmarks.tables import markdown, page
-from examples.arbex.configuration import load_config, override_config
 from examples.arbex.faces.face_table import TEST
 from examples.arbex.model_bundle import load_bundle
 from examples.arbex.report.evaluation import predict_table
 from examples.arbex.report.figure_style import LIGHT, figure_file
 from examples.arbex.report.training_figures import draw_embedding, draw_setups, read_history
 from examples.arbex.run_data import load_faces
+from examples.arbex.training.run_folder import RunFolder, config_of
 from reliability_balance import BalancerOutput
 
 BINS = 20  # of the highest probability
@@ -37,16 +37,14 @@ CLUSTERING = ("davies_bouldin", "calinski_harabasz")
 
 def main(
     dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER)}.")],
-    root: Annotated[Path, typer.Argument(exists=True, help="Its folder.")],
     recipe: Annotated[
-        list[str] | None, typer.Option(help="Recipe to train; repeatable. None: paper, robust.")
+        list[str] | None, typer.Option(help="Recipe of a run; repeatable. None: paper, robust.")
     ] = None,
-    overrides: Overrides = None,
     runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/paper_table5"),
     results: Results = RESULTS,
     render_only: RenderOnly = False,
 ) -> None:
-    """Train or resume each recipe; write numbers and figures."""
+    """Write numbers and figures of each recipe's run."""
     if dataset not in PAPER:
         raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
     file = results / f"paper_figures_{dataset}.json"
@@ -58,20 +56,24 @@ def main(
     if not render_only:
         found, histories = {}, {}
         for name in recipe or RECIPES:
-            named = load_config(name, [f"data.dataset={dataset}", f"data.root={root}"])
-            chosen = override_config(named, overrides or [])
-            folder = runs / f"{dataset}-{name}"
-            metrics = run_recipe(chosen, folder)
-            test = load_faces(chosen.data, used=TEST).subset(TEST)
-            size = chosen.data.image_size
-            output = predict_table(load_bundle(folder).model, test, image_size=size)
+            folder = RunFolder(runs / f"{dataset}-{name}")
+            metrics = folder.root / "metrics.json"
+            if not metrics.is_file():
+                raise ResultsError(
+                    f"{folder.root} must hold a finished run; train it with `python -m benchmarks "
+                    f"paper_table5 {dataset} FOLDER --recipe {name}`"
+                )
+            config = config_of(folder)
+            test = load_faces(config.data, used=TEST).subset(TEST)
+            size = config.data.image_size
+            output = predict_table(load_bundle(folder.model).model, test, image_size=size)
             draw_embedding(
                 figure(f"embedding_{name}"), output.embedding, test.labels, test.class_names
             )
-            histories[name] = read_history(folder / "history.csv")
+            histories[name] = read_history(folder.history)
             found[name] = {
-                **how(chosen),
-                "metrics": metrics,
+                **how(config),
+                "metrics": json.loads(metrics.read_text(encoding="utf-8")),
                 "confidences": count_confidences(output, test.labels),
                 "history": histories[name],
             }
@@ -158,8 +160,7 @@ def format_figures(dataset: str, recipes: dict[str, Any]) -> str:
     heads = ["recipe", "predictions", "primary %", "corrected %", "raised by the correction %"]
     return page(
         f"Figures 5 to 7 of the paper, {dataset}",
-        "One short run of each recipe with a small encoder that starts from scratch: the method's "
-        "behaviour, not the paper's accuracy. The paper shows single faces and gives no averages.",
+        "One run of each recipe, as in Table 5. The paper shows single faces, and no averages.",
         "**Fig. 5**: highest probability, mean over the test faces whose prediction of that branch "
         "is right or wrong, and the share of those whose highest probability the correction "
         "raises. The paper's claim is that right ones rise and wrong ones fall.",
@@ -174,8 +175,16 @@ def format_figures(dataset: str, recipes: dict[str, Any]) -> str:
             ],
             training,
         ),
-        *(told(each) for each in recipes.values()),
+        *(f"{name}: {_size(found)}" for name, found in recipes.items()),
+        told(next(iter(recipes.values()))),
     )
+
+
+def _size(found: dict[str, Any]) -> str:
+    recipe, epochs = found["recipe"], len(found["history"]["epoch"])
+    data, per_class = recipe["data"], recipe["data"]["per_class"]
+    faces = "all faces" if per_class is None else f"{per_class} faces a class"
+    return f"{recipe['encoder']['name']}, {data['image_size']} pixels, {epochs} epochs of {faces}."
 
 
 def _percent(share: float | None) -> str:
