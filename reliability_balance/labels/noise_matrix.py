@@ -250,16 +250,19 @@ class SparseCounts(nn.Module):
     def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:
         """Return which classes (B, k) of the columns of labels (B,), in rows (B, C), to store.
 
-        They are those stored before, but for the smallest, if another one is larger: to find the
-        largest of all takes much longer.
+        They are the largest of those stored before and of a few others, more if a label has more
+        samples: to find the largest of all takes much longer.
         """
         stored = self.columns.classes[labels].long()
+        kept, size = stored.shape[1], self.num_classes
         values = rows.gather(1, stored)
-        least, place = values[:, 1:].min(-1, keepdim=True)  # the label's own class stays
-        most, other = rows.scatter_(1, stored, -1.0).max(-1, keepdim=True)
+        rows.scatter_(1, stored, -1.0)
+        others = rows.topk(min(1 + len(labels) // size, size - kept)).indices
         rows.scatter_(1, stored, values)  # restored: a copy of all takes longer
-        place += 1
-        return stored.scatter(1, place, other.where(most > least, stored.gather(1, place)))
+        classes = torch.cat([stored[:, 1:], others], 1)
+        largest = rows.gather(1, classes).topk(kept - 1).indices
+        # The label's own class stays first.
+        return torch.cat([stored[:, :1], classes.gather(1, largest)], 1)
 
     def _decay(self, samples: Tensor) -> None:
         """Reduce J by the share of an epoch that these samples (), a sum of weights, are."""
