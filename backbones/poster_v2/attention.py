@@ -136,7 +136,7 @@ class WindowCrossAttention(nn.Module):
 
 
 def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) -> Tensor:
-    r"""Return :math:`softmax(q k^T / \sqrt d + b) v` for a bias that the whole batch shares.
+    """Return softmax(q k^T / sqrt(d) + b) v, Eq. 2, for a bias that the whole batch shares.
 
     Shape:
         - query, key, value: (B, I, N, d) floating; bias: (I, N, N); returns (B, I, N, d).

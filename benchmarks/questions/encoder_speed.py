@@ -16,8 +16,9 @@ from benchmarks.cost.machine import peak_allocated
 from benchmarks.cost.paired import alternate, ratio
 from benchmarks.cost.parts import Finding
 from benchmarks.cost.published_encoder import as_published
+from benchmarks.cost.recording import record
 from benchmarks.options import RESULTS, Quick, RenderOnly, Results, one_of
-from benchmarks.questions.overhead import record, report
+from benchmarks.reports.costs import RATIOS, report
 from benchmarks.runs import publish
 from reliability_balance.backbones import (
     PosterV2,
@@ -48,7 +49,10 @@ def main(
         settings = {"seed": str(seed), "sizes": "quick" if quick else "full"}
         about = "Published cost as a multiple of ours."
         record(path, name, about, compare(*ENCODERS[name], quick), settings)
-    print(publish(path, None, partial(report, question="encoder_speed")))
+    introduction = f"By `python -m benchmarks encoder_speed`. {RATIOS}"
+    print(
+        publish(path, None, partial(report, title="Speed of POSTER++", introduction=introduction))
+    )
 
 
 def compare(build: Callable[[], PosterV2], batch_size: int, quick: bool) -> Iterator[Finding]:

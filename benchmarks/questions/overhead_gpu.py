@@ -20,8 +20,9 @@ from benchmarks.cost.gpu_heads import PlainHead, RobustHead
 from benchmarks.cost.heads import Size
 from benchmarks.cost.paired import alternate, ratio
 from benchmarks.cost.parts import BASE, Finding
+from benchmarks.cost.recording import record
 from benchmarks.options import RESULTS, Quick, RenderOnly, Results
-from benchmarks.questions.overhead import record, report
+from benchmarks.reports.costs import RATIOS, report
 from benchmarks.runs import publish
 
 Wrapping = Callable[[nn.Module], Any]
@@ -60,7 +61,10 @@ def main(
         }
         findings = part(torch.device(device), quick)
         record(path, part.__name__.replace("_", " "), part.__doc__ or "", findings, settings)
-    print(publish(path, None, partial(report, question="overhead_gpu")))
+    introduction = f"By `python -m benchmarks overhead_gpu`. {RATIOS}"
+    print(
+        publish(path, None, partial(report, title="Overhead on a GPU", introduction=introduction))
+    )
 
 
 def heads_alone(device: torch.device, quick: bool) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ memory of a fresh process, at its peak. Parts that are run again replace their f
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -17,12 +17,17 @@ from benchmarks.cost.paired import alternate, exponent, ratio, single
 from benchmarks.cost.parts import Finding
 from benchmarks.cost.ranks import BATCH as RANK_BATCH
 from benchmarks.cost.ranks import steps_of_ranks
+from benchmarks.cost.recording import measure_parts
 from benchmarks.cost.targets import BATCH, fill_and_rank, fill_and_step, linear_head, stepper
 from benchmarks.options import RESULTS, RenderOnly, Results, one_of
-from benchmarks.questions.overhead import measure_parts, row
+from benchmarks.reports.costs import report
 from benchmarks.runs import publish
-from benchmarks.tables import markdown, page
 
+TITLE = "Many classes and samples"
+INTRODUCTION = (
+    "By `python -m benchmarks scale`. Processor time of one thread on simulated data; ms: of a "
+    "step of the targets, the fastest. In bold: above what was asked for."
+)
 ROUNDS = 15
 CLASSES = (10, 100, 1000, 5000)
 GROWTH = {
@@ -49,7 +54,7 @@ def main(
     path = results / "scale.json"
     if not render_only:
         measure_parts({name: PARTS[name] for name in part or PARTS}, path, quick, seed)
-    print(publish(path, None, report))
+    print(publish(path, None, partial(report, title=TITLE, introduction=INTRODUCTION)))
 
 
 def step(quick: bool) -> Iterator[Finding]:
@@ -121,20 +126,3 @@ PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {
     "ranking": ranking,
     "ranks": ranks,
 }
-
-
-def report(parts: dict[str, Any]) -> str:
-    """Format the figures of each part."""
-    heads = ("what", "size", "figure", "95 % interval", "ms", "asked for")
-    text = [
-        "`python -m benchmarks scale`. Processor time of one thread on simulated data; ms: of a "
-        "step of the targets, the fastest. In bold: above what was asked for."
-    ]
-    for name in PARTS:
-        if name not in parts:
-            continue
-        part = parts[name]
-        machine = ", ".join(f"{key} {value}" for key, value in part["machine"].items())
-        text += [f"## {name}", f"{part['about']} {machine}."]
-        text.append(markdown(heads, map(row, part["findings"])))
-    return page("Many classes and samples", *text)

@@ -13,8 +13,8 @@ from benchmarks.cost.gpu_heads import PlainHead, RobustHead
 from benchmarks.cost.kernels import kernels_of, robust_step
 from benchmarks.cost.paired import Estimate, alternate, estimate, exponent, ratio
 from benchmarks.cost.parts import BASE, KERNELS_BEFORE, PARTS, Finding
-from benchmarks.questions import overhead
 from benchmarks.questions.overhead_gpu import Step, compare
+from benchmarks.reports.costs import report
 
 
 def test_a_ratio_is_taken_round_by_round():
@@ -81,6 +81,6 @@ def test_figures_above_what_was_asked_for_are_in_bold():
         "machine": {"torch": "1"},
         "findings": [asdict(finding) for finding in findings],
     }
-    text = overhead.report({"sampler": part}, "overhead")
+    text = report({"sampler": part}, "Overhead", "")
     assert "| slow | here | **2** | 1.9 to 2.1 | 10 | ≤ 1.5 |" in text
     assert "| fast | here | 0.5 | 0.4 to 0.6 | | |" in text
