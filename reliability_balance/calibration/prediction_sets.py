@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 from typing_extensions import Self
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
 from reliability_balance.calibration.conformal import (
     aps_scores,
     conformal_quantile,

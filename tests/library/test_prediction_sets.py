@@ -228,7 +228,7 @@ def test_a_penalty_shortens_the_tail():
         ),
         (lambda p, y: PredictionSets()(p), RuntimeError, "`fit` must be called before the sets"),
         (lambda p, y: ClassPredictionSets(CLASSES)(p), RuntimeError, "`fit` must be called before"),
-        (lambda p, y: GroupPredictionSets(2)(p, y), RuntimeError, "`fit` must be called before"),
+        (lambda p, y: GroupPredictionSets(4)(p, y), RuntimeError, "`fit` must be called before"),
         (lambda p, y: ClassPredictionSets(1), ValueError, "`num_classes` must be at least 2"),
         (
             lambda p, y: ClassPredictionSets(3).fit(p, y),

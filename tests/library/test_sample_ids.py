@@ -36,7 +36,7 @@ def test_unknown_and_repeated_ids_are_refused_by_name_and_change_nothing(texts, 
     with pytest.raises(ValueError, match="`ids` must be new; got ") as caught:
         ids.add([other + "!" * 7, again])
     assert f"{again!r}, which is row {texts.index(again)} already" in str(caught.value)
-    with pytest.raises(ValueError, match="`ids` must be distinct; got .* twice"):
+    with pytest.raises(ValueError, match=r"`ids` must be distinct; got .* twice"):
         SampleIds([*texts, again])
     assert list(ids) == texts
     unknown = other + "!" * 7  # longer than any
