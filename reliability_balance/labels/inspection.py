@@ -362,7 +362,9 @@ def inspect_embeddings(
     up to 32 classes or soft labels only.
 
     Args:
-        embeddings: embeddings of any origin and scale; tokens are averaged.
+        embeddings: embeddings of any scale, of a network that was not trained on these labels: one
+            that was may have learned their errors, and the noise rate is then far too low. Tokens
+            are averaged.
         labels: class indices or class probabilities. The only label of a class cannot be predicted
             from others: it gets the probability of the likeliest class, so :func:`rank_labels`
             calls it ambiguous.

@@ -348,7 +348,7 @@ class RobustLoss(nn.Module):
         first ones were. An epoch becomes longer, `progress` stays, and the class prior follows.
 
         All processes must add the same labels. To resume later, create the criterion with all
-        labels.
+        labels, or with the first ones and repeat the calls.
 
         Args:
             labels: labels of the new samples, of the same kind as the others.
@@ -377,6 +377,11 @@ class RobustLoss(nn.Module):
                 f"`labels` must have shape ({', '.join(sizes)}), M >= 1, as the others; "
                 f"got {tuple(labels.shape)}"
             )
+        if labels.dtype == torch.int64 and int(labels.max()) >= targets.num_classes:
+            raise ValueError(
+                f"`labels` must lie in [0, {targets.num_classes}); got values up to "
+                f"{int(labels.max())}: call `add_classes` first"
+            )
         joined = _all_labels(torch.cat([before, labels.detach().cpu()]), targets.num_classes)
         targets.add_samples(len(labels))
         self._samples_taken = self._samples_taken * len(joined) // len(before)
@@ -389,12 +394,14 @@ class RobustLoss(nn.Module):
         is for, and what else must be made anew. Add samples of the new classes by
         :meth:`add_samples`. The labels of the others stay: soft ones give the new classes 0.
 
-        All processes must add as many.
+        All processes must add as many. To resume later, wrap the original network, and repeat
+        all calls of this and of :meth:`add_samples` in the same order before you load the states.
 
         Args:
             count: number of classes, >= 1.
             optimizer: the optimizer of the model, whose state grows with the weights. None: create
-                a new one afterwards.
+                a new one afterwards; the state of the old one keeps the old sizes, so that its next
+                step raises an error.
 
         Raises:
             TypeError: if `count` is not an int.
@@ -615,9 +622,12 @@ class RobustLoss(nn.Module):
         """
         given, here = state["targets"]["given"], self.targets.given
         if len(given) != len(here):
+            hint = (
+                ": repeat `add_samples` and `add_classes` first" if len(here) < len(given) else ""
+            )
             raise ValueError(
                 "`labels` must be those that the checkpoint was trained on; got "
-                f"{len(here)} for {len(given)}"
+                f"{len(here)} for {len(given)}{hint}"
             )
         others = int(_differing(here, given.to(here.device)).sum())
         if others:

@@ -193,7 +193,7 @@ def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exac
     wrong = labels != truth
     found = ranking.sample[is_new][: int(wrong[300:].sum())]
     assert float(wrong[found].float().mean()) > 0.9
-    with pytest.raises(ValueError, match="`labels` must be those"):
+    with pytest.raises(ValueError, match="got 300 for 400: repeat `add_samples` and `add_classes`"):
         RobustLoss(network(), labels[:300], epochs=8).load_state_dict(criterion.state_dict())
 
 
@@ -215,7 +215,7 @@ def test_memorization_is_judged_once_however_samples_are_added(taken, added):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (torch.tensor([0, 4]), ValueError, r"`labels` must lie in \[0, 4\)"),
+        (torch.tensor([0, 4]), ValueError, r"lie in \[0, 4\); got .* 4: call `add_classes` first"),
         (torch.tensor([], dtype=torch.int64), ValueError, r"must have shape \(M\), M >= 1"),
         (torch.zeros(2, 2, dtype=torch.int64), ValueError, r"must have shape \(M\)"),
         (torch.tensor([0.5, 0.5]), TypeError, "`labels` must be of torch.int64"),
@@ -387,3 +387,28 @@ def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_pa
     checkpoint.save(tmp_path / "model.safetensors", model)
     loaded = checkpoint.load(tmp_path / "model.safetensors", network(3).unwrap()).model
     assert torch.equal(loaded(inputs).log_probs, model(inputs).log_probs)
+
+
+def test_a_training_with_added_classes_resumes_exactly_if_the_calls_are_repeated():
+    inputs, _, labels = blobs(200)
+    few, more = labels.clamp_max(2), torch.tensor([3, 3, 0, 3])
+    model = network(3)
+    criterion, optimizer = RobustLoss(model, few, epochs=8), adam(model)
+    train(model, criterion, optimizer, inputs, few, epochs=3, seed=0)
+    criterion.add_classes(1, optimizer)
+    criterion.add_samples(more)
+    inputs, few = torch.cat([inputs, inputs[:4]]), torch.cat([few, more])
+    train(model, criterion, optimizer, inputs, few, epochs=2, seed=1)
+
+    other = network(3)
+    resumed = RobustLoss(other, few[:200], epochs=8)
+    resumed.add_classes(1)
+    resumed.add_samples(more)
+    others = adam(other)
+    for each, origin in ((other, model), (resumed, criterion), (others, optimizer)):
+        each.load_state_dict(copy.deepcopy(origin.state_dict()))
+    losses = [
+        train(*each, inputs, few, epochs=5, seed=2)
+        for each in ((model, criterion, optimizer), (other, resumed, others))
+    ]
+    assert losses[0] == losses[1]
