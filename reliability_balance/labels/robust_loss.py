@@ -397,8 +397,9 @@ class RobustLoss(nn.Module):
                 a new one afterwards.
 
         Raises:
-            TypeError: if `count` is not an int.
-            ValueError: if it is below 1, or the model's head is not the balancer's own.
+            TypeError: as :meth:`ReliabilityBalancer.add_classes`.
+            ValueError: as there, and on labels of several annotators that, with so many classes,
+                look like one-hot labels or vote counts. Nothing is changed then.
 
         Example:
             >>> model = ReliabilityBalancer(8, num_classes=3)
@@ -410,10 +411,12 @@ class RobustLoss(nn.Module):
             (torch.Size([2, 4]), torch.Size([4]))
         """
         targets, labels, _ = self._kept
-        self.balancer.add_classes(count, optimizer)
-        targets.add_classes(count)
+        checks.at_least("count", count, 1)
         if labels.is_floating_point():
             labels = nn.functional.pad(labels, (0, count))
+        labels = _all_labels(labels, targets.num_classes + count)
+        self.balancer.add_classes(count, optimizer)
+        targets.add_classes(count)
         self._know(targets, labels)
 
     def _know(self, targets: RefurbishedTargets, labels: Tensor) -> None:

@@ -323,6 +323,99 @@ def test_the_optimizer_goes_on_with_the_old_rows(make):
         torch.testing.assert_close(grown.get_parameter(name)[:3], value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_may_be_added_while_the_last_loss_is_alive(dtype):
+    torch.manual_seed(0)
+    model = ReliabilityBalancer(8, 3, head="mlp", attention="tokens").to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    points, labels = torch.randn(30, 8, dtype=dtype), torch.arange(30) % 3
+    criterion, index = RobustLoss(model, labels, epochs=30), torch.arange(30)
+    alive = []
+    for step in range(3):
+        loss = criterion(model(points), labels, index)
+        alive.append(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        optimizer.step()
+        assert all(not torch.equal(v, before[k]) for k, v in model.named_parameters())
+        if step < 2:
+            criterion.add_classes(1, optimizer)
+    assert {value.dtype for value in model.parameters()} == {dtype}
+
+
+def stepped(make, parameters):
+    """Return an optimizer that has made a step."""
+    parameters = list(parameters)
+    optimizer = make(parameters)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(each.square().sum() for each in parameters)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("optimizer_of", "error", "message"),
+    [
+        (lambda m: "adam", TypeError, "`optimizer` must be a torch.optim.Optimizer; got str"),
+        (
+            lambda m: torch.optim.AdamW(nn.Linear(2, 2).parameters()),
+            ValueError,
+            "`optimizer` must hold the balancer's weights; got AdamW without 3 of the 3",
+        ),
+        (
+            lambda m: torch.optim.AdamW(m.head.parameters()),
+            ValueError,
+            "without 1 of the 3 that grow",
+        ),
+        (
+            lambda m: stepped(torch.optim.Adafactor, m.parameters()),
+            ValueError,
+            "must keep its state in the shape of each weight, .* got Adafactor, whose 'row_var'",
+        ),
+        (
+            lambda m: stepped(torch.optim.LBFGS, m.parameters()),
+            ValueError,
+            "must keep its state in the shape of each weight, .* got LBFGS",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_grow_is_refused_and_nothing_changes(optimizer_of, error, message):
+    model = ReliabilityBalancer(8, 3)
+    criterion = RobustLoss(model, torch.arange(9) % 3, epochs=2)
+    optimizer, before = optimizer_of(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(error, match=message):
+        criterion.add_classes(1, optimizer)
+    assert model.num_classes == criterion.targets.num_classes == len(criterion.class_prior) == 3
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_an_optimizer_need_not_hold_frozen_weights():
+    model = ReliabilityBalancer(8, 3)
+    model.anchors.requires_grad_(False)
+    model.add_classes(1, stepped(torch.optim.Rprop, model.head.parameters()))
+    assert model.anchors.shape[0] == 4
+    assert not model.anchors.requires_grad
+
+
+def test_labels_that_would_be_read_as_one_hot_are_refused_and_nothing_changes():
+    labels = labels_of("annotators", 60, 2).repeat(1, 2)[:, :3]
+    model, points = ReliabilityBalancer(8, 2), torch.randn(60, 8)
+    criterion = RobustLoss(model, labels, epochs=6)
+    with pytest.raises(ValueError, match="as in one-hot"):
+        criterion.add_classes(1)
+    assert model.num_classes == criterion.targets.num_classes == len(criterion.class_prior) == 2
+    criterion(model(points), labels, torch.arange(60)).backward()
+    criterion.add_classes(2)
+    criterion(model(points), labels, torch.arange(60)).backward()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_with_added_classes_keep_what_they_know_of_the_others(kind):
     size = 40 if kind == "sparse" else 6
