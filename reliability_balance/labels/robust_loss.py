@@ -201,7 +201,11 @@ class RobustLoss(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Epochs trained so far: updates per sample, over all processes."""
+        """Epochs trained so far: updates per sample, over all processes.
+
+        If the recipe does not refurbish labels, processes do not communicate. Each then takes the
+        batches of the others to be as large as its own.
+        """
         return self._samples_taken / len(self._kept[1])
 
     @property
@@ -598,6 +602,7 @@ class RobustLoss(nn.Module):
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
             "released": self.targets._released,
+            "first": self.targets._first,
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -640,6 +645,7 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
+        self.targets._first = state.get("first", self.targets._first)
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]

@@ -127,6 +127,28 @@ def test_added_samples_have_their_own_warm_up_and_held_back_labels():
     assert not torch.equal(targets(new, labels[new], probs[new]), given)
 
 
+def test_samples_added_before_the_release_are_held_back_as_long_as_the_others():
+    labels, held_for, sizes = torch.arange(1200) % 3, 10, (600, 1200)
+    model, points = ReliabilityBalancer(8, 3), torch.randn(1200, 8)
+    made = [RobustLoss(model, labels[:600], epochs=20)]
+    for epoch in range(held_for - 1):
+        for index in torch.arange(600).split(300):
+            made[0](model(points[index]), labels[index], index)
+    made[0].add_samples(labels[600:])
+    made.append(RobustLoss(model, labels, epochs=20))
+    made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+    for criterion in made:
+        targets, everything = criterion.targets, torch.arange(sizes[1])
+        for epoch in range(1, held_for + 2):
+            criterion(model(points), labels, everything)
+            _, held = targets._memorization_groups(everything, targets.updates.unsqueeze(-1))
+            held = held.squeeze(-1)
+            assert int(targets.remembers) >= 0
+            assert not bool(held[:600].any())
+            control = targets.memorization.control[600:]
+            assert torch.equal(held[600:], control if epoch <= held_for else ~control & control)
+
+
 POINTS = 3 * torch.randn(4, 16, generator=torch.Generator().manual_seed(5))
 
 
@@ -456,6 +478,34 @@ def test_rows_and_columns_of_added_classes_are_those_of_the_initial_matrix(make)
     torch.testing.assert_close(joint[:, 4:], expected[:, 4:])
     torch.testing.assert_close(joint[4:], expected[4:], rtol=0, atol=0.01)
     assert float(joint.sum()) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("kept", "size"), [(10, 15), (10, 18), (10, 30), (4, 15), (20, 15)])
+def test_a_criterion_with_added_classes_resumes(kept, size):
+    """Of each label as many entries of J are stored as in one that knew the classes."""
+    torch.manual_seed(0)
+    labels, points = torch.arange(150) % size, torch.randn(150, 8)
+    grown = ReliabilityBalancer(8, size)
+    criterion = RobustLoss(grown, labels, epochs=30, kept=kept)
+    everything = torch.arange(150)
+    criterion(grown(points), labels, everything)
+    criterion.add_classes(5)
+    joint = criterion.targets.joint
+    assert float(joint.sum()) == pytest.approx(1.0, abs=1e-3)
+    model = ReliabilityBalancer(8, size + 5)
+    resumed = RobustLoss(model, labels, epochs=30, kept=kept)
+    if kept >= size:  # all classes were stored, and still are
+        assert criterion.targets.kept == size + 5
+        resumed = RobustLoss(model, labels, epochs=30, kept=size + 5)
+    resumed.load_state_dict(copy.deepcopy(criterion.state_dict()))
+    model.load_state_dict(grown.state_dict())
+    assert torch.equal(resumed.targets.joint, joint)
+    losses = [
+        each(balancer(points), labels, everything)
+        for each, balancer in ((criterion, grown), (resumed, model))
+    ]
+    assert torch.equal(*losses)
+    assert_same_state(criterion.targets, resumed.targets, rtol=0, atol=0)
 
 
 def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_path):
