@@ -131,7 +131,7 @@ def test_samples_added_before_the_release_are_held_back_as_long_as_the_others():
     labels, held_for, sizes = torch.arange(1200) % 3, 10, (600, 1200)
     model, points = ReliabilityBalancer(8, 3), torch.randn(1200, 8)
     made = [RobustLoss(model, labels[:600], epochs=20)]
-    for epoch in range(held_for - 1):
+    for _ in range(held_for - 1):
         for index in torch.arange(600).split(300):
             made[0](model(points[index]), labels[index], index)
     made[0].add_samples(labels[600:])
@@ -146,7 +146,7 @@ def test_samples_added_before_the_release_are_held_back_as_long_as_the_others():
             assert int(targets.remembers) >= 0
             assert not bool(held[:600].any())
             control = targets.memorization.control[600:]
-            assert torch.equal(held[600:], control if epoch <= held_for else ~control & control)
+            assert torch.equal(held[600:], control & (epoch <= held_for))
 
 
 POINTS = 3 * torch.randn(4, 16, generator=torch.Generator().manual_seed(5))
