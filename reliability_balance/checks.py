@@ -322,6 +322,12 @@ def at_least(name: str, value: int, minimum: int) -> None:
         raise ValueError(f"`{name}` must be at least {minimum}; got {value}")
 
 
+def callable_or_none(name: str, value: object) -> None:
+    """Require a function or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be callable or None; got {type(value).__name__}")
+
+
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Require one of the allowed names."""
     if value not in allowed:

@@ -201,7 +201,11 @@ class RobustLoss(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Epochs trained so far: updates per sample, over all processes."""
+        """Epochs trained so far: updates per sample, over all processes.
+
+        If the recipe does not refurbish labels, processes do not communicate. Each then takes the
+        batches of the others to be as large as its own.
+        """
         return self._samples_taken / len(self._kept[1])
 
     @property
@@ -404,8 +408,9 @@ class RobustLoss(nn.Module):
                 step raises an error.
 
         Raises:
-            TypeError: if `count` is not an int.
-            ValueError: if it is below 1, or the model's head is not the balancer's own.
+            TypeError: as :meth:`ReliabilityBalancer.add_classes`.
+            ValueError: as there, and on labels of several annotators that, with so many classes,
+                look like one-hot labels or vote counts. Nothing is changed then.
 
         Example:
             >>> model = ReliabilityBalancer(8, num_classes=3)
@@ -417,10 +422,12 @@ class RobustLoss(nn.Module):
             (torch.Size([2, 4]), torch.Size([4]))
         """
         targets, labels, _ = self._kept
-        self.balancer.add_classes(count, optimizer)
-        targets.add_classes(count)
+        checks.at_least("count", count, 1)
         if labels.is_floating_point():
             labels = nn.functional.pad(labels, (0, count))
+        labels = _all_labels(labels, targets.num_classes + count)
+        self.balancer.add_classes(count, optimizer)
+        targets.add_classes(count)
         self._know(targets, labels)
 
     def _know(self, targets: RefurbishedTargets, labels: Tensor) -> None:
@@ -602,6 +609,7 @@ class RobustLoss(nn.Module):
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
             "released": self.targets._released,
+            "first": self.targets._first,
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -647,6 +655,7 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
+        self.targets._first = state.get("first", self.targets._first)
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]
