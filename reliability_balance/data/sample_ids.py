@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -16,9 +15,6 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance.files import open_atomically
-
-# What NumPy raises on files of other kinds and damaged ones.
-UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 class SampleIds(Sequence[str]):
@@ -170,7 +166,7 @@ class SampleIds(Sequence[str]):
             path: the file.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            OSError: if the file cannot be opened.
             ValueError: if it is of another kind or damaged.
 
         Example:
@@ -180,12 +176,13 @@ class SampleIds(Sequence[str]):
             ...     list(SampleIds.load(f"{folder}/ids.npz"))
             ['a', 'b']
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                text, ends = file["text"], file["ends"]
-            return cls(_split(text, ends))
-        except UNREADABLE as error:
-            raise ValueError(f"`path` must be a file of ids; got {path}: {error}") from error
+        with open(path, "rb") as opened:
+            try:
+                with np.load(opened, allow_pickle=False) as file:
+                    text, ends = file["text"], file["ends"]
+                return cls(_split(text, ends))
+            except Exception as error:  # NumPy, zipfile and zlib raise many kinds on damaged files
+                raise ValueError(f"`path` must be a file of ids; got {path}: {error}") from error
 
     def _bytes(self, row: int) -> bytes:
         return self._text[self._ends[row] : self._ends[row + 1]].tobytes()

@@ -106,6 +106,25 @@ def test_files_of_other_kinds_and_damaged_ones_are_refused(tmp_path):
         SampleIds.load(tmp_path / "none.npz")
 
 
+def test_no_flipped_bit_of_a_file_escapes(tmp_path):
+    """Whatever zipfile or zlib raises, the error names the file; or the ids are the same."""
+    ids, path = SampleIds(["one", "two"]), tmp_path / "ids.npz"
+    with path.open("wb") as file:
+        np.savez_compressed(file, text=ids._text, ends=ids._ends)
+    content = path.read_bytes()
+    refusals: list[str] = []
+    for bit in range(0, 8 * len(content), 11):
+        flipped = bytearray(content)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert list(SampleIds.load(path)) == list(ids)
+        except ValueError as error:
+            refusals.append(str(error))
+    assert len(refusals) > 100
+    assert all(str(path) in each for each in refusals)
+
+
 def test_memory_of_many_ids_is_a_few_bytes_each():
     count = 20_000
     ids = SampleIds(f"folder/{number:08}.jpg" for number in range(count))
