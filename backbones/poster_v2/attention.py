@@ -146,8 +146,9 @@ def biased_attention(query: Tensor, key: Tensor, value: Tensor, bias: Tensor) ->
         >>> biased_attention(query, key, value, torch.randn(4, 9, 9)).shape
         torch.Size([2, 4, 9, 5])
     """
-    if bias.requires_grad and bias.is_cpu:
+    if torch.is_grad_enabled() and bias.is_cpu:
         # The processor's fused kernel has no gradient for the bias, and its fallback is slower.
+        # Under torch.func.grad, `requires_grad` does not tell whether one is needed.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
         attended: Tensor = scores.add_(bias).softmax(-1) @ value
         return attended

@@ -35,8 +35,8 @@ class PosterV2(nn.Module):
                 +-- face_landback -- 3 maps -- queries --------------+-- attn -- ffn   (1-5)
         3 fused maps -- embed_q, embed_k, embed_v -- VIT (6-8) -- se_block -- reduction -- embedding
 
-    The names of the parts are the published ones. Weights are stored channels-last, which is
-    faster on most devices; ``encoder.to(memory_format=torch.contiguous_format)`` undoes that.
+    The names of the parts are the published ones. Images are processed channels-last, which is
+    faster. On a GPU, ``encoder.to(memory_format=torch.channels_last)`` stores the weights so too.
 
     Args:
         config: all sizes.
@@ -151,7 +151,6 @@ class PosterV2(nn.Module):
             self.reduction: nn.Module = nn.Identity()
         else:
             self.reduction = nn.Linear(token_width, config.reduction_dim)
-        self.to(memory_format=torch.channels_last)
         self.train()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -209,7 +208,8 @@ class PosterV2(nn.Module):
             )
         if images.shape[-1] != size:
             images = F.interpolate(images, size=(size, size))
-        return images
+        # Channels-last, in a way that vmap knows.
+        return images.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _landmark_widths(branch: nn.Module, config: PosterV2Config) -> tuple[int, int, int]:

@@ -44,8 +44,8 @@ class IRUnit(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return shortcut plus residual."""
-        output: Tensor = self.res_layer(features)
-        return output.add_(self.shortcut_layer(features))
+        output: Tensor = self.res_layer(features) + self.shortcut_layer(features)
+        return output
 
 
 class Subsample(nn.Module):

@@ -48,6 +48,7 @@ class _PReLUFunction(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+        ctx.save_for_forward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,6 +58,13 @@ class _PReLUFunction(torch.autograd.Function):
         places = range(2, features.ndim)
         of_slope = (below * features).sum([0, *places])
         return above.addcmul_(below, slope.view(-1, *(1 for _ in places))), of_slope
+
+    @staticmethod
+    def jvp(ctx: Any, of_features: Tensor, of_slope: Tensor) -> Tensor:
+        features, slope = ctx.saved_tensors
+        shape = (-1, *(1 for _ in range(2, features.ndim)))
+        below = of_features * slope.view(shape) + features * of_slope.view(shape)
+        return torch.where(features > 0, of_features, below)
 
 
 class HalvingConv(nn.Conv2d):

@@ -226,6 +226,8 @@ def calibrate(
 
     If the model predicts for evenly frequent classes, as after training with :class:`RobustLoss`,
     samples are weighted by the inverse frequency of their classes (:func:`assumes_even_classes`).
+    Where only the held-out labels tell that, their class frequencies must be those of the training
+    labels.
 
     Args:
         model: gives a :class:`BalancerOutput`, or logits. Its mode is restored afterwards.
@@ -295,15 +297,20 @@ def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: 
     An uneven `class_prior` of the balancer proves the former, a recipe without `even_classes` the
     latter. Without either, the model may come from :class:`RobustLoss` on even classes or from
     :class:`ReliabilityLoss` on any. Then held-out labels decide: whether predictions have a higher
-    likelihood after :func:`core.with_class_prior` with the labels' frequencies.
+    likelihood after :func:`core.with_class_prior` with the labels' frequencies. This assumes that
+    held-out data have the class frequencies of the training labels; otherwise it may be wrong.
 
     Args:
         balancer: the model's.
-        scores: its log-probabilities of held-out samples.
-        labels: their labels.
+        scores: its log-probabilities of held-out samples, or logits.
+        labels: their class indices.
 
     Shape:
         - scores: (N, C) floating; labels: (N,) int64.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on wrong shapes or values, or no samples.
 
     Warns:
         UserWarning: if the mean difference of the log-likelihoods is below three standard errors,
@@ -315,13 +322,16 @@ def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: 
         >>> assumes_even_classes(balancer, torch.tensor([[0.9, 0.1]] * 1000).log(), labels)
         False
     """
+    checks.indices("labels", labels)
+    wide, _ = held_out(scores, labels, "scores")
+    checks.width("scores", scores, balancer.num_classes)
     prior = balancer.class_prior
     if not torch.allclose(prior, prior.mean()):
         return True
     if not get_recipe(balancer.recipe).even_classes:
         return False
     counts = labels.bincount(minlength=scores.shape[1]).double()
-    plain = scores.double().log_softmax(-1)
+    plain = wide.log_softmax(-1)
     shifted = (plain + log_frequencies(counts.clamp_min(0.5))).log_softmax(-1)
     gain = (shifted - plain).gather(1, labels.unsqueeze(1))
     is_even = bool(gain.mean() >= 0)

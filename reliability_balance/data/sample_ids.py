@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import zipfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
@@ -16,9 +15,6 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance.files import open_atomically
-
-# What NumPy raises on files of other kinds and damaged ones.
-UNREADABLE = (AttributeError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile)
 
 
 class SampleIds(Sequence[str]):
@@ -53,6 +49,11 @@ class SampleIds(Sequence[str]):
         self._hashes: npt.NDArray[np.uint64] = np.empty(0, np.uint64)
         self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self.add(ids)
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3]))
+        more = f", … and {len(self) - 3:,} more" if len(self) > 3 else ""
+        return f"{type(self).__name__}([{shown}{more}])"
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -107,7 +108,7 @@ class SampleIds(Sequence[str]):
         if unknown:
             raise ValueError(
                 f"`ids` must be among the {len(self)} known ones; got "
-                f"{checks.listed(map(repr, unknown))}"
+                f"{checks.listed(map(repr, unknown))}: call `add` first if they are new"
             )
         return torch.from_numpy(found)
 
@@ -141,7 +142,7 @@ class SampleIds(Sequence[str]):
         order = joined.argsort(kind="stable")
         grown._hashes = joined[order]
         grown._order = np.concatenate([self._order, np.arange(before, len(grown))])[order]
-        grown._check_distinct()
+        grown._check_distinct(before)
         vars(self).update(vars(grown))
         return torch.arange(before, len(self))
 
@@ -165,7 +166,7 @@ class SampleIds(Sequence[str]):
             path: the file.
 
         Raises:
-            FileNotFoundError: if there is no such file.
+            OSError: if the file cannot be opened.
             ValueError: if it is of another kind or damaged.
 
         Example:
@@ -175,12 +176,13 @@ class SampleIds(Sequence[str]):
             ...     list(SampleIds.load(f"{folder}/ids.npz"))
             ['a', 'b']
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                text, ends = file["text"], file["ends"]
-            return cls(_split(text, ends))
-        except UNREADABLE as error:
-            raise ValueError(f"`path` must be a file of ids; got {path}: {error}") from error
+        with open(path, "rb") as opened:
+            try:
+                with np.load(opened, allow_pickle=False) as file:
+                    text, ends = file["text"], file["ends"]
+                return cls(_split(text, ends))
+            except Exception as error:  # NumPy, zipfile and zlib raise many kinds on damaged files
+                raise ValueError(f"`path` must be a file of ids; got {path}: {error}") from error
 
     def _bytes(self, row: int) -> bytes:
         return self._text[self._ends[row] : self._ends[row + 1]].tobytes()
@@ -196,16 +198,18 @@ class SampleIds(Sequence[str]):
                     found[place] = row
         return found
 
-    def _check_distinct(self) -> None:
-        """Compare the texts of ids with equal hashes."""
+    def _check_distinct(self, known: int) -> None:
+        """Compare the texts of ids with equal hashes; the first `known` ids are distinct."""
         equal = self._hashes[1:] == self._hashes[:-1]
         alike = np.concatenate([equal, [False]]) | np.concatenate([[False], equal])
         seen: dict[bytes, int] = {}
         for row in np.sort(self._order[alike[: len(self)]]).tolist():
             if (other := seen.setdefault(self._bytes(row), row)) != row:
-                raise ValueError(
-                    f"`ids` must be distinct; got {self[row]!r} as rows {other} and {row}"
-                )
+                if other < known:
+                    raise ValueError(
+                        f"`ids` must be new; got {self[row]!r}, which is row {other} already"
+                    )
+                raise ValueError(f"`ids` must be distinct; got {self[row]!r} twice")
 
 
 def _several(ids: Any) -> Iterator[Any]:

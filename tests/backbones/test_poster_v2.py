@@ -8,6 +8,7 @@ import pytest
 import torch
 from seeded_weights import seed_weights, uniform
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from reliability_balance.backbones import poster_v2_base, poster_v2_small, poster_v2_tiny
 from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2, PosterV2Config
@@ -209,14 +210,66 @@ class TestOptions:
         assert kept[1] < kept[0] * 0.6
         torch.testing.assert_close(results[1], results[0])
 
-    def test_convolutions_are_channels_last_unless_undone(self, tiny: PosterV2) -> None:
-        weight = tiny.ir_back.body1[0].res_layer[1].weight
-        assert weight.is_contiguous(memory_format=torch.channels_last)
-        first = copy.deepcopy(tiny).to(memory_format=torch.contiguous_format)
-        assert first.ir_back.body1[0].res_layer[1].weight.is_contiguous()
+    def test_weights_are_stored_contiguously(self, tiny: PosterV2) -> None:
+        """As safetensors and the checkpoints of Hugging Face require."""
+        assert all(tensor.is_contiguous() for tensor in tiny.state_dict().values())
+        last = copy.deepcopy(tiny).to(memory_format=torch.channels_last)
         images = torch.randn(2, 3, 32, 32)
         with torch.no_grad():
-            torch.testing.assert_close(first.eval()(images), tiny.eval()(images))
+            torch.testing.assert_close(last.eval()(images), tiny.eval()(images))
+
+    def test_maps_are_channels_last_whatever_the_images_are(self, tiny: PosterV2) -> None:
+        maps: list[Tensor] = []
+        tiny.ir_back.body1.register_forward_hook(lambda *call: maps.append(call[-1]))
+        tiny.ir_back.body1[-1].register_forward_hook(lambda *call: maps.append(call[-1]))
+        with torch.no_grad():
+            tiny.eval()(torch.randn(2, 3, 32, 32))
+        assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
+        assert maps
+
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")
+    def test_gradients_of_transforms(self, tiny: PosterV2) -> None:
+        tiny.double().eval()
+        images = torch.randn(2, 3, 32, 32, dtype=torch.float64, requires_grad=True)
+
+        def loss(images: Tensor) -> Tensor:
+            return tiny(images).square().sum()
+
+        expected = torch.autograd.grad(loss(images), images)[0]
+        images = images.detach()
+        for frozen in (False, True):
+            tiny.requires_grad_(not frozen)
+            for transform in (torch.func.grad, torch.func.jacrev):
+                torch.testing.assert_close(transform(loss)(images), expected)
+        direction = torch.randn_like(images)
+        with sdpa_kernel(SDPBackend.MATH):  # torch's fused kernel has no forward derivative
+            along = torch.func.jvp(loss, (images,), (direction,))[1]
+        torch.testing.assert_close(along, (expected * direction).sum())
+
+    @pytest.mark.filterwarnings("ignore:There is a performance drop")  # of torch, under vmap
+    def test_gradients_of_each_sample(self, tiny: PosterV2) -> None:
+        tiny.double().eval()
+        weights = {name: p.detach() for name, p in tiny.named_parameters() if p.requires_grad}
+        images = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+
+        def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+            return torch.func.functional_call(tiny, weights, (image[None],)).square().sum()
+
+        each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weights, images)
+        tiny(images).square().sum().backward()
+        for name, parameter in tiny.named_parameters():
+            if parameter.grad is not None:
+                torch.testing.assert_close(each[name].sum(0), parameter.grad)
+
+    def test_outputs_that_hooks_keep_are_not_changed(self, tiny: PosterV2) -> None:
+        kept: list[tuple[Tensor, Tensor]] = []
+        for unit in tiny.ir_back.body1:
+            unit.res_layer.register_forward_hook(
+                lambda _, __, output: kept.append((output, output.clone()))
+            )
+        tiny(torch.randn(2, 3, 32, 32))
+        assert kept
+        assert all(torch.equal(*each) for each in kept)
 
     def test_autocast(self, tiny: PosterV2) -> None:
         images = torch.randn(4, 3, 32, 32)

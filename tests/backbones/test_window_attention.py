@@ -108,15 +108,15 @@ def test_prelu_is_torchs(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(results[0], results[1])
 
 
-def test_prelu_has_second_derivatives() -> None:
+def test_prelu_has_forward_and_second_derivatives() -> None:
     torch.manual_seed(0)
     module = PReLU(2).double()
     features = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
 
-    def run(features: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
-        return module(features)
+    def run(features: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.func.functional_call(module, {"weight": weight}, (features,))
 
-    assert torch.autograd.gradcheck(run, (features, module.weight))
+    assert torch.autograd.gradcheck(run, (features, module.weight), check_forward_ad=True)
     assert torch.autograd.gradgradcheck(run, (features, module.weight))
 
 

@@ -341,6 +341,33 @@ def test_diagnose_assumes_the_same(of_given_or_even_classes):
     assert error == pytest.approx(expected_calibration_error(expected.corrected, labels))
 
 
+def test_what_tells_nothing_of_even_classes_is_refused():
+    scores, labels = torch.randn(100, 3), torch.arange(100) % 3
+    uneven = torch.tensor([0.6, 0.3, 0.1])
+    refusals = [
+        (ValueError, "`labels` of dtype int64 must have shape", scores, labels[:50]),
+        (ValueError, r"`labels` must .*got values from -1 to -1", scores, torch.full((100,), -1)),
+        (ValueError, r"`labels` must .*got values from 5 to 5", scores, torch.full((100,), 5)),
+        (
+            TypeError,
+            "`labels` must be an int64 tensor; got torch.float32",
+            scores,
+            scores.softmax(-1),
+        ),
+        (ValueError, "`scores` must be finite", scores * torch.nan, labels),
+        (ValueError, "`scores` must hold at least 1 sample; got 0", scores[:0], labels[:0]),
+        (ValueError, "`scores` must have last dimension 3", scores[:, :2], labels % 2),
+        (ValueError, "`scores` must be logits or log-probabilities", scores.softmax(-1), labels),
+    ]
+    for recipe, prior in (("robust", None), ("paper", None), ("robust", uneven)):
+        model = ReliabilityBalancer(8, 3, recipe=recipe)
+        if prior is not None:
+            model.class_prior.copy_(prior)
+        for error, message, given, beside in refusals:
+            with pytest.raises(error, match=message):
+                assumes_even_classes(model, given, beside)
+
+
 def test_what_the_labels_leave_open_is_warned_of():
     model, log_probs = ReliabilityBalancer(8, 2), torch.tensor([[0.6, 0.4]] * 40).log()
     labels = (torch.arange(40) % 4 == 0).long()
