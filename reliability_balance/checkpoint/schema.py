@@ -55,7 +55,7 @@ ABSENT_IF_MISSING = {"num_annotators": 0}  # values in files older than the sett
 SMALLEST, LARGEST = 1e-30, 2.0**63  # float32 rounds smaller ones to 0 or divides by them to NaN
 FLOATING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 POSITIVE = {"temperature", "temperatures", "class_prior"}
-MAY_BE_INFINITE = {"threshold"}  # abstain always, or all classes
+THRESHOLD = "threshold"  # infinite: abstain always, or all classes; all NaN: not fitted
 
 
 def check(path: str | Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
@@ -178,16 +178,17 @@ def _of_sizes(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]
 
 
 def _of_values(where: str, settings: Mapping[str, Any], own: Mapping[str, Tensor]) -> Iterator[str]:
-    """Check that no weight or buffer is NaN and only thresholds are infinite."""
+    """Check that no weight or buffer is NaN or infinite, except thresholds."""
     for name, tensor in own.items():
         is_own_head = settings.get("head") == OWN_HEAD and name.startswith("head.")
         if is_own_head or not tensor.is_floating_point():
             continue
         if tensor.dtype not in FLOATING:
             yield f"{where}.{name} of the unsupported dtype {tensor.dtype}"
-        upper = tensor < torch.inf
-        good = upper | (tensor == torch.inf) if name in MAY_BE_INFINITE else upper
-        if not bool((good & (tensor > -torch.inf)).all()):
+        if name == THRESHOLD and bool(tensor.isnan().all()):
+            continue
+        highest = tensor <= torch.inf if name == THRESHOLD else tensor < torch.inf
+        if not bool((highest & (tensor > -torch.inf)).all()):
             yield f"{where}.{name} with NaN or infinite values"
         if name in POSITIVE and not bool((tensor > 0).all()):
             yield f"{where}.{name} with values that are not above 0"

@@ -236,7 +236,6 @@ class RefurbishedTargets(Configured):
 
     updates: Tensor
     given: Tensor
-    places: Tensor
     remembers: Tensor
     agreement: Tensor
 
@@ -307,7 +306,6 @@ class RefurbishedTargets(Configured):
         self.register_buffer("updates", torch.zeros(num_samples, dtype=torch.int32))
         self.register_buffer("remembers", torch.full((), -1, dtype=torch.int8))
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
-        self.register_buffer("places", _places(torch.arange(num_classes)), persistent=False)
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
         self._first = num_samples  # number of samples known from the start
@@ -717,7 +715,6 @@ class RefurbishedTargets(Configured):
         if isinstance(self.averages, DenseRows):
             self.kept += count
         self.num_classes += count
-        self.places = _places(torch.arange(self.num_classes, device=self.places.device))
 
     def check_given(self, index: Tensor, labels: Tensor) -> None:
         """Require the labels that the samples were trained on.
@@ -802,9 +799,10 @@ class RefurbishedTargets(Configured):
         if self.annotators is not None:
             return annotators.codes(labels)
         if not labels.is_floating_point():
-            return self.places[labels].round().int()
+            return _places(labels).round().int()
         wide = labels.to(torch.promote_types(labels.dtype, torch.float32))
-        return (wide * self.places).sum(-1).round().int()
+        places = _places(torch.arange(self.num_classes, device=labels.device))
+        return (wide * places).sum(-1).round().int()
 
     def _record_labels(self, index: Tensor, order: SampleOrder, codes: Tensor) -> None:
         """Store these codes of labels; reject changed labels and a wrong index."""

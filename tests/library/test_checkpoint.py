@@ -85,7 +85,7 @@ def assert_same_state(first, second):
     assert list(one) == list(other)
     for name in one:
         assert one[name].dtype == other[name].dtype, name
-        assert torch.equal(one[name], other[name]), name
+        torch.testing.assert_close(one[name], other[name], rtol=0, atol=0, equal_nan=True, msg=name)
 
 
 BALANCERS = {

@@ -60,6 +60,8 @@ def whole(path: Path) -> Content:
         "targets": RefurbishedTargets(20, 3, warmup=2, held_back=0.2),
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }
+    for name in ("sets", "class_sets", "group_sets", "abstention"):
+        companions[name].threshold.fill_(0.5)
     model = ReliabilityBalancer(6, 3, num_anchors=2, head="mlp", attention="tokens")
     model.class_prior.copy_(torch.tensor([0.5, 0.3, 0.2]))
     save(
@@ -198,7 +200,9 @@ def wrong_role(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, An
 def wrong_values(draw: st.DrawFn, tensors: dict[str, Tensor], config: dict[str, Any]) -> None:
     names = sorted(name for name, tensor in tensors.items() if tensor.is_floating_point())
     name = draw(st.sampled_from(names))
-    bad = [math.nan, -math.inf, *([] if name.endswith("threshold") else [math.inf])]
+    bad = [-math.inf, *([] if name.endswith("threshold") else [math.inf])]
+    # A threshold of NaN alone is not fitted yet.
+    bad += [] if name.endswith("threshold") and tensors[name].numel() == 1 else [math.nan]
     bad += [0.0, -1.0] if name.endswith(("temperature", "temperatures", "class_prior")) else []
     changed = tensors[name].clone()
     place = draw(st.integers(0, changed.numel() - 1))
