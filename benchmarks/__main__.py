@@ -52,6 +52,11 @@ def with_shared_options(name: str, plan: Callable[..., Plan]) -> Callable[..., N
     return command
 
 
+def _unwrapped(docstring: str) -> str:
+    """Return paragraphs of one line each, which the terminal's width then breaks."""
+    return "\n\n".join(" ".join(each.split()) for each in docstring.split("\n\n"))
+
+
 def ask(context: typer.Context) -> None:
     """Import a question and run it; importing all of them takes long.
 
@@ -61,7 +66,7 @@ def ask(context: typer.Context) -> None:
     module = import_module(f"benchmarks.questions.{name}")
     plan = getattr(module, "plan", None)
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    command.command(help=module.__doc__)(
+    command.command(help=_unwrapped(module.__doc__ or ""))(
         module.main if plan is None else with_shared_options(name, plan)
     )
     try:

@@ -8,6 +8,7 @@ refreshes what stands between ``<!-- include ... -->`` and ``<!-- end -->`` in `
 - ``examples/lightning_training.py # BalancedClassifier``: that class or function;
 - ``docs/pieces.svg``: a picture; the site has it inline, in the colours of its theme;
 - ``benchmarks/results/*.md``: a list of these files; the site has them whole;
+- ``examples/arbex/recipes/quick.yaml``: that recipe;
 - ``recipes``: every field of a recipe, with its values in the named ones;
 - ``modules``: an index of the public names; the site has their documentation.
 
@@ -88,6 +89,11 @@ def _link(file: Path) -> str:
     return f"- [`{file.name}`](../{file.relative_to(ROOT).as_posix()}): {title}"
 
 
+def _code(file: Path) -> str:
+    """A file, as code of its kind."""
+    return f"```{file.suffix[1:]}\n{file.read_text(encoding='utf-8').strip()}\n```"
+
+
 def _inline(file: Path) -> str:
     """A picture, drawn in the page itself."""
     return f'<div class="figure">\n{file.read_text(encoding="utf-8").strip()}\n</div>'
@@ -103,6 +109,7 @@ def _picture(file: Path) -> str:
 SHOWN_WHOLE: dict[str, tuple[Callable[[Path], str], Callable[[Path], str]]] = {
     ".md": (_report, _link),
     ".svg": (_inline, _picture),
+    ".yaml": (_code, _code),
 }
 
 

@@ -244,6 +244,30 @@ def probability_values(what: str, probs: Tensor) -> None:
         )
 
 
+def log_probability_values(name: str, log_probs: Tensor) -> None:
+    """Require rows (..., C) whose exponentials sum to 1, up to the precision of their dtype."""
+    if not can_read_values() or log_probs.numel() == 0:
+        return
+    sums = log_probs.to(torch.promote_types(log_probs.dtype, torch.float32)).logsumexp(-1).exp()
+    # Rounding a log-probability errs in proportion to its size, on average log C at most.
+    tolerance = max(1e-3, math.log(log_probs.shape[-1]) * torch.finfo(log_probs.dtype).eps)
+    low, high = torch.stack(sums.aminmax()).tolist()  # NaN if any value is
+    if not (low > 1 - tolerance and high < 1 + tolerance):
+        raise ValueError(
+            f"`{name}` must be log-probabilities, whose exponentials sum to 1; got sums from "
+            f"{low:g} to {high:g}: pass logits.log_softmax(-1), or the logarithms of probabilities"
+        )
+
+
+def fitted(what: str, values: Tensor) -> None:
+    """Require values that `fit` or a loaded state has set; they are NaN before."""
+    is_captured = values.is_cuda and torch.cuda.is_current_stream_capturing()
+    if values.is_meta or is_captured or not can_read_values():
+        return
+    if bool(values.isnan().any()):
+        raise RuntimeError(f"`fit` must be called before {what} used; got no fit")
+
+
 def class_prior(class_prior: Tensor, num_classes: int, name: str = "class_prior") -> None:
     """Require a tensor with one value per class."""
     if not isinstance(class_prior, Tensor):
@@ -296,6 +320,12 @@ def at_least(name: str, value: int, minimum: int) -> None:
         raise TypeError(f"`{name}` must be an int; got {type(value).__name__}")
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}; got {value}")
+
+
+def callable_or_none(name: str, value: object) -> None:
+    """Require a function or None."""
+    if value is not None and not callable(value):
+        raise TypeError(f"`{name}` must be callable or None; got {type(value).__name__}")
 
 
 def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:

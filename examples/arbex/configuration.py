@@ -196,8 +196,8 @@ class Optimization:
         accumulate: batches per step.
         gradient_clip: maximum norm of the gradient. None: no clipping.
         precision: "32-true", or mixed precision: "bf16-mixed" or "16-mixed".
-        patience: epochs without a better validation accuracy before training stops; the model of
-            the best epoch is kept. None: no early stopping; the model of the last epoch is kept.
+        patience: epochs without a better validation accuracy before training stops. None: no early
+            stopping.
         checkpoint_steps: batches between two resume points within an epoch.
     """
 

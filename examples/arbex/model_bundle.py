@@ -73,7 +73,7 @@ def load_bundle(path: Path, device: torch.device | None = None) -> ModelBundle:
     """Read a model that :func:`save_bundle` wrote.
 
     Args:
-        path: the file, or the folder of a run, whose model is loaded.
+        path: the file, or the folder of a run, whose best model is loaded.
         device: device of the model. None: the CPU.
 
     Raises:

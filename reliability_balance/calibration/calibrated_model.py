@@ -37,6 +37,7 @@ from reliability_balance.labels.robust_loss import RobustLoss
 
 Noise = Tensor | NoiseEstimate | RobustLoss
 STANDARD_ERRORS = 3.0
+IDENTITY = "the identity"  # what was fitted, if nothing
 
 
 class CalibratedOutput(NamedTuple):
@@ -158,7 +159,7 @@ class Calibrator(Configured):
             parts.append("a temperature per branch" if is_each else "one temperature")
         if not torch.equal(self.curve.coefficients, unchanged):
             parts.append("top-label scaling")
-        return ", then ".join(parts) or "the identity"
+        return ", then ".join(parts) or IDENTITY
 
     def _temperatures(self) -> Tensor:
         """Return a view of the temperatures; the last is that of the fused distribution."""

@@ -99,4 +99,4 @@ def quantile_rank(count: int, coverage: float) -> int:
 def round_up(value: Tensor) -> Tensor:
     """Return the value in float32, rounded up, so that no promise is lost in rounding."""
     single = value.to(torch.float32)
-    return torch.nextafter(single, single + torch.inf).where(single < value, single)
+    return torch.nextafter(single, torch.full_like(single, torch.inf)).where(single < value, single)

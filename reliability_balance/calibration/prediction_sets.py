@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 from typing_extensions import Self
 
 from reliability_balance import checks
-from reliability_balance import functional as RF
 from reliability_balance.calibration.conformal import (
     aps_scores,
     conformal_quantile,
@@ -59,7 +58,7 @@ class _ConformalSets(Configured):
             checks.at_least("free_ranks", free_ranks, 0)
         self.coverage, self.score = coverage, score
         self.penalty, self.free_ranks = penalty, free_ranks
-        self.register_buffer("threshold", torch.full(thresholds, torch.inf))
+        self.register_buffer("threshold", torch.full(thresholds, torch.nan))
 
     def _scores(self, log_probs: Tensor, generator: Generator | None) -> Tensor:
         """Return the score (..., C) of each class; "aps" and "raps" draw from the generator."""
@@ -79,8 +78,7 @@ class _ConformalSets(Configured):
         checks.distributions("log_probs", log_probs)
         checks.rank("log_probs", log_probs, "(N, C)", 2)
         checks.scores("log_probs", log_probs)
-        if self.score != "lac":  # sums of probabilities mean nothing of logits
-            checks.probability_values("`log_probs` exponentiated", RF.widen(log_probs).exp())
+        checks.log_probability_values("log_probs", log_probs)
         checks.indices("labels", labels)
         checks.labels(labels, log_probs.shape[:1], log_probs.shape[-1])
         checks.label_values(labels, log_probs.shape[-1])
@@ -130,10 +128,11 @@ class PredictionSets(_ConformalSets):
         - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
 
     State:
-        ``threshold`` (), the q above, a buffer; infinite (all classes) until fitted, and if there
-        were too few samples for any finite threshold.
+        ``threshold`` (), the q above, a buffer; NaN until fitted, and infinite (all classes) if
+        there were too few samples for any finite threshold.
 
     Raises:
+        RuntimeError: if they are not fitted.
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values.
 
@@ -165,7 +164,11 @@ class PredictionSets(_ConformalSets):
         Args:
             log_probs: log-probabilities.
             generator: for the draws of "aps" and "raps"; None: torch's default generator.
+
+        Raises:
+            RuntimeError: if they are not fitted.
         """
+        checks.fitted("the sets are", self.threshold)
         scores = self._scores(log_probs, generator)
         return scores <= self.threshold.to(scores.dtype)
 
@@ -183,7 +186,7 @@ class PredictionSets(_ConformalSets):
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values.
+            ValueError: on wrong shapes or values, or rows that are not log-probabilities.
 
         Warns:
             UserWarning: if there are too few samples for a finite threshold.
@@ -224,9 +227,10 @@ class ClassPredictionSets(_ConformalSets):
         - log_probs: (..., C) floating log-probabilities; returns (..., C) bool, the set's members.
 
     State:
-        ``threshold`` (C,), a buffer; infinite until fitted, and for classes with too few samples.
+        ``threshold`` (C,), a buffer; NaN until fitted, infinite for classes with too few samples.
 
     Raises:
+        RuntimeError: if they are not fitted.
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values.
 
@@ -261,8 +265,12 @@ class ClassPredictionSets(_ConformalSets):
         Args:
             log_probs: log-probabilities.
             generator: for the draws of "aps" and "raps"; None: torch's default generator.
+
+        Raises:
+            RuntimeError: if they are not fitted.
         """
         checks.width("log_probs", log_probs, len(self.threshold))
+        checks.fitted("the sets are", self.threshold)
         scores = self._scores(log_probs, generator)
         return scores <= self.threshold.to(scores.dtype)
 
@@ -280,7 +288,7 @@ class ClassPredictionSets(_ConformalSets):
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values.
+            ValueError: on wrong shapes or values, or rows that are not log-probabilities.
 
         Warns:
             UserWarning: if classes have too few samples for a finite threshold.
@@ -314,9 +322,10 @@ class GroupPredictionSets(_ConformalSets):
           bool, the set's members.
 
     State:
-        ``threshold`` (G,), a buffer; infinite until fitted, and for groups with too few samples.
+        ``threshold`` (G,), a buffer; NaN until fitted, infinite for groups with too few samples.
 
     Raises:
+        RuntimeError: if they are not fitted.
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values.
 
@@ -357,10 +366,14 @@ class GroupPredictionSets(_ConformalSets):
             log_probs: log-probabilities.
             groups: the group of each sample.
             generator: for the draws of "aps" and "raps"; None: torch's default generator.
+
+        Raises:
+            RuntimeError: if they are not fitted.
         """
         checks.distributions("log_probs", log_probs)
         checks.rank("log_probs", log_probs, "(B, C)", 2)
         self._check_groups(groups, log_probs)
+        checks.fitted("the sets are", self.threshold)
         scores = self._scores(log_probs, generator)
         return scores <= self.threshold.to(scores.dtype)[groups].unsqueeze(-1)
 
@@ -386,7 +399,7 @@ class GroupPredictionSets(_ConformalSets):
 
         Raises:
             TypeError: on a wrong dtype.
-            ValueError: on wrong shapes or values.
+            ValueError: on wrong shapes or values, or rows that are not log-probabilities.
 
         Warns:
             UserWarning: if groups have too few samples for a finite threshold.

@@ -43,10 +43,11 @@ class Abstention(Configured):
           such as ``BalancerOutput.confidence``; returns (...) bool, True where accepted.
 
     State:
-        ``threshold`` (), a buffer; infinite (accept nothing) until fitted, and if no threshold
+        ``threshold`` (), a buffer; NaN until fitted, and infinite (accept nothing) if no threshold
         passes.
 
     Raises:
+        RuntimeError: if it is not fitted.
         TypeError: on a wrong dtype.
         ValueError: on wrong shapes or values.
 
@@ -74,10 +75,11 @@ class Abstention(Configured):
         checks.open_share("delta", delta)
         self.max_risk = max_risk
         self.delta = delta
-        self.register_buffer("threshold", torch.full((), torch.inf))
+        self.register_buffer("threshold", torch.full((), torch.nan))
 
     def forward(self, confidence: Tensor) -> Tensor:
         """Return which predictions to accept."""
+        checks.fitted("the threshold is", self.threshold)
         wide = RF.widen(confidence)
         return wide >= self.threshold.to(wide.dtype)
 

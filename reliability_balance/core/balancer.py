@@ -277,10 +277,12 @@ class ReliabilityBalancer(Configured):
                 with zeros. None: create a new one, unless it has not made a step yet.
 
         Raises:
-            TypeError: if `count` is not an int.
-            ValueError: if it is below 1, or the head is not the balancer's own: with
+            TypeError: if `count` is not an int, or `optimizer` not an optimizer.
+            ValueError: if `count` is below 1; if the head is not the balancer's own: with
                 ``keep_head=True`` or a module of the user's, add the classes there and build a new
-                balancer.
+                balancer; if `optimizer` lacks trainable weights that grow, or its state is not in
+                the shape of the weights, as Adafactor's and LBFGS's are not. Nothing is changed
+                then.
 
         Note:
             Wrap the model in DistributedDataParallel afterwards, not before. Calibrations,
@@ -302,13 +304,18 @@ class ReliabilityBalancer(Configured):
                 f"{got}: add the classes to that head and build a new balancer"
             )
         last: Any = self.head.layers[-1] if isinstance(self.head, MLPHead) else self.head
-        grown = add_outputs(last, count)
+        layers = [last] if self.attention is None else [last, self.attention.output]
+        grown = [each for layer in layers for each in layer.parameters()]
+        if self.anchors is not None:
+            grown.append(self.anchors)
+        if optimizer is not None:
+            _check_optimizer(optimizer, grown)
+        for layer in layers:
+            add_outputs(layer, count)
         if self.attention is not None:
-            grown += add_outputs(self.attention.output, count)
             self.attention.num_classes += count
         if self.anchors is not None:
             append_rows(self.anchors, self._first_anchors(count))
-            grown.append(self.anchors)
         share = 1.0 / (self.num_classes + count)
         prior = self.num_classes * share * self.class_prior
         self.class_prior = nn.functional.pad(prior, (0, count), value=share)
@@ -391,6 +398,30 @@ class ReliabilityBalancer(Configured):
 def find_balancer(model: nn.Module) -> ReliabilityBalancer | None:
     """Return the first balancer in a model, or None."""
     return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+
+
+def _check_optimizer(optimizer: torch.optim.Optimizer, grown: list[nn.Parameter]) -> None:
+    """Require an optimizer whose state can grow with these parameters."""
+    name = type(optimizer).__name__
+    if not isinstance(optimizer, torch.optim.Optimizer):
+        raise TypeError(f"`optimizer` must be a torch.optim.Optimizer; got {name}")
+    held = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    missing = sum(each.requires_grad and id(each) not in held for each in grown)
+    if missing:
+        raise ValueError(
+            f"`optimizer` must hold the balancer's weights; got {name} without {missing} of the "
+            f"{len(grown)} that grow: pass the optimizer that trains the balancer, or create a new "
+            "one afterwards"
+        )
+    for parameter, state in optimizer.state.items():
+        for key, value in state.items():
+            for each in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(each, Tensor) and each.ndim and each.shape != parameter.shape:
+                    raise ValueError(
+                        "`optimizer` must keep its state in the shape of each weight, as AdamW "
+                        f"and SGD do; got {name}, whose {key!r} has shape {tuple(each.shape)} for "
+                        f"a weight of {tuple(parameter.shape)}: create a new one afterwards"
+                    )
 
 
 def _pad_state(state: dict[str, Any], count: int, shape: torch.Size) -> None:

@@ -63,21 +63,23 @@ class MLPHead(nn.Module):
 
 
 @torch.no_grad()
-def add_outputs(layer: nn.Linear, count: int) -> list[nn.Parameter]:
-    """Append outputs to a linear layer, initialized as in a new one, and return what grew.
+def add_outputs(layer: nn.Linear, count: int) -> None:
+    """Append outputs to a linear layer, initialized as in a new one.
 
     The parameters stay the same objects, so that an optimizer goes on updating them.
     """
     new = dict(nn.Linear(layer.in_features, count).named_parameters())
-    grown = dict(layer.named_parameters())
-    for name, parameter in grown.items():
+    for name, parameter in layer.named_parameters():
         append_rows(parameter, new[name])
     layer.out_features += count
-    return list(grown.values())
 
 
 @torch.no_grad()
 def append_rows(parameter: nn.Parameter, rows: Tensor) -> None:
     """Append rows to a parameter, in place."""
-    parameter.data = torch.cat([parameter, rows.to(parameter)])
+    grown = torch.cat([parameter, rows.to(parameter)])
+    # While a loss of before is alive, autograd keeps expecting gradients of the old shape; it lets
+    # go when the dtype changes.
+    parameter.data = grown.to(torch.float32 if grown.dtype == torch.float64 else torch.float64)
+    parameter.data = grown
     parameter.grad = None

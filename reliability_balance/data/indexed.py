@@ -72,7 +72,7 @@ class IndexedDataset(Dataset[Any]):
                     f"{len(index)} values, {int((index < 0).sum())} below 0"
                 )
         self.dataset = dataset
-        self.index = index
+        self.index = None if index is None else index.clone()
 
     def __len__(self) -> int:
         return len(self.dataset)

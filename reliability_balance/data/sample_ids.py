@@ -50,6 +50,11 @@ class SampleIds(Sequence[str]):
         self._order: npt.NDArray[np.int64] = np.empty(0, np.int64)
         self.add(ids)
 
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3]))
+        more = f", … and {len(self) - 3:,} more" if len(self) > 3 else ""
+        return f"{type(self).__name__}([{shown}{more}])"
+
     def __len__(self) -> int:
         return len(self._ends) - 1
 
@@ -103,7 +108,7 @@ class SampleIds(Sequence[str]):
         if unknown:
             raise ValueError(
                 f"`ids` must be among the {len(self)} known ones; got "
-                f"{checks.listed(map(repr, unknown))}"
+                f"{checks.listed(map(repr, unknown))}: call `add` first if they are new"
             )
         return torch.from_numpy(found)
 
@@ -137,7 +142,7 @@ class SampleIds(Sequence[str]):
         order = joined.argsort(kind="stable")
         grown._hashes = joined[order]
         grown._order = np.concatenate([self._order, np.arange(before, len(grown))])[order]
-        grown._check_distinct()
+        grown._check_distinct(before)
         vars(self).update(vars(grown))
         return torch.arange(before, len(self))
 
@@ -193,16 +198,18 @@ class SampleIds(Sequence[str]):
                     found[place] = row
         return found
 
-    def _check_distinct(self) -> None:
-        """Compare the texts of ids with equal hashes."""
+    def _check_distinct(self, known: int) -> None:
+        """Compare the texts of ids with equal hashes; the first `known` ids are distinct."""
         equal = self._hashes[1:] == self._hashes[:-1]
         alike = np.concatenate([equal, [False]]) | np.concatenate([[False], equal])
         seen: dict[bytes, int] = {}
         for row in np.sort(self._order[alike[: len(self)]]).tolist():
             if (other := seen.setdefault(self._bytes(row), row)) != row:
-                raise ValueError(
-                    f"`ids` must be distinct; got {self[row]!r} as rows {other} and {row}"
-                )
+                if other < known:
+                    raise ValueError(
+                        f"`ids` must be new; got {self[row]!r}, which is row {other} already"
+                    )
+                raise ValueError(f"`ids` must be distinct; got {self[row]!r} twice")
 
 
 def _several(ids: Any) -> Iterator[Any]:

@@ -30,6 +30,8 @@ from reliability_balance.diagnosis.symptoms import (
     recalls,
 )
 from reliability_balance.labels import Interval, RobustLoss, noise_rate_bounds
+from reliability_balance.labels.knowledge import beats_chance, chance_corrected
+from reliability_balance.labels.posterior import as_probabilities
 
 COVERAGE = 0.9
 
@@ -40,8 +42,9 @@ class Diagnosis:
 
     ``calibration_error`` is the ECE. ``covered`` (C,) counts the samples of each class that
     prediction sets for 90 % coverage contain, of ``counts`` (C,). ``noise`` is the share of wrong
-    labels; it is None for a model that was not run. ``unfamiliar`` counts unfamiliar inputs; None
-    without a :class:`calibration.Familiarity`.
+    labels; it is None for a model that was not run, and, without a criterion, for predictions that
+    do not agree with the labels better than class frequencies do. ``unfamiliar`` counts unfamiliar
+    inputs; None without a :class:`calibration.Familiarity`.
     ``anchor_use`` (C, K) is None if the anchors are switched off. ``without_unused`` counts how the
     anchor branch's predictions would change without the anchors that are never the nearest of
     their class; None if that is unknown. ``findings`` is empty if no rule applies. A model with
@@ -124,7 +127,8 @@ def diagnose(
     Use held-out data: on training data, a model may have memorized the labels. All measures take
     the labels as correct. The share of wrong ones is that of the criterion's training labels
     (:meth:`RobustLoss.noise_rate`); without a criterion, it is that of these labels by
-    :func:`labels.noise_rate_bounds`, which is valid for held-out data only.
+    :func:`labels.noise_rate_bounds`, which is valid for held-out data only, and not given for a
+    model that predicts no better than class frequencies.
 
     If the model predicts for evenly frequent classes, as after training with :class:`RobustLoss`
     (:func:`calibration.assumes_even_classes`), confidence and class shares are judged after
@@ -206,7 +210,7 @@ def diagnose(
     noise = criterion.noise_rate() if criterion is not None else None
     covered = counts = None
     if bool(judged.isfinite().all()):  # a branch may have overflowed
-        if noise is None:
+        if noise is None and _beats_class_frequencies(judged, labels):
             noise = noise_rate_bounds(top.clamp_max(1.0), (predicted == labels).to(top))
         covered, counts = class_coverage(judged.log(), labels, COVERAGE)
         findings.append(rules.uncovered_classes(covered, counts, COVERAGE, names))
@@ -253,6 +257,12 @@ def _as_frequent_as(labels: Tensor, output: BalancerOutput) -> BalancerOutput:
     """Adjust predictions for even classes to the class frequencies of these labels."""
     counts = labels.bincount(minlength=output.corrected.shape[-1])
     return with_class_prior(output, counts.clamp_min(0.5))
+
+
+def _beats_class_frequencies(probs: Tensor, labels: Tensor) -> bool:
+    """Return whether Cohen's kappa of probabilities and labels shows that the model has learned."""
+    given = as_probabilities(labels, probs)
+    return beats_chance(*chance_corrected([(probs, given)], given.mean(0)))
 
 
 def _accuracy(probs: Tensor, labels: Tensor) -> float:

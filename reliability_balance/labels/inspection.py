@@ -233,6 +233,7 @@ def rank_labels(
         (2, 1, 0, 'MISLABELLED')
     """
     check_sample_names(sample_names, targets.num_samples)
+    checks.callable_or_none("progress", progress)
     ranking = _rank(targets, labels, progress)
     if ranking.caution:
         warnings.warn(f"no verdicts: {ranking.caution}", UserWarning, stacklevel=3)
@@ -315,7 +316,7 @@ def pred_probs(
 
     Raises:
         TypeError: if `out` is not a floating array.
-        ValueError: if a sample was never seen, or `out` has another shape.
+        ValueError: if a sample was never seen, or `out` has another shape or is read-only.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=1, num_classes=2)
@@ -334,6 +335,8 @@ def pred_probs(
         raise TypeError(f"`out` must be a floating array; got {got}")
     if out.shape != shape:
         raise ValueError(f"`out` must have shape (N, C) = {shape}; got {out.shape}")
+    if not out.flags.writeable:
+        raise ValueError("`out` must be writable; got a read-only array")
     for rows in blocks(torch.arange(targets.num_samples), targets.num_classes):
         beliefs = targets.beliefs(rows.to(targets.updates.device)).double().cpu()
         out[rows[0] : rows[-1] + 1] = beliefs / beliefs.sum(-1, keepdim=True)
@@ -362,7 +365,9 @@ def inspect_embeddings(
     up to 32 classes or soft labels only.
 
     Args:
-        embeddings: embeddings of any origin and scale; tokens are averaged.
+        embeddings: embeddings of any scale, of a network that was not trained on these labels: one
+            that was may have learned their errors, and the noise rate is then far too low. Tokens
+            are averaged.
         labels: class indices or class probabilities. The only label of a class cannot be predicted
             from others: it gets the probability of the likeliest class, so :func:`rank_labels`
             calls it ambiguous.
@@ -392,6 +397,7 @@ def inspect_embeddings(
     checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
     checks.finite("embeddings", embeddings)
     checks.at_least("num_classes", num_classes, 2)
+    checks.callable_or_none("progress", progress)
     checks.labels(labels, embeddings.shape[:1], num_classes)
     checks.label_values(labels, num_classes)
     if len(embeddings) < 2:

@@ -62,13 +62,18 @@ def ignorance(
     kappa, error = targets.agreement.tolist()
     if error < 0:  # not measured by `inspect_embeddings`
         kappa, error = agreement(targets, seen, labels)
-    if kappa >= max(SMALLEST_KAPPA, standard_errors * error):
+    if beats_chance(kappa, error, standard_errors):
         return ""
     return (
         f"predictions are not yet certain to agree with the {len(seen)} {what} better than class "
         f"frequencies do (kappa {kappa:.3f}, standard error {error:.3f}; at least {SMALLEST_KAPPA} "
         f"and {standard_errors:g} standard errors are needed): {remedy}"
     )
+
+
+def beats_chance(kappa: float, error: float, standard_errors: float = STANDARD_ERRORS) -> bool:
+    """Return whether Cohen's kappa, with this standard error, is significant and large enough."""
+    return kappa >= max(SMALLEST_KAPPA, standard_errors * error)
 
 
 def agreement(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> tuple[float, float]:

@@ -80,6 +80,7 @@ def estimate_noise(
         >>> print(noise.rate)
         0.0 % [0.0, 100.0]
     """
+    checks.callable_or_none("progress", progress)
     _check_known(targets, labels)
     evidence = _evidence_of(targets, labels)
     estimate = _noise_from(

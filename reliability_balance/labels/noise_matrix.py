@@ -154,7 +154,7 @@ class SparseCounts(nn.Module):
     Args:
         num_samples: N.
         num_classes: C.
-        kept: number of classes stored for each label, its own included.
+        kept: number of classes stored for each label, its own included; all if there are fewer.
 
     State:
         ``columns``, whose row k is the column of label k.
@@ -164,7 +164,8 @@ class SparseCounts(nn.Module):
         super().__init__()
         self.num_samples = num_samples
         self.num_classes = num_classes
-        self.columns = SparseRows(num_classes, num_classes, kept, torch.float32)
+        self.kept = kept
+        self.columns = SparseRows(num_classes, num_classes, min(kept, num_classes), torch.float32)
         self._initialize(slice(None))
 
     def whole(self, shares: Tensor) -> Tensor:
@@ -282,6 +283,8 @@ class SparseCounts(nn.Module):
         old = self.num_classes
         self.num_classes += count
         self.columns.add_classes(count)
+        if self.kept > old:
+            self.columns.store_more(min(self.kept, self.num_classes) - old)
         self.columns.add_samples(count)
         self.columns.values.mul_(old / self.num_classes)
         self.columns.rest.mul_(old / self.num_classes)

@@ -201,7 +201,11 @@ class RobustLoss(nn.Module):
 
     @property
     def progress(self) -> float:
-        """Epochs trained so far: updates per sample, over all processes."""
+        """Epochs trained so far: updates per sample, over all processes.
+
+        If the recipe does not refurbish labels, processes do not communicate. Each then takes the
+        batches of the others to be as large as its own.
+        """
         return self._samples_taken / len(self._kept[1])
 
     @property
@@ -348,7 +352,7 @@ class RobustLoss(nn.Module):
         first ones were. An epoch becomes longer, `progress` stays, and the class prior follows.
 
         All processes must add the same labels. To resume later, create the criterion with all
-        labels.
+        labels, or with the first ones and repeat the calls.
 
         Args:
             labels: labels of the new samples, of the same kind as the others.
@@ -377,6 +381,11 @@ class RobustLoss(nn.Module):
                 f"`labels` must have shape ({', '.join(sizes)}), M >= 1, as the others; "
                 f"got {tuple(labels.shape)}"
             )
+        if labels.dtype == torch.int64 and int(labels.max()) >= targets.num_classes:
+            raise ValueError(
+                f"`labels` must lie in [0, {targets.num_classes}); got values up to "
+                f"{int(labels.max())}: call `add_classes` first"
+            )
         joined = _all_labels(torch.cat([before, labels.detach().cpu()]), targets.num_classes)
         targets.add_samples(len(labels))
         self._samples_taken = self._samples_taken * len(joined) // len(before)
@@ -389,16 +398,19 @@ class RobustLoss(nn.Module):
         is for, and what else must be made anew. Add samples of the new classes by
         :meth:`add_samples`. The labels of the others stay: soft ones give the new classes 0.
 
-        All processes must add as many.
+        All processes must add as many. To resume later, wrap the original network, and repeat
+        all calls of this and of :meth:`add_samples` in the same order before you load the states.
 
         Args:
             count: number of classes, >= 1.
             optimizer: the optimizer of the model, whose state grows with the weights. None: create
-                a new one afterwards.
+                a new one afterwards; the state of the old one keeps the old sizes, so that its next
+                step raises an error.
 
         Raises:
-            TypeError: if `count` is not an int.
-            ValueError: if it is below 1, or the model's head is not the balancer's own.
+            TypeError: as :meth:`ReliabilityBalancer.add_classes`.
+            ValueError: as there, and on labels of several annotators that, with so many classes,
+                look like one-hot labels or vote counts. Nothing is changed then.
 
         Example:
             >>> model = ReliabilityBalancer(8, num_classes=3)
@@ -410,10 +422,12 @@ class RobustLoss(nn.Module):
             (torch.Size([2, 4]), torch.Size([4]))
         """
         targets, labels, _ = self._kept
-        self.balancer.add_classes(count, optimizer)
-        targets.add_classes(count)
+        checks.at_least("count", count, 1)
         if labels.is_floating_point():
             labels = nn.functional.pad(labels, (0, count))
+        labels = _all_labels(labels, targets.num_classes + count)
+        self.balancer.add_classes(count, optimizer)
+        targets.add_classes(count)
         self._know(targets, labels)
 
     def _know(self, targets: RefurbishedTargets, labels: Tensor) -> None:
@@ -595,6 +609,7 @@ class RobustLoss(nn.Module):
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
             "released": self.targets._released,
+            "first": self.targets._first,
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -615,9 +630,12 @@ class RobustLoss(nn.Module):
         """
         given, here = state["targets"]["given"], self.targets.given
         if len(given) != len(here):
+            hint = (
+                ": repeat `add_samples` and `add_classes` first" if len(here) < len(given) else ""
+            )
             raise ValueError(
                 "`labels` must be those that the checkpoint was trained on; got "
-                f"{len(here)} for {len(given)}"
+                f"{len(here)} for {len(given)}{hint}"
             )
         others = int(_differing(here, given.to(here.device)).sum())
         if others:
@@ -637,6 +655,7 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
+        self.targets._first = state.get("first", self.targets._first)
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]

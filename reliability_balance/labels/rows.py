@@ -185,6 +185,13 @@ class SparseRows(nn.Module):
         """Append classes, which share the rest of each row with those that are not stored."""
         self.num_classes += count
 
+    def store_more(self, count: int) -> None:
+        """Store as many entries more of rows whose first k classes are stored: the next ones."""
+        kept = self.values.shape[1]
+        new = torch.arange(kept, kept + count).to(self.classes).expand(len(self.classes), -1)
+        self.classes = torch.cat([self.classes, new], 1)
+        self.values = nn.functional.pad(self.values, (0, count))
+
 
 def take(values: Tensor, places: Tensor) -> Tensor:
     """Return values (C,) at places of any shape; faster than indexing."""

@@ -1,5 +1,6 @@
 """Refurbished training targets, by a noise matrix that is estimated during training."""
 
+import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar
@@ -309,10 +310,12 @@ class RefurbishedTargets(Configured):
         self.register_buffer("places", _places(torch.arange(num_classes)), persistent=False)
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
+        self._first = num_samples  # number of samples known from the start
         self._released = 0  # samples before this one are no longer held back
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
         self._ranks = Ranks(group)
+        self._is_compared = False  # whether the state was compared with that of other processes
         self._equations = _equations()
         # Further values that must be equal in all processes, by name.
         self.plan: dict[str, object] = {}
@@ -321,7 +324,7 @@ class RefurbishedTargets(Configured):
         self.counts: Counts = (
             DenseCounts(num_samples, num_classes)
             if is_whole or num_annotators
-            else SparseCounts(num_samples, num_classes, min(COUNTED * kept, num_classes))
+            else SparseCounts(num_samples, num_classes, COUNTED * kept)
         )
         self.out_of_sample = OutOfSample(num_samples)
         self.memorization = (
@@ -566,7 +569,8 @@ class RefurbishedTargets(Configured):
     def judge_memory(self) -> bool:
         """Decide whether the network memorizes labels, and release the held-back ones.
 
-        If it does, labels are refurbished from now on instead of after the warm-up. Call it once,
+        If it does, labels are refurbished from now on instead of after the warm-up. Those of
+        samples that were added in training remain held back for `held_for` updates. Call it once,
         when samples were seen `held_for` times on average; it synchronizes with the device.
         """
         self.remembers.zero_()
@@ -584,7 +588,7 @@ class RefurbishedTargets(Configured):
         """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
-        self._released = 0 if found < 0 else self.num_samples
+        self._released = 0 if found < 0 else self._first
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
@@ -595,6 +599,7 @@ class RefurbishedTargets(Configured):
             state_dict.setdefault(f"{prefix}agreement", torch.tensor([0.0, -1.0]))
         super()._load_from_state_dict(state_dict, prefix, *args, **options)
         self._read_memory()
+        self._is_compared = False
 
     def samples_met(self, own: int) -> int:
         """Return how many samples all processes gave in the last call; `own`: this process's."""
@@ -667,6 +672,8 @@ class RefurbishedTargets(Configured):
             (120, torch.Size([1, 2]))
         """
         checks.at_least("count", count, 1)
+        if not bool(self.updates.any()):
+            self._first += count
         self.averages.add_samples(count)
         self.counts.add_samples(count)
         self.classes.add_samples(count)
@@ -765,10 +772,18 @@ class RefurbishedTargets(Configured):
         if failure is None:
             settings["soft labels"] = labels.is_floating_point()
             settings["dtype of `probs`"] = probs.dtype
-        if self._ranks.calls == 0:
-            settings["updates before"] = int(self.updates.sum())
+        settings["updates before"] = None if self._is_compared else self._described_updates()
         count = len(index) if failure is None else 0
-        return self._ranks.synchronize(self.updates.device, settings, count=count, failure=failure)
+        counts = self._ranks.synchronize(
+            self.updates.device, settings, count=count, failure=failure
+        )
+        self._is_compared = True
+        return counts
+
+    def _described_updates(self) -> str:
+        """Return the number of all updates, and a hash of those of each sample."""
+        updates = self.updates.cpu()
+        return f"{int(updates.sum())}, hash {zlib.crc32(updates.numpy().tobytes()):08x}"
 
     def _shared_settings(self) -> dict[str, object]:
         """Return what must be equal in all processes."""
@@ -828,8 +843,8 @@ class RefurbishedTargets(Configured):
     ) -> tuple[Tensor, Tensor] | tuple[None, None]:
         """Return masks (B, 1) of shown and of held-back labels, to measure memorization.
 
-        None once the held-back labels are released. Those of samples that were added later are held
-        back for `held_for` updates.
+        None once all held-back labels are released. Those of samples that were added in training
+        are held back for `held_for` updates.
         """
         if self.memorization is None or self._released == self.num_samples:
             return None, None

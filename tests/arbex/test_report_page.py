@@ -192,6 +192,22 @@ def test_a_calibration_is_recommended_only_if_it_helped(run, before, after, expe
     assert ("it did not help" in describe_calibration(calibration)) == harmed
 
 
+def test_a_calibration_that_fitted_nothing_is_neither_advised_nor_shown(run, tmp_path, no_figures):
+    calibration = run["results"].calibration
+    calibration = replace(calibration, method="the identity", after=calibration.before)
+    results = replace(run["results"], calibration=calibration)
+    assert not any("calibrated probabilities" in each for each in steps(results))
+    text = format_results(results)
+    assert "nothing was fitted, since 50 validation faces are too few" in text
+    assert "not help" not in text
+    assert "calibrated" not in text
+    write_page(tmp_path / "report.html", **{**run, "results": results})
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Nothing was fitted: 50 validation faces are too few" in page
+    assert "after calibration" not in page
+    assert "the identity" not in page
+
+
 def test_findings_say_on_which_faces(run):
     assert steps(run["results"])[-1].startswith("On the validation faces, 2 of 6 anchors")
     assert "on the validation faces: 2 of 6" in format_results(run["results"])

@@ -242,6 +242,8 @@ def test_every_question_has_a_command():
         shown = CliRunner().invoke(app, [name, "--help"])
         assert shown.exit_code == 0
         assert "--render-only" in shown.output
+    shown = CliRunner().invoke(app, ["robustness", "--help"], env={"COLUMNS": "200"})
+    assert "`data/tasks.py` with each corruption" in shown.output  # no break but the terminal's
     shown = CliRunner().invoke(app, ["robustness", "--data", "none"])
     assert shown.exit_code == 2
     assert "got none" in shown.output

@@ -88,8 +88,20 @@ def test_probabilities_can_be_written_to_a_memory_map(tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), pred_probs(targets), atol=1e-6)
     with pytest.raises(ValueError, match=r"`out` must have shape \(N, C\) = \(120, 40\)"):
         pred_probs(targets, np.empty((120, 4)))
+    out.flags.writeable = False
+    with pytest.raises(ValueError, match="`out` must be writable"):
+        pred_probs(targets, out)
     with pytest.raises(TypeError, match="`out` must be a floating array; got int64"):
         pred_probs(targets, np.empty((120, 40), np.int64))
+
+
+@pytest.mark.parametrize("call", [rank_labels, estimate_noise])
+def test_a_progress_that_cannot_be_called_is_refused(call):
+    targets, labels = trained("index", 5)
+    with pytest.raises(TypeError, match="`progress` must be callable or None; got int"):
+        call(targets, labels, progress=5)
+    with pytest.raises(TypeError, match="`progress` must be callable or None; got int"):
+        inspect_embeddings(torch.randn(len(labels), 4), labels, 5, progress=5)
 
 
 def test_tables_show_the_names_of_samples():

@@ -316,6 +316,16 @@ class TestWhole:
         assert any("labels contradict" in found.what for found in diagnosis.findings)
         assert f"wrong labels: {diagnosis.noise}" in str(diagnosis)
 
+    def test_a_model_at_chance_says_nothing_about_labels(self):
+        """Its confident errors say that the model is wrong, not the labels."""
+        generator = torch.Generator().manual_seed(0)
+        labels, guessed = torch.randint(CLASSES, (2, 400), generator=generator)
+        diagnosis = diagnose(copying(), batches(4.0 * F.one_hot(guessed, CLASSES), labels))
+        assert any("overconfident" in found.what for found in diagnosis.findings)
+        assert not any("labels contradict" in found.what for found in diagnosis.findings)
+        assert diagnosis.noise is None
+        assert "wrong labels" not in str(diagnosis)
+
     def test_the_noise_of_a_criterion_is_that_of_its_labels(self):
         points, labels = blobs(2000)
         noisy = symmetric_noise(labels, 0.3, CLASSES, seed=0)

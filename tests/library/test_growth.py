@@ -127,6 +127,28 @@ def test_added_samples_have_their_own_warm_up_and_held_back_labels():
     assert not torch.equal(targets(new, labels[new], probs[new]), given)
 
 
+def test_samples_added_before_the_release_are_held_back_as_long_as_the_others():
+    labels, held_for, sizes = torch.arange(1200) % 3, 10, (600, 1200)
+    model, points = ReliabilityBalancer(8, 3), torch.randn(1200, 8)
+    made = [RobustLoss(model, labels[:600], epochs=20)]
+    for _ in range(held_for - 1):
+        for index in torch.arange(600).split(300):
+            made[0](model(points[index]), labels[index], index)
+    made[0].add_samples(labels[600:])
+    made.append(RobustLoss(model, labels, epochs=20))
+    made[1].load_state_dict(copy.deepcopy(made[0].state_dict()))
+    for criterion in made:
+        targets, everything = criterion.targets, torch.arange(sizes[1])
+        for epoch in range(1, held_for + 2):
+            criterion(model(points), labels, everything)
+            _, held = targets._memorization_groups(everything, targets.updates.unsqueeze(-1))
+            held = held.squeeze(-1)
+            assert int(targets.remembers) >= 0
+            assert not bool(held[:600].any())
+            control = targets.memorization.control[600:]
+            assert torch.equal(held[600:], control & (epoch <= held_for))
+
+
 POINTS = 3 * torch.randn(4, 16, generator=torch.Generator().manual_seed(5))
 
 
@@ -193,7 +215,7 @@ def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exac
     wrong = labels != truth
     found = ranking.sample[is_new][: int(wrong[300:].sum())]
     assert float(wrong[found].float().mean()) > 0.9
-    with pytest.raises(ValueError, match="`labels` must be those"):
+    with pytest.raises(ValueError, match="got 300 for 400: repeat `add_samples` and `add_classes`"):
         RobustLoss(network(), labels[:300], epochs=8).load_state_dict(criterion.state_dict())
 
 
@@ -215,7 +237,7 @@ def test_memorization_is_judged_once_however_samples_are_added(taken, added):
 @pytest.mark.parametrize(
     ("labels", "error", "message"),
     [
-        (torch.tensor([0, 4]), ValueError, r"`labels` must lie in \[0, 4\)"),
+        (torch.tensor([0, 4]), ValueError, r"lie in \[0, 4\); got .* 4: call `add_classes` first"),
         (torch.tensor([], dtype=torch.int64), ValueError, r"must have shape \(M\), M >= 1"),
         (torch.zeros(2, 2, dtype=torch.int64), ValueError, r"must have shape \(M\)"),
         (torch.tensor([0.5, 0.5]), TypeError, "`labels` must be of torch.int64"),
@@ -323,6 +345,99 @@ def test_the_optimizer_goes_on_with_the_old_rows(make):
         torch.testing.assert_close(grown.get_parameter(name)[:3], value)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_classes_may_be_added_while_the_last_loss_is_alive(dtype):
+    torch.manual_seed(0)
+    model = ReliabilityBalancer(8, 3, head="mlp", attention="tokens").to(dtype)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+    points, labels = torch.randn(30, 8, dtype=dtype), torch.arange(30) % 3
+    criterion, index = RobustLoss(model, labels, epochs=30), torch.arange(30)
+    alive = []
+    for step in range(3):
+        loss = criterion(model(points), labels, index)
+        alive.append(loss)
+        optimizer.zero_grad()
+        loss.backward()
+        before = {name: value.clone() for name, value in model.named_parameters()}
+        optimizer.step()
+        assert all(not torch.equal(v, before[k]) for k, v in model.named_parameters())
+        if step < 2:
+            criterion.add_classes(1, optimizer)
+    assert {value.dtype for value in model.parameters()} == {dtype}
+
+
+def stepped(make, parameters):
+    """Return an optimizer that has made a step."""
+    parameters = list(parameters)
+    optimizer = make(parameters)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = sum(each.square().sum() for each in parameters)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    return optimizer
+
+
+@pytest.mark.parametrize(
+    ("optimizer_of", "error", "message"),
+    [
+        (lambda m: "adam", TypeError, "`optimizer` must be a torch.optim.Optimizer; got str"),
+        (
+            lambda m: torch.optim.AdamW(nn.Linear(2, 2).parameters()),
+            ValueError,
+            "`optimizer` must hold the balancer's weights; got AdamW without 3 of the 3",
+        ),
+        (
+            lambda m: torch.optim.AdamW(m.head.parameters()),
+            ValueError,
+            "without 1 of the 3 that grow",
+        ),
+        (
+            lambda m: stepped(torch.optim.Adafactor, m.parameters()),
+            ValueError,
+            "must keep its state in the shape of each weight, .* got Adafactor, whose 'row_var'",
+        ),
+        (
+            lambda m: stepped(torch.optim.LBFGS, m.parameters()),
+            ValueError,
+            "must keep its state in the shape of each weight, .* got LBFGS",
+        ),
+    ],
+)
+def test_an_optimizer_that_cannot_grow_is_refused_and_nothing_changes(optimizer_of, error, message):
+    model = ReliabilityBalancer(8, 3)
+    criterion = RobustLoss(model, torch.arange(9) % 3, epochs=2)
+    optimizer, before = optimizer_of(model), copy.deepcopy(model.state_dict())
+    with pytest.raises(error, match=message):
+        criterion.add_classes(1, optimizer)
+    assert model.num_classes == criterion.targets.num_classes == len(criterion.class_prior) == 3
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_an_optimizer_need_not_hold_frozen_weights():
+    model = ReliabilityBalancer(8, 3)
+    model.anchors.requires_grad_(False)
+    model.add_classes(1, stepped(torch.optim.Rprop, model.head.parameters()))
+    assert model.anchors.shape[0] == 4
+    assert not model.anchors.requires_grad
+
+
+def test_labels_that_would_be_read_as_one_hot_are_refused_and_nothing_changes():
+    labels = labels_of("annotators", 60, 2).repeat(1, 2)[:, :3]
+    model, points = ReliabilityBalancer(8, 2), torch.randn(60, 8)
+    criterion = RobustLoss(model, labels, epochs=6)
+    with pytest.raises(ValueError, match="as in one-hot"):
+        criterion.add_classes(1)
+    assert model.num_classes == criterion.targets.num_classes == len(criterion.class_prior) == 2
+    criterion(model(points), labels, torch.arange(60)).backward()
+    criterion.add_classes(2)
+    criterion(model(points), labels, torch.arange(60)).backward()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_targets_with_added_classes_keep_what_they_know_of_the_others(kind):
     size = 40 if kind == "sparse" else 6
@@ -365,6 +480,34 @@ def test_rows_and_columns_of_added_classes_are_those_of_the_initial_matrix(make)
     assert float(joint.sum()) == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize(("kept", "size"), [(10, 15), (10, 18), (10, 30), (4, 15), (20, 15)])
+def test_a_criterion_with_added_classes_resumes(kept, size):
+    """Of each label as many entries of J are stored as in one that knew the classes."""
+    torch.manual_seed(0)
+    labels, points = torch.arange(150) % size, torch.randn(150, 8)
+    grown = ReliabilityBalancer(8, size)
+    criterion = RobustLoss(grown, labels, epochs=30, kept=kept)
+    everything = torch.arange(150)
+    criterion(grown(points), labels, everything)
+    criterion.add_classes(5)
+    joint = criterion.targets.joint
+    assert float(joint.sum()) == pytest.approx(1.0, abs=1e-3)
+    model = ReliabilityBalancer(8, size + 5)
+    resumed = RobustLoss(model, labels, epochs=30, kept=kept)
+    if kept >= size:  # all classes were stored, and still are
+        assert criterion.targets.kept == size + 5
+        resumed = RobustLoss(model, labels, epochs=30, kept=size + 5)
+    resumed.load_state_dict(copy.deepcopy(criterion.state_dict()))
+    model.load_state_dict(grown.state_dict())
+    assert torch.equal(resumed.targets.joint, joint)
+    losses = [
+        each(balancer(points), labels, everything)
+        for each, balancer in ((criterion, grown), (resumed, model))
+    ]
+    assert torch.equal(*losses)
+    assert_same_state(criterion.targets, resumed.targets, rtol=0, atol=0)
+
+
 def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_path):
     inputs, truth, labels = blobs(500, rate=0.2)
     known = ((truth < 3) & (labels < 3)).nonzero().squeeze(1)
@@ -387,3 +530,28 @@ def test_a_class_is_learned_after_it_was_added_and_the_model_can_be_saved(tmp_pa
     checkpoint.save(tmp_path / "model.safetensors", model)
     loaded = checkpoint.load(tmp_path / "model.safetensors", network(3).unwrap()).model
     assert torch.equal(loaded(inputs).log_probs, model(inputs).log_probs)
+
+
+def test_a_training_with_added_classes_resumes_exactly_if_the_calls_are_repeated():
+    inputs, _, labels = blobs(200)
+    few, more = labels.clamp_max(2), torch.tensor([3, 3, 0, 3])
+    model = network(3)
+    criterion, optimizer = RobustLoss(model, few, epochs=8), adam(model)
+    train(model, criterion, optimizer, inputs, few, epochs=3, seed=0)
+    criterion.add_classes(1, optimizer)
+    criterion.add_samples(more)
+    inputs, few = torch.cat([inputs, inputs[:4]]), torch.cat([few, more])
+    train(model, criterion, optimizer, inputs, few, epochs=2, seed=1)
+
+    other = network(3)
+    resumed = RobustLoss(other, few[:200], epochs=8)
+    resumed.add_classes(1)
+    resumed.add_samples(more)
+    others = adam(other)
+    for each, origin in ((other, model), (resumed, criterion), (others, optimizer)):
+        each.load_state_dict(copy.deepcopy(origin.state_dict()))
+    losses = [
+        train(*each, inputs, few, epochs=5, seed=2)
+        for each in ((model, criterion, optimizer), (other, resumed, others))
+    ]
+    assert losses[0] == losses[1]

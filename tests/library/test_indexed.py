@@ -32,6 +32,13 @@ def test_each_item_comes_with_its_own_index(workers):
     assert sorted(seen) == list(range(10))
 
 
+def test_a_given_index_is_copied():
+    index = torch.tensor([2, 0, 1])
+    data = IndexedDataset(["a", "b", "c"], index=index)
+    index.zero_()
+    assert [place for _, place in data] == [2, 0, 1]
+
+
 def test_a_subset_counts_its_own_items_and_an_indexed_one_is_divided():
     chosen = Subset(PAIRS, [7, 3, 5])
     (features, _, index), *_ = DataLoader(IndexedDataset(chosen), 3)

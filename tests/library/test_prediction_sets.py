@@ -214,8 +214,21 @@ def test_a_penalty_shortens_the_tail():
         (
             lambda p, y: PredictionSets(score="aps").fit(3 * p, y),
             ValueError,
-            "`log_probs` exponentiated must be non-negative and sum to 1",
+            "`log_probs` must be log-probabilities, whose exponentials sum to 1; got sums from 0",
         ),
+        (
+            lambda p, y: PredictionSets().fit(p.exp(), y),
+            ValueError,
+            "`log_probs` must be log-probabilities, .* got sums from .*: pass logits.log_softmax",
+        ),
+        (
+            lambda p, y: ClassPredictionSets(CLASSES).fit(p - 1.0, y),
+            ValueError,
+            "`log_probs` must be log-probabilities",
+        ),
+        (lambda p, y: PredictionSets()(p), RuntimeError, "`fit` must be called before the sets"),
+        (lambda p, y: ClassPredictionSets(CLASSES)(p), RuntimeError, "`fit` must be called before"),
+        (lambda p, y: GroupPredictionSets(4)(p, y), RuntimeError, "`fit` must be called before"),
         (lambda p, y: ClassPredictionSets(1), ValueError, "`num_classes` must be at least 2"),
         (
             lambda p, y: ClassPredictionSets(3).fit(p, y),
@@ -247,3 +260,11 @@ def test_a_penalty_shortens_the_tail():
 def test_errors(call, error, message):
     with pytest.raises(error, match=message):
         call(*draw(40, torch.Generator().manual_seed(0)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("classes", [2, 1000])
+def test_log_probabilities_of_every_dtype_are_taken(dtype, classes):
+    for spread in (0.0, 1.0, 10.0):
+        log_probs = (spread * torch.randn(50, classes)).log_softmax(-1).to(dtype)
+        PredictionSets(COVERAGE).fit(log_probs, torch.zeros(50, dtype=torch.int64))

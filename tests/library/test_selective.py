@@ -39,7 +39,6 @@ def test_too_few_samples_give_whole_sets():
     with pytest.warns(UserWarning, match="`coverage` = 0.9 needs at least 9 .* got 5"):
         sets = PredictionSets(0.9).fit(log_probs, labels)
     assert bool(sets(log_probs).all())
-    assert bool(PredictionSets(0.9)(log_probs).all()), "unfitted"
 
 
 def test_double_precision_loses_no_sample_in_rounding():
@@ -166,7 +165,17 @@ def test_a_good_model_answers_everything_and_a_bad_one_nothing():
     assert bool(everything(confidence).all())
     nothing = Abstention(0.05).fit(confidence, torch.zeros(500, dtype=torch.bool))
     assert not bool(nothing(confidence).any())
-    assert not bool(Abstention(0.05)(confidence).any()), "unfitted"
+
+
+def test_an_unfitted_threshold_is_not_used():
+    abstention = Abstention(0.05)
+    with pytest.raises(RuntimeError, match="`fit` must be called before the threshold is used"):
+        abstention(torch.rand(3))
+    assert not bool(torch.compile(abstention, backend="eager")(torch.rand(3)).any())
+    with pytest.warns(UserWarning, match="`max_risk`"):
+        fitted = Abstention(0.05).fit(torch.rand(3), torch.ones(3, dtype=torch.bool))
+    abstention.load_state_dict(fitted.state_dict())  # infinite, but fitted
+    assert not bool(abstention(torch.rand(3)).any())
 
 
 def test_equal_scores_are_answered_together():
@@ -211,12 +220,12 @@ def test_the_state_dict_restores_it(make):
         (lambda: Abstention(0.0), ValueError, r"`max_risk` must lie in \(0, 1\); got 0.0"),
         (lambda: Abstention(0.1, delta=2.0), ValueError, r"`delta` must lie in \(0, 1\)"),
         (
-            lambda: PredictionSets().fit(torch.zeros(2, 3), torch.tensor([0, 3])),
+            lambda: PredictionSets().fit(torch.full((2, 3), 1 / 3).log(), torch.tensor([0, 3])),
             ValueError,
             r"`labels` must lie in \[0, 3\)",
         ),
         (
-            lambda: PredictionSets().fit(torch.zeros(2, 3), torch.zeros(2, 3)),
+            lambda: PredictionSets().fit(torch.full((2, 3), 1 / 3).log(), torch.zeros(2, 3)),
             TypeError,
             "`labels` must be an int64 tensor",
         ),

@@ -168,7 +168,31 @@ def test_even_calls_pass_whatever_the_sizes(pairs):
     assert int(first["updates"].sum()) == 20
 
 
-SCENARIOS = (differ, refuse, wrong_index, shift, uneven, even)
+def roll_back(rank):
+    """Rank 1 goes back to an earlier state, with as many updates as the one it had."""
+    targets = short_targets(**SETTINGS)
+    targets(*batch(rank))
+    early = {name: value.clone() for name, value in targets.state_dict().items()}
+    early["updates"] = early["updates"].roll(1)
+    targets.load_state_dict(targets.state_dict())
+    found = [error_of(targets, *batch(rank, 1))]
+    if rank:
+        targets.load_state_dict(early)
+    found.append(error_of(targets, *batch(rank, 2)))
+    early["updates"] = early["updates"].roll(rank)
+    targets.load_state_dict(early)
+    return [*found, error_of(targets, *batch(rank, 3))]
+
+
+def test_a_rank_that_goes_back_is_refused(pairs):
+    for rank in pairs["roll_back"]:
+        same, alone, unlike = (text_of(each) for each in rank)
+        assert same == "none"
+        for each in (alone, unlike):
+            assert "must be alike in all processes; got updates before [" in each
+
+
+SCENARIOS = (roll_back, differ, refuse, wrong_index, shift, uneven, even)
 
 
 def all_scenarios(rank):

@@ -78,12 +78,16 @@ def _calibration_card(results: RunResults) -> list[Card]:
     if calibration is None:
         return []
     before, after = calibration.before.ece, calibration.after.ece
-    rows = [("as trained", before, "other"), ("calibrated", after, "ours")]
+    rows = [("as trained", before, "other")]
+    if calibration.is_fitted:
+        rows.append(("calibrated", after, "ours"))
     if results.baseline is not None:
         rows.append((OTHER, results.baseline.scores.ece, "other"))
     most = max(value for _, value, _ in rows) or 1.0
     bars = [(name, 100 * value / most, f"{value:.1f} %", kind) for name, value, kind in rows]
     judged = judgement.calibrated(calibration)
+    if not calibration.is_fitted:
+        return [_card("ece", f"{before:.1f} %", judged, bars)]
     card = _card("ece", f"{after:.1f} % after calibration", judged, bars)
     return [replace(card, label="calibration error (ECE), calibrated")]
 

@@ -30,7 +30,9 @@ def draw_figures(
 
     calibration, selective = results.calibration, results.selective
     if calibration is not None:
-        bins = {"as trained": calibration.bins_before, "calibrated": calibration.bins_after}
+        bins = {"as trained": calibration.bins_before}
+        if calibration.is_fitted:
+            bins["calibrated"] = calibration.bins_after
         draw_reliability(path_of("reliability"), bins)
     if selective is not None and selective.curve:
         draw_risk(path_of("risk"), selective)

@@ -126,10 +126,10 @@ def calibration_of(ece: float, bins: Sequence[ReliabilityBin]) -> Judgement:
 def calibration_fails(result: CalibrationResult) -> bool:
     """Return whether calibration raised the calibration error or the NLL of the test faces.
 
-    It does not matter where the model is well calibrated before and after.
+    It does not matter where the model is well calibrated before and after, or nothing was fitted.
     """
     before, after = result.before, result.after
-    matters = max(before.ece, after.ece) > WELL_CALIBRATED
+    matters = result.is_fitted and max(before.ece, after.ece) > WELL_CALIBRATED
     return matters and (after.ece > before.ece or after.nll > before.nll)
 
 
@@ -137,6 +137,8 @@ def calibrated(result: CalibrationResult) -> Judgement:
     """Judge the calibration error before and after calibration."""
     before = calibration_of(result.before.ece, result.bins_before)
     after = calibration_of(result.after.ece, result.bins_after)
+    if not result.is_fitted:
+        return Judgement(f"not calibrated, too few validation faces: {before.text}", before.tone)
     if calibration_fails(result):
         return Judgement("calibration did not help: too few validation faces", "bad")
     if before.tone == "good":
@@ -214,7 +216,7 @@ def _calibrate(calibration: CalibrationResult) -> Iterator[Step]:
             f"{after.ece:.1f} %, NLL {before.nll:.3f} became {after.nll:.3f}. The "
             f"{calibration.num_fitted} validation faces that they were fitted on are too few."
         )
-    elif before.ece > WELL_CALIBRATED:
+    elif calibration.is_fitted and before.ece > WELL_CALIBRATED:
         text = (
             f"Use the calibrated probabilities, which are off by {after.ece:.1f} points on "
             f"average, not {before.ece:.1f}."

@@ -58,7 +58,8 @@ def write_page(
     if calibration is not None:
         before = judgement.calibration_of(calibration.before.ece, calibration.bins_before)
         after = judgement.calibration_of(calibration.after.ece, calibration.bins_after)
-        columns["calibrated"] = calibration.after
+        if calibration.is_fitted:
+            columns["calibrated"] = calibration.after
     if results.baseline is not None:
         columns[OTHER] = results.baseline.scores
     save_page(

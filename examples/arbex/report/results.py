@@ -10,6 +10,7 @@ from torch import Tensor
 
 from examples.arbex.report.evaluation import Evaluation
 from examples.arbex.report.scoring import FaceScores
+from reliability_balance.calibration.calibrated_model import IDENTITY
 from reliability_balance.diagnosis import Finding
 
 FIRST = 100  # doubtful labels that are listed, and that the precision is given of
@@ -99,6 +100,11 @@ class CalibrationResult:
     after: FaceScores
     bins_before: list[ReliabilityBin]
     bins_after: list[ReliabilityBin]
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether it changes the probabilities: with few faces, nothing may be worth fitting."""
+        return self.method != IDENTITY
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def format_results(results: RunResults) -> str:
     evaluation = results.evaluation
     lines = [f"{evaluation.num_faces} faces of {evaluation.dataset}", ""]
     columns = {"this model": evaluation.corrected}
-    if results.calibration is not None:
+    if results.calibration is not None and results.calibration.is_fitted:
         columns["calibrated"] = results.calibration.after
     if results.baseline is not None:
         columns["cross-entropy"] = results.baseline.scores
@@ -85,6 +85,11 @@ def format_doubts(faces: Sequence[DoubtfulFace]) -> str:
 
 def describe_calibration(calibration: CalibrationResult) -> str:
     """Say what calibration did to the probabilities."""
+    if not calibration.is_fitted:
+        return (
+            f"Calibration: nothing was fitted, since {calibration.num_fitted} validation faces are "
+            f"too few to show a better temperature; ECE {calibration.before.ece:.1f} %"
+        )
     verdict = "; it did not help" if calibration_fails(calibration) else ""
     return (
         f"Calibration on {calibration.num_fitted} validation faces: ECE "

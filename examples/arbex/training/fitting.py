@@ -110,7 +110,6 @@ def fit(
         folder.checkpoint,
         folder.history,
         lambda: save_bundle(folder.model, module.model, config, table.class_names),
-        best_only=settings.patience is not None,
         every=settings.checkpoint_steps,
     )
     callbacks: list[Callback] = [keeper]

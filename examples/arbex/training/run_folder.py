@@ -39,7 +39,7 @@ class RunFolder:
 
     @property
     def model(self) -> Path:
-        """Path of the model of the last epoch; with patience, of the best on validation."""
+        """Path of the model of the best epoch on the validation set."""
         return self.root / "model.safetensors"
 
     @property

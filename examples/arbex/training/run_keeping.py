@@ -1,4 +1,4 @@
-"""Files of a run during training: resume point, model, history; and progress."""
+"""Files of a run during training: resume point, best model, history; and progress."""
 
 import csv
 import io
@@ -92,29 +92,21 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class RunKeeper(Checkpoint):
-    """Callback that writes the resume point, the model, and the metrics of each epoch.
+    """Callback that writes the resume point, the best model, and the metrics of each epoch.
 
     Args:
         checkpoint: file of the resume point, written each epoch and every `every` batches.
         history: CSV file of the epochs' metrics.
-        save_model: called after each epoch.
-        best_only: whether to call it only when the validation accuracy improves.
+        save_best: called when the validation accuracy improves.
         every: batches between two resume points within an epoch.
     """
 
     def __init__(
-        self,
-        checkpoint: Path,
-        history: Path,
-        save_model: Callable[[], None],
-        *,
-        best_only: bool,
-        every: int,
+        self, checkpoint: Path, history: Path, save_best: Callable[[], None], *, every: int
     ) -> None:
         self.checkpoint = checkpoint
         self.history = history
-        self.save_model = save_model
-        self.best_only = best_only
+        self.save_best = save_best
         self.every = every
         self.rows: list[dict[str, float]] = []
         self.best = float("-inf")
@@ -150,15 +142,15 @@ class RunKeeper(Checkpoint):
     def on_train_epoch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule
     ) -> None:
-        """Write history, model and resume point."""
+        """Write history, best model and resume point."""
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.rows.append({"epoch": trainer.current_epoch + 1, **metrics})
         self.stopped = trainer.should_stop
-        improves = metrics[MONITORED] > self.best
-        self.best = max(self.best, metrics[MONITORED])
+        if metrics[MONITORED] > self.best:
+            self.best = metrics[MONITORED]
+            if trainer.is_global_zero:
+                self.save_best()
         if trainer.is_global_zero:
-            if improves or not self.best_only:
-                self.save_model()
             self._write_history()
         self._save(trainer)
 
