@@ -22,6 +22,7 @@ from reliability_balance.backbones.poster_v2.vision_transformer import (
 def as_published(encoder: PosterV2) -> PosterV2:
     """Return a copy of an encoder that computes the same in the published arrangement."""
     published = copy.deepcopy(encoder).to(memory_format=torch.contiguous_format)
+    published.__class__ = _PosterV2
     for module in published.modules():
         for name, child in module.named_children():
             if isinstance(child, Subsample):
@@ -30,6 +31,11 @@ def as_published(encoder: PosterV2) -> PosterV2:
                 if type(child) is ours:
                     child.__class__ = theirs
     return published
+
+
+class _PosterV2(PosterV2):
+    def _prepare(self, images: Tensor) -> Tensor:
+        return super()._prepare(images).contiguous()
 
 
 class _WindowCrossAttention(WindowCrossAttention):

@@ -72,6 +72,16 @@ def test_the_same_prediction_as_published(build: Callable[[], PosterV2]) -> None
         assert (ours(images) - expected).abs().max() < 2e-6 * expected.abs().max()
 
 
+def test_the_published_maps_are_channels_first() -> None:
+    published = as_published(poster_v2_tiny(image_size=32))
+    maps: list[Tensor] = []
+    for unit in published.ir_back.body1:  # called one by one
+        unit.register_forward_hook(lambda *call: maps.append(call[-1]))
+    published(torch.randn(2, 3, 32, 32))
+    assert maps
+    assert all(each.is_contiguous() for each in maps)
+
+
 @pytest.mark.parametrize(("work", "share"), [(train, 1.0), (predict, 0.6)])
 def test_less_memory_than_published(work: Callable[..., None], share: float) -> None:
     ours = poster_v2_tiny()
