@@ -36,3 +36,5 @@ def test_the_table_marks_significant_differences():
     assert "*+0.110 ± 0.025*" in row
     assert "| -1.00 ± 2.48 |" in row
     assert row.endswith("| - |")
+    mean = next(line for line in text.splitlines() if line.startswith("| mean"))
+    assert "| -0.50 | +0.110 | +0.00 | -1.00 | - |" in mean
