@@ -198,12 +198,10 @@ def test_a_recorded_baseline_is_of_its_own_recipe_only(tmp_path, monkeypatch):
         assert recorded_baseline(override_config(config, [change]), faces) is None
 
 
-@pytest.mark.parametrize(("best_only", "saved"), [(True, [1, 2]), (False, [1, 2, 3])])
-def test_the_last_epoch_is_kept_unless_training_stops_early(tmp_path, best_only, saved):
+def test_the_best_epoch_is_kept(tmp_path):
     found = []
     keeper = RunKeeper(
         *(tmp_path / "checkpoint.ckpt", tmp_path / "history.csv", lambda: found.append(epoch)),
-        best_only=best_only,
         every=100,
     )
     for epoch, accuracy in enumerate((0.3, 0.5, 0.4), start=1):
@@ -217,5 +215,5 @@ def test_the_last_epoch_is_kept_unless_training_stops_early(tmp_path, best_only,
             strategy=SimpleNamespace(reduce_boolean_decision=lambda asked, all: asked),
         )
         keeper.on_train_epoch_end(trainer, None)
-    assert found == saved
+    assert found == [1, 2]
     assert keeper.best == pytest.approx(0.5)
