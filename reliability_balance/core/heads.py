@@ -80,6 +80,6 @@ def append_rows(parameter: nn.Parameter, rows: Tensor) -> None:
     grown = torch.cat([parameter, rows.to(parameter)])
     # While a loss of before is alive, autograd keeps expecting gradients of the old shape; it lets
     # go when the dtype changes.
-    parameter.data = grown.to(torch.float32 if grown.dtype == torch.float64 else torch.float64)
+    parameter.data = grown.to(torch.float32 if grown.dtype == torch.float16 else torch.float16)
     parameter.data = grown
     parameter.grad = None

@@ -108,7 +108,7 @@ class WrongLabels(Check):
         return CheckResult(
             ranking.verdict == Verdict.MISLABELLED,
             1.0 - ranking.doubt.double(),
-            {"given_label": ranking.given, "predicted_label": samples.ranking.suggested},
+            {"given_label": ranking.given, "predicted_label": ranking.suggested},
         )
 
 

@@ -50,7 +50,7 @@ def merge(stored: SparseRows, parts: Parts, classes: Tensor, shares: Tensor) -> 
     share = shares[kept]
     share_of_others = shares[classes].masked_fill_(is_kept, 0.0)
     named = share.sum(-1) + share_of_others.sum(-1)
-    rest = (rests / (1.0 - named).clamp_min(1.0 / size)).unsqueeze(-1)
+    rest = stored.per_share(rests, named.unsqueeze(-1)).unsqueeze(-1)
 
     place = torch.searchsorted(index.sort().values, index)
     totals = inside.sum(-1) + others.sum(-1) + rests
