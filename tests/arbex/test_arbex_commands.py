@@ -30,7 +30,7 @@ TINY = {
         "per_class": 12,
     },
     "encoder": {"name": "small_cnn", "options": {"width": 4}},
-    "recipe": {"num_anchors": 2, "even_classes": False},
+    "recipe": {"num_anchors": 2, "logit_adjustment": False},
     "optimization": {"epochs": 2, "batch_size": 12},
 }
 
@@ -118,7 +118,7 @@ def train_on(faces, *options):
     """Options to train on a folder of faces for an epoch."""
     settings = ("data.dataset=folders", f"data.root={faces}", "data.image_size=16", *options)
     tiny = ("encoder.name=small_cnn", "encoder.options={width: 4}", "data.per_class=12")
-    short = ("optimization.epochs=1", "optimization.batch_size=8", "recipe.even_classes=false")
+    short = ("optimization.epochs=1", "optimization.batch_size=8", "recipe.logit_adjustment=false")
     sets = [part for each in (*settings, *tiny, *short) for part in ("--set", each)]
     return ("train", *sets, "--accelerator", "cpu")
 

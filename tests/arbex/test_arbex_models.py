@@ -597,7 +597,7 @@ def test_a_box_becomes_a_square_within_the_picture():
 
 @pytest.mark.parametrize("balancing", ["robust", "paper"])
 def test_a_report_needs_no_other_file(tmp_path, balancing):
-    recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "even_classes": False})
+    recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "logit_adjustment": False})
     save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
     evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path).evaluation
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

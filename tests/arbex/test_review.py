@@ -84,7 +84,7 @@ def run(tmp_path):
 RECIPE = """
 data: {{dataset: folders, root: {root}, image_size: 16, per_class: 8, max_missing: 1.0}}
 encoder: {{name: small_cnn, options: {{width: 4}}}}
-recipe: {{num_anchors: 2, even_classes: false}}
+recipe: {{num_anchors: 2, logit_adjustment: false}}
 optimization: {{epochs: 1, batch_size: 4}}
 """
 

@@ -337,7 +337,7 @@ def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
         *("optimization.epochs=3", "data.splits={seed: 1}", "recipe.token_attention=off"),
         *(
             "recipe.label_smoothing=0.1",
-            "recipe.doubts_labels=false",
+            "recipe.refurbishes_labels=false",
             "optimization.learning_rate=1e-3",
         ),
     )

@@ -692,6 +692,19 @@ class TestFormats:
         targets.agreement.copy_(found.agreement)
         assert_same_state(found, targets)
 
+    def test_fields_of_recipes_once_had_other_names(self, path):
+        recipe = replace(get_recipe("robust"), refurbishes_labels=False, logit_adjustment=False)
+        save(path, ReliabilityBalancer(4, 2, recipe=recipe))
+        tensors, config = tensor_file.read(path)
+        fields = config["modules"]["model"]["parts"][""]["recipe"]
+        for old, new in {
+            "doubts_labels": "refurbishes_labels",
+            "even_classes": "logit_adjustment",
+        }.items():
+            fields[old] = fields.pop(new)
+        tensor_file.write(path, tensors, config)
+        assert load(path).model.recipe == recipe
+
     @pytest.mark.parametrize("version", [8, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)

@@ -283,7 +283,8 @@ class TestWhole:
         labels = torch.multinomial(shares, 7000, True, generator=generator)
         points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
         torch.manual_seed(0)
-        recipe = replace(get_recipe("robust"), doubts_labels=False, mixing=None, even_classes=even)
+        changes = {"refurbishes_labels": False, "mixing": None, "logit_adjustment": even}
+        recipe = replace(get_recipe("robust"), **changes)
         model = ReliabilityBalancer(8, 3, num_anchors=2, recipe=recipe)
         criterion = RobustLoss(model, labels[:4000], epochs=8)
         fit_head(

@@ -52,7 +52,7 @@ def report_on_run(
         say(f"without calibration: {error}")
     train, test = faces.subset(TRAIN), faces.subset(TEST)
     doubtful = None
-    if bundle.config.recipe.doubts_labels:
+    if bundle.config.recipe.refurbishes_labels:
         doubtful = list_doubtful(criterion, train, folder.root)
     if not len(test):
         return None
