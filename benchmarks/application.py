@@ -53,7 +53,7 @@ def how(recipe: RunConfig) -> dict[str, Any]:
     }
 
 
-def told(content: dict[str, Any]) -> str:
+def provenance(content: dict[str, Any]) -> str:
     """Format how results came about, in one line."""
     used = ", ".join(f"{package} {number}" for package, number in content["versions"].items())
     return f"`{content['command']}`; {content['machine']}; {used}."

@@ -63,7 +63,7 @@ class Calibrator(Configured):
     .. math:: \hat p = softmax(\log h(f(x)) + s)
 
     with :class:`BranchTemperatures` or :class:`TemperatureScaling` as f, :class:`TopLabelScaling`
-    as h, and a shift s to the class frequencies of the deployment. Save it as a companion of the
+    as h, and a shift s to the class frequencies of the deployment. Save it as an extra of the
     model.
 
     Args:

@@ -164,13 +164,13 @@ def test_the_onnx_file_alone_repeats_predict_from_a_pictures_bytes(
     session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
     (described,) = session.get_inputs()
     assert (described.name, described.type) == ("images", "tensor(uint8)")
-    told = session.get_modelmeta().custom_metadata_map
-    assert "upright" in told["input"]
-    assert "uint8 (B, 3, height, width), of any size" in told["input"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert "upright" in metadata["input"]
+    assert "uint8 (B, 3, height, width), of any size" in metadata["input"]
     with Image.open(path) as picture:
         pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     corrected, primary, confidence = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
-    names = json.loads(told["class_names"])
+    names = json.loads(metadata["class_names"])
     assert names[int(corrected[0].argmax())] == expected.label
     assert dict(zip(names, corrected[0], strict=True)) == pytest.approx(
         expected.corrected, abs=5e-4

@@ -31,9 +31,9 @@ def test_draws_the_figures_of_a_run_and_renders_them_again(tmp_path, capsys):
     paper_table5.main("raf-db", root, "robust", TINY, runs, tmp_path)
     capsys.readouterr()
     main("raf-db", ["robust"], runs, results)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("Fig. 5", "Fig. 6", "Fig. 7", "| robust | right | ", "1 epochs of all faces"):
-        assert part in told
+        assert part in printed
     figures = {path.name: path for path in results.glob("*.png")}
     assert set(figures) == {
         f"paper_figures_raf-db_{name}.png"
@@ -43,7 +43,7 @@ def test_draws_the_figures_of_a_run_and_renders_them_again(tmp_path, capsys):
     assert str(tmp_path) not in content
     figures["paper_figures_raf-db_confidence.png"].unlink()
     main("raf-db", results=results, render_only=True)
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
     assert figures["paper_figures_raf-db_confidence.png"].stat().st_size > 1000
 
 

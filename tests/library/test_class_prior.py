@@ -119,7 +119,7 @@ def test_frequencies_are_saved_with_the_model():
 
 
 def test_rare_classes_are_found():
-    """One in fifty: two overlapping clouds, told apart where both are equally likely."""
+    """One in fifty: two overlapping clouds, separated where both are equally likely."""
     torch.manual_seed(2)
     labels = (torch.arange(2000) % 50 == 0).long()
     features = torch.randn(2000, 4)

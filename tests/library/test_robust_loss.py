@@ -110,7 +110,7 @@ class TestRecipe:
         losses = train(model, criterion, batches(EPOCHS))
         assert losses == train(other, loss_of, batches(EPOCHS))
         found, expected = criterion.targets.state_dict(), targets.state_dict()
-        for name in ("given", "remembers"):  # told beforehand, and found by the schedule
+        for name in ("given", "remembers"):  # known beforehand, and set by the schedule
             found.pop(name), expected.pop(name)
         assert same(found, expected)
         assert torch.equal(criterion.noise_matrix, targets.noise_matrix)
