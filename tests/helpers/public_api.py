@@ -2,7 +2,7 @@
 
     python tests/helpers/public_api.py
 
-writes them anew, after a change that is meant; the changelog tells it too.
+writes them anew, after an intended change; from the first release on, the changelog names it too.
 """
 
 import importlib

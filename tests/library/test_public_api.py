@@ -14,7 +14,7 @@ def test_the_public_interface_is_the_one_announced():
         name: text for name, text in announced.items() if name.rpartition(".")[0] not in missing
     }
     assert found == announced, (
-        "the public interface changed. If that is meant, tell it in CHANGELOG.md and run "
+        "the public interface changed. If that is intended, name it in CHANGELOG.md and run "
         "`python tests/helpers/public_api.py`"
     )
 
