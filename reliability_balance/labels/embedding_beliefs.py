@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.noise_matrix import as_noise_matrix
 from reliability_balance.labels.posterior import as_probabilities, label_posterior
 from reliability_balance.labels.rows import (
@@ -111,6 +114,38 @@ class Voters:
         rest, classes = stored.rest_per_share(rows, self.shares), stored.classes[rows].long()
         entries = stored.values[rows].to(rest.dtype) - rest.unsqueeze(-1) * self.shares[classes]
         return classes, entries, rest
+
+
+def points_of(embeddings: Tensor) -> Tensor:
+    """Check embeddings; return them averaged over tokens and scaled to a usual size of 1.
+
+    The scale is a power of two, so it is exact. Without it, squares of huge coordinates overflow.
+
+    Args:
+        embeddings: of any scale.
+
+    Shape:
+        - embeddings: (N, D) or (N, T, D) floating; returns (N, D), float32 or wider.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on a wrong shape, or embeddings that are not finite.
+
+    Example:
+        >>> points_of(torch.tensor([[3e30, -8e30], [0.0, 8e30]]))
+        tensor([[ 0.2367, -0.6311],
+                [ 0.0000,  0.6311]])
+    """
+    checks.floating("embeddings", embeddings)
+    checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    points = RF.widen(pool_tokens(embeddings))
+    if points.numel():
+        sizes = torch.maximum(points.amax(-1), -points.amin(-1))
+        exponent = int(sizes.median().frexp().exponent)  # one huge row changes no median
+        half = exponent // 2  # in two steps, as 2 to the exponent itself may overflow
+        points = points * 2.0**-half * 2.0 ** (half - exponent)
+    checks.finite("embeddings", points)
+    return points
 
 
 class EmbeddingBeliefs:
