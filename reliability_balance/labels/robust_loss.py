@@ -503,6 +503,9 @@ class RobustLoss(nn.Module):
             )
         if not (self.training and self.validate_args and checks.can_read_values()):
             return
+        if balancer.head is None and self.recipe.refurbishes_labels:
+            for name, view in zip(("output", "second"), views, strict=False):
+                _check_finite_logits(name, view.logits)
         if int(self.progress) == self._epochs_checked:
             return
         anchors = balancer._anchor_points()
@@ -708,6 +711,17 @@ def _check_balancer_fields(recipe: Recipe, balancer: ReliabilityBalancer) -> Non
         raise ValueError(
             "`recipe` must have the model's values of the fields that configure its balancer; got "
             f"{', '.join(ignored)}: pass the recipe to `wrap` or ReliabilityBalancer instead"
+        )
+
+
+def _check_finite_logits(name: str, logits: Tensor) -> None:
+    """Require logits that leave each class possible, since refurbished targets do."""
+    excluded = int((logits == -torch.inf).sum())
+    if excluded:
+        raise ValueError(
+            f"`{name}.logits` must be finite, since refurbished targets give each class some "
+            f"probability; got minus infinity for {excluded} of {logits.numel()}: mask classes by "
+            "a large negative number, such as -30, in training"
         )
 
 
