@@ -178,13 +178,13 @@ class EmbeddingBeliefs:
         spaces = _spaces(points)
 
         def likelihood(space: Tensor) -> float:
-            nearest = _nearest(space, self.chosen, voters, NEIGHBOURS[-1])
+            nearest = nearest_voters(space, self.chosen, voters, NEIGHBOURS[-1])
             votes = torch.stack(list(_votes(nearest, labels)))
             return float((labels.read(self.chosen) * votes).sum())
 
         rows = torch.arange(len(points), device=points.device)
         best = max(spaces, key=likelihood)
-        self.nearest = _nearest(best, rows, voters, NEIGHBOURS[-1], progress)
+        self.nearest = nearest_voters(best, rows, voters, NEIGHBOURS[-1], progress)
         drawn_in = _drawn_in(spaces[1])
         self.linear = _Ridge(drawn_in - drawn_in.mean(0), labels, self.chosen, generator)
 
@@ -231,7 +231,7 @@ def _drawn_in(points: Tensor) -> Tensor:
     return torch.where(is_far, middle + directions * (limit / lengths), points)
 
 
-def _nearest(
+def nearest_voters(
     space: Tensor, rows: Tensor, voters: Tensor, count: int, progress: Progress | None = None
 ) -> Tensor:
     """Return the indices (B, K) of the voters nearest to these samples, nearest first."""

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance.core.clustering import k_means
-from reliability_balance.labels.embedding_beliefs import _nearest
+from reliability_balance.labels.embedding_beliefs import nearest_voters
 from reliability_balance.labels.inspection import LabelRanking, Verdict
 from reliability_balance.labels.rows import blocks
 
@@ -305,7 +305,7 @@ def nearest_samples(points: Tensor, is_cosine: bool) -> tuple[Tensor, Tensor]:
     # The product that finds the candidates cancels far from 0; one huge row moves no median.
     wide = points if points.device.type == "mps" else points.double()
     wide = wide - wide.median(0).values
-    found = _nearest(wide, rows, rows, NEIGHBOURS)
+    found = nearest_voters(wide, rows, rows, NEIGHBOURS)
     distances = torch.empty(found.shape, dtype=wide.dtype, device=points.device)
     for block in blocks(rows, found.shape[1] * points.shape[1]):
         between = wide[block].unsqueeze(1) - wide[found[block]]
