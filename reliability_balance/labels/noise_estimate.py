@@ -10,7 +10,7 @@ from torch import Tensor
 from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.interval import Interval
-from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.knowledge import caution, confused_pairs
 from reliability_balance.labels.noise_rate import noise_rate_bounds
 from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
 from reliability_balance.labels.rows import Progress, blocks
@@ -46,9 +46,10 @@ def estimate_noise(
     poorly, as after few epochs, and [0, 1] if no labels were held back. The matrix and its
     bootstrap interval are those of :func:`noise_from_beliefs`; its rate may differ.
 
-    For several annotators, the rate is the share of wrong ones among all single labels. Each label
-    is compared with the posterior given the other labels of its sample; the bootstrap resamples
-    samples, not labels.
+    Of soft labels, the rate is the mean probability that they give to wrong classes, so it counts
+    uncertain and smoothed labels, too. For several annotators, it is the share of wrong ones among
+    all single labels. Each label is compared with the posterior given the other labels of its
+    sample; the bootstrap resamples samples, not labels.
 
     Args:
         targets: targets after training. Samples that were never seen are left out.
@@ -68,7 +69,8 @@ def estimate_noise(
 
     Warns:
         UserWarning: if predictions are not certain to agree with the labels better than class
-            frequencies do; see :func:`labels.rank_labels`.
+            frequencies do (see :func:`labels.rank_labels`), or hardly tell two classes apart: the
+            labels then say little of how their rows differ.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
@@ -82,6 +84,14 @@ def estimate_noise(
     """
     checks.callable_or_none("progress", progress)
     _check_known(targets, labels)
+    confused = confused_pairs(targets, labels)
+    if confused:
+        warnings.warn(
+            "the noise matrix is unreliable for classes that predictions hardly tell apart: "
+            f"{checks.listed(f'{one} and {two}' for one, two in confused)}",
+            UserWarning,
+            stacklevel=2,
+        )
     evidence = _evidence_of(targets, labels)
     estimate = _noise_from(
         evidence, targets.noise_matrix, level, num_resamples, seed, progress=progress

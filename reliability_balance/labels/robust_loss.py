@@ -1,7 +1,7 @@
 """The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -309,17 +309,23 @@ class RobustLoss(nn.Module):
         return {**super().__getstate__(), "_equation": RobustLoss._terms}  # type: ignore[no-untyped-call]
 
     def doubtful_labels(
-        self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None
+        self,
+        *,
+        class_names: Iterable[Any] = (),
+        sample_names: Iterable[Any] = (),
+        progress: Progress | None = None,
     ) -> LabelRanking:
         """Rank all labels trained on, the most doubtful first; see :func:`rank_labels`.
 
         Args:
+            class_names: C names to show; empty: class indices.
             sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
             progress: called with the number of labels ranked since its last call, such as
                 ``tqdm(total=N).update``.
 
         Raises:
-            ValueError: if no sample was seen, or `sample_names` are not N.
+            TypeError: if names are not a sequence.
+            ValueError: if no sample was seen, or on another number of names.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -328,7 +334,11 @@ class RobustLoss(nn.Module):
         if not bool(self.targets.updates.any()):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(
-            self.targets, self._kept[1], sample_names=sample_names, progress=progress
+            self.targets,
+            self._kept[1],
+            class_names=class_names,
+            sample_names=sample_names,
+            progress=progress,
         )
 
     def noise_rate(self, *, level: float = 0.95) -> Interval:
@@ -493,6 +503,9 @@ class RobustLoss(nn.Module):
             )
         if not (self.training and self.validate_args and checks.can_read_values()):
             return
+        if balancer.head is None and self.recipe.refurbishes_labels:
+            for name, view in zip(("output", "second"), views, strict=False):
+                _check_finite_logits(name, view.logits)
         if int(self.progress) == self._epochs_checked:
             return
         anchors = balancer._anchor_points()
@@ -698,6 +711,17 @@ def _check_balancer_fields(recipe: Recipe, balancer: ReliabilityBalancer) -> Non
         raise ValueError(
             "`recipe` must have the model's values of the fields that configure its balancer; got "
             f"{', '.join(ignored)}: pass the recipe to `wrap` or ReliabilityBalancer instead"
+        )
+
+
+def _check_finite_logits(name: str, logits: Tensor) -> None:
+    """Require logits that leave each class possible, since refurbished targets do."""
+    excluded = int((logits == -torch.inf).sum())
+    if excluded:
+        raise ValueError(
+            f"`{name}.logits` must be finite, since refurbished targets give each class some "
+            f"probability; got minus infinity for {excluded} of {logits.numel()}: mask classes by "
+            "a large negative number, such as -30, in training"
         )
 
 
