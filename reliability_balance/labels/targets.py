@@ -51,11 +51,12 @@ ROBUST = get_recipe("robust")
 # Labels are compared by a code, their mean class on an uneven scale; soft ones differ by rounding.
 CODE_STEPS, CODE_TOLERANCE = 1024, 8
 GOLDEN = 0.6180339887
-# Names of tensors before and since checkpoint format 6.
+# Former names of tensors, in saved states.
 RENAMED = {
     "average": "averages.values",
     "joint": "counts.joint",
     "memorization.residual": "memorization.residuals.values",
+    "classes.tilt": "classes.class_bias",
 }
 
 
@@ -74,7 +75,7 @@ def _differing(before: Tensor, codes: Tensor) -> Tensor:
 
 
 def rename_old(state: dict[str, Tensor], prefix: str) -> None:
-    """Give tensors that were saved before checkpoint format 6 the names that they have now."""
+    """Give saved tensors the names that they have now."""
     for old, new in RENAMED.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)
@@ -179,7 +180,7 @@ class RefurbishedTargets(Configured):
         codes that detect changed labels; ``remembers`` () int8, whether memorization was measured,
         -1 if not known yet; ``agreement`` (2,), Cohen's kappa of first predictions and labels and
         its standard error, which is -1 if :func:`labels.inspect_embeddings` did not measure them;
-        ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
+        ``counts``, which hold J above; ``classes``, whose ``class_bias`` is b;
         ``memorization``, whose ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is
         J of each annotator. Save the module with the model.
 
@@ -561,7 +562,7 @@ class RefurbishedTargets(Configured):
         return self._sharpened(self.averages_of(index))
 
     def _sharpened(self, average: Tensor) -> Tensor:
-        return sharpened_scores(RF.widen(average), self.temperature, self.classes.tilt)
+        return sharpened_scores(RF.widen(average), self.temperature, self.classes.class_bias)
 
     @torch.no_grad()
     def judge_memory(self) -> bool:
