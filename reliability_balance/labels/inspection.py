@@ -162,6 +162,7 @@ class LabelRanking:
 
 def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
     """Return the lines of a table, with text aligned left and numbers aligned right."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -170,6 +171,13 @@ def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str
         ).rstrip()
         for row in rows
     ]
+
+
+def _printable(text: str) -> str:
+    """Escape line ends, control characters and lone surrogates, which names of files may hold."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 @torch.no_grad()

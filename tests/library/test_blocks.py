@@ -122,3 +122,15 @@ def test_tables_show_the_names_of_samples():
     ):
         with pytest.raises(ValueError, match="`sample_names` must hold 60 names; got 59"):
             call(names[:59])
+
+
+def test_a_table_has_a_line_for_each_sample_whatever_its_name():
+    odd = ["a\nb", "\x1b[31m", "\ud800", "\u202e", "plain", "日本"]
+    labels = torch.arange(6) % 2
+    targets = RefurbishedTargets(6, 2, warmup=0)
+    targets(torch.arange(6), labels, torch.full((6, 2), 0.5))
+    text = str(rank_labels(targets, labels, sample_names=SampleIds(odd)))
+    lines = text.encode().decode().splitlines()[1:7]
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        [r"a\nb", r"\x1b[31m", r"\ud800", r"\u202e", "plain", "日本"]
+    )
