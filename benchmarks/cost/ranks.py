@@ -50,9 +50,11 @@ def _run(rank: int, sizes: tuple[int, ...], classes: int, steps: int, folder: Pa
     labels = torch.randint(classes, (SAMPLES,), generator=torch.Generator().manual_seed(0))
     targets = {}
     for size in sizes:
-        groups = [list(range(first, first + size)) for first in range(0, world, size)]
-        group, _ = distributed.new_subgroups_by_enumeration(groups)
-        targets[size] = RefurbishedTargets(SAMPLES, classes, warmup=2, group=group)
+        members = torch.arange(world).split(size)
+        groups = [distributed.new_group(each.tolist()) for each in members]
+        own_group = groups[rank // size]
+        assert isinstance(own_group, distributed.ProcessGroup)
+        targets[size] = RefurbishedTargets(SAMPLES, classes, warmup=2, group=own_group)
         targets[size].expect(labels)
     sent = _count_bytes()
     generator = torch.Generator().manual_seed(rank)

@@ -102,10 +102,7 @@ def ranking(quick: bool) -> Iterator[Finding]:
 
 
 def ranks(quick: bool) -> Iterator[Finding]:
-    """A step of 128 samples on each rank (gloo), on groups of 1, 2 and 4 of the same processes.
-
-    Each rank also stores the samples of the others. Figures are of one rank.
-    """
+    """A step of 128 samples on each of 1, 2 or 4 ranks (gloo), which store the samples of all."""
     for classes in (100,) if quick else (10, 100, 1000, 5000):
         found = steps_of_ranks((1, 2, 4), classes, 3 if quick else 60)
         setup = f"{classes:,} classes"
