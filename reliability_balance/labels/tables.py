@@ -42,6 +42,7 @@ def as_sequence(argument: str, names: Iterable[Any]) -> Sequence[Any]:
 
 def aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
     """Return the lines of a table, with text aligned left and numbers aligned right."""
+    rows = [[_printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -50,3 +51,10 @@ def aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]
         ).rstrip()
         for row in rows
     ]
+
+
+def _printable(text: str) -> str:
+    """Escape line ends, control characters and lone surrogates, which names of files may hold."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )

@@ -33,12 +33,15 @@ def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
     assert page in capsys.readouterr().out
 
 
-def test_a_step_on_ranks_is_timed_and_its_bytes_are_counted():
-    seconds, sent = steps_of_ranks(2, 40, 3)
-    assert len(seconds) == 3
-    assert min(seconds) > 0.0
-    # Handshake, rows of at most 0.4 kB, and sums over the classes.
-    assert 5 * 8 < sent < 5 * 8 + 128 * 400 + 4 * (3 * 40 + 6)
+def test_a_step_on_ranks_is_timed_and_what_it_sends_is_counted():
+    found = steps_of_ranks((1, 2), 40, 3)
+    assert [(size, len(each.seconds)) for size, each in found.items()] == [(1, 3), (2, 3)]
+    assert min(min(each.seconds) for each in found.values()) > 0.0
+    handshake = 5 * 8
+    assert found[1][1:] == (1, handshake)
+    # Rows of at most 0.4 kB, and sums over the classes.
+    assert found[2].collectives == 3
+    assert handshake < found[2].sent < handshake + 128 * 400 + 4 * (3 * 40 + 6)
 
 
 @pytest.mark.filterwarnings("ignore:no verdicts|the noise estimate")

@@ -126,3 +126,15 @@ def test_tables_show_the_names_of_samples_and_classes():
             call(names[:59])
     with pytest.raises(ValueError, match="`class_names` must hold 2 names; got 3"):
         rank_labels(targets, labels, class_names=["cat", "dog", "horse"])
+
+
+def test_a_table_has_a_line_for_each_sample_whatever_its_name():
+    odd = ["a\nb", "\x1b[31m", "\ud800", "\u202e", "plain", "日本"]
+    labels = torch.arange(6) % 2
+    targets = RefurbishedTargets(6, 2, warmup=0)
+    targets(torch.arange(6), labels, torch.full((6, 2), 0.5))
+    text = str(rank_labels(targets, labels, sample_names=SampleIds(odd)))
+    lines = text.encode().decode().splitlines()[1:7]
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        [r"a\nb", r"\x1b[31m", r"\ud800", r"\u202e", "plain", "日本"]
+    )
