@@ -227,6 +227,18 @@ class TestOptions:
         assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
         assert maps
 
+    def test_gradients_of_maps_are_channels_last(self, tiny: PosterV2) -> None:
+        gradients: list[Tensor] = []
+        for branch in (tiny.ir_back, tiny.face_landback):
+            for module in branch.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.PReLU):
+                    module.register_forward_hook(
+                        lambda *call: call[-1].register_hook(gradients.append) and None
+                    )
+        tiny(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        assert gradients
+        assert all(each.is_contiguous(memory_format=torch.channels_last) for each in gradients)
+
     @pytest.mark.filterwarnings("ignore:There is a performance drop")
     def test_gradients_of_transforms(self, tiny: PosterV2) -> None:
         tiny.double().eval()
