@@ -6,7 +6,7 @@ from reliability_balance import functional as RF
 from reliability_balance.labels.given_labels import label_codes
 from reliability_balance.labels.noise_matrix import SparseCounts
 from reliability_balance.labels.posterior import as_probabilities, towards_
-from reliability_balance.labels.ranks import SampleOrder, mean_of_repeated
+from reliability_balance.labels.ranks import mean_of_repeated
 from reliability_balance.labels.rows import Parts
 from reliability_balance.labels.target_state import TargetState
 
@@ -17,8 +17,6 @@ def follow(
     labels: Tensor,
     probs: Tensor,
     place: Tensor | None,
-    *,
-    is_alone: bool,
 ) -> tuple[Tensor, dict[str, Parts], dict[str, Parts]]:
     """Return the targets of this process's batch, and what to store of it.
 
@@ -42,12 +40,11 @@ def follow(
     average, rows["averages"] = state.averages.compress(average, classes)
     rows["classes"] = (classes.int(),)
     scores = state._sharpened(average)
-    beliefs = RF._softmax(scores)
-    targets, counted = posteriors_of(state, scores, beliefs, labels, given, updates)
+    beliefs, targets, counted = posteriors_of(state, scores, labels, given, updates)
     known = updates > state.held_for
     counted.mul_(known)
     rows["counts"], sums["counts"] = state.counts.collect(
-        counted, labels, given, state._class_shares, None if is_alone else classes
+        counted, labels, given, state._class_shares, classes
     )
     if state.annotators is not None:
         sums["annotators"] = state.annotators.collect(counted, labels, state.num_samples)
@@ -70,8 +67,8 @@ def current_targets(state: TargetState, index: Tensor, labels: Tensor, probs: Te
     """Return the targets (B, C) that follow from the state as it is."""
     updates = state.updates[index].unsqueeze(-1)
     scores = state._scores(index)
-    given, beliefs = _given(state, labels, probs), RF._softmax(scores)
-    targets, _ = posteriors_of(state, scores, beliefs, labels, given, updates)
+    given = _given(state, labels, probs)
+    _, targets, _ = posteriors_of(state, scores, labels, given, updates)
     _, held = state._memorization_groups(index, updates)
     return _with_held(targets, held, probs)
 
@@ -80,23 +77,18 @@ def store(
     state: TargetState,
     rows: dict[str, Parts],
     sums: dict[str, Parts],
-    order: SampleOrder,
-    *,
-    is_alone: bool,
+    first: Tensor | None,
 ) -> None:
     """Store what :func:`follow` found, of all processes.
 
-    Of a sample in the batches of several processes, the first one's row is stored.
+    Of a sample in the batches of several processes, the row at its place in `first` (B,) is stored.
     """
     index, _, updates = rows["samples"]
     (classes,) = rows["classes"]
-    state.counts.add(
-        rows["counts"], sums["counts"], state._class_shares, None if is_alone else classes
-    )
+    state.counts.add(rows["counts"], sums["counts"], state._class_shares, classes)
     if state.annotators is not None:
         state.annotators.add(*sums["annotators"])
     state.classes.add(*sums["classes"])
-    first = None if is_alone else order.first
     if first is not None:
         rows = {name: tuple(each[first] for each in parts) for name, parts in rows.items()}
     state.updates[index] = updates
@@ -118,29 +110,27 @@ def _given(state: TargetState, labels: Tensor, probs: Tensor) -> Tensor:
 
 
 def posteriors_of(
-    state: TargetState,
-    scores: Tensor,
-    beliefs: Tensor,
-    labels: Tensor,
-    given: Tensor,
-    updates: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Return the targets (B, C) by the posteriors, and sharper ones to estimate noise from.
+    state: TargetState, scores: Tensor, labels: Tensor, given: Tensor, updates: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return beliefs, targets by the posteriors, and sharper ones to estimate noise from, (B, C).
 
-    In the warm-up the targets are the given labels.
+    `scores` are the logarithms of the beliefs, up to a constant, and may be overwritten. In the
+    warm-up the targets are the given labels.
     """
-    sharper = scores / state.noise_temperature
     if state.annotators is None and not labels.is_floating_point():
-        posteriors = state.counts.posteriors(scores, sharper, beliefs, labels, state._class_shares)
+        beliefs, refurbished, counted = state.counts.posteriors(
+            scores, state.noise_temperature, labels, state._class_shares
+        )
     else:
         posterior_of = state._posterior_rule()
-        posteriors = [posterior_of(each.softmax(-1), labels) for each in (scores, sharper)]
-    refurbished, counted = posteriors
+        beliefs = RF._softmax(scores)
+        refurbished = posterior_of(beliefs, labels)
+        counted = posterior_of(RF._softmax(scores.div_(state.noise_temperature)), labels)
     weight = state.classes.posterior_weight(
         labels if labels.ndim == 1 else given, state.prior_count
     )
     is_due = updates > state._effective_warmup
-    return towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
+    return beliefs, towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
 
 def _updated_average(state: TargetState, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
