@@ -40,7 +40,7 @@ def build(target: Path, *options: str) -> None:
 
 
 def repack(source: Path, target: Path, epoch: int) -> None:
-    """Copy a .tar.gz with its entries sorted, and nothing told of who packed it, and when."""
+    """Copy a .tar.gz with its entries sorted, and no names or times."""
     with (
         tarfile.open(source) as old,
         target.open("wb") as file,

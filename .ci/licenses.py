@@ -23,7 +23,7 @@ else:
 ROOT = Path(__file__).parents[1]
 LONGEST = 120  # characters of a licence's name; some packages put the whole text there
 # Packages that hold no code and name no licence.
-NOT_TOLD = {"cuda-toolkit": "none named; an empty package that brings NVIDIA's libraries"}
+NOT_STATED = {"cuda-toolkit": "none named; an empty package that brings NVIDIA's libraries"}
 CODECS = """\
 ## Libraries inside the av wheel
 
@@ -109,7 +109,7 @@ def license_of(name: str) -> str:
         first = text.strip().partition("\n")[0].strip()
         if first and first.upper() != "UNKNOWN":
             return first[:LONGEST]
-    return NOT_TOLD.get(canonicalize_name(name), "not told")
+    return NOT_STATED.get(canonicalize_name(name), "not stated")
 
 
 def main() -> None:

@@ -44,7 +44,10 @@ def run_recipe(recipe: RunConfig, root: Path) -> dict[str, Any]:
 
 def how(recipe: RunConfig) -> dict[str, Any]:
     """Return all that is needed to reproduce results, without the user's folders."""
-    given = ["FOLDER" if Path(each).is_dir() else each for each in sys.argv[1:]]
+    given = [
+        "FOLDER" if Path(each).is_absolute() or Path(each).is_dir() else each
+        for each in sys.argv[1:]
+    ]
     return {
         "command": " ".join(["python -m benchmarks", *given]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -53,7 +56,7 @@ def how(recipe: RunConfig) -> dict[str, Any]:
     }
 
 
-def told(content: dict[str, Any]) -> str:
+def provenance(content: dict[str, Any]) -> str:
     """Format how results came about, in one line."""
     used = ", ".join(f"{package} {number}" for package, number in content["versions"].items())
     return f"`{content['command']}`; {content['machine']}; {used}."

@@ -114,15 +114,15 @@ SHOWN_WHOLE: dict[str, tuple[Callable[[Path], str], Callable[[Path], str]]] = {
 
 
 def _recipes() -> Iterator[str]:
-    """A table of the fields of a recipe; what they are is told by its docstring."""
+    """A table of the fields of a recipe; its docstring describes them."""
     text = inspect.cleandoc(Recipe.__doc__ or "").partition("Args:\n")[2]
     described = dict(re.findall(r"^    (\w+): (.+(?:\n {8}.+)*)", text, re.MULTILINE))
     yield f"| field | {' | '.join(f'`{name}`' for name in RECIPES)} | what it is |"
     yield f"|---|{'---|' * len(RECIPES)}---|"
     for field in dataclasses.fields(Recipe):
         values = (str(getattr(recipe, field.name)) for recipe in RECIPES.values())
-        told = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
-        yield f"| `{field.name}` | {' | '.join(values)} | {told} |"
+        meaning = re.sub(r":\w+:`~?([\w.]+)`", r"`\1`", " ".join(described[field.name].split()))
+        yield f"| `{field.name}` | {' | '.join(values)} | {meaning} |"
 
 
 def _public_modules() -> Iterator[tuple[str, Path, list[str]]]:

@@ -142,7 +142,7 @@ def main(
     model = wrap(classifier, num_classes, recipe=recipe, num_anchors=num_anchors).to(target)
     settings = get_recipe(recipe)
     if not refurbish:
-        settings = replace(settings, doubts_labels=False, mixing=None)
+        settings = replace(settings, refurbishes_labels=False, mixing=None)
     criterion = RobustLoss(model, noisy_labels, epochs=epochs, recipe=settings)
     start = time.perf_counter()
     train(
@@ -162,7 +162,7 @@ def main(
     corrected = score(output.corrected, output.log_probs, labels)
     changes = count_changes(output, labels)
     kept = ""
-    if settings.doubts_labels:
+    if settings.refurbishes_labels:
         kept = f"; labels estimated to be right: {criterion.noise_matrix.diag().mean():.0%}"
     print(
         f"trained {epochs} epochs in {seconds:.0f} s{kept}\n\n"

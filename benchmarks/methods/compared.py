@@ -67,7 +67,7 @@ WITHOUT: Mapping[str, Make] = {
     "ours, no fusion": partial(Ours, correction_weight=0.0),
     "ours, no mixing": partial(Ours, recipe=replace(ROBUST, mixing=None)),
     "ours, no held-back labels": partial(Ours, recipe=replace(ROBUST, held_back=0.0)),
-    "ours, labels as given": partial(Ours, recipe=replace(ROBUST, doubts_labels=False)),
+    "ours, labels as given": partial(Ours, recipe=replace(ROBUST, refurbishes_labels=False)),
 }
 ON_HUMAN_LABELS: Mapping[str, Make] = {
     "cross-entropy": Plain,

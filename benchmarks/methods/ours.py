@@ -42,7 +42,7 @@ class Ours(Method):
             self.network = wrap(self.network, **options)
         self.given = task.labels if task.annotators is None else task.annotators
         self.criterion = RobustLoss(self.network, self.given, epochs=self.epochs, kept=kept)
-        self.for_even_classes = self.criterion.recipe.even_classes
+        self.for_even_classes = self.criterion.recipe.logit_adjustment
 
     @property
     def targets(self) -> RefurbishedTargets:
@@ -71,7 +71,7 @@ class Ours(Method):
         return join_outputs([self.output(part) for part in inputs.split(1000)])
 
     def trust(self) -> Tensor | None:
-        if not self.criterion.recipe.doubts_labels:
+        if not self.criterion.recipe.refurbishes_labels:
             return None
         seen = (self.targets.updates > 0).nonzero().squeeze(1)
         trust = torch.full((len(self.given),), torch.nan)

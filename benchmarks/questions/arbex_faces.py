@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.application import how, run_recipe, told, with_seed
+from benchmarks.application import how, provenance, run_recipe, with_seed
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results, Seeds
 from benchmarks.runs import publish
 from benchmarks.tables import interval, markdown, page
@@ -71,7 +71,7 @@ def report(content: dict[str, Any]) -> str:
         f"Mean over {len(content['seeds'])} seeds and its 95 % interval (Student's t); differences "
         "are paired. Accuracy, F1, total variation, ECE and AURC in percent, KL and NLL in nats.",
         markdown(["score", *heads, *differences], rows),
-        told(content),
+        provenance(content),
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from benchmarks.application import how, run_recipe, told, with_seed
+from benchmarks.application import how, provenance, run_recipe, with_seed
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results, Seeds
 from benchmarks.runs import publish
 from benchmarks.tables import interval, markdown, page
@@ -108,5 +108,5 @@ def report(content: dict[str, Any]) -> str:
         "The paper, in words: with the anchor loss dominant accuracy drops after some good epochs; "
         "the others are stable and close; the ideal one trains faster and better. It gives no "
         "figures.",
-        told(content),
+        provenance(content),
     )

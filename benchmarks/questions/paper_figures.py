@@ -14,7 +14,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks.application import how, told
+from benchmarks.application import how, provenance
 from benchmarks.options import RESULTS, RenderOnly, Results
 from benchmarks.questions.paper_table5 import PAPER
 from benchmarks.runs import ResultsError, publish
@@ -176,7 +176,7 @@ def format_figures(dataset: str, recipes: dict[str, Any]) -> str:
             training,
         ),
         *(f"{name}: {_size(found)}" for name, found in recipes.items()),
-        told(next(iter(recipes.values()))),
+        provenance(next(iter(recipes.values()))),
     )
 
 

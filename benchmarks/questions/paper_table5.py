@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.application import how, run_recipe, told
+from benchmarks.application import how, provenance, run_recipe
 from benchmarks.options import RESULTS, Overrides, RenderOnly, Results
 from benchmarks.runs import publish
 from benchmarks.tables import markdown, page
@@ -64,5 +64,5 @@ def format_column(dataset: str, recipe: str, content: dict[str, Any]) -> str:
         f"Table 5 of the paper, {dataset}",
         "One run each; the upper rows are quoted from the paper.",
         markdown(["model", "accuracy %"], rows),
-        told(content),
+        provenance(content),
     )

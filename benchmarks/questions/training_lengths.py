@@ -44,7 +44,7 @@ FIXED = {
         warmup=3,
         mixing=1.0,
         mix_from=0.0,
-        even_classes=False,
+        logit_adjustment=False,
     ),
     AFTER_10: replace(ROBUST, held_for=1.0, memory=float("1e9")),
 }

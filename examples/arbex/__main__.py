@@ -240,8 +240,8 @@ def predict(
                 stem = Path(frame.name.split(" @ ")[0]).stem[:50]  # short enough for any disk
                 draw_annotated(out / "annotated" / f"{drawn:04}-{stem}.png", frame.picture, found)
     say(f"written: {out}/predictions.csv, predictions.json, annotated/ ({drawn})")
-    if bundle.companions is not None and bundle.companions.caution:
-        say(f"note: {bundle.companions.caution}")
+    if bundle.post_hoc is not None and bundle.post_hoc.caution:
+        say(f"note: {bundle.post_hoc.caution}")
     if problems:
         raise typer.Exit(1)
 

@@ -45,6 +45,7 @@ from examples.arbex.recipes.strict_yaml import read_yaml, write_yaml
 from examples.arbex.rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.core import RECIPES, Recipe, RecipeName, get_recipe
+from reliability_balance.core.recipes import renamed
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MUST = {  # replacements for pydantic's messages
@@ -232,7 +233,9 @@ def recipe_of(section: Mapping[str, Any]) -> Recipe:
 
 
 def _as_recipe(section: Any, check: ValidatorFunctionWrapHandler) -> Recipe:
-    return section if isinstance(section, Recipe) else recipe_of(check(section))
+    if isinstance(section, Recipe):
+        return section
+    return recipe_of(check(renamed(section) if isinstance(section, dict) else section))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -357,8 +360,8 @@ def plain_cross_entropy(config: RunConfig) -> RunConfig:
         token_attention="off",
         branch_weight=0.0,
         label_smoothing=0.0,
-        doubts_labels=False,
-        even_classes=False,
+        refurbishes_labels=False,
+        logit_adjustment=False,
         mixing=None,
     )
     return replace(config, recipe=recipe)

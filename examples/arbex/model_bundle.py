@@ -17,10 +17,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from examples.arbex.companions import Companions
 from examples.arbex.configuration import RunConfig, as_plain, parse_config, without_files
 from examples.arbex.face_model import FaceModel, build_model
 from examples.arbex.model_sizes import state_without_memory
+from examples.arbex.post_hoc import PostHoc
 from reliability_balance import __version__, checkpoint
 from reliability_balance.checkpoint.tensor_file import CONFIG_KEY
 from reliability_balance.files import strict_json
@@ -29,18 +29,18 @@ KEYS = {"recipe": dict, "versions": dict, "num_fitted": int}
 PREFIX = "model."  # of the model's weights in a checkpoint
 LONGEST_HEADER = 2**21  # bytes, enough for ten thousand weights or classes
 LONGEST_RECIPE = 2**16  # characters of JSON
-MOST_COMPANIONS = 2**25  # numbers
+MOST_EXTRAS = 2**25  # numbers
 
 
 @dataclass(frozen=True)
 class ModelBundle:
-    """A model in eval mode, the recipe of its training, its class names, and its companions."""
+    """A model in eval mode, its recipe and class names, and what was fitted on its outputs."""
 
     model: FaceModel
     config: RunConfig
     class_names: tuple[str, ...]
     versions: dict[str, str]
-    companions: Companions | None = None
+    post_hoc: PostHoc | None = None
 
 
 def save_bundle(
@@ -48,7 +48,7 @@ def save_bundle(
     model: FaceModel,
     config: RunConfig,
     class_names: tuple[str, ...],
-    companions: Companions | None = None,
+    post_hoc: PostHoc | None = None,
 ) -> None:
     """Write the model to one file, atomically.
 
@@ -63,9 +63,9 @@ def save_bundle(
         preprocessing={
             "recipe": as_plain(config),
             "versions": versions(),
-            "num_fitted": companions.num_fitted if companions else 0,
+            "num_fitted": post_hoc.num_fitted if post_hoc else 0,
         },
-        companions=companions.modules() if companions else None,
+        extras=post_hoc.modules() if post_hoc else None,
     )
 
 
@@ -110,7 +110,7 @@ def _load(file: Path, device: torch.device) -> ModelBundle:
         config,
         class_names,
         preprocessing["versions"],
-        Companions.of(found.companions, preprocessing["num_fitted"]),
+        PostHoc.of(found.extras, preprocessing["num_fitted"]),
     )
 
 
@@ -163,7 +163,7 @@ def _check_content(preprocessing: dict[str, Any], names: list[str]) -> None:
 
 
 def _check_fit(shapes: dict[str, torch.Size], expected: dict[str, Tensor]) -> None:
-    """Require the expected names and shapes, and companions of a moderate size."""
+    """Require the expected names and shapes, and extras of a moderate size."""
     wanted = {PREFIX + name: each.shape for name, each in expected.items()}
     own = {name: shape for name, shape in shapes.items() if name.startswith(PREFIX)}
     for name in sorted({*own, *wanted}):
@@ -177,8 +177,8 @@ def _check_fit(shapes: dict[str, torch.Size], expected: dict[str, Tensor]) -> No
                 f"{name.removeprefix(PREFIX):.100} must be {must}; got {got}"
             )
     others = sum(shape.numel() for name, shape in shapes.items() if name not in own)
-    if others > MOST_COMPANIONS:
-        raise ValueError(f"companions of more than {MOST_COMPANIONS} numbers")
+    if others > MOST_EXTRAS:
+        raise ValueError(f"extras of more than {MOST_EXTRAS} numbers")
 
 
 def _check_buffers(model: FaceModel) -> None:

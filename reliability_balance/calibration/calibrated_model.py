@@ -63,7 +63,7 @@ class Calibrator(Configured):
     .. math:: \hat p = softmax(\log h(f(x)) + s)
 
     with :class:`BranchTemperatures` or :class:`TemperatureScaling` as f, :class:`TopLabelScaling`
-    as h, and a shift s to the class frequencies of the deployment. Save it as a companion of the
+    as h, and a shift s to the class frequencies of the deployment. Save it as an extra of the
     model.
 
     Args:
@@ -294,8 +294,8 @@ def calibrate(
 def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: Tensor) -> bool:
     r"""Return whether a model predicts for evenly frequent classes, or for those of its training.
 
-    An uneven `class_prior` of the balancer proves the former, a recipe without `even_classes` the
-    latter. Without either, the model may come from :class:`RobustLoss` on even classes or from
+    An uneven `class_prior` of the balancer proves the former, a recipe without `logit_adjustment`
+    the latter. Without either, the model may come from :class:`RobustLoss` on even classes or from
     :class:`ReliabilityLoss` on any. Then held-out labels decide: whether predictions have a higher
     likelihood after :func:`core.with_class_prior` with the labels' frequencies. This assumes that
     held-out data have the class frequencies of the training labels; otherwise it may be wrong.
@@ -328,7 +328,7 @@ def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: 
     prior = balancer.class_prior
     if not torch.allclose(prior, prior.mean()):
         return True
-    if not get_recipe(balancer.recipe).even_classes:
+    if not get_recipe(balancer.recipe).logit_adjustment:
         return False
     counts = labels.bincount(minlength=scores.shape[1]).double()
     plain = wide.log_softmax(-1)
@@ -341,7 +341,7 @@ def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: 
         warnings.warn(
             "it is not certain whether the model predicts for evenly frequent classes; predictions "
             f"are taken to be for {taken}. If it was trained with `ReliabilityLoss`, give its "
-            "balancer a recipe with even_classes=False",
+            "balancer a recipe with logit_adjustment=False",
             stacklevel=4,  # above torch.no_grad of `calibrate`
         )
     return is_even

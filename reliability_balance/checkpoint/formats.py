@@ -11,7 +11,7 @@ from reliability_balance.checkpoint import schema
 from reliability_balance.labels.out_of_sample import fill_in_old
 from reliability_balance.labels.target_state import rename_old
 
-FORMAT_VERSION = 7
+FORMAT_VERSION = 8
 # Defaults of the targets before format 4, whose files may lack a setting.
 TARGETS_BEFORE_4 = {
     "momentum": 0.9,
@@ -145,6 +145,17 @@ def _from_6_to_7(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     return tensors, {**config, "format_version": 7}
 
 
+def _from_7_to_8(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
+    """Migrate from version 7: the class bias of targets had another name."""
+    tensors = dict(tensors)
+    modules = config["modules"].items() if _is_complete(config) else ()
+    for role, module in modules:
+        for part, settings in module["parts"].items():
+            if settings.get("class") == "RefurbishedTargets":
+                rename_old(tensors, f"{_name(role, part)}.")
+    return tensors, {**config, "format_version": 8}
+
+
 def _name(*parts: str) -> str:
     return ".".join(part for part in parts if part)
 
@@ -156,4 +167,5 @@ STEPS: tuple[Callable[[dict[str, Tensor], dict[str, Any]], Content], ...] = (
     _from_4_to_5,
     _from_5_to_6,
     _from_6_to_7,
+    _from_7_to_8,
 )

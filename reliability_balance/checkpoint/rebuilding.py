@@ -23,7 +23,7 @@ from reliability_balance.calibration.selection_score import SelectionScore
 from reliability_balance.calibration.selective import Abstention
 from reliability_balance.calibration.top_label import TopLabelScaling
 from reliability_balance.core.balancer import OWN_HEAD, ReliabilityBalancer
-from reliability_balance.core.recipes import Recipe, get_recipe
+from reliability_balance.core.recipes import Recipe, get_recipe, renamed
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.targets import RefurbishedTargets
 from reliability_balance.wrapping.classifier import WrappedClassifier, attach
@@ -195,7 +195,7 @@ def _differences(parts: dict[str, Settings], own: dict[str, Settings]) -> list[s
 
 def as_recipe(recipe: Any) -> Recipe:
     """Return the recipe with a name or with fields; an older file lacks newer fields."""
-    return get_recipe(Recipe(**recipe) if isinstance(recipe, dict) else recipe)
+    return get_recipe(Recipe(**renamed(recipe)) if isinstance(recipe, dict) else recipe)
 
 
 def _with_fields(settings: Settings) -> Settings:

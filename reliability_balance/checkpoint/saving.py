@@ -24,7 +24,7 @@ class Checkpoint(NamedTuple):
     model: nn.Module
     class_names: tuple[str, ...] | None
     preprocessing: dict[str, Any] | None
-    companions: dict[str, nn.Module]
+    extras: dict[str, nn.Module]
     versions: dict[str, str]
 
 
@@ -34,9 +34,9 @@ def save(
     *,
     class_names: Sequence[str] | None = None,
     preprocessing: Mapping[str, Any] | None = None,
-    companions: Mapping[str, nn.Module] | None = None,
+    extras: Mapping[str, nn.Module] | None = None,
 ) -> None:
-    """Write a model and its companions to one file, atomically.
+    """Write a model and its extras to one file, atomically.
 
     An existing file stays intact until the new one is on the disk, even if the process is killed.
     For permissions, links and concurrent writers see :mod:`reliability_balance.files`.
@@ -45,10 +45,10 @@ def save(
         path: the file, whose folder must exist.
         model: a balancer, a wrapped classifier, or any module. A compiled or parallel model is
             saved without that wrapper. Of a :class:`calibration.CalibratedModel`, save the
-            ``model``, with its ``calibrator`` as a companion.
+            ``model``, with its ``calibrator`` among `extras`.
         class_names: C names, in the order of the classes.
         preprocessing: what inputs need, in any form that JSON can hold; tuples come back as lists.
-        companions: modules of this package that belong to the model, by any names: scalings,
+        extras: modules of this package that belong to the model, by any names: scalings,
             prediction sets, :class:`calibration.Abstention`, :class:`calibration.Familiarity`,
             :class:`calibration.SelectionScore`, :class:`labels.RefurbishedTargets`, balancers.
 
@@ -58,7 +58,7 @@ def save(
         OSError: if the file cannot be written, as on a full disk; the old one stays.
         TypeError: if `model` is not a module or is a :class:`calibration.CalibratedModel`, its
             state is not dense tensors, or settings or `preprocessing` do not fit JSON.
-        ValueError: if class names repeat or are not C, a companion cannot be rebuilt, weights or
+        ValueError: if class names repeat or are not C, an extra cannot be rebuilt, weights or
             fitted values are not finite, or `path` is not a regular file, such as a folder.
 
     Example:
@@ -70,9 +70,9 @@ def save(
         >>> scaling = TemperatureScaling().fit(output.log_probs, torch.arange(50) % 2)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = f"{folder}/model.safetensors"
-        ...     save(path, balancer, class_names=["cat", "dog"], companions={"scaling": scaling})
+        ...     save(path, balancer, class_names=["cat", "dog"], extras={"scaling": scaling})
         ...     found = load(path)
-        >>> found.class_names, found.companions["scaling"].temperature == scaling.temperature
+        >>> found.class_names, found.extras["scaling"].temperature == scaling.temperature
         (('cat', 'dog'), tensor(True))
     """
     if not isinstance(model, nn.Module):
@@ -81,9 +81,9 @@ def save(
     if isinstance(model, CalibratedModel):
         raise TypeError(
             "`model` must be without its calibrator; got CalibratedModel: save calibrated.model, "
-            "with companions={'calibrator': calibrated.calibrator}"
+            "with extras={'calibrator': calibrated.calibrator}"
         )
-    modules = {MODEL: model, **_check_companions(companions or {})}
+    modules = {MODEL: model, **_check_extras(extras or {})}
     parts = {role: rebuilding.parts_of(module) for role, module in modules.items()}
     for role, settings in parts.items():
         _check_json(f"the settings of `{role}`", settings)
@@ -111,7 +111,7 @@ def save(
         rebuilding.check_weights(role, module, _state(role, module))
     problem = schema.problem_of(tensors, config)
     if problem is not None:
-        raise ValueError(f"`model` and `companions` must be loadable; got {problem}")
+        raise ValueError(f"`model` and `extras` must be loadable; got {problem}")
     tensor_file.write(Path(path), tensors, config)
 
 
@@ -222,21 +222,21 @@ def _state(role: str, module: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _check_companions(companions: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
-    for role, module in companions.items():
+def _check_extras(extras: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
+    for role, module in extras.items():
         if not isinstance(module, nn.Module):
-            raise TypeError(f"`companions` must be modules; got {role}: {type(module).__name__}")
+            raise TypeError(f"`extras` must be modules; got {role}: {type(module).__name__}")
         if role == MODEL or not role.isidentifier():
             raise ValueError(
-                f"`companions` must have identifiers other than {MODEL!r} as names; got {role!r}"
+                f"`extras` must have identifiers other than {MODEL!r} as names; got {role!r}"
             )
         built = rebuilding.build(rebuilding.parts_of(module))
         if built is None or not rebuilding.fits(built, _state(role, module)):
             raise ValueError(
-                "`companions` must be modules of this package without layers of your own; "
+                "`extras` must be modules of this package without layers of your own; "
                 f"got {role}: {type(module).__name__}"
             )
-    return companions
+    return extras
 
 
 def _check_names(

@@ -20,7 +20,7 @@ SHAPES: dict[str, dict[str, tuple[str, ...]]] = {
     "ReliabilityBalancer": {"anchors": ("num_classes", "num_anchors", "embedding_dim")},
     "RefurbishedTargets": {
         "updates": ("num_samples",),
-        "classes.tilt": ("num_classes",),
+        "classes.class_bias": ("num_classes",),
         "averages.values": ("num_samples", "kept"),
         "annotators.joint": ("num_annotators", "num_classes", "num_classes"),
     },

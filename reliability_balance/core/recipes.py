@@ -4,6 +4,7 @@ Each field of a :class:`Recipe` is also an argument of the class or function tha
 explicit argument overrides the recipe. Change fields with ``dataclasses.replace``.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from numbers import Real
 from typing import Any, Literal
@@ -34,6 +35,9 @@ REAL = (
     *("held_for", "memory", "mixing", "mix_from", "consistency"),
 )
 OPTIONAL = ("momentum", "mixing")
+
+# Former names of fields, in saved recipes.
+RENAMED = {"doubts_labels": "refurbishes_labels", "even_classes": "logit_adjustment"}
 
 SMALLEST_CONCENTRATION = 0.01  # draws at smaller ones underflow
 
@@ -76,9 +80,10 @@ class Recipe:
         center_weight: weight of the centre loss in Eq. 23, >= 0.
         branch_weight: weight of the branches' own negative log-likelihoods, >= 0.
         label_smoothing: label smoothing, in [0, 1).
-        doubts_labels: train on :class:`labels.RefurbishedTargets`; False: on the labels as given.
-        even_classes: train with logit adjustment by the class frequencies of the labels, so that
-            predictions assume a uniform class prior.
+        refurbishes_labels: train on :class:`labels.RefurbishedTargets`; False: on the labels as
+            given.
+        logit_adjustment: train with logit adjustment by the class frequencies of the labels, so
+            that predictions assume a uniform class prior.
         momentum: momentum of each sample's running average of predictions; None: plain mean.
         temperature: temperature that sharpens the averaged predictions, > 0.
         noise_temperature: further temperature, > 0, that sharpens them to estimate the noise
@@ -117,8 +122,8 @@ class Recipe:
     center_weight: float = 0.3
     branch_weight: float = 1.0
     label_smoothing: float = 0.0
-    doubts_labels: bool = True
-    even_classes: bool = True
+    refurbishes_labels: bool = True
+    logit_adjustment: bool = True
     momentum: float | None = None
     temperature: float = 0.6
     noise_temperature: float = 0.25
@@ -151,7 +156,7 @@ class Recipe:
             checks.fraction("momentum", self.momentum)
         if self.mixing is not None:
             check_concentration("mixing", self.mixing)
-        for name in ("doubts_labels", "even_classes"):
+        for name in ("refurbishes_labels", "logit_adjustment"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be a bool; got {getattr(self, name)!r}")
         if not self.held_for <= 1.0:
@@ -183,12 +188,17 @@ RECIPES: dict[RecipeName, Recipe] = {
         center_weight=0.01,
         branch_weight=0.0,
         label_smoothing=0.11,
-        doubts_labels=False,
-        even_classes=False,
+        refurbishes_labels=False,
+        logit_adjustment=False,
         mixing=None,
     ),
 }
 """The recipes that have a name."""
+
+
+def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved values of fields by the names that the fields have now."""
+    return {RENAMED.get(name, name): value for name, value in values.items()}
 
 
 def get_recipe(recipe: "RecipeName | Recipe") -> Recipe:

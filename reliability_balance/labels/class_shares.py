@@ -24,19 +24,19 @@ class ClassShares(nn.Module):
 
     State:
         ``shares`` (2, C), means of the averages and of p, uniform at first so that b changes
-        slowly; ``moments`` (2, C), sums of p and of p squared over N; ``tilt`` (C,), b.
+        slowly; ``moments`` (2, C), sums of p and of p squared over N; ``class_bias`` (C,), b.
     """
 
     shares: Tensor
     moments: Tensor
-    tilt: Tensor
+    class_bias: Tensor
 
     def __init__(self, num_samples: int, num_classes: int) -> None:
         super().__init__()
         self.num_samples = num_samples
         self.register_buffer("shares", torch.full((2, num_classes), 1.0 / num_classes))
         self.register_buffer("moments", torch.zeros(2, num_classes))
-        self.register_buffer("tilt", torch.zeros(num_classes))
+        self.register_buffer("class_bias", torch.zeros(num_classes))
 
     def collect(self, average: Tensor, beliefs: Tensor, known: Tensor) -> Tensor:
         """Return sums (3, C) of averages, beliefs and their squares (B, C) over N.
@@ -60,7 +60,7 @@ class ClassShares(nn.Module):
         self.moments.mul_(left).add_(sums[1:])
         self.shares.mul_(left).add_(sums[:2])
         before, after = self.shares.clamp_min(torch.finfo(self.shares.dtype).tiny).log()
-        self.tilt.addcmul_(before - after, step)
+        self.class_bias.addcmul_(before - after, step)
 
     def posterior_weight(self, given: Tensor, prior_count: float) -> Tensor:
         """Return the weight (B, 1) of the posterior against given labels, in [0, 1].
@@ -91,8 +91,8 @@ class ClassShares(nn.Module):
 
     def add_classes(self, count: int) -> None:
         """Append classes of the initial share 1 / C, taken from the others in proportion."""
-        before = len(self.tilt)
+        before = len(self.class_bias)
         share = 1.0 / (before + count)
         self.shares = nn.functional.pad(before * share * self.shares, (0, count), value=share)
         self.moments = nn.functional.pad(self.moments, (0, count))
-        self.tilt = nn.functional.pad(self.tilt, (0, count))
+        self.class_bias = nn.functional.pad(self.class_bias, (0, count))

@@ -304,7 +304,7 @@ def take_in(
         labels: class indices (N,) or class probabilities (N, C).
     """
     count, num_classes, classes = len(labels), targets.num_classes, targets.classes
-    shares = torch.zeros_like(classes.tilt)
+    shares = torch.zeros_like(classes.class_bias)
     for rows, part in predicted:
         first = labels[rows]
         first = first.argmax(-1) if first.is_floating_point() else first
@@ -322,7 +322,7 @@ def take_in(
     tiny = torch.finfo(shares.dtype).tiny
     for _ in range(BIAS_STEPS):
         mean = sum((part.sum(0) for _, part in beliefs()), torch.zeros_like(shares)) / count
-        classes.tilt += shares.clamp_min(tiny).log() - mean.clamp_min(tiny).log()
+        classes.class_bias += shares.clamp_min(tiny).log() - mean.clamp_min(tiny).log()
 
     joint = targets.joint
     for _ in range(NOISE_STEPS):

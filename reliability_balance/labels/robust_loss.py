@@ -14,7 +14,7 @@ from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.losses import LossTerms, ReliabilityLoss
 from reliability_balance.core.output import BalancerOutput, check_output
-from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
+from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe, renamed
 from reliability_balance.labels import annotators, noise_estimate
 from reliability_balance.labels.given_labels import checked_copy, differing, is_of_annotators
 from reliability_balance.labels.inspection import LabelRanking, rank_labels
@@ -210,9 +210,9 @@ class RobustLoss(nn.Module):
         return self._samples_taken / len(self._kept[1])
 
     @property
-    def doubts(self) -> bool:
+    def refurbishes(self) -> bool:
         """Whether labels are refurbished by now."""
-        return self.recipe.doubts_labels and self.progress > self.targets._effective_warmup
+        return self.recipe.refurbishes_labels and self.progress > self.targets._effective_warmup
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -270,7 +270,7 @@ class RobustLoss(nn.Module):
             check_output("second", second)
             views.append(second)
         self._check_outputs(views)
-        if self.training and self.recipe.doubts_labels:
+        if self.training and self.recipe.refurbishes_labels:
             targets = self._refurbish(views, labels, index, update)
         else:
             targets = self._as_given(labels, output, index if self.training else None)
@@ -435,11 +435,11 @@ class RobustLoss(nn.Module):
         """Keep all labels and their frequencies, and declare them to targets and balancer."""
         targets.expect(labels)
         prior = torch.full((targets.num_classes,), 1.0 / targets.num_classes)
-        if self.recipe.even_classes:
+        if self.recipe.logit_adjustment:
             prior = class_frequencies(labels, targets.num_classes, added=1.0).float()
         prior = prior.to(targets.updates.device)
         self._kept = (targets, labels, prior)
-        self._log_prior = log_frequencies(prior) if self.recipe.even_classes else None
+        self._log_prior = log_frequencies(prior) if self.recipe.logit_adjustment else None
         self._epochs_checked = -1
         self.balancer.class_prior.copy_(prior)
 
@@ -462,9 +462,10 @@ class RobustLoss(nn.Module):
             self._log_prior = None if self._log_prior is None else self._log_prior.to(device)
 
     def _require_doubts(self) -> None:
-        if not self.recipe.doubts_labels:
+        if not self.recipe.refurbishes_labels:
             raise ValueError(
-                "`recipe` must have doubts_labels=True to learn which labels are wrong; got False"
+                "`recipe` must have refurbishes_labels=True to learn which labels are wrong; got "
+                "False"
             )
 
     def _require_known(self) -> None:
@@ -533,7 +534,7 @@ class RobustLoss(nn.Module):
         if (
             self.training
             and concentration is not None
-            and (self.progress >= self._mix_from or self.doubts)
+            and (self.progress >= self._mix_from or self.refurbishes)
         ):
             log_probs = output.log_probs
             partners = draw_partners(len(log_probs), concentration, log_probs.device)
@@ -573,7 +574,7 @@ class RobustLoss(nn.Module):
         if update:
             self._advance(targets.samples_met(len(labels)))
         epochs_done = int(self.progress)
-        if self.doubts and epochs_done > self._epochs_judged:
+        if self.refurbishes and epochs_done > self._epochs_judged:
             self._epochs_judged = epochs_done
             self._update_caution(targets, all_labels)
         return as_probabilities(labels, refurbished) if self.caution else refurbished
@@ -645,7 +646,7 @@ class RobustLoss(nn.Module):
                 f"{others} others of {len(here)}"
             )
         # Before checkpoint format 6 all classes were stored.
-        saved = {"kept": self.targets.num_classes} | state["plan"]
+        saved = {"kept": self.targets.num_classes} | renamed(state["plan"])
         for name, value in self._plan().items():
             if saved.get(name) != value:
                 argument = name if name in ("dtype", "kept") else "recipe"

@@ -38,16 +38,17 @@ from reliability_balance.labels.rows import (
 )
 
 ROBUST = get_recipe("robust")
-# Names of tensors before and since checkpoint format 6.
+# Former names of tensors, in saved states.
 RENAMED = {
     "average": "averages.values",
     "joint": "counts.joint",
     "memorization.residual": "memorization.residuals.values",
+    "classes.tilt": "classes.class_bias",
 }
 
 
 def rename_old(state: dict[str, Tensor], prefix: str) -> None:
-    """Give tensors that were saved before checkpoint format 6 the names that they have now."""
+    """Give saved tensors the names that they have now."""
     for old, new in RENAMED.items():
         if prefix + old in state:
             state[prefix + new] = state.pop(prefix + old)
@@ -257,7 +258,7 @@ class TargetState(Configured):
         return self._sharpened(self.averages_of(index))
 
     def _sharpened(self, average: Tensor) -> Tensor:
-        return sharpened_scores(RF.widen(average), self.temperature, self.classes.tilt)
+        return sharpened_scores(RF.widen(average), self.temperature, self.classes.class_bias)
 
     @torch.no_grad()
     def judge_memory(self) -> bool:

@@ -117,7 +117,7 @@ class RefurbishedTargets(TargetState):
         codes that detect changed labels; ``remembers`` () int8, whether memorization was measured,
         -1 if not known yet; ``agreement`` (2,), Cohen's kappa of first predictions and labels and
         its standard error, which is -1 if :func:`labels.inspect_embeddings` did not measure them;
-        ``counts``, which hold J above; ``classes``, whose ``tilt`` is b;
+        ``counts``, which hold J above; ``classes``, whose ``class_bias`` is b;
         ``memorization``, whose ``strength`` is kappa; ``annotators``, whose ``joint`` (A, C, C) is
         J of each annotator. Save the module with the model.
 

@@ -30,7 +30,7 @@ TINY = {
         "per_class": 12,
     },
     "encoder": {"name": "small_cnn", "options": {"width": 4}},
-    "recipe": {"num_anchors": 2, "even_classes": False},
+    "recipe": {"num_anchors": 2, "logit_adjustment": False},
     "optimization": {"epochs": 2, "batch_size": 12},
 }
 
@@ -118,7 +118,7 @@ def train_on(faces, *options):
     """Options to train on a folder of faces for an epoch."""
     settings = ("data.dataset=folders", f"data.root={faces}", "data.image_size=16", *options)
     tiny = ("encoder.name=small_cnn", "encoder.options={width: 4}", "data.per_class=12")
-    short = ("optimization.epochs=1", "optimization.batch_size=8", "recipe.even_classes=false")
+    short = ("optimization.epochs=1", "optimization.batch_size=8", "recipe.logit_adjustment=false")
     sets = [part for each in (*settings, *tiny, *short) for part in ("--set", each)]
     return ("train", *sets, "--accelerator", "cpu")
 
@@ -214,13 +214,13 @@ def test_predict_writes_tables_and_annotated_pictures(run, trained, tmp_path):
 
 @pytest.mark.parametrize("caution", ["", "every face is “not sure”: no threshold"])
 def test_predict_says_that_no_face_can_be_sure(run, trained, tmp_path, monkeypatch, caution):
-    companions = SimpleNamespace(
+    post_hoc = SimpleNamespace(
         probability=lambda output: output.confidence,
         is_sure=lambda output: output.confidence > 1,
         is_familiar=lambda output: output.confidence <= 1,
         caution=caution,
     )
-    bundle = replace(model_bundle.load_bundle(trained), companions=companions)
+    bundle = replace(model_bundle.load_bundle(trained), post_hoc=post_hoc)
     monkeypatch.setattr(model_bundle, "load_bundle", lambda *_: bundle)
     Image.new("RGB", (40, 40)).save(tmp_path / "face.png")
     output = run("predict", tmp_path / "face.png", "--model", trained, "--out", tmp_path / "out")
@@ -303,10 +303,10 @@ def test_wrong_input_is_told_without_a_traceback(monkeypatch, capsys, options, m
     with pytest.raises(SystemExit) as exit_:
         runpy.run_path(str(MAIN), run_name="__main__")
     assert exit_.value.code == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert message in told
-    assert told.count("\n") == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
 
 
 def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
@@ -316,8 +316,8 @@ def test_the_page_is_served_until_ctrl_c(trained, tmp_path):
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     ) as process:
-        told = process.stdout.readline()
-        (port,) = re.findall(r"open http://127\.0\.0\.1:(\d+)/ \(Ctrl-C to stop\)", told)
+        printed = process.stdout.readline()
+        (port,) = re.findall(r"open http://127\.0\.0\.1:(\d+)/ \(Ctrl-C to stop\)", printed)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=60) as answer:
             assert b"ARBEx" in answer.read()
         process.send_signal(signal.SIGINT)

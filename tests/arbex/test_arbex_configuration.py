@@ -250,7 +250,7 @@ def test_the_baseline_differs_in_nothing_but_the_method():
     recipe = load_config("quick")
     plain = plain_cross_entropy(recipe)
     assert (plain.recipe.num_anchors, plain.recipe.token_attention) == (0, "off")
-    assert not plain.recipe.doubts_labels
+    assert not plain.recipe.refurbishes_labels
     assert plain.recipe.mixing is None
     same = yaml.safe_load(dump_config(recipe))
     other = yaml.safe_load(dump_config(plain))

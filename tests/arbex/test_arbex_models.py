@@ -164,13 +164,13 @@ def test_the_onnx_file_alone_repeats_predict_from_a_pictures_bytes(
     session = onnxruntime.InferenceSession(str(exported / "model.onnx"))
     (described,) = session.get_inputs()
     assert (described.name, described.type) == ("images", "tensor(uint8)")
-    told = session.get_modelmeta().custom_metadata_map
-    assert "upright" in told["input"]
-    assert "uint8 (B, 3, height, width), of any size" in told["input"]
+    metadata = session.get_modelmeta().custom_metadata_map
+    assert "upright" in metadata["input"]
+    assert "uint8 (B, 3, height, width), of any size" in metadata["input"]
     with Image.open(path) as picture:
         pixels = np.asarray(ImageOps.exif_transpose(picture).convert("RGB"))
     corrected, primary, confidence = session.run(None, {"images": pixels.transpose(2, 0, 1)[None]})
-    names = json.loads(told["class_names"])
+    names = json.loads(metadata["class_names"])
     assert names[int(corrected[0].argmax())] == expected.label
     assert dict(zip(names, corrected[0], strict=True)) == pytest.approx(
         expected.corrected, abs=5e-4
@@ -597,7 +597,7 @@ def test_a_box_becomes_a_square_within_the_picture():
 
 @pytest.mark.parametrize("balancing", ["robust", "paper"])
 def test_a_report_needs_no_other_file(tmp_path, balancing):
-    recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "even_classes": False})
+    recipe = tiny_recipe(recipe={"base": balancing, "num_anchors": 2, "logit_adjustment": False})
     save_bundle(tmp_path / "model.safetensors", build_model(recipe, 3), recipe, NAMES)
     evaluation = report_on(load_bundle(tmp_path), synthetic_table(), tmp_path).evaluation
     page = (tmp_path / "report.html").read_text(encoding="utf-8")

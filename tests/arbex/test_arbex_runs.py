@@ -63,7 +63,7 @@ def start_training(folder, *command, **options):
     """The command itself, on faces that nothing can be learned from, for ever."""
     face_trees.class_folders(folder / "faces")
     settings = ["data.dataset=folders", f"data.root={folder / 'faces'}", "data.image_size=16"]
-    settings += ["data.per_class=8", "recipe.even_classes=false", "recipe.num_anchors=2"]
+    settings += ["data.per_class=8", "recipe.logit_adjustment=false", "recipe.num_anchors=2"]
     settings += ["encoder.name=small_cnn", "encoder.options={width: 4}"]
     settings += ["optimization.epochs=100000", "optimization.batch_size=8"]
     sets = [part for each in settings for part in ("--set", each)]

@@ -40,15 +40,15 @@ def test_the_class_prior_is_that_of_the_training_set():
     table = synthetic_table()
     train = table.select((table.labels != 1).nonzero().squeeze(-1)[:5])
     for even, expected in ((True, [4.0, 1.0, 3.0]), (False, [1.0, 1.0, 1.0])):  # one more of each
-        recipe = tiny_recipe(data=WHOLE, recipe={"even_classes": even})
+        recipe = tiny_recipe(data=WHOLE, recipe={"logit_adjustment": even})
         prior = build_training(recipe, train).model.balancer.class_prior
         torch.testing.assert_close(prior, torch.tensor(expected) / sum(expected))
 
 
 def test_contradictions_of_recipe_and_faces_are_named():
     table = synthetic_table()
-    with pytest.raises(ValueError, match=r"`recipe.even_classes` must be false .* with 20"):
-        build_training(override_config(tiny_recipe(), ["recipe.even_classes=true"]), table)
+    with pytest.raises(ValueError, match=r"`recipe.logit_adjustment` must be false .* with 20"):
+        build_training(override_config(tiny_recipe(), ["recipe.logit_adjustment=true"]), table)
     voting = override_config(tiny_recipe(), ["data.soft_labels=true"])
     for faces in (table, replace(table, distributions=None)):
         with pytest.raises(ValueError, match=r"`data.soft_labels` needs .* votes; synthetic has"):

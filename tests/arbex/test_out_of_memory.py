@@ -1,4 +1,4 @@
-"""A batch that does not fit: the way out is told, and what was saved before is kept."""
+"""A batch that does not fit: the error names the way out, and what was saved before is kept."""
 
 import pytest
 import torch

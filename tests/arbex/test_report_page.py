@@ -184,9 +184,9 @@ def test_a_calibration_is_recommended_only_if_it_helped(run, before, after, expe
     first, second = (replace(calibration.before, ece=ece, nll=nll) for ece, nll in (before, after))
     calibration = replace(calibration, before=first, after=second)
     results = replace(run["results"], calibration=calibration)
-    told = [each for each in steps(results) if "calibrated probabilities" in each]
-    assert len(told) == (expected is not None)
-    assert all(each.startswith(expected) for each in told)
+    advice = [each for each in steps(results) if "calibrated probabilities" in each]
+    assert len(advice) == (expected is not None)
+    assert all(each.startswith(expected) for each in advice)
     harmed = expected is not None and expected.startswith("Do not")
     assert ("did not help" in judgement.calibrated(calibration).text) == harmed
     assert ("it did not help" in describe_calibration(calibration)) == harmed

@@ -84,7 +84,7 @@ def run(tmp_path):
 RECIPE = """
 data: {{dataset: folders, root: {root}, image_size: 16, per_class: 8, max_missing: 1.0}}
 encoder: {{name: small_cnn, options: {{width: 4}}}}
-recipe: {{num_anchors: 2, even_classes: false}}
+recipe: {{num_anchors: 2, logit_adjustment: false}}
 optimization: {{epochs: 1, batch_size: 4}}
 """
 
@@ -200,8 +200,8 @@ def test_a_training_says_how_many_labels_were_changed(tmp_path):
     path = tmp_path / "c.csv"
     rows = [("0000.png", "angry", "sad", "changed"), ("0001.png", "happy", "happy", "kept")]
     save_corrections(path, [Correction(*row) for row in rows])
-    told = describe_corrections(path, read_corrections(path))
-    assert told == f"1 labels changed by {path}, of 2 reviewed"
+    printed = describe_corrections(path, read_corrections(path))
+    assert printed == f"1 labels changed by {path}, of 2 reviewed"
 
 
 # Decisions
@@ -515,8 +515,8 @@ def train_reads(run, tmp_path, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(run_data, "load_faces", load_and_decide)
-        told = invoke("train", "--recipe", recipe, *options)
-    assert f"1 labels changed by {file}" in told
+        printed = invoke("train", "--recipe", recipe, *options)
+    assert f"1 labels changed by {file}" in printed
     assert yaml.safe_load((out / "recipe.yaml").read_text())["data"]["corrections"] == str(file)
     assert (out / "trained_corrections.csv").read_bytes() == read != file.read_bytes()
     invoke("train", "--resume", "--out", out, "--accelerator", "cpu")

@@ -12,10 +12,10 @@ from tiny_training import tiny_recipe, train_tiny
 
 from examples.arbex import baseline
 from examples.arbex.baseline import comparable, recorded_baseline
-from examples.arbex.companions import MAX_RISK, Companions
 from examples.arbex.configuration import as_plain, load_config, override_config
 from examples.arbex.faces.face_table import TEST, TRAIN, VALIDATION
 from examples.arbex.model_bundle import load_bundle
+from examples.arbex.post_hoc import MAX_RISK, PostHoc
 from examples.arbex.report import measuring
 from examples.arbex.report.evaluation import predict_table
 from examples.arbex.report.measuring import (
@@ -43,18 +43,18 @@ def finished(tmp_path_factory):
 
 def test_what_was_fitted_is_saved_with_the_model(finished):
     folder, faces, _, _, results = finished
-    companions = load_bundle(folder.model).companions
+    post_hoc = load_bundle(folder.model).post_hoc
     validation = faces.subset(VALIDATION)
-    assert companions.num_fitted == -(-len(validation) // 2)
-    assert results.calibration.num_fitted == companions.num_fitted
+    assert post_hoc.num_fitted == -(-len(validation) // 2)
+    assert results.calibration.num_fitted == post_hoc.num_fitted
     output = predict_table(load_bundle(folder.model).model, validation, image_size=16)
-    calibrated = companions.calibrated(output).exp()
+    calibrated = post_hoc.calibrated(output).exp()
     predicted = output.corrected.argmax(-1)
     for row in range(len(validation)):
         naive = float(calibrated[row, predicted[row]])
-        assert float(companions.probability(output)[row]) == pytest.approx(naive)
+        assert float(post_hoc.probability(output)[row]) == pytest.approx(naive)
     torch.testing.assert_close(calibrated.sum(-1), torch.ones(len(validation)))
-    assert companions.abstention.max_risk == MAX_RISK
+    assert post_hoc.abstention.max_risk == MAX_RISK
 
 
 def test_only_what_is_left_to_do_is_advised(finished, monkeypatch):
@@ -70,15 +70,15 @@ def test_only_what_is_left_to_do_is_advised(finished, monkeypatch):
     monkeypatch.setattr(measuring, "diagnose", diagnosis)
     assert [each.what for each in measuring.find_problems(bundle, validation)] == ["another"]
     assert asked["names"] == bundle.class_names
-    without = replace(bundle, companions=None)
+    without = replace(bundle, post_hoc=None)
     assert len(measuring.find_problems(without, validation)) == 2
 
 
-def test_companions_of_other_kinds_are_refused(finished):
-    modules = load_bundle(finished[0].model).companions.modules()
-    assert Companions.of({}, 0) is None
-    with pytest.raises(ValueError, match="companions must be calibrator, abstention"):
-        Companions.of({**modules, "abstention": modules["calibrator"]}, 3)
+def test_extras_of_other_kinds_are_refused(finished):
+    modules = load_bundle(finished[0].model).post_hoc.modules()
+    assert PostHoc.of({}, 0) is None
+    with pytest.raises(ValueError, match="extras must be calibrator, abstention"):
+        PostHoc.of({**modules, "abstention": modules["calibrator"]}, 3)
 
 
 def test_the_results_are_in_the_folder(finished):
@@ -113,7 +113,7 @@ def test_too_few_validation_faces_leave_the_calibration_out(tmp_path, capsys):
     results = report_on_run(run, faces, trained_criterion(config, faces, run))
     assert "without calibration: `held_out` must hold at least 20" in capsys.readouterr().out
     assert results.calibration is results.selective is None
-    assert load_bundle(run.model).companions is None
+    assert load_bundle(run.model).post_hoc is None
 
 
 def test_found_labels_against_a_naive_loop():
@@ -164,8 +164,8 @@ def test_the_risk_curve_against_a_naive_loop(finished):
     folder, faces, *_ = finished
     bundle, validation = load_bundle(folder.model), faces.subset(VALIDATION)
     output = predict_table(bundle.model, validation, image_size=16)
-    found = judge_selection(bundle.companions, output, validation.labels)
-    scores = bundle.companions.probability(output)
+    found = judge_selection(bundle.post_hoc, output, validation.labels)
+    scores = bundle.post_hoc.probability(output)
     wrong = output.corrected.argmax(-1) != validation.labels
     for point in found.curve:
         count = round(point.coverage * len(wrong) / 100)

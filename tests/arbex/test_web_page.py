@@ -17,10 +17,10 @@ import torch
 from browsers import open_browser
 from PIL import Image
 
-from examples.arbex.companions import MAX_RISK, Companions
 from examples.arbex.configuration import parse_config
 from examples.arbex.face_model import build_model
 from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.post_hoc import MAX_RISK, PostHoc
 from examples.arbex.serving.face_cards import face_cards
 from examples.arbex.serving.face_detection import Box, whole_picture
 from examples.arbex.serving.media import Frame, read_media
@@ -116,29 +116,29 @@ def test_a_card_says_what_not_to_rely_on(bundle, picture, sure, familiar):
 
 
 def test_it_is_said_that_no_face_is_ever_sure(bundle):
-    companions = fitted_companions(sure_from=float("inf"))
-    assert companions.caution.startswith("every face is “not sure”")
-    assert "below 10 %" in companions.caution
-    assert companions.caution in first_page(bundle, companions)
-    some = fitted_companions(sure_from=0.8)
+    post_hoc = fitted_post_hoc(sure_from=float("inf"))
+    assert post_hoc.caution.startswith("every face is “not sure”")
+    assert "below 10 %" in post_hoc.caution
+    assert post_hoc.caution in first_page(bundle, post_hoc)
+    some = fitted_post_hoc(sure_from=0.8)
     assert some.caution == ""
     assert "not sure" not in first_page(bundle, some)
 
 
-def fitted_companions(sure_from):
-    """Companions as a training leaves them, with a threshold of one's choice."""
-    companions = Companions(
+def fitted_post_hoc(sure_from):
+    """What a training fits afterwards, with a threshold of one's choice."""
+    post_hoc = PostHoc(
         Calibrator(3, correction_weight=0.5),
         Abstention(MAX_RISK),
         Familiarity(8, num_references=10),
         num_fitted=20,
     )
-    companions.abstention.threshold.fill_(sure_from)
-    return companions
+    post_hoc.abstention.threshold.fill_(sure_from)
+    return post_hoc
 
 
-def first_page(bundle, companions):
-    whole = replace(bundle, companions=companions)
+def first_page(bundle, post_hoc):
+    whole = replace(bundle, post_hoc=post_hoc)
     with local.running(server.build_app(whole, whole_picture), None) as address:
         _, _, body = ask(address, "/")
     return body if isinstance(body, str) else body.decode()

@@ -177,7 +177,7 @@ def test_center_distance():
 
 
 def test_a_pair_is_mixed_by_its_shares_of_the_uncertainty():
-    """The harder of two has the larger part, or it could not be told in the mixture."""
+    """The harder of two has the larger part, or it could not be recognized in the mixture."""
     embedding, log_scale = torch.randn(3, 4), torch.tensor([[2.0], [-1.0], [0.5]])
     partner = torch.tensor([1, 2, 0])
     mixed = mix_by_uncertainty(embedding, log_scale, partner)

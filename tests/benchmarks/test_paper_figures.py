@@ -8,9 +8,11 @@ pytest.importorskip("lightning", reason="the ARBEx example needs Lightning")
 
 import typer
 
+from benchmarks.application import how
 from benchmarks.questions import paper_table5
 from benchmarks.questions.paper_figures import BINS, count_confidences, main
 from benchmarks.runs import ResultsError
+from examples.arbex.configuration import load_config
 from reliability_balance import ReliabilityBalancer
 
 TINY = [
@@ -31,9 +33,9 @@ def test_draws_the_figures_of_a_run_and_renders_them_again(tmp_path, capsys):
     paper_table5.main("raf-db", root, "robust", TINY, runs, tmp_path)
     capsys.readouterr()
     main("raf-db", ["robust"], runs, results)
-    told = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for part in ("Fig. 5", "Fig. 6", "Fig. 7", "| robust | right | ", "1 epochs of all faces"):
-        assert part in told
+        assert part in printed
     figures = {path.name: path for path in results.glob("*.png")}
     assert set(figures) == {
         f"paper_figures_raf-db_{name}.png"
@@ -43,8 +45,15 @@ def test_draws_the_figures_of_a_run_and_renders_them_again(tmp_path, capsys):
     assert str(tmp_path) not in content
     figures["paper_figures_raf-db_confidence.png"].unlink()
     main("raf-db", results=results, render_only=True)
-    assert capsys.readouterr().out == told
+    assert capsys.readouterr().out == printed
     assert figures["paper_figures_raf-db_confidence.png"].stat().st_size > 1000
+
+
+def test_results_do_not_name_the_folders_of_a_user(tmp_path, monkeypatch):
+    given = ["paper_table5", str(tmp_path), "--runs", str(tmp_path / "not yet")]
+    monkeypatch.setattr("sys.argv", ["benchmarks", *given, "--recipe", "paper"])
+    command = how(load_config("paper"))["command"]
+    assert command == "python -m benchmarks paper_table5 FOLDER --runs FOLDER --recipe paper"
 
 
 def test_confidences_are_counted_as_by_a_loop():

@@ -273,18 +273,18 @@ COMPANIONS = {
 }
 
 
-def checkpoint_with_companions(folder: Path) -> list[bytes]:
-    path = folder / "companions.safetensors"
+def checkpoint_with_extras(folder: Path) -> list[bytes]:
+    path = folder / "extras.safetensors"
     model = ReliabilityBalancer(4, 2, num_anchors=1)
-    save_checkpoint(path, model, preprocessing={"mean": [0.5, 0.25]}, companions=COMPANIONS)
+    save_checkpoint(path, model, preprocessing={"mean": [0.5, 0.25]}, extras=COMPANIONS)
     return [path.read_bytes()]
 
 
-def settings_with_companions(folder: Path) -> list[bytes]:
-    return [config_of(checkpoint_with_companions(folder)[0])]
+def settings_with_extras(folder: Path) -> list[bytes]:
+    return [config_of(checkpoint_with_extras(folder)[0])]
 
 
-def with_companions(config: bytes) -> bytes:
+def with_extras(config: bytes) -> bytes:
     """The same with other settings, and the digest of those."""
     states = {"model": ReliabilityBalancer(4, 2, num_anchors=1), **COMPANIONS}
     tensors = {
@@ -337,7 +337,7 @@ def overrides(folder: Path) -> tuple[Sequence[bytes], Read]:
         *("optimization.epochs=3", "data.splits={seed: 1}", "recipe.token_attention=off"),
         *(
             "recipe.label_smoothing=0.1",
-            "recipe.doubts_labels=false",
+            "recipe.refurbishes_labels=false",
             "optimization.learning_rate=1e-3",
         ),
     )
@@ -471,10 +471,8 @@ TARGETS = (
         part_of_file(checkpoint_config, with_config, ".safetensors", load_library_checkpoint),
     ),
     Target(
-        "checkpoint, settings of companions",
-        part_of_file(
-            settings_with_companions, with_companions, ".safetensors", load_library_checkpoint
-        ),
+        "checkpoint, settings of extras",
+        part_of_file(settings_with_extras, with_extras, ".safetensors", load_library_checkpoint),
     ),
     Target(
         "checkpoint, settings for a model",

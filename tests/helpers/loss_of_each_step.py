@@ -33,7 +33,7 @@ if __name__ == "__main__":
     recipe = tiny_recipe(
         # Nothing that depends on how a batch is divided: no batch norm, dropout, augmentation or
         # partners to mix with.
-        recipe={"num_anchors": 2, "even_classes": False, "mixing": None},
+        recipe={"num_anchors": 2, "logit_adjustment": False, "mixing": None},
         data={"image_size": 16, "per_class": 24, "augmentation": 0},
         optimization={"epochs": 3, "batch_size": 8, "learning_rate": 0.003},
     )

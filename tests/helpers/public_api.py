@@ -2,7 +2,7 @@
 
     python tests/helpers/public_api.py
 
-writes them anew, after a change that is meant; the changelog tells it too.
+writes them anew, after an intended change; from the first release on, the changelog names it too.
 """
 
 import importlib
@@ -52,11 +52,11 @@ def public_objects() -> dict[str, object]:
 def public_api() -> dict[str, object]:
     """What the root lists, and the signature of each public thing."""
     root = next(public_modules())
-    told = {name: _told_thing(thing) for name, thing in sorted(public_objects().items())}
-    return {root.__name__: sorted(root.__all__), **told}
+    described = {name: _described(thing) for name, thing in sorted(public_objects().items())}
+    return {root.__name__: sorted(root.__all__), **described}
 
 
-def _told_thing(thing: object) -> object:
+def _described(thing: object) -> object:
     if inspect.isclass(thing):
         return _class_api(thing)
     return _signature(thing) if inspect.isfunction(thing) else "constant"

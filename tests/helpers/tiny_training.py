@@ -19,7 +19,7 @@ def tiny_recipe(epochs: int = 10, **sections: dict[str, object]) -> RunConfig:
         {
             "data": {"image_size": 16, "per_class": 20, "per_group": 12},
             "encoder": {"name": "small_cnn", "options": {"width": 4}},
-            "recipe": {"num_anchors": 2, "head": "mlp", "even_classes": False},
+            "recipe": {"num_anchors": 2, "head": "mlp", "logit_adjustment": False},
             "optimization": {
                 "epochs": epochs,
                 "batch_size": 8,

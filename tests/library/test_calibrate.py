@@ -193,11 +193,11 @@ def test_saved_with_the_model(tmp_path):
         model, [(points, truth)], prior=torch.tensor([4.0, 3.0, 2.0, 1.0])
     ).eval()
     path = tmp_path / "model.safetensors"
-    save(path, calibrated.model, companions={"calibrator": calibrated.calibrator})
+    save(path, calibrated.model, extras={"calibrator": calibrated.calibrator})
     found = load(path)
-    assert isinstance(found.companions["calibrator"], Calibrator)
+    assert isinstance(found.extras["calibrator"], Calibrator)
     with torch.no_grad():
-        again = found.companions["calibrator"](found.model(points))
+        again = found.extras["calibrator"](found.model(points))
         torch.testing.assert_close(again, calibrated(points).log_probs)
 
 

@@ -136,9 +136,9 @@ def test_one_class_alone_is_told(make, count):
     labels = torch.full((count,), 2)
     scores = drawn(labels).log_softmax(-1)
     given = agreeing(scores) if make is BranchTemperatures else scores
-    with pytest.warns(UserWarning, match=re.escape(ONE)) as told:
+    with pytest.warns(UserWarning, match=re.escape(ONE)) as warned:
         calibration = make().fit(given, labels)
-    assert len(told) == 1
+    assert len(warned) == 1
     assert bool(calibration(given).isfinite().all())
     with pytest.warns(UserWarning, match=re.escape(ONE)):
         fit_with_noise(make(), given, labels, torch.eye(CLASSES))

@@ -56,7 +56,7 @@ def small(**options):
     return ReliabilityBalancer(4, 2, num_anchors=1, head="linear", attention="off", **options)
 
 
-def fitted_companions():
+def fitted_extras():
     """One of each kind, none with the values it started from."""
     log_probs, labels = torch.randn(60, 3).log_softmax(-1), torch.arange(60) % 3
     balancer = ReliabilityBalancer(8, 3, attention="tokens", correction_weight=0.5).eval()
@@ -154,10 +154,10 @@ class TestSettings:
         for name, value in settings.items():
             assert value != parameters[name].default, name
         module = kind(**settings)
-        save(path, small(), companions={"it": module})
-        found = load(path).companions["it"]
-        told = rebuilding.parts_of(found)[""]
-        assert {name: told[name] for name in settings} == settings
+        save(path, small(), extras={"it": module})
+        found = load(path).extras["it"]
+        settings_found = rebuilding.parts_of(found)[""]
+        assert {name: settings_found[name] for name in settings} == settings
         assert str(found) == str(module)
         assert_same_state(found, module)
 
@@ -167,8 +167,8 @@ class TestSettings:
         batch = torch.arange(20), torch.arange(20) % 2, torch.rand(20, 2).softmax(-1)
         for _ in range(3):
             targets(*batch)
-        save(path, small(), companions={"targets": targets})
-        found = load(path).companions["targets"]
+        save(path, small(), extras={"targets": targets})
+        found = load(path).extras["targets"]
         assert str(found) == str(targets)
         for _ in range(9):  # beyond the warm-up
             assert torch.equal(found(*batch), targets(*batch))
@@ -176,7 +176,7 @@ class TestSettings:
     def test_files_from_before_a_setting_hold_its_default_of_then(self, path):
         holder = nn.Module()
         holder.targets = short_targets(20, 2, warmup=2)
-        save(path, holder, companions={"targets": holder.targets})
+        save(path, holder, extras={"targets": holder.targets})
         tensors, config = tensor_file.read(path)
         config["format_version"] = 3
         newer = ("noise_temperature", "prior_count", "held_back", "memory", "held_for")
@@ -185,7 +185,7 @@ class TestSettings:
             for name in newer:
                 del config["modules"][role]["parts"][part][name]
         tensor_file.write(path, tensors, config)
-        found = load(path, holder).companions["targets"]
+        found = load(path, holder).extras["targets"]
         assert str(found) == str(short_targets(20, 2, warmup=2))
         holder.targets.prior_count = 30.0
         with pytest.raises(ValueError, match=r"prior_count is 0.0 in the file and 30.0 here"):
@@ -194,12 +194,12 @@ class TestSettings:
     def test_files_from_before_scores_hold_the_one_there_was(self, path):
         log_probs = torch.randn(60, 3).log_softmax(-1)
         sets = PredictionSets(0.8).fit(log_probs, torch.arange(60) % 3)
-        save(path, small(), companions={"sets": sets})
+        save(path, small(), extras={"sets": sets})
         tensors, config = tensor_file.read(path)
         for name in ("score", "penalty", "free_ranks"):
             del config["modules"]["sets"]["parts"][""][name]
         tensor_file.write(path, tensors, config)
-        found = load(path).companions["sets"]
+        found = load(path).extras["sets"]
         assert str(found) == str(sets)
         assert torch.equal(found(log_probs), sets(log_probs))
 
@@ -349,28 +349,28 @@ class TestRoundTrip:
         assert torch.equal(found(inputs).log_probs, saved(inputs).log_probs)
 
     def test_all_that_goes_with_a_model(self, path):
-        companions = fitted_companions()
+        extras = fitted_extras()
         save(
             path,
             classifier(),
             class_names=["a", "ü", "c"],
             preprocessing={"mean": [0.5], "size": {"height": 3}, "note": None},
-            companions=companions,
+            extras=extras,
         )
         found = load(path, classifier())
         assert found.class_names == ("a", "ü", "c")
         assert found.preprocessing == {"mean": [0.5], "size": {"height": 3}, "note": None}
         assert found.versions["torch"] == torch.__version__
-        assert list(found.companions) == list(companions)
-        for name, companion in companions.items():
-            assert type(found.companions[name]) is type(companion)
-            assert str(found.companions[name]) == str(companion)
-            assert_same_state(found.companions[name], companion)
+        assert list(found.extras) == list(extras)
+        for name, extra in extras.items():
+            assert type(found.extras[name]) is type(extra)
+            assert str(found.extras[name]) == str(extra)
+            assert_same_state(found.extras[name], extra)
 
     def test_targets_go_on_where_they_were(self, path):
-        targets = fitted_companions()["targets"]
-        save(path, small(), companions={"targets": targets})
-        found = load(path).companions["targets"]
+        targets = fitted_extras()["targets"]
+        save(path, small(), extras={"targets": targets})
+        found = load(path).extras["targets"]
         batch = torch.arange(60), torch.arange(60) % 3, torch.rand(60, 3).softmax(-1)
         assert torch.equal(found(*batch), targets(*batch))
 
@@ -508,22 +508,22 @@ class TestBadArguments:
             ({"preprocessing": {"f": print}}, TypeError, "`preprocessing` must be .* JSON"),
             ({"preprocessing": {"f": float("nan")}}, TypeError, "`preprocessing` must be .* JSON"),
             (
-                {"companions": {"model": small()}},
+                {"extras": {"model": small()}},
                 ValueError,
                 "other than 'model' as names",
             ),
-            ({"companions": {"a.b": small()}}, ValueError, "identifiers .* got 'a.b'"),
+            ({"extras": {"a.b": small()}}, ValueError, "identifiers .* got 'a.b'"),
             (
-                {"companions": {"a": nn.Linear(2, 2)}},
+                {"extras": {"a": nn.Linear(2, 2)}},
                 ValueError,
                 "of this package .* got a: Linear",
             ),
             (
-                {"companions": {"a": ReliabilityBalancer(4, 2, head=nn.Linear(4, 2, bias=False))}},
+                {"extras": {"a": ReliabilityBalancer(4, 2, head=nn.Linear(4, 2, bias=False))}},
                 ValueError,
                 "without layers of your own; got a: ReliabilityBalancer",
             ),
-            ({"companions": {"a": 3}}, TypeError, "`companions` must be modules; got a: int"),
+            ({"extras": {"a": 3}}, TypeError, "`extras` must be modules; got a: int"),
         ],
     )
     def test_of_save(self, path, arguments, error, message):
@@ -550,7 +550,7 @@ class TestBadArguments:
     def test_a_calibrated_model_is_referred_to_its_parts(self, path):
         calibrated = CalibratedModel(small(), Calibrator(2, 1.0))
         for model in (calibrated, nn.DataParallel(calibrated)):
-            with pytest.raises(TypeError, match=r"save calibrated\.model, with companions="):
+            with pytest.raises(TypeError, match=r"save calibrated\.model, with extras="):
                 save(path, model)
         assert not path.exists()
 
@@ -639,16 +639,16 @@ class TestFormats:
         torch.testing.assert_close(found.model(inputs).corrected, torch.tensor(expected))
         assert found.class_names == ("cat", "dog")
         assert found.preprocessing == {"mean": [0.5]}
-        assert found.companions == {}
+        assert found.extras == {}
 
     def test_version_1_saved_again_is_the_present_one(self, path):
         found = load(FORMAT_1)
         save(path, found.model, class_names=found.class_names)
-        assert json.loads(describe(path))["format_version"] == 7
+        assert json.loads(describe(path))["format_version"] == 8
         assert_same_state(load(path).model, found.model)
 
     @pytest.mark.parametrize(("tap", "channels"), [("input", -1), ("output", 1)])
-    def test_version_2_told_less_of_a_wrapper(self, path, tap, channels):
+    def test_version_2_knew_less_of_a_wrapper(self, path, tap, channels):
         save(path, wrap(classifier(), 3, embedding="0" if tap == "output" else None))
         parts = json.loads(describe(path))["modules"]["model"]["parts"]
         old = {"class": "WrappedClassifier", "keep_head": False, "layer": parts[""]["layer"]}
@@ -683,26 +683,47 @@ class TestFormats:
 
     def test_version_6_did_not_keep_the_agreement_of_an_inspection(self, path):
         targets = inspect_embeddings(torch.randn(40, 4), torch.arange(40) % 2, 2)
-        save(path, small(), companions={"targets": targets})
+        save(path, small(), extras={"targets": targets})
         tensors, config = tensor_file.read(path)
         del tensors["targets.agreement"]
         tensor_file.write(path, tensors, {**config, "format_version": 6})
-        found = load(path).companions["targets"]
+        found = load(path).extras["targets"]
         assert found.agreement.tolist() == [0.0, -1.0]
         targets.agreement.copy_(found.agreement)
         assert_same_state(found, targets)
 
-    @pytest.mark.parametrize("version", [8, 0, "2", None])
+    def test_version_7_named_the_class_bias_otherwise(self, path):
+        targets = inspect_embeddings(torch.randn(40, 4), torch.arange(40) % 2, 2)
+        save(path, small(), extras={"targets": targets})
+        tensors, config = tensor_file.read(path)
+        tensors["targets.classes.tilt"] = tensors.pop("targets.classes.class_bias")
+        tensor_file.write(path, tensors, {**config, "format_version": 7})
+        assert_same_state(load(path).extras["targets"], targets)
+
+    def test_fields_of_recipes_once_had_other_names(self, path):
+        recipe = replace(get_recipe("robust"), refurbishes_labels=False, logit_adjustment=False)
+        save(path, ReliabilityBalancer(4, 2, recipe=recipe))
+        tensors, config = tensor_file.read(path)
+        fields = config["modules"]["model"]["parts"][""]["recipe"]
+        for old, new in {
+            "doubts_labels": "refurbishes_labels",
+            "even_classes": "logit_adjustment",
+        }.items():
+            fields[old] = fields.pop(new)
+        tensor_file.write(path, tensors, config)
+        assert load(path).model.recipe == recipe
+
+    @pytest.mark.parametrize("version", [9, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):
         monkeypatch.setattr("reliability_balance.checkpoint.saving.FORMAT_VERSION", version)
         save(path, small())
-        with pytest.raises(ValueError, match=f"from 1 to 7; got {version!r} .* pip install -U"):
+        with pytest.raises(ValueError, match=f"from 1 to 8; got {version!r} .* pip install -U"):
             load(path)
 
 
 class TestDamage:
     def test_every_bit_counts(self, path):
-        save(path, small(), companions={"scaling": TemperatureScaling()})
+        save(path, small(), extras={"scaling": TemperatureScaling()})
         whole = path.read_bytes()
         for place in range(len(whole)):
             damaged = bytearray(whole)
@@ -763,6 +784,6 @@ def test_without_safetensors_the_extra_is_named(path, monkeypatch):
 def test_a_calibrated_model_is_refused_with_the_call_that_works(tmp_path):
     labels = torch.arange(200) % 2
     calibrated = calibrate(nn.Linear(4, 2), [(torch.randn(200, 4), labels)])
-    with pytest.raises(TypeError, match=r"save calibrated\.model, with companions="):
+    with pytest.raises(TypeError, match=r"save calibrated\.model, with extras="):
         save(tmp_path / "model.safetensors", calibrated)
     assert not list(tmp_path.iterdir())

@@ -119,7 +119,7 @@ def test_frequencies_are_saved_with_the_model():
 
 
 def test_rare_classes_are_found():
-    """One in fifty: two overlapping clouds, told apart where both are equally likely."""
+    """One in fifty: two overlapping clouds, separated where both are equally likely."""
     torch.manual_seed(2)
     labels = (torch.arange(2000) % 50 == 0).long()
     features = torch.randn(2000, 4)
@@ -128,7 +128,7 @@ def test_rare_classes_are_found():
     for even in (True, False):
         torch.manual_seed(3)
         balancer = ReliabilityBalancer(4, 2)
-        recipe = replace(get_recipe("robust"), doubts_labels=False, even_classes=even)
+        recipe = replace(get_recipe("robust"), refurbishes_labels=False, logit_adjustment=even)
         criterion = RobustLoss(balancer, labels, epochs=8, recipe=recipe)
         fit_head(balancer, features, labels, criterion=criterion, epochs=8, learning_rate=1e-2)
         output = balancer(features)

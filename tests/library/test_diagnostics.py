@@ -173,9 +173,9 @@ class TestWhole:
         assert diagnosis.accuracy > 0.85
         assert int((diagnosis.anchor_use > 0).sum()) < 48, "most anchors are never the nearest"
         assert diagnosis.without_unused.changed < 0.02 * 800, "and change next to nothing"
-        told = [found.what for found in diagnosis.findings]
+        messages = [found.what for found in diagnosis.findings]
         expected = ("underconfident", "too rarely")
-        assert [what for what in told if not any(each in what for each in expected)] == []
+        assert [what for what in messages if not any(each in what for each in expected)] == []
 
     def test_collapsed_anchors(self, balancer):
         with torch.no_grad():
@@ -199,8 +199,8 @@ class TestWhole:
         nn.init.zeros_(layer.weight)
         with torch.no_grad():
             layer.bias.copy_(torch.tensor([3.0, 0.0, 0.0, 0.0]))
-        told = f"the {branch} branch is constant: it predicts the same for every sample"
-        assert told in whats(balancer)
+        messages = f"the {branch} branch is constant: it predicts the same for every sample"
+        assert messages in whats(balancer)
 
     def test_a_lagging_branch(self, balancer):
         nn.init.normal_(balancer.attention.output.weight)
@@ -221,13 +221,13 @@ class TestWhole:
         labels = torch.arange(400) % CLASSES
         wrong = torch.arange(400) < (0 if side == "under" else 100)
         points = 8.0 * factor * F.one_hot((labels + wrong) % CLASSES, CLASSES)
-        told = whats(copying(), batches(points, labels))
+        messages = whats(copying(), batches(points, labels))
         assert any(
             what.startswith(f"the predictions are {side}confident: mean top-class probability")
-            for what in told
+            for what in messages
         )
         # Confident errors may also be wrong labels.
-        assert any("labels contradict" in what for what in told) == (side == "over")
+        assert any("labels contradict" in what for what in messages) == (side == "over")
 
     def test_the_calibration_that_it_recommends_is_that_of_the_documentation(self):
         advice = rules.miscalibration(0.9, 0.5).advice
@@ -241,8 +241,8 @@ class TestWhole:
     def test_a_class_that_is_never_predicted(self):
         labels = torch.arange(400) % CLASSES
         points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
-        told = [what for what in whats(copying(), batches(points, labels)) if "shares" in what]
-        assert told == [
+        messages = [what for what in whats(copying(), batches(points, labels)) if "shares" in what]
+        assert messages == [
             "predictions and labels differ in their shares of classes "
             "2 (0.0 % predicted, 25.0 % labelled)"
         ]
@@ -283,7 +283,8 @@ class TestWhole:
         labels = torch.multinomial(shares, 7000, True, generator=generator)
         points = 1.8 * F.one_hot(labels, 8) + 0.8 * torch.randn(7000, 8, generator=generator)
         torch.manual_seed(0)
-        recipe = replace(get_recipe("robust"), doubts_labels=False, mixing=None, even_classes=even)
+        changes = {"refurbishes_labels": False, "mixing": None, "logit_adjustment": even}
+        recipe = replace(get_recipe("robust"), **changes)
         model = ReliabilityBalancer(8, 3, num_anchors=2, recipe=recipe)
         criterion = RobustLoss(model, labels[:4000], epochs=8)
         fit_head(
@@ -292,8 +293,8 @@ class TestWhole:
         predicted = model(points[4000:]).corrected.argmax(-1)
         assert (int((predicted == 2).sum()) > 5 * int((labels[4000:] == 2).sum())) == even
         # One threshold does not cover the rare classes.
-        told = whats(model, batches(points[4000:], labels[4000:]))
-        assert all(what.endswith("too rarely") for what in told)
+        messages = whats(model, batches(points[4000:], labels[4000:]))
+        assert all(what.endswith("too rarely") for what in messages)
 
     def test_a_rare_class_that_sets_cover_too_rarely(self):
         """One threshold for all: 80 of a class of 100 that looks like another one are missed."""

@@ -85,8 +85,8 @@ def test_the_table_of_recipes_is_theirs():
         re.MULTILINE,
     )
     for column, name in ((1, "robust"), (2, "paper")):
-        told = {row[0]: row[column] for row in rows}
-        assert told == {field: str(value) for field, value in vars(RECIPES[name]).items()}
+        documented = {row[0]: row[column] for row in rows}
+        assert documented == {field: str(value) for field, value in vars(RECIPES[name]).items()}
 
 
 class Loaded(HTMLParser):

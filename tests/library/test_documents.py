@@ -58,9 +58,9 @@ def test_tables_of_results_are_the_benchmarks(page):
     shown = rows_of(text[start : text.index("\n\n", start)])
     assert len(shown) >= 5
     assert shown <= rows_of(rendered)
-    (told,) = re.findall(r"^Of \d+ settings.*", rendered, re.MULTILINE)
+    (documented,) = re.findall(r"^Of \d+ settings.*", rendered, re.MULTILINE)
     (shown,) = re.findall(r"Of \d+ settings[^.]*\.", " ".join(text.split()))
-    assert re.findall(r"\d+", shown) == re.findall(r"\d+", told)
+    assert re.findall(r"\d+", shown) == re.findall(r"\d+", documented)
 
 
 @pytest.mark.parametrize(
@@ -75,8 +75,8 @@ def test_public_docstrings_name_every_argument(thing):
     text = inspect.getdoc(thing)
     assert text, "no docstring"
     if "Args:" in text:
-        told = re.findall(r"^    ([*\w, ]+): ", text.split("Args:")[1], re.MULTILINE)
-        names = {name.strip(" *") for group in told for name in group.split(",")}
+        documented = re.findall(r"^    ([*\w, ]+): ", text.split("Args:")[1], re.MULTILINE)
+        names = {name.strip(" *") for group in documented for name in group.split(",")}
         assert set(inspect.signature(thing).parameters) <= names
 
 

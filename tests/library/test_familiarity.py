@@ -154,8 +154,8 @@ def test_a_checkpoint_brings_it_back(tmp_path):
     pytest.importorskip("safetensors")
     path, asked = tmp_path / "model.safetensors", outputs(20, seed=1)
     model = ReliabilityBalancer(6, 3, num_anchors=2)
-    save(path, model, companions={"familiarity": FITTED})
-    found = load(path).companions["familiarity"]
+    save(path, model, extras={"familiarity": FITTED})
+    found = load(path).extras["familiarity"]
     assert torch.equal(found(asked), FITTED(asked))
     assert torch.equal(found.distance(asked), FITTED.distance(asked))
     assert str(found) == str(FITTED)
@@ -166,8 +166,8 @@ def test_a_forged_size_is_refused(tmp_path):
     path = tmp_path / "model.safetensors"
     forged = small()
     forged.num_references = 10**9
-    with pytest.raises(ValueError, match="companions"):
-        save(path, ReliabilityBalancer(6, 3), companions={"familiarity": forged})
+    with pytest.raises(ValueError, match="extras"):
+        save(path, ReliabilityBalancer(6, 3), extras={"familiarity": forged})
 
 
 @pytest.mark.parametrize(

@@ -187,7 +187,7 @@ def test_a_criterion_of_other_labels_is_refused():
         (LABELS[:50], "`labels` must be the criterion's 50; got 120"),
         (LABELS.flip(0), "`labels` must be those .* got other labels for"),
     ):
-        criterion = RobustLoss(balancer, labels, epochs=3, recipe=Recipe(even_classes=False))
+        criterion = RobustLoss(balancer, labels, epochs=3, recipe=Recipe(logit_adjustment=False))
         with pytest.raises(ValueError, match=message):
             fit_head(balancer, FEATURES, LABELS, criterion=criterion)
     ignored = LABELS.clone()

@@ -192,7 +192,7 @@ def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exac
     assert criterion.progress == 5
     criterion.add_samples(labels[300:])
     assert criterion.progress == 5
-    assert criterion.doubts
+    assert criterion.refurbishes
     counts = labels.bincount(minlength=4) + 1.0
     torch.testing.assert_close(criterion.class_prior, counts / counts.sum())
     assert torch.equal(model.balancer.class_prior, criterion.class_prior)

@@ -45,8 +45,8 @@ def forge(path: Path, tensors: dict[str, Tensor], text: str) -> None:
 
 
 def whole(path: Path) -> Content:
-    """A balancer with a companion of each kind."""
-    companions = {
+    """A balancer with an extra of each kind."""
+    extras = {
         "temperature": TemperatureScaling(),
         "vector": VectorScaling(3),
         "top": TopLabelScaling(),
@@ -61,7 +61,7 @@ def whole(path: Path) -> Content:
         "other": ReliabilityBalancer(4, 2, num_anchors=1, attention="off", head=None),
     }
     for name in ("sets", "class_sets", "group_sets", "abstention"):
-        companions[name].threshold.fill_(0.5)
+        extras[name].threshold.fill_(0.5)
     model = ReliabilityBalancer(6, 3, num_anchors=2, head="mlp", attention="tokens")
     model.class_prior.copy_(torch.tensor([0.5, 0.3, 0.2]))
     save(
@@ -69,7 +69,7 @@ def whole(path: Path) -> Content:
         model,
         class_names=["a", "b", "c"],
         preprocessing={"mean": [0.5]},
-        companions=companions,
+        extras=extras,
     )
     return tensor_file.read(path)
 
@@ -252,7 +252,7 @@ MUTATIONS = [
 def refuse(path: Path, **options: Any) -> None:
     """Load, and hold the refusal to its limits."""
     memory, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
-    with pytest.raises(ValueError, match=r"`(path|model|class_names|companions|\w+)` must"):
+    with pytest.raises(ValueError, match=r"`(path|model|class_names|extras|\w+)` must"):
         load(path, **options)
     assert time.process_time() - start < SECONDS
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < KIBIBYTES
@@ -318,8 +318,8 @@ def test_state_out_of_range(tmp_path, name, value):
     path = tmp_path / "model.safetensors"
     targets = RefurbishedTargets(20, 9, warmup=2, held_back=0.2, kept=2)
     targets(torch.arange(20), torch.arange(20) % 9, torch.rand(20, 9).softmax(-1))
-    save(path, ReliabilityBalancer(6, 9, num_anchors=1), companions={"targets": targets})
-    assert "targets" in load(path).companions
+    save(path, ReliabilityBalancer(6, 9, num_anchors=1), extras={"targets": targets})
+    assert "targets" in load(path).extras
     tensors, config = tensor_file.read(path)
     changed = tensors[f"targets.{name}"].clone()
     changed.view(-1)[1] = value

@@ -578,9 +578,9 @@ def test_a_saved_state_gives_no_verdicts_where_there_were_none(tmp_path):
     with pytest.warns(UserWarning, match="no verdicts"):
         expected = rank_labels(targets, labels).caution
     path = tmp_path / "model.safetensors"
-    save(path, ReliabilityBalancer(8, 3), companions={"targets": targets})
+    save(path, ReliabilityBalancer(8, 3), extras={"targets": targets})
     with pytest.warns(UserWarning, match="no verdicts"):
-        found = rank_labels(load(path).companions["targets"], labels)
+        found = rank_labels(load(path).extras["targets"], labels)
     assert found.caution == expected
     state = {name: value for name, value in targets.state_dict().items() if name != "agreement"}
     targets.load_state_dict(state)  # from before it was saved

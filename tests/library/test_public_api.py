@@ -1,4 +1,4 @@
-"""The public interface changes only where that is meant and told."""
+"""The public interface changes only where that is meant and announced."""
 
 import json
 import re
@@ -11,10 +11,10 @@ def test_the_public_interface_is_the_one_announced():
     found = public_api()
     missing = NEED_AN_EXTRA - {module.__name__ for module in public_modules()}
     announced = {
-        name: told for name, told in announced.items() if name.rpartition(".")[0] not in missing
+        name: text for name, text in announced.items() if name.rpartition(".")[0] not in missing
     }
     assert found == announced, (
-        "the public interface changed. If that is meant, tell it in CHANGELOG.md and run "
+        "the public interface changed. If that is intended, name it in CHANGELOG.md and run "
         "`python tests/helpers/public_api.py`"
     )
 

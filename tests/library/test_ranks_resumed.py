@@ -143,7 +143,7 @@ def test_a_training_goes_on_with_other_numbers_of_ranks(tmp_path):
     whole = train(tmp_path / "uninterrupted.pt")
     resumed = torch.load(path, weights_only=True)
     for kind, training in whole.items():
-        assert training.criterion.doubts
+        assert training.criterion.refurbishes
         assert not training.criterion.caution
         expected = training.state_dict()
         assert len(expected["losses"]) == STEPS

@@ -110,7 +110,7 @@ class TestRecipe:
         losses = train(model, criterion, batches(EPOCHS))
         assert losses == train(other, loss_of, batches(EPOCHS))
         found, expected = criterion.targets.state_dict(), targets.state_dict()
-        for name in ("given", "remembers"):  # told beforehand, and found by the schedule
+        for name in ("given", "remembers"):  # known beforehand, and set by the schedule
             found.pop(name), expected.pop(name)
         assert same(found, expected)
         assert torch.equal(criterion.noise_matrix, targets.noise_matrix)
@@ -136,7 +136,7 @@ class TestRecipe:
         model = make_model(recipe="paper", head="linear")
         assert RobustLoss(model, LABELS, epochs=5).recipe == get_recipe("paper")
         paper = get_recipe("paper")
-        own = replace(paper, even_classes=True, branch_weight=0.5, temperature=0.7)
+        own = replace(paper, logit_adjustment=True, branch_weight=0.5, temperature=0.7)
         criterion = RobustLoss(model, LABELS, epochs=5, recipe=own)
         assert criterion.recipe is own
         assert criterion.targets.temperature == 0.7
@@ -183,7 +183,7 @@ class TestRecipe:
             output = other(INPUTS[index])
             expected = plain(output, LABELS[index], class_prior=criterion.class_prior).total
             torch.testing.assert_close(criterion(output, LABELS[index], index), expected)
-        assert not criterion.doubts
+        assert not criterion.refurbishes
 
     def test_a_second_view_is_judged_alike_and_must_agree(self):
         model = make_model()
@@ -206,7 +206,7 @@ class TestRecipe:
     def test_classes_alike_or_as_frequent_as_in_the_labels(self):
         model = make_model()
         criterion = RobustLoss(
-            model, LABELS, epochs=5, recipe=replace(ROBUST, even_classes=False)
+            model, LABELS, epochs=5, recipe=replace(ROBUST, logit_adjustment=False)
         ).eval()
         assert model.balancer.class_prior.tolist() == pytest.approx([1 / 3] * 3)
         output = model(INPUTS)
@@ -689,7 +689,7 @@ class TestMixedUp:
         with pytest.raises(ValueError, match="which has 3 classes and an embedding of 16; got 5"):
             criterion(other, LABELS[:4], torch.arange(4))
 
-    @pytest.mark.parametrize("recipe", ["paper", replace(Recipe(), doubts_labels=False)])
+    @pytest.mark.parametrize("recipe", ["paper", replace(Recipe(), refurbishes_labels=False)])
     def test_an_index_is_held_against_the_labels_where_these_are_not_doubted(self, recipe):
         model = make_model(recipe=recipe)
         criterion = RobustLoss(model, LABELS, epochs=9)
@@ -699,7 +699,7 @@ class TestMixedUp:
             with pytest.raises(ValueError, match=r"`(index|labels)` must"):
                 criterion(output, labels, places)
         assert criterion.progress == 0.0
-        with pytest.raises(ValueError, match="`recipe` must have doubts_labels=True"):
+        with pytest.raises(ValueError, match="`recipe` must have refurbishes_labels=True"):
             criterion.doubtful_labels()
 
     def test_other_weights_leave_the_record_of_class_frequencies(self):

@@ -194,7 +194,9 @@ def test_a_checkpoint_of_whole_rows_is_refused_by_name():
     balancer = ReliabilityBalancer(4, num_classes=40)
     whole, sparse = (RobustLoss(balancer, labels, epochs=20, kept=kept) for kept in (40, None))
     state = whole.state_dict()
-    del state["_extra_state"]["plan"]["kept"]  # as before format 6
+    plan = state["_extra_state"]["plan"]
+    del plan["kept"]  # as before format 6
+    plan["even_classes"] = plan.pop("logit_adjustment")  # its former name
     with pytest.raises(ValueError, match=r"`kept` must be as in the checkpoint; got .* 15 for 40"):
         sparse.load_state_dict(state)
     whole.load_state_dict(state)

@@ -75,8 +75,8 @@ def test_it_is_saved_with_a_model(tmp_path):
     fitted = outputs(60)
     score = small().fit(fitted, fitted.corrected)
     path = tmp_path / "model.safetensors"
-    save(path, ReliabilityBalancer(WIDTH, NUM_CLASSES), companions={"selection": score})
-    again = load(path).companions["selection"]
+    save(path, ReliabilityBalancer(WIDTH, NUM_CLASSES), extras={"selection": score})
+    again = load(path).extras["selection"]
     assert torch.equal(again(fitted), score(fitted))
 
 

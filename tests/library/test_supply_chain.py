@@ -93,7 +93,7 @@ def test_a_licence_that_metadata_leave_open_is_read_from_its_text(tmp_path, monk
         ),
         "whole-text": ("License: Apache License\n        Version 2.0\n", "", "Apache License"),
         "file-only": ("", "\n  BSD 2-Clause License\n\nText\n", "BSD 2-Clause License"),
-        "none": ("", "", "not told"),
+        "none": ("", "", "not stated"),
     }
     for name, (about, text, _) in cases.items():
         folder = tmp_path / f"{name.replace('-', '_')}-1.dist-info"
@@ -111,5 +111,5 @@ def test_a_licence_that_metadata_leave_open_is_read_from_its_text(tmp_path, monk
 def test_every_listed_licence_has_a_name():
     text = (ROOT / "THIRD_PARTY_LICENSES.md").read_text(encoding="utf-8")
     assert "UNKNOWN" not in text
-    assert "not told" not in text
+    assert "not stated" not in text
     assert "x264, x265 | encode H.264 and H.265 | GPL-2.0-or-later" in text

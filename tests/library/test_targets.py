@@ -375,8 +375,8 @@ def test_labels_of_a_class_are_kept_until_it_is_learned():
     labels = torch.tensor([0] * 180 + [1] * 20)
     index, wrong = torch.arange(200), 180
     alike = torch.tensor([0.9, 0.1]).repeat(200, 1)
-    told = torch.tensor([0.99, 0.01]).repeat(200, 1)
-    told[wrong + 1 :] = torch.tensor([0.05, 0.95])  # the first of the twenty labels is wrong
+    predicted = torch.tensor([0.99, 0.01]).repeat(200, 1)
+    predicted[wrong + 1 :] = torch.tensor([0.05, 0.95])  # the first of the twenty labels is wrong
 
     def trained(prior_count, *phases):
         targets = short_targets(200, 2, warmup=0, noise_temperature=0.25, prior_count=prior_count)
@@ -387,7 +387,7 @@ def test_labels_of_a_class_are_kept_until_it_is_learned():
 
     assert bool((trained(0.0, alike) < 0.5).all())
     assert bool((trained(3.0, alike) > 0.9).all())
-    kept = trained(3.0, alike, told)
+    kept = trained(3.0, alike, predicted)
     assert float(kept[0]) < 0.5
     assert bool((kept[1:] > 0.95).all())
 

@@ -443,7 +443,7 @@ def test_probabilities_beside_a_named_layer_are_refused():
 
 
 class Returns(nn.Module):
-    """A classifier that returns what it is told to."""
+    """A classifier that returns a given output."""
 
     def __init__(self, form):
         super().__init__()

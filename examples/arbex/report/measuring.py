@@ -7,11 +7,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from examples.arbex.companions import Companions
 from examples.arbex.faces.augmentation import eval_transform
 from examples.arbex.faces.face_dataset import FaceDataset
 from examples.arbex.faces.face_table import TRAIN, VALIDATION, FaceTable
 from examples.arbex.model_bundle import ModelBundle
+from examples.arbex.post_hoc import PostHoc
 from examples.arbex.report.evaluation import predict_table
 from examples.arbex.report.results import (
     FIRST,
@@ -37,7 +37,7 @@ MOST_TRAINING_FACES = 2000  # whose embeddings say what is familiar
 CURVE_POINTS = 100
 
 
-def fit_companions(bundle: ModelBundle, faces: FaceTable) -> Companions:
+def fit_post_hoc(bundle: ModelBundle, faces: FaceTable) -> PostHoc:
     """Fit calibration and abstention on the validation faces, and familiarity on training faces.
 
     Raises:
@@ -51,7 +51,7 @@ def fit_companions(bundle: ModelBundle, faces: FaceTable) -> Companions:
         for table in (train.select(rows), validation)
     )
     weight = bundle.model.balancer.correction_weight
-    return Companions.fit(held_out, validation.labels, seen, weight)
+    return PostHoc.fit(held_out, validation.labels, seen, weight)
 
 
 def paired_lead(ours: Tensor, theirs: Tensor) -> Rate:
@@ -78,17 +78,17 @@ def paired_lead(ours: Tensor, theirs: Tensor) -> Rate:
 
 
 def judge_calibration(
-    companions: Companions, output: BalancerOutput, faces: FaceTable
+    post_hoc: PostHoc, output: BalancerOutput, faces: FaceTable
 ) -> CalibrationResult:
     """Score the corrected predictions before and after calibration."""
-    before, after = output.log_probs, companions.calibrated(output)
+    before, after = output.log_probs, post_hoc.calibrated(output)
     scores = [
         score_faces(each.exp(), each, faces.labels, faces.distributions) for each in (before, after)
     ]
     bins = [reliability_bins(each.exp(), faces.labels) for each in (before, after)]
     return CalibrationResult(
-        companions.calibrator.fitted,
-        companions.num_fitted,
+        post_hoc.calibrator.fitted,
+        post_hoc.num_fitted,
         before=scores[0],
         after=scores[1],
         bins_before=bins[0],
@@ -108,24 +108,22 @@ def reliability_bins(probs: Tensor, labels: Tensor) -> list[ReliabilityBin]:
     ]
 
 
-def judge_selection(
-    companions: Companions, output: BalancerOutput, labels: Tensor
-) -> SelectiveResult:
+def judge_selection(post_hoc: PostHoc, output: BalancerOutput, labels: Tensor) -> SelectiveResult:
     """Measure the error rate of the predictions that the model is sure of."""
-    surest = companions.probability(output)
+    surest = post_hoc.probability(output)
     right = output.corrected.argmax(-1) == labels
-    sure = companions.is_sure(output)
+    sure = post_hoc.is_sure(output)
     order = surest.argsort(descending=True, stable=True)
     errors = (~right[order]).double().cumsum(0)
     counts = torch.linspace(1, len(labels), min(CURVE_POINTS, len(labels))).long()
-    threshold = float(companions.abstention.threshold)
+    threshold = float(post_hoc.abstention.threshold)
     return SelectiveResult(
         aurc=100 * area_under_risk_coverage(surest, right),
         curve=[
             RiskPoint(100 * count / len(labels), 100 * float(errors[count - 1]) / count)
             for count in counts.tolist()
         ],
-        max_risk=100 * companions.abstention.max_risk,
+        max_risk=100 * post_hoc.abstention.max_risk,
         threshold=threshold if threshold < float("inf") else None,
         coverage=100 * float(sure.float().mean()),
         risk=100 * float((~right[sure]).float().mean()) if bool(sure.any()) else None,
@@ -197,5 +195,5 @@ def find_problems(bundle: ModelBundle, validation: FaceTable) -> tuple[Finding, 
     dataset = FaceDataset(validation, eval_transform(bundle.config.data.image_size))
     loader = DataLoader(dataset, 128, num_workers=bundle.config.data.workers)
     findings = diagnose(bundle.model, loader, class_names=bundle.class_names).findings
-    done = bundle.companions is not None
+    done = bundle.post_hoc is not None
     return tuple(each for each in findings if not (done and each.advice == CALIBRATE))

@@ -9,7 +9,7 @@ from examples.arbex.plain_text import in_utf_8, say
 from examples.arbex.report.evaluation import evaluate, in_classes_of, predict_table
 from examples.arbex.report.measuring import (
     find_problems,
-    fit_companions,
+    fit_post_hoc,
     judge_calibration,
     judge_doubts,
     judge_selection,
@@ -32,7 +32,7 @@ def report_on_run(
     criterion: RobustLoss,
     baseline: BaselineRun | None = None,
 ) -> RunResults | None:
-    """Finish a training: save companions with the model, list doubtful labels, and report.
+    """Finish a training: fit and save what follows it, list doubtful labels, and report.
 
     Args:
         folder: of the run, whose model is judged.
@@ -45,14 +45,14 @@ def report_on_run(
     """
     bundle = load_bundle(folder.model)
     try:
-        companions = fit_companions(bundle, faces)
-        save_bundle(folder.model, bundle.model, bundle.config, bundle.class_names, companions)
-        bundle = replace(bundle, companions=companions)
+        post_hoc = fit_post_hoc(bundle, faces)
+        save_bundle(folder.model, bundle.model, bundle.config, bundle.class_names, post_hoc)
+        bundle = replace(bundle, post_hoc=post_hoc)
     except ValueError as error:
         say(f"without calibration: {error}")
     train, test = faces.subset(TRAIN), faces.subset(TEST)
     doubtful = None
-    if bundle.config.recipe.doubts_labels:
+    if bundle.config.recipe.refurbishes_labels:
         doubtful = list_doubtful(criterion, train, folder.root)
     if not len(test):
         return None
@@ -111,9 +111,9 @@ def report_on(
     output = predict_table(bundle.model, known, image_size=data.image_size, workers=data.workers)
     evaluation = evaluate(output, known)
     calibration = selective = None
-    if bundle.companions is not None:
-        calibration = judge_calibration(bundle.companions, output, known)
-        selective = judge_selection(bundle.companions, output, known.labels)
+    if bundle.post_hoc is not None:
+        calibration = judge_calibration(bundle.post_hoc, output, known)
+        selective = judge_selection(bundle.post_hoc, output, known.labels)
     compared = lead = None
     if baseline is not None:
         if baseline.right is not None:

@@ -38,7 +38,7 @@ class FacePrediction:
     ``calibrated`` is the probability that the class is right, ``sure`` whether that is enough for
     the error rate that the model was fitted for, and ``familiar`` whether the face resembles the
     training faces; for a face that does not, ``calibrated`` does not hold. They are None if the
-    model has no companions, and so is a branch that it lacks. ``problem`` says why there is no
+    model has none fitted, and so is a branch that it lacks. ``problem`` says why there is no
     prediction; all other fields except the name are then None.
     """
 
@@ -94,12 +94,12 @@ def predict_frame(bundle: ModelBundle, frame: Frame, detect: Detector) -> list[F
     found = [
         _describe(bundle, frame, box, output, row, deciders[row]) for row, box in enumerate(boxes)
     ]
-    if bundle.companions is None:
+    if bundle.post_hoc is None:
         return found
     judged = zip(
-        bundle.companions.probability(output).tolist(),
-        bundle.companions.is_sure(output).tolist(),
-        bundle.companions.is_familiar(output).tolist(),
+        bundle.post_hoc.probability(output).tolist(),
+        bundle.post_hoc.is_sure(output).tolist(),
+        bundle.post_hoc.is_familiar(output).tolist(),
         strict=True,
     )
     return [

@@ -34,7 +34,7 @@ def build_app(bundle: ModelBundle, detect: Detector) -> ASGIApp:
     page = render(
         "web_page.html",
         description=_describe(bundle),
-        caution=bundle.companions.caution if bundle.companions else "",
+        caution=bundle.post_hoc.caution if bundle.post_hoc else "",
         most_bytes=MOST_BYTES,
         examples=_rendered_examples(bundle),
     )

@@ -83,7 +83,7 @@ def fit(
     sampler = epoch_sampler(config, train, rank=rank, world_size=world_size)
     seen, targets = module.criterion.epochs, module.criterion.targets
     earliest = targets.held_for or targets.warmup
-    if config.recipe.doubts_labels and seen <= earliest:
+    if config.recipe.refurbishes_labels and seen <= earliest:
         warnings.warn(
             f"no label will be doubted: a face is seen {seen:.1f} times, and labels are "
             f"refurbished after {earliest} at the earliest; train longer, or set `data.per_class` "
@@ -189,11 +189,11 @@ def build_training(config: RunConfig, train: FaceTable) -> BalancedTraining:
     Raises:
         ValueError: if the recipe contradicts itself, or needs data that the faces do not have.
     """
-    if config.recipe.even_classes and config.data.per_class is not None:
+    if config.recipe.logit_adjustment and config.data.per_class is not None:
         raise ValueError(
-            "`recipe.even_classes` must be false where `data.per_class` balances the epochs, whose "
-            f"classes are even already; got true with {config.data.per_class}. Set one of them "
-            "to false or null"
+            "`recipe.logit_adjustment` must be false where `data.per_class` balances the epochs, "
+            f"whose classes are even already; got true with {config.data.per_class}. Set one of "
+            "them to false or null"
         )
     labels = train.labels
     if config.data.soft_labels:

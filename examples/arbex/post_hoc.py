@@ -21,7 +21,7 @@ MOST_REFERENCES = 1000
 
 
 @dataclass(frozen=True)
-class Companions:
+class PostHoc:
     """Judge the outputs of one model."""
 
     calibrator: Calibrator
@@ -61,20 +61,20 @@ class Companions:
             # without faces.
             warnings.simplefilter("ignore", UserWarning)
             calibrator = Calibrator(first.log_probs.shape[-1], correction_weight)
-            companions = cls(
+            post_hoc = cls(
                 calibrator.fit(first, labels[::2]),
                 Abstention(MAX_RISK),
                 Familiarity(width, num_references=min(MOST_REFERENCES, count)),
                 len(labels[::2]),
             )
             right = second.corrected.argmax(-1) == labels[1::2]
-            companions.abstention.fit(companions.probability(second), right)
-        companions.familiarity.fit(training, held_out=validation)
-        return companions
+            post_hoc.abstention.fit(post_hoc.probability(second), right)
+        post_hoc.familiarity.fit(training, held_out=validation)
+        return post_hoc
 
     @classmethod
     def of(cls, modules: Mapping[str, nn.Module], num_fitted: int) -> Self | None:
-        """Return the companions of a loaded checkpoint, or None if it has none.
+        """Return those of a loaded checkpoint, or None if it has no extras.
 
         Raises:
             ValueError: if it has others than :meth:`modules` returns.
@@ -84,8 +84,7 @@ class Companions:
         kinds = {name: kind for name, kind in get_type_hints(cls).items() if kind is not int}
         if {name: type(module) for name, module in modules.items()} != kinds:
             raise ValueError(
-                f"companions must be {', '.join(kinds)}, each of its class; "
-                f"got {', '.join(modules)}"
+                f"extras must be {', '.join(kinds)}, each of its class; got {', '.join(modules)}"
             )
         return cls(**modules, num_fitted=num_fitted)  # type: ignore[arg-type]  # checked above
 
