@@ -9,7 +9,7 @@ from torch import Tensor
 
 from reliability_balance.checkpoint import schema
 from reliability_balance.labels.out_of_sample import fill_in_old
-from reliability_balance.labels.targets import rename_old
+from reliability_balance.labels.target_state import rename_old
 
 FORMAT_VERSION = 8
 # Defaults of the targets before format 4, whose files may lack a setting.

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
+from reliability_balance.labels.given_labels import check_label_values, check_labels
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import caution, confused_pairs
 from reliability_balance.labels.noise_rate import noise_rate_bounds
@@ -333,8 +334,8 @@ def seen_samples(targets: RefurbishedTargets, labels: Tensor) -> Tensor:
         >>> seen_samples(targets, torch.tensor([0, 0, 1]))
         tensor([1])
     """
-    targets._check_labels(labels, targets.num_samples)
-    targets._check_label_values(labels)
+    check_labels(labels, targets.num_samples, targets.num_classes, targets.num_annotators)
+    check_label_values(labels, targets.num_classes)
     seen = targets.updates.nonzero().squeeze(-1)
     if len(seen) == 0:
         raise ValueError("`targets` must have been trained with; got none of its samples seen")

@@ -1,6 +1,5 @@
 """The noise matrix T from J, the joint distribution of true class and given label."""
 
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -79,15 +78,20 @@ class DenseCounts(nn.Module):
         return as_noise_matrix(self.joint, self.num_samples)
 
     def posteriors(
-        self, scores: Tensor, sharper: Tensor, beliefs: Tensor, labels: Tensor, shares: Tensor
-    ) -> Sequence[Tensor]:
-        """Return the posteriors by two log-beliefs; all (B, C), of index labels (B,).
+        self, scores: Tensor, temperature: float, labels: Tensor, shares: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return beliefs, posteriors, and posteriors of sharper beliefs, (B, C).
 
-        `beliefs` are the softmax of `scores`.
+        Args:
+            scores: logarithms of the beliefs (B, C), up to a constant; may be overwritten.
+            temperature: that sharpens the beliefs further.
+            labels: class indices (B,).
+            shares: class shares (C,), as in :meth:`SparseCounts.whole`.
         """
         # label_posterior in the log domain: all entries of T are positive
         likelihood = self.matrix(shares).to(scores.dtype).log().T[labels]
-        return tuple(RF._softmax(torch.stack([scores, sharper]).add_(likelihood)))
+        sharper = torch.add(likelihood, scores, alpha=1.0 / temperature)
+        return RF._softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
@@ -99,7 +103,7 @@ class DenseCounts(nn.Module):
         labels: Tensor,
         given: Tensor,
         shares: Tensor,
-        classes: Tensor | None = None,
+        classes: Tensor,
     ) -> tuple[Parts, Parts]:
         """Return what a batch adds to J: rows for its samples, and sums over them.
 
@@ -111,8 +115,7 @@ class DenseCounts(nn.Module):
             labels: their labels, (B,) or (B, C), or of annotators (B, A).
             given: the labels as indices (B,) or probabilities (B, C).
             shares: class shares (C,), as in :meth:`SparseCounts.whole`.
-            classes: likeliest classes (B, k) of the samples, to compress rows that other ranks
-                need; None: there are no other ranks.
+            classes: likeliest classes (B, k) of the samples, to compress the rows.
         """
         posterior = RF.widen(posterior)
         given = as_probabilities(given, posterior)
@@ -125,8 +128,8 @@ class DenseCounts(nn.Module):
                 counts = posterior.T @ given
             return (), ((counts / self.num_samples).to(self.joint.dtype),)
 
-    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor | None = None) -> None:
-        """Update J with what :meth:`collect` returned."""
+    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor) -> None:
+        """Update J with what :meth:`collect` returned, with the same `classes`."""
         (new,) = sums
         self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
 
@@ -149,7 +152,9 @@ class SparseCounts(nn.Module):
 
     .. math:: J_{ck} = S_{ck} + u_c r_k
 
-    with S sparse. A step costs O(B C), and J takes O(C) memory.
+    with S sparse. A step costs O(B C), and J takes O(C) memory. In a step, the eight likeliest
+    classes of a label's first sample compete with those stored; small counts of others join the
+    rest.
 
     Args:
         num_samples: N.
@@ -183,14 +188,16 @@ class SparseCounts(nn.Module):
         return self._likelihood(self._all_labels(), shares).T
 
     def posteriors(
-        self, scores: Tensor, sharper: Tensor, beliefs: Tensor, labels: Tensor, shares: Tensor
-    ) -> Sequence[Tensor]:
-        """Return the posteriors as :meth:`DenseCounts.posteriors`, without logarithms."""
+        self, scores: Tensor, temperature: float, labels: Tensor, shares: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Return beliefs and posteriors as :meth:`DenseCounts.posteriors`, without logarithms.
+
+        Posteriors are returned up to a factor for each sample.
+        """
         likelihood = self._likelihood(labels, shares)
-        sharper = RF._softmax(sharper).mul_(likelihood)
-        joints = (likelihood.mul_(beliefs), sharper)
-        tiny = torch.finfo(beliefs.dtype).tiny
-        return tuple(each.div_(each.sum(-1, keepdim=True).clamp_min(tiny)) for each in joints)
+        beliefs = RF._softmax(scores)
+        sharper = RF._softmax(scores.div_(temperature)).mul_(likelihood)
+        return beliefs, likelihood.mul_(beliefs), sharper
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
@@ -206,12 +213,12 @@ class SparseCounts(nn.Module):
         labels: Tensor,
         given: Tensor,
         shares: Tensor,
-        classes: Tensor | None = None,
+        classes: Tensor,
     ) -> tuple[Parts, Parts]:
         """Return what a batch adds, as :meth:`DenseCounts.collect`.
 
-        Of a soft label the likeliest classes count. For other ranks, rows hold the classes stored
-        of their label, `classes`, and the sum of the others.
+        Of a soft label the likeliest classes count. Rows hold the classes stored of their label,
+        the first of `classes`, and their sum.
         """
         rows, labels_each = posterior.to(self.columns.values.dtype), 1
         if labels.is_floating_point():
@@ -221,55 +228,19 @@ class SparseCounts(nn.Module):
             labels, labels_each = labelled.flatten(), labelled.shape[1]
             rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
             rows = rows * self._likelihood(labels, shares)
-        if classes is None:
-            return (labels, rows), ()
         classes = classes.repeat_interleave(labels_each, 0)
         parts = merging.compress(self.columns, labels, rows, classes)
         return tuple(each.unflatten(0, (len(posterior), labels_each)) for each in parts), ()
 
-    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor | None = None) -> None:
+    def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor) -> None:
         """Update J with what :meth:`collect` returned, with the same `classes`."""
-        columns = self.columns
-        if classes is not None:
-            labels, inside, others, rest = rows
-            self._decay(inside.sum() + others.sum() + rest.sum())
-            scaled = (each.flatten(0, 1) / self.num_samples for each in (inside, others, rest))
-            classes = classes.repeat_interleave(labels.shape[1], 0)
-            merging.merge(columns, (labels.flatten(), *scaled), classes, shares)
-            return
-        labels, new = rows
-        self._decay(new.sum())
-        # A label's column is the row at the place of its first sample in the order of labels.
-        ordered = labels.sort().values
-        place, first = torch.searchsorted(ordered, torch.stack([labels, ordered]))
-        updated = columns.read(ordered, shares)
-        updated.index_add_(0, place, new, alpha=1.0 / self.num_samples)
-        classes = self._largest(updated, ordered)
-        _, parts = columns.compress(updated, classes)
-        columns.store(ordered, tuple(each[first] for each in parts), classes[first].int())
-
-    def _largest(self, rows: Tensor, labels: Tensor) -> Tensor:
-        """Return which classes (B, k) of the columns of labels (B,), in rows (B, C), to store.
-
-        They are the largest of those stored before and of a few others, more if a label has more
-        samples: to find the largest of all takes much longer.
-        """
-        stored = self.columns.classes[labels].long()
-        kept, size = stored.shape[1], self.num_classes
-        values = rows.gather(1, stored)
-        rows.scatter_(1, stored, -1.0)
-        others = rows.topk(min(1 + len(labels) // size, size - kept)).indices
-        rows.scatter_(1, stored, values)  # restored: a copy of all takes longer
-        classes = torch.cat([stored[:, 1:], others], 1)
-        largest = rows.gather(1, classes).topk(kept - 1).indices
-        # The label's own class stays first.
-        return torch.cat([stored[:, :1], classes.gather(1, largest)], 1)
-
-    def _decay(self, samples: Tensor) -> None:
-        """Reduce J by the share of an epoch that these samples (), a sum of weights, are."""
-        decay = (1.0 - samples / self.num_samples).clamp_min(0.0)
+        labels, *values = rows
+        decay = (1.0 - values[-1].sum() / self.num_samples).clamp_min(0.0)
         self.columns.values.mul_(decay)
         self.columns.rest.mul_(decay)
+        scaled = (each.flatten(0, 1) / self.num_samples for each in values)
+        classes = classes.repeat_interleave(labels.shape[1], 0)
+        merging.merge(self.columns, (labels.flatten(), *scaled), classes, shares)
 
     def add_samples(self, count: int) -> None:
         """Raise N, so that each sample changes J less."""

@@ -180,13 +180,15 @@ def expectation(rows: Tensor, labels: Tensor) -> Tensor:
 def towards_(posterior: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """Return w q + (1 - w) y for posteriors q (B, C), which may be overwritten, and w (B, 1).
 
-    Labels y are indices (B,) or probabilities (B, C).
+    Labels y are indices (B,) or probabilities (B, C). With indices, rows of `posterior` are q up to
+    a factor.
     """
     if labels.ndim > 1:
         posterior = RF.widen(posterior, labels)
         return labels.to(posterior.dtype).lerp(posterior, weight.to(posterior.dtype))
     weight = weight.to(posterior.dtype)
-    return posterior.mul_(weight).scatter_add_(1, labels.unsqueeze(-1), 1.0 - weight)
+    totals = posterior.sum(-1, keepdim=True).clamp_min(torch.finfo(posterior.dtype).tiny)
+    return posterior.mul_(weight / totals).scatter_add_(1, labels.unsqueeze(-1), 1.0 - weight)
 
 
 def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -> Tensor:
@@ -206,12 +208,7 @@ def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -
     return counts / counts.sum()
 
 
-def sharpen(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
-    """Return the softmax of :func:`sharpened_scores`."""
-    return sharpened_scores(probs, temperature, bias).softmax(-1)
-
-
-def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor | float = 0.0) -> Tensor:
+def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor) -> Tensor:
     """Return log-probabilities divided by a temperature, plus a bias; finite where `probs` is 0."""
     tiny = torch.finfo(probs.dtype).tiny
-    return probs.clamp_min(tiny).log_().div_(temperature).add_(bias)
+    return torch.add(bias, probs.clamp_min(tiny).log_(), alpha=1.0 / temperature)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from reliability_balance import checks
-from reliability_balance.labels.rows import Parts
+from reliability_balance.labels.rows import Parts, sums_by_place
 
 
 class Ranks:
@@ -159,7 +159,7 @@ def mean_of_repeated(place: Tensor | None, rows: Tensor) -> Tensor:
     if place is None:
         return rows
     counted = torch.cat([rows, torch.ones_like(rows[:, :1])], dim=1)
-    sums = torch.zeros_like(counted).index_put_((place,), counted, accumulate=True)[place]
+    sums = sums_by_place(place, counted)[place]
     return sums[:, :-1] / sums[:, -1:]
 
 

@@ -16,6 +16,7 @@ from reliability_balance.core.losses import LossTerms, ReliabilityLoss
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe, renamed
 from reliability_balance.labels import annotators, noise_estimate
+from reliability_balance.labels.given_labels import checked_copy, differing, is_of_annotators
 from reliability_balance.labels.inspection import LabelRanking, rank_labels
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import ignorance
@@ -23,7 +24,7 @@ from reliability_balance.labels.mixing import Partners, draw_partners, mix_with
 from reliability_balance.labels.posterior import as_probabilities, class_frequencies
 from reliability_balance.labels.ranks import world_size
 from reliability_balance.labels.rows import Progress
-from reliability_balance.labels.targets import RefurbishedTargets, _differing
+from reliability_balance.labels.targets import RefurbishedTargets
 
 # Fields of a recipe that configure the balancer, which `wrap` builds before the loss is created.
 BALANCER_FIELDS = ("num_anchors", "head", "metric", "delta", "attention", "token_attention")
@@ -145,7 +146,7 @@ class RobustLoss(nn.Module):
         self.epochs = epochs
         self.validate_args = validate_args
         num_classes = balancer.num_classes
-        labels = _all_labels(labels, num_classes)
+        labels = checked_copy(labels, num_classes)
         targets = RefurbishedTargets(
             len(labels),
             num_classes,
@@ -157,7 +158,7 @@ class RobustLoss(nn.Module):
             memory=self.recipe.memory,
             held_back=self.recipe.held_back if self.recipe.warmup > 1 else 0.0,
             held_for=self.recipe.held_for_of(epochs),
-            num_annotators=labels.shape[1] if _is_of_annotators(labels) else 0,
+            num_annotators=labels.shape[1] if is_of_annotators(labels) else 0,
             annotator_prior=self.recipe.annotator_prior,
             kept=kept,
             dtype=dtype,
@@ -396,7 +397,7 @@ class RobustLoss(nn.Module):
                 f"`labels` must lie in [0, {targets.num_classes}); got values up to "
                 f"{int(labels.max())}: call `add_classes` first"
             )
-        joined = _all_labels(torch.cat([before, labels.detach().cpu()]), targets.num_classes)
+        joined = checked_copy(torch.cat([before, labels.detach().cpu()]), targets.num_classes)
         targets.add_samples(len(labels))
         self._samples_taken = self._samples_taken * len(joined) // len(before)
         self._know(targets, joined)
@@ -435,7 +436,7 @@ class RobustLoss(nn.Module):
         checks.at_least("count", count, 1)
         if labels.is_floating_point():
             labels = nn.functional.pad(labels, (0, count))
-        labels = _all_labels(labels, targets.num_classes + count)
+        labels = checked_copy(labels, targets.num_classes + count)
         self.balancer.add_classes(count, optimizer)
         targets.add_classes(count)
         self._know(targets, labels)
@@ -530,7 +531,7 @@ class RobustLoss(nn.Module):
                 checks.index_values("index", index, len(self._kept[1]))
                 self.targets.check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
-        if self.targets.num_annotators and _is_of_annotators(labels):
+        if self.targets.num_annotators and is_of_annotators(labels):
             annotators.check_labels(labels, batch_size, self.targets.num_annotators)
             if self.validate_args:
                 annotators.check_labelled(labels, num_classes)
@@ -651,7 +652,7 @@ class RobustLoss(nn.Module):
                 "`labels` must be those that the checkpoint was trained on; got "
                 f"{len(here)} for {len(given)}{hint}"
             )
-        others = int(_differing(here, given.to(here.device)).sum())
+        others = int(differing(here, given.to(here.device)).sum())
         if others:
             raise ValueError(
                 "`labels` must be those that the checkpoint was trained on; got "
@@ -723,33 +724,3 @@ def _check_finite_logits(name: str, logits: Tensor) -> None:
             f"probability; got minus infinity for {excluded} of {logits.numel()}: mask classes by "
             "a large negative number, such as -30, in training"
         )
-
-
-def _all_labels(labels: Tensor, num_classes: int) -> Tensor:
-    """Check the labels of all samples and copy them to the CPU.
-
-    Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on a wrong shape, values, or fewer than 2 labels.
-    """
-    shape = torch.Size([len(labels)]) if isinstance(labels, Tensor) and labels.ndim else None
-    if isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1:
-        missing = int((labels < 0).sum())
-        if missing:
-            raise ValueError(
-                f"`labels` must be class indices in [0, {num_classes}); got {missing} below 0 of "
-                f"{len(labels)}: leave out samples without a label, also from the data set"
-            )
-    if _is_of_annotators(labels):
-        annotators.check_all(labels, num_classes)
-    else:
-        checks.labels(labels, torch.Size([0]) if shape is None else shape, num_classes)
-        checks.label_values(labels, num_classes)
-    if len(labels) < 2:
-        raise ValueError(f"`labels` must be those of all samples, at least 2; got {len(labels)}")
-    return labels.detach().cpu().clone()
-
-
-def _is_of_annotators(labels: Tensor) -> bool:
-    """Return whether these are labels of several annotators, int64 with a column for each."""
-    return isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 2

@@ -198,6 +198,11 @@ def take(values: Tensor, places: Tensor) -> Tensor:
     return values.index_select(0, places.flatten()).view(places.shape)
 
 
+def sums_by_place(place: Tensor, values: Tensor) -> Tensor:
+    """Sum values (T, ...) of the same place (T,), in the same order in each run and rank."""
+    return torch.zeros_like(values).index_put_((place,), values, accumulate=True)
+
+
 Rows = DenseRows | SparseRows
 
 

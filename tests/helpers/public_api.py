@@ -63,14 +63,20 @@ def _described(thing: object) -> object:
 
 
 def _class_api(cls: type) -> dict[str, str]:
-    """The constructor and the class's own public methods and properties, or the names it holds."""
+    """The constructor and the library's public methods and properties, or the names it holds."""
     if is_typeddict(cls):
         return {"keys": ", ".join(cls.__annotations__)}
     if issubclass(cls, Enum):
         return {"members": ", ".join(f"{member.name}={member.value!r}" for member in cls)}
+    own = {
+        key: value
+        for base in reversed(cls.__mro__)
+        if base.__module__.startswith(cls.__module__.partition(".")[0])
+        for key, value in vars(base).items()
+    }
     members = {
         key: "property" if isinstance(value, property) else _signature(getattr(cls, key))
-        for key, value in sorted(vars(cls).items())
+        for key, value in sorted(own.items())
         if not key.startswith("_")
         and (isinstance(value, property | classmethod) or callable(value))
     }

@@ -50,7 +50,7 @@ def test_counts_of_all_classes_are_those_stored_whole(seed, soft):
     generator = torch.Generator().manual_seed(seed)
     size, count = 4, 40
     whole, sparse = DenseCounts(count, size), SparseCounts(count, size, kept=size)
-    shares = torch.full((size,), 1 / size)
+    shares, classes = torch.full((size,), 1 / size), torch.arange(size).repeat(6, 1)
     for _ in range(5):
         posterior = drawn(generator, 6, size)
         posterior[0] = 0.0
@@ -58,19 +58,18 @@ def test_counts_of_all_classes_are_those_stored_whole(seed, soft):
         given = drawn(generator, 6, size) if soft else torch.eye(size)[labels]
         labels = given if soft else labels
         for counts in (whole, sparse):
-            counts.add(*counts.collect(posterior, labels, given, shares), shares)
+            counts.add(*counts.collect(posterior, labels, given, shares, classes), shares, classes)
         torch.testing.assert_close(sparse.whole(shares), whole.joint)
         torch.testing.assert_close(sparse.matrix(shares), whole.matrix(shares))
         beliefs = drawn(generator, 6, size)
         of_both = [counts.rule(shares)(beliefs, labels) for counts in (whole, sparse)]
         torch.testing.assert_close(*of_both)
         if not soft:
-            scores, sharper = beliefs.log(), 4 * beliefs.log()
             of_both = [
-                torch.stack(list(counts.posteriors(scores, sharper, beliefs, labels, shares)))
-                for counts in (whole, sparse)
+                counts.posteriors(beliefs.log(), 0.25, labels, shares) for counts in (whole, sparse)
             ]
-            torch.testing.assert_close(*of_both)
+            for expected, found in zip(*of_both, strict=True):
+                torch.testing.assert_close(found / found.sum(-1, keepdim=True), expected)
 
 
 def test_first_counts_and_a_replacement_are_those_stored_whole():
