@@ -274,7 +274,8 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     Args:
         name: "paper", "robust", "quick", or the path of a YAML file.
         overrides: ``section.key=value``, in any order; they override the file. Text and paths are
-            taken literally, except that ``null`` is None; all other values are YAML.
+            taken literally, except that ``null`` is None; all other values are YAML. The file's
+            options of its encoder do not apply to another ``encoder.name``.
 
     Raises:
         FileNotFoundError: if there is no such recipe.
@@ -314,7 +315,11 @@ def override_config(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def _overridden(content: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
-    for keys, value in _split(overrides):
+    changes = _split(overrides)
+    name = content["encoder"]["name"]
+    if any(keys == ["encoder", "name"] and value != name for keys, value in changes):
+        content["encoder"]["options"] = {}
+    for keys, value in changes:
         _override(content, keys, value)
     return parse_config(content, where="--set")
 

@@ -246,6 +246,15 @@ def test_overrides_may_come_in_any_order():
     assert first.encoder.options == {"width": 4}
 
 
+def test_options_of_the_recipes_encoder_do_not_apply_to_another():
+    own = load_config("paper").encoder.options
+    assert own
+    assert load_config("paper", ["encoder.name=poster_v2_base"]).encoder.options == own
+    assert load_config("paper", ["encoder.name=small_cnn"]).encoder.options == {}
+    timm = override_config(load_config("paper"), ["encoder.name=timm", "encoder.options.name=x"])
+    assert timm.encoder.options == {"name": "x"}
+
+
 def test_the_baseline_differs_in_nothing_but_the_method():
     recipe = load_config("quick")
     plain = plain_cross_entropy(recipe)
