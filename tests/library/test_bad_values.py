@@ -108,7 +108,7 @@ def test_minus_infinity_rules_a_class_out():
 
 
 def test_training_stops_before_a_bad_loss_reaches_the_weights(tmp_path, monkeypatch):
-    loss_of = ReliabilityLoss._terms
+    loss_of = ReliabilityLoss.compute
 
     def spoil(self, output, labels, log_prior):
         terms = loss_of(self, output, labels, log_prior)

@@ -92,7 +92,7 @@ def by_hand(model):
     def loss_of(output, labels, index):
         nonlocal seen
         log_probs = output.log_probs.detach() + log_frequencies(prior)
-        soft = targets(index, labels, RF._softmax(log_probs))
+        soft = targets(index, labels, RF.softmax(log_probs))
         seen += len(index)
         if seen >= 0.7 * warmup * NUM_SAMPLES:
             output, soft = mix(model.balancer, output, soft, concentration=0.3)
