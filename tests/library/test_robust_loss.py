@@ -799,7 +799,7 @@ class TestMixedUp:
         terms = LossTerms(*[torch.zeros(())] * 5)
         monkeypatch.setattr(
             ReliabilityLoss,
-            "_terms",
+            "compute",
             lambda _, output, labels, log_prior: wanted.append(labels) or terms,
         )
         criterion(model(INPUTS[held]), LABELS[held], held)
