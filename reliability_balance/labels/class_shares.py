@@ -44,7 +44,7 @@ class ClassShares(nn.Module):
         Only of samples where `known` (B, 1) is true.
         """
         average = RF.widen(average)
-        with RF._without_autocast(beliefs):
+        with RF.without_autocast(beliefs):
             parts = [average, beliefs, beliefs.square()]
             if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
                 parts = [torch.cat(parts, -1)]

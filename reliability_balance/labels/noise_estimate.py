@@ -13,7 +13,7 @@ from reliability_balance.labels.given_labels import check_label_values, check_la
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import caution, confused_pairs
 from reliability_balance.labels.noise_rate import noise_rate_bounds
-from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
+from reliability_balance.labels.posterior import as_probabilities, posterior_of_annotators
 from reliability_balance.labels.rows import Progress, blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
@@ -357,7 +357,7 @@ def _single_labels(
     sample, annotator = (labels >= 0).nonzero(as_tuple=True)
     single = labels[sample, annotator]
     matrices = matrices.double()
-    posterior = _annotator_posterior(beliefs.double(), labels, matrices)
+    posterior = posterior_of_annotators(beliefs.double(), labels, matrices)
     own = matrices[annotator, :, single]  # positive, because of shrinkage
     others = posterior[sample] / own
     others = others / others.sum(-1, keepdim=True)
