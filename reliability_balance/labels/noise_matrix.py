@@ -126,12 +126,13 @@ class DenseCounts(nn.Module):
                 counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
             else:
                 counts = posterior.T @ given
-            return (), ((counts / self.num_samples).to(self.joint.dtype),)
+            return (), (counts.to(self.joint.dtype),)
 
     def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor) -> None:
         """Update J with what :meth:`collect` returned, with the same `classes`."""
         (new,) = sums
-        self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
+        decay = (1.0 - new.sum() / self.num_samples).clamp_min(0.0)
+        self.joint.mul_(decay).add_(new, alpha=1.0 / self.num_samples)
 
     def add_samples(self, count: int) -> None:
         """Raise N, so that each sample changes J less."""
