@@ -41,16 +41,17 @@ class ClassShares(nn.Module):
     def collect(self, average: Tensor, beliefs: Tensor, known: Tensor) -> Tensor:
         """Return sums (3, C) of averages, beliefs and their squares (B, C) over N.
 
-        Only of samples where `known` (B, 1) is true.
+        Only of samples where `known` (B, 1) is true. `beliefs` may be overwritten.
         """
-        average = RF.widen(average)
+        average, weight = RF.widen(average), known.to(beliefs.dtype).T
         with RF._without_autocast(beliefs):
-            parts = [average, beliefs, beliefs.square()]
             if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
-                parts = [torch.cat(parts, -1)]
-            weight = known.to(beliefs.dtype).T
-            sums = [weight @ part for part in parts]
-            stacked = (sums[0] if len(sums) == 1 else torch.cat(sums)).reshape(3, -1)
+                stacked = weight @ torch.cat([average, beliefs, beliefs.square()], -1)
+            else:
+                stacked = torch.cat(
+                    [weight @ average, weight @ beliefs, weight @ beliefs.square_()]
+                )
+            stacked = stacked.reshape(3, -1)
         return stacked.to(self.shares.dtype) / self.num_samples
 
     def add(self, sums: Tensor) -> None:
