@@ -229,7 +229,7 @@ class SparseCounts(nn.Module):
             labels, labels_each = labelled.flatten(), labelled.shape[1]
             rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
             rows = rows * self._likelihood(labels, shares)
-        classes = classes.repeat_interleave(labels_each, 0)
+        classes = _repeated(classes, labels_each)
         parts = merging.compress(self.columns, labels, rows, classes)
         return tuple(each.unflatten(0, (len(posterior), labels_each)) for each in parts), ()
 
@@ -240,7 +240,7 @@ class SparseCounts(nn.Module):
         self.columns.values.mul_(decay)
         self.columns.rest.mul_(decay)
         scaled = (each.flatten(0, 1) / self.num_samples for each in values)
-        classes = classes.repeat_interleave(labels.shape[1], 0)
+        classes = _repeated(classes, labels.shape[1])
         merging.merge(self.columns, (labels.flatten(), *scaled), classes, shares)
 
     def add_samples(self, count: int) -> None:
@@ -306,6 +306,11 @@ class SparseCounts(nn.Module):
 
 
 Counts = DenseCounts | SparseCounts
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Repeat each row; a view of (B, n) if once."""
+    return rows.unsqueeze(1).expand(-1, times, -1).flatten(0, 1)
 
 
 def _likeliest(labels: Tensor) -> tuple[Tensor, Tensor]:
