@@ -210,10 +210,10 @@ def _distances(anchors: Tensor, points: Tensor) -> Tensor:
     norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
     with without_autocast(points):
         squared = torch.addmm(norms, anchors, points.T, alpha=-2)
-    # In place: the (M, B) matrix is by far the largest tensor. The floor keeps the gradient of the
-    # square root finite; below it the gradient is 0.
+    # The floor keeps the gradient of the square root finite; below it the gradient is 0. Elsewhere
+    # in place: the (M, B) matrix is by far the largest tensor.
     floor = torch.finfo(squared.dtype).tiny ** 0.5
-    return squared.add_(points.square().sum(-1)).clamp_min_(floor).sqrt_()
+    return squared.add_(points.square().sum(-1)).clamp_min(floor).sqrt_()
 
 
 def _blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -504,21 +504,21 @@ def anchor_loss(
 def _sum_of_squared_distances(anchors: Tensor, same_class: bool) -> Tensor:
     """Sum over all unordered pairs of (C, K, D), or only over those of different classes.
 
-    For M points this is M times the sum of their squares minus the square of their sum.
+    For M points this is M times the sum of their squared distances to the mean.
     """
     num_classes, num_anchors, _ = anchors.shape
-    blocks = _blocks(anchors, max(1, ANCHOR_BLOCK // num_anchors))
-    center = blocks[0].detach().mean((0, 1))  # less cancellation
-    squares, sums = [], []
-    for block in blocks:
-        centered = block - center
-        squares.append(centered.square().sum((1, 2)))
-        sums.append(centered.sum(1))
-    sum_of_squares, class_sums = _joined(squares).sum(), _joined(sums)
-    total = sum_of_squares * (num_classes * num_anchors) - class_sums.sum(0).square().sum()
+    total = _spread(anchors, anchors.mean((0, 1))) * (num_classes * num_anchors)
     if same_class:
         return total
-    return total - (sum_of_squares * num_anchors - class_sums.square().sum())
+    return total - _spread(anchors, anchors.mean(1, keepdim=True)) * num_anchors
+
+
+def _spread(anchors: Tensor, centers: Tensor) -> Tensor:
+    """Sum the squared distances of (C, K, D) to centers, by blocks that fit in the CPU cache."""
+    size = max(1, ANCHOR_BLOCK // anchors.shape[1])
+    pairs = zip(_blocks(anchors, size), _blocks(centers.expand_as(anchors), size), strict=True)
+    parts = [(block - center).square().sum() for block, center in pairs]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def center_loss(

@@ -126,12 +126,13 @@ class DenseCounts(nn.Module):
                 counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
             else:
                 counts = posterior.T @ given
-            return (), ((counts / self.num_samples).to(self.joint.dtype),)
+            return (), (counts.to(self.joint.dtype),)
 
     def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor) -> None:
         """Update J with what :meth:`collect` returned, with the same `classes`."""
         (new,) = sums
-        self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
+        decay = (1.0 - new.sum() / self.num_samples).clamp_min(0.0)
+        self.joint.mul_(decay).add_(new, alpha=1.0 / self.num_samples)
 
     def add_samples(self, count: int) -> None:
         """Raise N, so that each sample changes J less."""
@@ -228,7 +229,7 @@ class SparseCounts(nn.Module):
             labels, labels_each = labelled.flatten(), labelled.shape[1]
             rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
             rows = rows * self._likelihood(labels, shares)
-        classes = classes.repeat_interleave(labels_each, 0)
+        classes = _repeated(classes, labels_each)
         parts = merging.compress(self.columns, labels, rows, classes)
         return tuple(each.unflatten(0, (len(posterior), labels_each)) for each in parts), ()
 
@@ -239,7 +240,7 @@ class SparseCounts(nn.Module):
         self.columns.values.mul_(decay)
         self.columns.rest.mul_(decay)
         scaled = (each.flatten(0, 1) / self.num_samples for each in values)
-        classes = classes.repeat_interleave(labels.shape[1], 0)
+        classes = _repeated(classes, labels.shape[1])
         merging.merge(self.columns, (labels.flatten(), *scaled), classes, shares)
 
     def add_samples(self, count: int) -> None:
@@ -305,6 +306,11 @@ class SparseCounts(nn.Module):
 
 
 Counts = DenseCounts | SparseCounts
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Repeat each row; a view of (B, n) if once."""
+    return rows.unsqueeze(1).expand(-1, times, -1).flatten(0, 1)
 
 
 def _likeliest(labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -211,4 +211,4 @@ def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -
 def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor) -> Tensor:
     """Return log-probabilities divided by a temperature, plus a bias; finite where `probs` is 0."""
     tiny = torch.finfo(probs.dtype).tiny
-    return torch.add(bias, probs.clamp_min(tiny).log_(), alpha=1.0 / temperature)
+    return probs.clamp_min(tiny).log_().div_(temperature).add_(bias)
