@@ -64,7 +64,7 @@ def unit_length(vectors: Tensor) -> Tensor:
     return vectors / length.clamp_min(SHORTEST)
 
 
-def _log_softmax(scores: Tensor) -> Tensor:
+def log_softmax(scores: Tensor) -> Tensor:
     """Return the log-softmax of (..., C).
 
     Few classes are computed with classes first in memory: torch does not vectorize such rows.
@@ -74,14 +74,14 @@ def _log_softmax(scores: Tensor) -> Tensor:
     return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of (..., C), laid out like :func:`_log_softmax`."""
+def softmax(scores: Tensor) -> Tensor:
+    """Return the softmax of (..., C), laid out like :func:`log_softmax`."""
     if scores.shape[-1] > FEW_CLASSES:
         return scores.softmax(-1)
     return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
-def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Disable autocast for a matmul; a null context where autocast is off."""
     device = tensor.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
@@ -208,12 +208,12 @@ def _classes_first(distances: Tensor) -> Tensor:
 def _distances(anchors: Tensor, points: Tensor) -> Tensor:
     """Return the distances (M, B) of (M, D) to (B, D), by |x|^2 + |y|^2 - 2 x.y."""
     norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
-    with _without_autocast(points):
+    with without_autocast(points):
         squared = torch.addmm(norms, anchors, points.T, alpha=-2)
-    # In place: the (M, B) matrix is by far the largest tensor. The floor keeps the gradient of the
-    # square root finite; below it the gradient is 0.
+    # The floor keeps the gradient of the square root finite; below it the gradient is 0. Elsewhere
+    # in place: the (M, B) matrix is by far the largest tensor.
     floor = torch.finfo(squared.dtype).tiny ** 0.5
-    return squared.add_(points.square().sum(-1)).clamp_min_(floor).sqrt_()
+    return squared.add_(points.square().sum(-1)).clamp_min(floor).sqrt_()
 
 
 def _blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -504,21 +504,21 @@ def anchor_loss(
 def _sum_of_squared_distances(anchors: Tensor, same_class: bool) -> Tensor:
     """Sum over all unordered pairs of (C, K, D), or only over those of different classes.
 
-    For M points this is M times the sum of their squares minus the square of their sum.
+    For M points this is M times the sum of their squared distances to the mean.
     """
     num_classes, num_anchors, _ = anchors.shape
-    blocks = _blocks(anchors, max(1, ANCHOR_BLOCK // num_anchors))
-    center = blocks[0].detach().mean((0, 1))  # less cancellation
-    squares, sums = [], []
-    for block in blocks:
-        centered = block - center
-        squares.append(centered.square().sum((1, 2)))
-        sums.append(centered.sum(1))
-    sum_of_squares, class_sums = _joined(squares).sum(), _joined(sums)
-    total = sum_of_squares * (num_classes * num_anchors) - class_sums.sum(0).square().sum()
+    total = _spread(anchors, anchors.mean((0, 1))) * (num_classes * num_anchors)
     if same_class:
         return total
-    return total - (sum_of_squares * num_anchors - class_sums.square().sum())
+    return total - _spread(anchors, anchors.mean(1, keepdim=True)) * num_anchors
+
+
+def _spread(anchors: Tensor, centers: Tensor) -> Tensor:
+    """Sum the squared distances of (C, K, D) to centers, by blocks that fit in the CPU cache."""
+    size = max(1, ANCHOR_BLOCK // anchors.shape[1])
+    pairs = zip(_blocks(anchors, size), _blocks(centers.expand_as(anchors), size), strict=True)
+    parts = [(block - center).square().sum() for block, center in pairs]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def center_loss(

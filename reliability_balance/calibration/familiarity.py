@@ -201,7 +201,7 @@ class Familiarity(Configured):
     def _points(self, output: BalancerOutput) -> Tensor:
         """The whitened roots of the embeddings."""
         roots = signed_root(output.embedding)
-        with RF._without_autocast(roots):
+        with RF.without_autocast(roots):
             return RF.widen(roots, self.whitening) @ RF.widen(self.whitening, roots)
 
     def _check(self, name: str, output: BalancerOutput) -> None:

@@ -387,7 +387,7 @@ def refurbished(targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype)
         targets.kept,
         targets.averages.values.dtype if sparse else dtype,
     ).to(labels.device)
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     for rows in blocks(torch.arange(len(labels), device=labels.device), targets.num_classes):
         posterior = posterior_of(targets.beliefs(rows), labels[rows])
         stored.write(rows, posterior, stored.largest(posterior, posterior.argmax(-1)))

@@ -31,7 +31,7 @@ from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
-    _one_label_each,
+    one_label_each,
 )
 from reliability_balance.labels.rows import Progress, blocks, followed
 from reliability_balance.labels.tables import aligned, as_sequence, by_position
@@ -257,7 +257,7 @@ def rank_quietly(
     """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     given, suggested = torch.empty_like(seen), torch.empty_like(seen)
     doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
@@ -291,7 +291,7 @@ def _judged(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return judged label, likeliest class, doubt and plausibility, (B,)."""
     posterior = posterior_of(targets.beliefs(index), labels)
-    judged = _one_label_each(labels, posterior)
+    judged = one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
     place = given.unsqueeze(-1)
     if judged.is_floating_point():

@@ -32,7 +32,9 @@ def follow(
         residual = memorization.residuals.read(index, state._class_shares)
         debiased = memorization.debias(residual, probs)
     updates = state.updates[index] + 1
-    rows["samples"] = index, label_codes(labels, state.num_classes), updates
+    rows["samples"] = index, updates
+    if state.validate_args or not state._expects:
+        rows["label codes"] = (label_codes(labels, state.num_classes),)
     updates = updates.unsqueeze(-1)
     average = _updated_average(state, index, updates, mean_of_repeated(place, debiased))
     # The residual is stored of the same classes, to find the largest only once.
@@ -83,7 +85,7 @@ def store(
 
     Of a sample in the batches of several processes, the row at its place in `first` (B,) is stored.
     """
-    index, _, updates = rows["samples"]
+    index, updates = rows["samples"]
     (classes,) = rows["classes"]
     state.counts.add(rows["counts"], sums["counts"], state._class_shares, classes)
     if state.annotators is not None:
@@ -122,14 +124,14 @@ def posteriors_of(
             scores, state.noise_temperature, labels, state._class_shares
         )
     else:
-        posterior_of = state._posterior_rule()
-        beliefs = RF._softmax(scores)
+        posterior_of = state.posterior_rule()
+        beliefs = RF.softmax(scores)
         refurbished = posterior_of(beliefs, labels)
-        counted = posterior_of(RF._softmax(scores.div_(state.noise_temperature)), labels)
+        counted = posterior_of(RF.softmax(scores.div_(state.noise_temperature)), labels)
     weight = state.classes.posterior_weight(
         labels if labels.ndim == 1 else given, state.prior_count
     )
-    is_due = updates > state._effective_warmup
+    is_due = updates > state.effective_warmup
     return beliefs, towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
 
