@@ -64,7 +64,7 @@ def unit_length(vectors: Tensor) -> Tensor:
     return vectors / length.clamp_min(SHORTEST)
 
 
-def _log_softmax(scores: Tensor) -> Tensor:
+def log_softmax(scores: Tensor) -> Tensor:
     """Return the log-softmax of (..., C).
 
     Few classes are computed with classes first in memory: torch does not vectorize such rows.
@@ -74,14 +74,14 @@ def _log_softmax(scores: Tensor) -> Tensor:
     return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
 
 
-def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of (..., C), laid out like :func:`_log_softmax`."""
+def softmax(scores: Tensor) -> Tensor:
+    """Return the softmax of (..., C), laid out like :func:`log_softmax`."""
     if scores.shape[-1] > FEW_CLASSES:
         return scores.softmax(-1)
     return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
 
 
-def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
+def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
     """Disable autocast for a matmul; a null context where autocast is off."""
     device = tensor.device.type
     if device != "meta" and torch.is_autocast_enabled(device):
@@ -208,7 +208,7 @@ def _classes_first(distances: Tensor) -> Tensor:
 def _distances(anchors: Tensor, points: Tensor) -> Tensor:
     """Return the distances (M, B) of (M, D) to (B, D), by |x|^2 + |y|^2 - 2 x.y."""
     norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
-    with _without_autocast(points):
+    with without_autocast(points):
         squared = torch.addmm(norms, anchors, points.T, alpha=-2)
     # The floor keeps the gradient of the square root finite; below it the gradient is 0. Elsewhere
     # in place: the (M, B) matrix is by far the largest tensor.

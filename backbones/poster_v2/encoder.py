@@ -36,7 +36,12 @@ class PosterV2(nn.Module):
         3 fused maps -- embed_q, embed_k, embed_v -- VIT (6-8) -- se_block -- reduction -- embedding
 
     The names of the parts are the published ones. Images are processed channels-last, which is
-    faster. On a GPU, ``encoder.to(memory_format=torch.channels_last)`` stores the weights so too.
+    faster. ``encoder.to(memory_format=torch.channels_last)`` stores the weights so too, which saves
+    copying them in each call: on a GPU, and on a processor for small batches. safetensors, and so
+    the checkpoints of Hugging Face, need contiguous weights.
+
+    ``torch.func.jvp`` needs ``torch.nn.attention.sdpa_kernel(SDPBackend.MATH)``, since torch's
+    fused attention has no forward derivative.
 
     Args:
         config: all sizes.

@@ -57,7 +57,9 @@ class Subsample(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return every `stride`-th position of a (B, C, H, W) map."""
-        return features[..., :: self.stride, :: self.stride]
+        # Sliced channels-last, so that the gradient is channels-last, too.
+        rows = features.permute(0, 2, 3, 1)
+        return rows[:, :: self.stride, :: self.stride].permute(0, 3, 1, 2)
 
 
 class IRBranch(nn.Module):

@@ -92,9 +92,11 @@ class HalvingConv(nn.Conv2d):
         if torch.compiler.is_compiling() or not features.is_cpu:
             return super().forward(features)
         rows = F.pad(features, (1, 1, 1, 1)).permute(0, 2, 3, 1)
-        patches = rows.unfold(1, 3, 2).unfold(2, 3, 2).permute(0, 1, 2, 4, 5, 3).flatten(3)
-        weight = self.weight.permute(0, 2, 3, 1).flatten(1)
-        return F.linear(patches, weight, self.bias).permute(0, 3, 1, 2)
+        patches, weight = rows.unfold(1, 3, 2).unfold(2, 3, 2), self.weight
+        is_small = patches.shape[:3].numel() < self.out_channels
+        if not (is_small and weight.is_contiguous()):  # Reordering the smaller one is cheaper.
+            patches, weight = patches.movedim(3, -1), weight.movedim(1, -1)
+        return F.linear(patches.flatten(3), weight.flatten(1), self.bias).permute(0, 3, 1, 2)
 
 
 class DropPath(nn.Module):

@@ -31,11 +31,28 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, num_results: int | None = None) -> Tensor:
         """Return what the first tokens attend to. None: all of them."""
+        if num_results == 1 and type(self.qkv) is nn.Linear:  # not a LoRA or quantized layer
+            return self._attend_from_first(tokens)
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(
             query[:, :num_results].transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
         )
         output: Tensor = self.proj(heads.transpose(1, 2).flatten(-2))
+        return output
+
+    def _attend_from_first(self, tokens: Tensor) -> Tensor:
+        """Return what the first token attends to, without the others' keys and values.
+
+        By q (W_k x) = (q W_k) x and sum_t a_t (W_v x_t) = W_v (sum_t a_t x_t). The key's bias adds
+        the same to all scores, so that the softmax ignores it.
+        """
+        to_query, to_key, to_value = self.qkv.weight.unflatten(0, (3, self.num_heads, -1))
+        of_query, _, of_value = self.qkv.bias.unflatten(0, (3, self.num_heads, -1))
+        query = torch.einsum("bc,idc->bid", tokens[:, 0], to_query) + of_query
+        query = torch.einsum("bid,idc->bic", query * query.shape[-1] ** -0.5, to_key)
+        mean = (query @ tokens.transpose(1, 2)).softmax(-1) @ tokens
+        heads = torch.einsum("bic,idc->bid", mean, to_value) + of_value
+        output: Tensor = self.proj(heads.flatten(1)[:, None])
         return output
 
 

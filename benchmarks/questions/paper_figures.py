@@ -16,7 +16,7 @@ from torch import Tensor
 
 from benchmarks.application import how, provenance
 from benchmarks.options import RESULTS, RenderOnly, Results
-from benchmarks.questions.paper_table5 import PAPER
+from benchmarks.questions.paper_table5 import RUNS, Dataset, Runs, run_path
 from benchmarks.runs import ResultsError, publish
 from benchmarks.tables import markdown, page
 from examples.arbex.faces.face_table import TEST
@@ -36,17 +36,15 @@ CLUSTERING = ("davies_bouldin", "calinski_harabasz")
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER)}.")],
+    dataset: Dataset,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Recipe of a run; repeatable. None: paper, robust.")
     ] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/paper_table5"),
+    runs: Runs = RUNS,
     results: Results = RESULTS,
     render_only: RenderOnly = False,
 ) -> None:
     """Write numbers and figures of each recipe's run."""
-    if dataset not in PAPER:
-        raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
     file = results / f"paper_figures_{dataset}.json"
 
     def figure(name: str) -> Path:
@@ -56,7 +54,7 @@ def main(
     if not render_only:
         found, histories = {}, {}
         for name in recipe or RECIPES:
-            folder = RunFolder(runs / f"{dataset}-{name}")
+            folder = RunFolder(run_path(runs, dataset, name))
             metrics = folder.root / "metrics.json"
             if not metrics.is_file():
                 raise ResultsError(

@@ -25,25 +25,39 @@ PAPER: dict[str, tuple[float | None, ...]] = {
     "fer-plus": (85.97, 83.63, None, None, 91.62, 92.28, 93.09),
     "ferg-db": (90.46, 90.22, 92.35, 92.16, 96.87, 96.36, 98.18),
 }
+RUNS = Path("runs/paper_table5")
+
+
+def _known(dataset: str) -> str:
+    if dataset not in PAPER:
+        raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
+    return dataset
+
+
+Dataset = Annotated[str, typer.Argument(callback=_known, help=f"One of {', '.join(PAPER)}.")]
+Runs = Annotated[Path, typer.Option(help="Folder of the runs.")]
+
+
+def run_path(runs: Path, dataset: str, recipe: str) -> Path:
+    """Return the folder of one run."""
+    return runs / f"{dataset}-{recipe}"
 
 
 def main(
-    dataset: Annotated[str, typer.Argument(help=f"One of {', '.join(PAPER)}.")],
+    dataset: Dataset,
     root: Annotated[Path, typer.Argument(exists=True, help="Its folder.")],
     recipe: Annotated[str, typer.Option(help="Recipe to train.")] = "paper",
     overrides: Overrides = None,
-    runs: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/paper_table5"),
+    runs: Runs = RUNS,
     results: Results = RESULTS,
     render_only: RenderOnly = False,
 ) -> None:
     """Train and test on one data set, and print the result with the paper's column of Table 5."""
-    if dataset not in PAPER:
-        raise typer.BadParameter(f"must be one of {', '.join(PAPER)}; got {dataset}")
     content = None
     if not render_only:
         named = load_config(recipe, [f"data.dataset={dataset}", f"data.root={root}"])
         chosen = override_config(named, overrides or [])
-        content = {**how(chosen), **run_recipe(chosen, runs / f"{dataset}-{recipe}")}
+        content = {**how(chosen), **run_recipe(chosen, run_path(runs, dataset, recipe))}
 
     def report(content: dict[str, Any]) -> str:
         return format_column(dataset, recipe, content)

@@ -102,21 +102,22 @@ def ranking(quick: bool) -> Iterator[Finding]:
 
 
 def ranks(quick: bool) -> Iterator[Finding]:
-    """A step of 128 samples on each rank (gloo), and the kB that a rank gives to the others."""
-    for classes in (100,) if quick else (10, 1000, 5000):
-        found = {each: steps_of_ranks(each, classes, 3 if quick else 40) for each in (2, 4)}
-        seconds = {each: times for each, (times, _) in found.items()}
-        yield Finding(
-            "step on 4 ranks / on 2 ranks",
-            f"{classes:,} classes",
-            ratio(seconds[4], seconds[2]),
-            1e3 * min(seconds[4]),
-            limit=1.1,
-        )
-        kilobytes = found[4][1] / 1000
+    """A step of 128 samples on each of 1, 2 or 4 ranks (gloo), which store the samples of all."""
+    for classes in (100,) if quick else (10, 100, 1000, 5000):
+        found = steps_of_ranks((1, 2, 4), classes, 3 if quick else 60)
+        setup = f"{classes:,} classes"
+        for more, fewer, limit in ((2, 1, None), (4, 2, 1.1)):
+            yield Finding(
+                f"step on {more} ranks / on {fewer}",
+                setup,
+                ratio(found[more].seconds, found[fewer].seconds),
+                1e3 * min(found[more].seconds),
+                limit,
+            )
+        yield Finding("collectives in a step", setup, single(found[4].collectives), limit=3)
+        yield Finding("kB sent", setup, single(found[4].sent / 1000))
         probabilities = 4 * RANK_BATCH * classes / 1000
-        yield Finding("kB of a rank", f"{classes:,} classes", single(kilobytes))
-        yield Finding("kB of its probabilities", f"{classes:,} classes", single(probabilities))
+        yield Finding("kB of its probabilities", setup, single(probabilities))
 
 
 PARTS: dict[str, Callable[[bool], Iterator[Finding]]] = {

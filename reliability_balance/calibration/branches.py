@@ -125,7 +125,7 @@ class BranchTemperatures(Configured):
         warn_of_one_class(targets)
         wide = output._replace(**{name: branch for name, (branch, _) in scores.items()})
         fused = self._fuse(wide, targets.new_ones(4))
-        self._check_fusion(fused, output.log_probs)
+        check_fusion(fused, output.log_probs, self.correction_weight)
 
         def loss(temperatures: Tensor) -> Tensor:
             return F.cross_entropy(self._fuse(wide, temperatures), targets)
@@ -137,23 +137,6 @@ class BranchTemperatures(Configured):
         found = settle(loss, _temperatures, start, weight, self.temperatures.dtype)
         self.temperatures.copy_(found)
         return self
-
-    def _check_fusion(self, fused: Tensor, log_probs: Tensor) -> None:
-        """Require that fusing the branches gives the output's ``log_probs``, up to rounding."""
-        if log_probs.shape != fused.shape:
-            raise ValueError(
-                "`output` must have `log_probs` of the shape of its branches, "
-                f"{tuple(fused.shape)}; got {tuple(log_probs.shape)}"
-            )
-        difference = float((fused.exp() - log_probs.to(fused).exp()).abs().amax(-1).mean())
-        # An output stored in half precision rounds branches and fusion separately.
-        if not difference <= max(1e-4, 2 * torch.finfo(log_probs.dtype).eps):
-            raise ValueError(
-                "`output` must have `log_probs` that its branches give with "
-                f"correction_weight={self.correction_weight}; got probabilities {difference:.2g} "
-                "apart on average: use the balancer's own `correction_weight` and its eval mode, "
-                "and calibrate before `with_class_prior`"
-            )
 
     def _fuse(self, output: BalancerOutput, temperatures: Tensor) -> Tensor:
         """Fuse the scaled branches that are on (Eq. 18, 19), and scale the result."""
@@ -170,6 +153,24 @@ class BranchTemperatures(Configured):
             correction = corrections[0] if len(corrections) == 1 else RF.log_fuse(*corrections)
             first = RF.log_fuse(first, correction, second_weight=self.correction_weight)
         return tempered(first, temperatures[3])
+
+
+def check_fusion(fused: Tensor, log_probs: Tensor, correction_weight: float) -> None:
+    """Require that branches fused with this weight give ``log_probs``, up to rounding."""
+    if log_probs.shape != fused.shape:
+        raise ValueError(
+            "`output` must have `log_probs` of the shape of its branches, "
+            f"{tuple(fused.shape)}; got {tuple(log_probs.shape)}"
+        )
+    difference = float((fused.exp() - log_probs.to(fused).exp()).abs().amax(-1).mean())
+    # An output stored in half precision rounds branches and fusion separately.
+    if not difference <= max(1e-4, 2 * torch.finfo(log_probs.dtype).eps):
+        raise ValueError(
+            "`output` must have `log_probs` that its branches give with "
+            f"correction_weight={correction_weight}; got probabilities {difference:.2g} "
+            "apart on average: use the balancer's own `correction_weight` and its eval mode, "
+            "and calibrate before `with_class_prior`"
+        )
 
 
 def _temperatures(free: Tensor) -> Tensor:

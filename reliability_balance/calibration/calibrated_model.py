@@ -10,7 +10,7 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.calibration.branches import BranchTemperatures
+from reliability_balance.calibration.branches import BranchTemperatures, check_fusion
 from reliability_balance.calibration.collecting import collect_outputs, scores_of
 from reliability_balance.calibration.fitting import (
     FEWEST_FOR_CURVE,
@@ -174,7 +174,8 @@ class Calibrator(Configured):
         self.curve = TopLabelScaling().to(self.log_shift.device)
         temperatures = self._temperatures().fill_(1.0)
         if isinstance(self.scaling, BranchTemperatures):
-            self.scaling._check_fusion(self.scaling(output).to(scores), scores)
+            fused = self.scaling(output).to(scores)
+            check_fusion(fused, scores, self.scaling.correction_weight)
         found = significant_temperature(scores, targets, temperatures.dtype)
         temperatures[-1] = found
         fitted = f"one temperature, {float(found):.2f}, was fitted"

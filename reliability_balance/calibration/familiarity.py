@@ -166,8 +166,9 @@ class Familiarity(Configured):
 
         Raises:
             TypeError: if an argument is no :class:`BalancerOutput`.
-            ValueError: on too few samples, another embedding width, non-finite embeddings, or
-                embeddings that do not vary within the predicted classes.
+            ValueError: on too few samples, another embedding width, embeddings that are not finite,
+                or too large or small for the module's dtype, or that do not vary within the
+                predicted classes.
         """
         self._check("output", output)
         count, fewest = len(output.embedding), math.ceil(1.0 / self.false_alarm_rate)
@@ -179,7 +180,15 @@ class Familiarity(Configured):
             _check_count("held_out", len(held_out.embedding), fewest, "1 / false_alarm_rate")
         _check_count("output", count, needed, why)
         roots = signed_root(output.embedding).to(torch.float64)
-        self.whitening.copy_(_whitening(roots, output.log_probs.argmax(-1)))
+        whitening = _whitening(roots, output.log_probs.argmax(-1)).to(self.whitening)
+        if not bool((whitening.diagonal() > 0).all() & whitening.isfinite().all()):
+            largest = float(output.embedding.abs().max())
+            raise ValueError(
+                f"`output.embedding` must be of a size whose whitening {whitening.dtype} can hold; "
+                f"got values up to {largest:.1e}: scale the embedding, or convert the "
+                "module by double()"
+            )
+        self.whitening.copy_(whitening)
         points = self._points(output)
         is_reference = torch.zeros(count, dtype=torch.bool, device=points.device)
         is_reference[torch.arange(self.num_references) * count // self.num_references] = True
@@ -192,7 +201,7 @@ class Familiarity(Configured):
     def _points(self, output: BalancerOutput) -> Tensor:
         """The whitened roots of the embeddings."""
         roots = signed_root(output.embedding)
-        with RF._without_autocast(roots):
+        with RF.without_autocast(roots):
             return RF.widen(roots, self.whitening) @ RF.widen(self.whitening, roots)
 
     def _check(self, name: str, output: BalancerOutput) -> None:
@@ -271,6 +280,8 @@ def _whitening(roots: Tensor, classes: Tensor) -> Tensor:
             f"{len(roots)} samples that do not"
         )
     identity = torch.eye(len(covariance), dtype=roots.dtype, device=roots.device)
+    if not bool(covariance.isfinite().all()):
+        return torch.full_like(covariance, torch.inf)
     lower = torch.linalg.cholesky(covariance + variance * identity)
     inverse: Tensor = torch.linalg.solve_triangular(lower, identity, upper=False)
     return inverse.T

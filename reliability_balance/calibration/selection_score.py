@@ -100,7 +100,7 @@ class SelectionScore(Configured):
         log_prob, predicted = output.log_probs.max(-1)
         points, beliefs = self._points(output), RF.widen(self.beliefs)
         references = RF.widen(self.references, points)
-        with RF._without_autocast(points):
+        with RF.without_autocast(points):
             nearness = RF.widen(points, references) @ references.T
         nearest = nearness.topk(NEIGHBOURS, dim=-1).indices
         around = beliefs[nearest, predicted.unsqueeze(-1)].mean(-1)

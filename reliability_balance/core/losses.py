@@ -246,9 +246,11 @@ class ReliabilityLoss(Configured):
         """Return the total loss of this batch and its terms."""
         self._check(output, labels, class_prior)
         log_prior = None if class_prior is None else log_frequencies(class_prior)
-        return self._terms(output, labels, log_prior)
+        return self.compute(output, labels, log_prior)
 
-    def _terms(self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None) -> LossTerms:
+    def compute(
+        self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None
+    ) -> LossTerms:
         """Compute Eq. 23 for a checked batch, given the logarithm of the class prior."""
         scores = [output.log_probs]
         if self.branch_weight > 0:

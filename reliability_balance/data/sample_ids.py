@@ -149,6 +149,9 @@ class SampleIds(Sequence[str]):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the ids to one file, atomically.
 
+        Let one process add and save: of two that add to the same file, the last one wins, and the
+        other's rows belong to other ids. In distributed training all processes add the same ids.
+
         Args:
             path: the file, whose folder must exist.
 

@@ -89,13 +89,11 @@ class Diagnosis:
             lines.append("branches that agree: " + _listed(agreed))
         if self.anchor_use is not None:
             used, total = int((self.anchor_use > 0).sum()), self.anchor_use.numel()
-            lines.append(f"anchors in use: {used} of {total}")
-            without = self.without_unused
-            if without is not None and used < total:
-                lines.append(
-                    f"without the others the anchor branch would change {without.changed} "
-                    f"predictions: {without.helped} would become right, {without.harmed} wrong"
-                )
+            most, of_class = int((self.anchor_use > 0).sum(-1).max()), self.anchor_use.shape[-1]
+            lines.append(
+                f"anchors in use, nearest to a sample of their class: {used} of {total} (at most "
+                f"{most} of {of_class} in a class)"
+            )
         return lines
 
     def _reliability(self) -> list[str]:

@@ -4,7 +4,6 @@ Import this module by name; the package does not import it.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -188,7 +187,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             UserWarning: if the model is not reliable enough for verdicts.
         """
         check_is_fitted(self)
-        return replace(self.criterion_.doubtful_labels(), class_names=self.classes_.tolist())
+        return self.criterion_.doubtful_labels(class_names=self.classes_)
 
 
 class _Network(nn.Module):

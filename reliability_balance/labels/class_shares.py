@@ -44,7 +44,7 @@ class ClassShares(nn.Module):
         Only of samples where `known` (B, 1) is true. `beliefs` may be overwritten.
         """
         average, weight = RF.widen(average), known.to(beliefs.dtype).T
-        with RF._without_autocast(beliefs):
+        with RF.without_autocast(beliefs):
             if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
                 stacked = weight @ torch.cat([average, beliefs, beliefs.square()], -1)
             else:

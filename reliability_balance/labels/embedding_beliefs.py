@@ -8,6 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from reliability_balance import checks
+from reliability_balance import functional as RF
+from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.noise_matrix import as_noise_matrix
 from reliability_balance.labels.posterior import as_probabilities, label_posterior
 from reliability_balance.labels.rows import (
@@ -113,6 +116,38 @@ class Voters:
         return classes, entries, rest
 
 
+def points_of(embeddings: Tensor) -> Tensor:
+    """Check embeddings; return them averaged over tokens and scaled to a usual size of 1.
+
+    The scale is a power of two, so it is exact. Without it, squares of huge coordinates overflow.
+
+    Args:
+        embeddings: of any scale.
+
+    Shape:
+        - embeddings: (N, D) or (N, T, D) floating; returns (N, D), float32 or wider.
+
+    Raises:
+        TypeError: on a wrong dtype.
+        ValueError: on a wrong shape, or embeddings that are not finite.
+
+    Example:
+        >>> points_of(torch.tensor([[3e30, -8e30], [0.0, 8e30]]))
+        tensor([[ 0.2367, -0.6311],
+                [ 0.0000,  0.6311]])
+    """
+    checks.floating("embeddings", embeddings)
+    checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    points = RF.widen(pool_tokens(embeddings))
+    if points.numel():
+        sizes = torch.maximum(points.amax(-1), -points.amin(-1))
+        exponent = int(sizes.median().frexp().exponent)  # one huge row changes no median
+        half = exponent // 2  # in two steps, as 2 to the exponent itself may overflow
+        points = points * 2.0**-half * 2.0 ** (half - exponent)
+    checks.finite("embeddings", points)
+    return points
+
+
 class EmbeddingBeliefs:
     """Leave-one-out predictor of labels, by nearest neighbours and ridge regression.
 
@@ -143,13 +178,13 @@ class EmbeddingBeliefs:
         spaces = _spaces(points)
 
         def likelihood(space: Tensor) -> float:
-            nearest = _nearest(space, self.chosen, voters, NEIGHBOURS[-1])
+            nearest = nearest_voters(space, self.chosen, voters, NEIGHBOURS[-1])
             votes = torch.stack(list(_votes(nearest, labels)))
             return float((labels.read(self.chosen) * votes).sum())
 
         rows = torch.arange(len(points), device=points.device)
         best = max(spaces, key=likelihood)
-        self.nearest = _nearest(best, rows, voters, NEIGHBOURS[-1], progress)
+        self.nearest = nearest_voters(best, rows, voters, NEIGHBOURS[-1], progress)
         drawn_in = _drawn_in(spaces[1])
         self.linear = _Ridge(drawn_in - drawn_in.mean(0), labels, self.chosen, generator)
 
@@ -196,7 +231,7 @@ def _drawn_in(points: Tensor) -> Tensor:
     return torch.where(is_far, middle + directions * (limit / lengths), points)
 
 
-def _nearest(
+def nearest_voters(
     space: Tensor, rows: Tensor, voters: Tensor, count: int, progress: Progress | None = None
 ) -> Tensor:
     """Return the indices (B, K) of the voters nearest to these samples, nearest first."""
@@ -352,7 +387,7 @@ def refurbished(targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype)
         targets.kept,
         targets.averages.values.dtype if sparse else dtype,
     ).to(labels.device)
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     for rows in blocks(torch.arange(len(labels), device=labels.device), targets.num_classes):
         posterior = posterior_of(targets.beliefs(rows), labels[rows])
         stored.write(rows, posterior, stored.largest(posterior, posterior.argmax(-1)))

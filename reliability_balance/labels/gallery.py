@@ -6,10 +6,9 @@ import importlib
 import io
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator
 from html import escape
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,7 +23,6 @@ from reliability_balance.labels.inspection import (
 )
 
 GRAY, RGB = 0, 2  # colour types of the PNG header
-Names = Sequence[str] | npt.NDArray[Any]  # a pandas column, too
 COLUMNS = ("sample", "given", "suggested", "verdict", "doubt", "plausibility")
 FORMULA_STARTS = (*"=+-@\t\r\n'", "\uff1d", "\uff0b", "\uff0d", "\uff20")  # the last are full width
 PART = 2**16  # rows of a table that are written at once
@@ -89,28 +87,15 @@ def spreadsheet_text(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA_STARTS) else text
 
 
-def save_csv(
-    ranking: LabelRanking,
-    path: Path,
-    *,
-    class_names: Names | None = None,
-    sample_names: Names | None = None,
-) -> None:
+def save_csv(ranking: LabelRanking, path: Path) -> None:
     """Write the ranking to a CSV file, the most doubtful label first.
 
     The file is written atomically, in parts of constant memory. Names are passed through
     :func:`spreadsheet_text`; characters that UTF-8 cannot encode are escaped by a backslash.
 
     Args:
-        ranking: ranking to write.
+        ranking: ranking to write, with the names that it has.
         path: path of the file.
-        class_names: C names, looked up by position; None: those of the ranking, or class indices.
-        sample_names: N names by sample index, such as file names, looked up by position whatever
-            the index of a pandas column is; None: those of the ranking, or sample indices.
-
-    Raises:
-        TypeError: if names are not a sequence, for example a dict.
-        ValueError: if there are too few names.
 
     Example:
         >>> import tempfile, torch
@@ -123,11 +108,10 @@ def save_csv(
         ...     _ = targets(torch.arange(40), labels, probs)
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = Path(folder, "doubtful.csv")
-        ...     save_csv(rank_labels(targets, labels), path, class_names=["cat", "dog"])
+        ...     save_csv(rank_labels(targets, labels, class_names=["cat", "dog"]), path)
         ...     print(path.read_text().split()[1])
         2,dog,cat,mislabelled,0.654...,0.100...
     """
-    name_class, name_sample = _namers(ranking, class_names, sample_names)
     with open_atomically(path) as file:
         text = io.TextIOWrapper(file, "utf-8", errors="backslashreplace", newline="")
         writer = csv.writer(text)  # quotes both kinds of line ends within names
@@ -135,9 +119,9 @@ def save_csv(
         for part in _parts(ranking):
             writer.writerows(
                 [
-                    spreadsheet_text(name_sample(row.sample)),
-                    spreadsheet_text(name_class(row.given)),
-                    spreadsheet_text(name_class(row.suggested)),
+                    spreadsheet_text(ranking.sample_name(row.sample)),
+                    spreadsheet_text(ranking.class_name(row.given)),
+                    spreadsheet_text(ranking.class_name(row.suggested)),
                     row.verdict.name.lower(),
                     f"{row.doubt:.6f}",
                     f"{row.plausibility:.6f}",
@@ -147,13 +131,7 @@ def save_csv(
         text.detach()  # flushes, and leaves the file open
 
 
-def save_parquet(
-    ranking: LabelRanking,
-    path: Path,
-    *,
-    class_names: Names | None = None,
-    sample_names: Names | None = None,
-) -> None:
+def save_parquet(ranking: LabelRanking, path: Path) -> None:
     """Write the ranking to a Parquet file, the most doubtful label first; needs pyarrow.
 
     The columns are those of :func:`save_csv`; indices and scores are numbers. The file is written
@@ -162,22 +140,21 @@ def save_parquet(
     Args:
         ranking: ranking to write.
         path: path of the file.
-        class_names: as for :func:`save_csv`.
-        sample_names: as for :func:`save_csv`.
 
     Raises:
         ImportError: without the package pyarrow.
-        TypeError: if names are not a sequence, for example a dict.
-        ValueError: if there are too few names.
     """
     try:
         arrow, parquet = map(importlib.import_module, ("pyarrow", "pyarrow.parquet"))
     except ImportError as error:
         raise ImportError("a Parquet file needs pyarrow: pip install pyarrow") from error
-    names = _namers(ranking, class_names, sample_names)
     # Numbers stay numbers where there are no names.
-    name_class, name_sample = (int if each is str else _in_utf_8(each) for each in names)
-    kinds = [arrow.int64() if each is str else arrow.string() for each in names]
+    has_names = (ranking.class_names, ranking.sample_names)
+    name_class, name_sample = (
+        _in_utf_8(name) if names else int
+        for name, names in zip((ranking.class_name, ranking.sample_name), has_names, strict=True)
+    )
+    kinds = [arrow.string() if names else arrow.int64() for names in has_names]
     types = [kinds[1], kinds[0], kinds[0], arrow.string(), arrow.float64(), arrow.float64()]
     schema = arrow.schema(list(zip(COLUMNS, types, strict=True)))
     with open_atomically(path) as file, parquet.ParquetWriter(file, schema) as writer:
@@ -206,8 +183,6 @@ def save_gallery(
     *,
     title: str = "Doubtful labels",
     count: int = 60,
-    class_names: Names | None = None,
-    sample_names: Names | None = None,
 ) -> None:
     """Write a self-contained HTML page of the most doubtful labels.
 
@@ -217,17 +192,14 @@ def save_gallery(
         image_of: returns the image of a sample index, (H, W) or (H, W, 3) uint8.
         title: title of the page.
         count: maximum number of labels, >= 1.
-        class_names: as for :func:`save_csv`.
-        sample_names: as for :func:`save_csv`.
 
     Raises:
-        TypeError: if an image is not a uint8 array, or names are not a sequence.
-        ValueError: on an image of another shape, too few names, or count < 1.
+        TypeError: if an image is not a uint8 array.
+        ValueError: on an image of another shape, or count < 1.
     """
     checks.at_least("count", count, 1)
-    name_class, name_sample = _namers(ranking, class_names, sample_names)
     shown = list(ranking.first(count))
-    cards = [_card(row, image_of(row.sample), name_sample(row.sample), name_class) for row in shown]
+    cards = [_card(ranking, row, image_of(row.sample)) for row in shown]
     kinds = (Verdict.UNKNOWN,) if ranking.caution else KNOWN_VERDICTS[::-1]
     counts = ", ".join(f"{len(ranking.only(each))} {each.name.lower()}" for each in kinds)
     summary = f"Of {len(ranking)} labels: {counts}. Here are the {len(shown)} most doubtful."
@@ -237,17 +209,14 @@ def save_gallery(
     write_atomically(path, page.encode("utf-8", "backslashreplace"))
 
 
-Namer = Callable[[int], str]
-
-
-def _in_utf_8(name: Namer) -> Namer:
+def _in_utf_8(name: Callable[[int], str]) -> Callable[[int], str]:
     """Escape characters that UTF-8 cannot encode by a backslash."""
     return lambda place: name(place).encode("utf-8", "backslashreplace").decode()
 
 
 def _parts(ranking: LabelRanking) -> Iterator[LabelRanking]:
     for start in range(0, len(ranking), PART):
-        yield ranking._rows(slice(start, start + PART))
+        yield ranking.rows(slice(start, start + PART))
 
 
 def _fill(template: str, **values: str) -> str:
@@ -255,8 +224,9 @@ def _fill(template: str, **values: str) -> str:
     return template.format(**{name: escape(value) for name, value in values.items()})
 
 
-def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_class: Namer) -> str:
-    given, suggested = name_class(row.given), name_class(row.suggested)
+def _card(ranking: LabelRanking, row: DoubtfulLabel, pixels: npt.NDArray[np.uint8]) -> str:
+    name = ranking.sample_name(row.sample)
+    given, suggested = ranking.class_name(row.given), ranking.class_name(row.suggested)
     verdict = row.verdict.name.lower()
     return _fill(
         CARD,
@@ -270,34 +240,6 @@ def _card(row: DoubtfulLabel, pixels: npt.NDArray[np.uint8], name: str, name_cla
         doubt=f"{row.doubt:.1%}",
         plausibility=f"{row.plausibility:.1%}",
     )
-
-
-def _namers(
-    ranking: LabelRanking, class_names: Names | None, sample_names: Names | None
-) -> tuple[Namer, Namer]:
-    """Return functions that name a class and a sample; check that there are enough names."""
-    largest_class = largest_sample = -1
-    if len(ranking):
-        largest_class = int(max(ranking.given.max(), ranking.suggested.max()))
-        largest_sample = int(ranking.sample.max())
-    return (
-        _namer("class_names", class_names, ranking.class_names, largest_class),
-        _namer("sample_names", sample_names, ranking.sample_names, largest_sample),
-    )
-
-
-def _namer(name: str, names: Names | None, own: Sequence[Any], largest: int) -> Namer:
-    """Return a lookup of names by position, whatever the index of a pandas column is."""
-    if names is None and not len(own):
-        return str
-    names = own if names is None else names
-    is_bad = isinstance(names, str | bytes | Mapping | Set) or not isinstance(names, Iterable)
-    if is_bad or getattr(names, "ndim", 1) != 1:  # iterating over a table yields its columns
-        raise TypeError(f"`{name}` must be a sequence of names; got {type(names).__name__}")
-    by_position = names if isinstance(names, Sequence) else list(names)
-    if len(by_position) <= largest:
-        raise ValueError(f"`{name}` must hold at least {largest + 1} names; got {len(by_position)}")
-    return lambda place: str(by_position[place])
 
 
 def encode_png(pixels: npt.NDArray[np.uint8]) -> bytes:

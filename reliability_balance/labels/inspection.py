@@ -18,12 +18,12 @@ from typing_extensions import Self
 
 from reliability_balance import checks
 from reliability_balance import functional as RF
-from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.embedding_beliefs import (
     ROUNDS,
     SETTINGS,
     EmbeddingBeliefs,
     Voters,
+    points_of,
     refurbished,
     take_in,
 )
@@ -31,9 +31,10 @@ from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
-    _one_label_each,
+    one_label_each,
 )
 from reliability_balance.labels.rows import Progress, blocks, followed
+from reliability_balance.labels.tables import aligned, as_sequence, by_position
 from reliability_balance.labels.targets import RefurbishedTargets
 
 
@@ -81,13 +82,17 @@ class LabelRanking:
             and of the likeliest other class, in [0, 1]; near 0: clearly another class.
         verdict: values of :class:`Verdict`.
         caution: reason why all verdicts are UNKNOWN; empty if they are not.
-        class_names: C names for ``str()``, which shows the first 10 rows, and for files; empty:
-            class indices.
+        class_names: C names for ``str()``, which shows the first 10 rows, and for files, looked up
+            by position; empty: class indices.
         sample_names: N names, such as :class:`data.SampleIds`; empty: sample indices.
 
     Shape:
         - sample, given, suggested: (M,) int64; doubt, plausibility: (M,) floating; verdict: (M,)
           int64; on the CPU.
+
+    Raises:
+        TypeError: if names are not a sequence, for example a dict.
+        ValueError: if there are too few names.
 
     Example:
         >>> ranking = LabelRanking(
@@ -112,27 +117,41 @@ class LabelRanking:
     class_names: Sequence[Any] = ()
     sample_names: Sequence[Any] = ()
 
+    def __post_init__(self) -> None:
+        classes = (self.given, self.suggested)
+        for name, shown in (("class_names", classes), ("sample_names", (self.sample,))):
+            names = as_sequence(name, getattr(self, name))
+            needed = 1 + max(int(each.max()) for each in shown) if len(self) else 0
+            if 0 < len(names) < needed:
+                raise ValueError(f"`{name}` must hold at least {needed} names; got {len(names)}")
+            object.__setattr__(self, name, names)
+
     def __len__(self) -> int:
         return len(self.sample)
 
-    def __str__(self) -> str:
-        def name(names: Sequence[Any], place: int) -> str:
-            return str(names[place] if len(names) else place)
+    def class_name(self, index: int) -> str:
+        """Return the name of a class, or its index if classes have no names."""
+        return str(self.class_names[index] if self.class_names else index)
 
+    def sample_name(self, index: int) -> str:
+        """Return the name of a sample, or its index if samples have no names."""
+        return str(self.sample_names[index] if self.sample_names else index)
+
+    def __str__(self) -> str:
         rows = [
             (
-                name(self.sample_names, row.sample),
-                name(self.class_names, row.given),
-                name(self.class_names, row.suggested),
+                self.sample_name(row.sample),
+                self.class_name(row.given),
+                self.class_name(row.suggested),
                 f"{row.doubt:.2f}",
                 f"{row.plausibility:.2f}",
                 row.verdict.name,
             )
             for row in self.first(SHOWN)
         ]
-        has_classes = bool(len(self.class_names))
-        is_text = (bool(len(self.sample_names)), has_classes, has_classes, False, False, True)
-        lines = _aligned([DoubtfulLabel._fields, *rows], is_text)
+        has_classes = bool(self.class_names)
+        is_text = (bool(self.sample_names), has_classes, has_classes, False, False, True)
+        lines = aligned([DoubtfulLabel._fields, *rows], is_text)
         if len(self) > SHOWN:
             lines.append(f"… and {len(self) - SHOWN} more")
         if self.caution:
@@ -147,29 +166,18 @@ class LabelRanking:
     def first(self, count: int) -> Self:
         """Return the `count` most doubtful labels, or all if there are fewer."""
         checks.at_least("count", count, 0)
-        return self._rows(slice(count))
+        return self.rows(slice(count))
 
     def only(self, verdict: Verdict) -> Self:
         """Return the labels with this verdict."""
-        return self._rows(self.verdict == verdict)
+        return self.rows(self.verdict == verdict)
 
-    def _rows(self, rows: Tensor | slice) -> Self:
+    def rows(self, rows: Tensor | slice) -> Self:
+        """Return the labels at these places of the ranking."""
         return replace(self, **{name: column[rows] for name, column in self._columns().items()})
 
     def _columns(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in DoubtfulLabel._fields}
-
-
-def _aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
-    """Return the lines of a table, with text aligned left and numbers aligned right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(
-            cell.ljust(width) if text else cell.rjust(width)
-            for cell, width, text in zip(row, widths, is_text, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
 
 
 @torch.no_grad()
@@ -177,7 +185,8 @@ def rank_labels(
     targets: RefurbishedTargets,
     labels: Tensor,
     *,
-    sample_names: Sequence[Any] = (),
+    class_names: Iterable[Any] = (),
+    sample_names: Iterable[Any] = (),
     progress: Progress | None = None,
 ) -> LabelRanking:
     r"""Rank labels by the probability that they are wrong; separate wrong from ambiguous ones.
@@ -202,6 +211,7 @@ def rank_labels(
     Args:
         targets: targets after training. Samples that were never seen are left out.
         labels: all N labels, as trained on.
+        class_names: C names to show; empty: class indices.
         sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
         progress: called with the number of labels ranked since its last call, such as
             ``tqdm(total=N).update``.
@@ -213,9 +223,9 @@ def rank_labels(
           broken by the posterior.
 
     Raises:
-        TypeError: on a wrong dtype.
-        ValueError: on wrong shapes or values, on other labels than those trained on, or if no
-            sample was seen.
+        TypeError: on a wrong dtype, or if names are not a sequence.
+        ValueError: on wrong shapes or values, on another number of names, on other labels than
+            those trained on, or if no sample was seen.
 
     Warns:
         UserWarning: if the model has learned too little for verdicts.
@@ -232,27 +242,22 @@ def rank_labels(
         >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
         (2, 1, 0, 'MISLABELLED')
     """
-    check_sample_names(sample_names, targets.num_samples)
+    class_names = by_position("class_names", class_names, targets.num_classes)
+    sample_names = by_position("sample_names", sample_names, targets.num_samples)
     checks.callable_or_none("progress", progress)
-    ranking = _rank(targets, labels, progress)
+    ranking = rank_quietly(targets, labels, progress)
     if ranking.caution:
         warnings.warn(f"no verdicts: {ranking.caution}", UserWarning, stacklevel=3)
-    return replace(ranking, sample_names=sample_names)
+    return replace(ranking, class_names=class_names, sample_names=sample_names)
 
 
-def check_sample_names(sample_names: Sequence[Any], count: int) -> None:
-    """Require a name for each sample, or none."""
-    if len(sample_names) not in (0, count):
-        raise ValueError(f"`sample_names` must hold {count} names; got {len(sample_names)}")
-
-
-def _rank(
+def rank_quietly(
     targets: RefurbishedTargets, labels: Tensor, progress: Progress | None = None
 ) -> LabelRanking:
     """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     given, suggested = torch.empty_like(seen), torch.empty_like(seen)
     doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
@@ -286,7 +291,7 @@ def _judged(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return judged label, likeliest class, doubt and plausibility, (B,)."""
     posterior = posterior_of(targets.beliefs(index), labels)
-    judged = _one_label_each(labels, posterior)
+    judged = one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
     place = given.unsqueeze(-1)
     if judged.is_floating_point():
@@ -393,16 +398,13 @@ def inspect_embeddings(
         >>> int(rank_labels(targets, labels).sample[0])
         7
     """
-    checks.floating("embeddings", embeddings)
-    checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
-    checks.finite("embeddings", embeddings)
+    points = points_of(embeddings)
     checks.at_least("num_classes", num_classes, 2)
     checks.callable_or_none("progress", progress)
     checks.labels(labels, embeddings.shape[:1], num_classes)
     checks.label_values(labels, num_classes)
     if len(embeddings) < 2:
         raise ValueError(f"`embeddings` must hold at least 2 samples; got {len(embeddings)}")
-    points = RF.widen(pool_tokens(embeddings))
     labels = labels.to(points.device)
     given = Voters.of(labels, num_classes, points.dtype)
     targets = RefurbishedTargets(len(points), num_classes, **SETTINGS).to(points.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from reliability_balance import checks
 from reliability_balance.core.clustering import k_means
-from reliability_balance.labels.embedding_beliefs import _nearest
+from reliability_balance.labels.embedding_beliefs import nearest_voters
 from reliability_balance.labels.inspection import LabelRanking, Verdict
 from reliability_balance.labels.rows import blocks
 
@@ -194,21 +194,19 @@ class NearDuplicates(Check):
             is_issue,
             -torch.expm1(-distances[:, 0] / scale),
             {"near_duplicate_set": sets.where(is_issue, -1)},
-            list(_sets(sets, is_issue, samples.ranking.given)),
+            list(_sets(sets, is_issue, samples.ranking)),
         )
 
 
 class DuplicateSet(NamedTuple):
-    """Near-duplicates of each other, and their given labels."""
+    """Near-duplicates of each other, and their given labels; `text` says so by names."""
 
     samples: tuple[int, ...]
     labels: tuple[int, ...]
+    text: str
 
     def __str__(self) -> str:
-        names = ", ".join(map(str, self.samples))
-        if len(set(self.labels)) == 1:
-            return f"samples {names}: label {self.labels[0]}"
-        return f"samples {names}: labels {', '.join(map(str, self.labels))}"
+        return self.text
 
 
 @dataclass(frozen=True)
@@ -253,7 +251,8 @@ class WeakGroups(Check):
         for kind, members in partitions.items():
             for index in members.unique().tolist():
                 inside = members == index
-                group = _group(kind, index, agrees[inside], agrees[~inside], quantile)
+                name = samples.ranking.class_name(index) if kind == "class" else str(index)
+                group = _group(kind, index, name, agrees[inside], agrees[~inside], quantile)
                 if group.gap > self.margin:
                     weakest.append(group)
                     score[inside] = score[inside].clamp_max(group.agreement / group.others)
@@ -265,11 +264,13 @@ class WeakGroups(Check):
 class GroupAgreement:
     """Agreement of predictions and labels in a group, with its limits, and among all others.
 
-    `gap` is the lower limit of what the others agree more.
+    `gap` is the lower limit of what the others agree more. `name` is that of a class, if classes
+    have names, and otherwise the index.
     """
 
     kind: str
     index: int
+    name: str
     count: int
     agreement: float
     low: float
@@ -281,7 +282,7 @@ class GroupAgreement:
         shares = (self.agreement, self.low, self.high, self.others)
         agreement, low, high, others = (f"{100 * each:.0f}" for each in shares)
         return (
-            f"{self.kind} {self.index}: {agreement} % [{low}, {high}] of {self.count} labels "
+            f"{self.kind} {self.name}: {agreement} % [{low}, {high}] of {self.count} labels "
             f"predicted, {others} % elsewhere"
         )
 
@@ -304,7 +305,7 @@ def nearest_samples(points: Tensor, is_cosine: bool) -> tuple[Tensor, Tensor]:
     # The product that finds the candidates cancels far from 0; one huge row moves no median.
     wide = points if points.device.type == "mps" else points.double()
     wide = wide - wide.median(0).values
-    found = _nearest(wide, rows, rows, NEIGHBOURS)
+    found = nearest_voters(wide, rows, rows, NEIGHBOURS)
     distances = torch.empty(found.shape, dtype=wide.dtype, device=points.device)
     for block in blocks(rows, found.shape[1] * points.shape[1]):
         between = wide[block].unsqueeze(1) - wide[found[block]]
@@ -342,13 +343,19 @@ def _linked(first: Tensor, second: Tensor, count: int) -> Tensor:
         smallest = linked
 
 
-def _sets(sets: Tensor, is_issue: Tensor, given: Tensor) -> Iterator[DuplicateSet]:
+def _sets(sets: Tensor, is_issue: Tensor, ranking: LabelRanking) -> Iterator[DuplicateSet]:
     """Yield the sets, by their first samples."""
     rows = is_issue.nonzero().squeeze(1)
     order = rows[sets[rows].argsort(stable=True)]
     _, sizes = sets[order].unique_consecutive(return_counts=True)
     for members in order.split(sizes.tolist()):
-        yield DuplicateSet(tuple(members.tolist()), tuple(given[members].tolist()))
+        samples, labels = tuple(members.tolist()), tuple(ranking.given[members].tolist())
+        shown = labels if len(set(labels)) > 1 else labels[:1]
+        text = (
+            f"samples {', '.join(map(ranking.sample_name, samples))}: "
+            f"label{'s' * (len(shown) > 1)} {', '.join(map(ranking.class_name, shown))}"
+        )
+        yield DuplicateSet(samples, labels, text)
 
 
 def _clusters(samples: CheckInput) -> Tensor:
@@ -365,13 +372,13 @@ def _clusters(samples: CheckInput) -> Tensor:
 
 
 def _group(
-    kind: str, index: int, inside: Tensor, outside: Tensor, quantile: float
+    kind: str, index: int, name: str, inside: Tensor, outside: Tensor, quantile: float
 ) -> GroupAgreement:
     """Compare the agreement in a group with that of others; a group of all with its own."""
     agreement, low, high = _wilson(inside, quantile)
     others, least, _ = _wilson(outside if len(outside) else inside, quantile)
     gap = others - agreement - math.hypot(others - least, high - agreement)
-    return GroupAgreement(kind, index, len(inside), agreement, low, high, others, gap)
+    return GroupAgreement(kind, index, name, len(inside), agreement, low, high, others, gap)
 
 
 def _wilson(agrees: Tensor, quantile: float) -> tuple[float, float, float]:

@@ -1,8 +1,8 @@
 """One table of a training set's issues: wrong labels, outliers, near-duplicates and weak groups."""
 
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -10,13 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from reliability_balance import checks as arguments
-from reliability_balance import functional as RF
-from reliability_balance.core.attention import pool_tokens
-from reliability_balance.labels.inspection import (
-    _aligned,
-    _rank,
-    check_sample_names,
-)
+from reliability_balance.labels.embedding_beliefs import points_of
+from reliability_balance.labels.inspection import rank_quietly
 from reliability_balance.labels.issue_checks import (
     CHECKS,
     Check,
@@ -25,6 +20,7 @@ from reliability_balance.labels.issue_checks import (
     nearest_samples,
 )
 from reliability_balance.labels.rows import blocks
+from reliability_balance.labels.tables import aligned, by_position
 from reliability_balance.labels.targets import RefurbishedTargets
 
 if TYPE_CHECKING:
@@ -66,7 +62,7 @@ class Issues:
             if len(self.sample_names):
                 worst = [self.sample_names[sample] for sample in worst]
             rows.append((name, str(int(found.is_issue.sum())), ", ".join(map(str, worst))))
-        lines = _aligned(rows, (True, False, True))
+        lines = aligned(rows, (True, False, True))
         for name, found in self.found.items():
             if found.groups:
                 lines += ["", f"{name}: {len(found.groups)} found"]
@@ -117,7 +113,8 @@ def find_issues(
     metric: Literal["cosine", "euclidean"] = "cosine",
     checks: Sequence[Check] = CHECKS,
     seed: int = 0,
-    sample_names: Sequence[Any] = (),
+    class_names: Iterable[Any] = (),
+    sample_names: Iterable[Any] = (),
 ) -> Issues:
     """Find wrong labels, outliers, near-duplicates and weak groups of a training set.
 
@@ -132,6 +129,7 @@ def find_issues(
         metric: distance of embeddings.
         checks: the checks to run.
         seed: seed of the checks that draw at random.
+        class_names: C names to show; empty: class indices.
         sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
 
     Shape:
@@ -139,9 +137,10 @@ def find_issues(
           (N, D) or (N, T, D) floating.
 
     Raises:
-        TypeError: on wrong dtypes, or if `checks` are not :class:`labels.Check` objects.
-        ValueError: on wrong shapes or values, on other labels than those trained on, if a sample
-            was never seen, or if two checks have the same name.
+        TypeError: on wrong dtypes, if `checks` are not :class:`labels.Check` objects, or names not
+            a sequence.
+        ValueError: on wrong shapes or values, on another number of names, on other labels than
+            those trained on, if a sample was never seen, or if two checks have the same name.
 
     Warns:
         UserWarning: if the model has learned too little for verdicts on labels.
@@ -159,13 +158,11 @@ def find_issues(
         (3, (8, 9))
     """
     count = len(targets.updates)
-    arguments.floating("embeddings", embeddings)
-    arguments.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    points = points_of(embeddings)
     if len(embeddings) != count:
         raise ValueError(
             f"`embeddings` must be of the {count} samples of `targets`; got {len(embeddings)}"
         )
-    arguments.finite("embeddings", embeddings)
     arguments.one_of("metric", metric, ("cosine", "euclidean"))
     unseen = int((targets.updates == 0).sum())
     if unseen:
@@ -173,19 +170,22 @@ def find_issues(
     for check in checks:
         if not isinstance(check, Check):
             raise TypeError(f"`checks` must be Check objects, such as Outliers(); got {check!r}")
-    check_sample_names(sample_names, count)
+    class_names = by_position("class_names", class_names, targets.num_classes)
+    sample_names = by_position("sample_names", sample_names, count)
     names = [check.name for check in checks]
     if len(set(names)) < len(names):
         raise ValueError(f"`checks` must have different names; got {', '.join(names)}")
-    ranking = _rank(targets, labels)
+    ranking = rank_quietly(targets, labels)
     if ranking.caution:
         warnings.warn(f"no verdicts on labels: {ranking.caution}", UserWarning, stacklevel=3)
-    ranking = ranking._rows(ranking.sample.argsort())
+    ranking = replace(
+        ranking.rows(ranking.sample.argsort()), class_names=class_names, sample_names=sample_names
+    )
     index = torch.arange(count, device=targets.updates.device)
     predicted = torch.empty_like(index)
     for rows in blocks(index, targets.num_classes):
         predicted[rows] = targets.beliefs(rows).argmax(-1)
-    points, is_cosine = RF.widen(pool_tokens(embeddings)), metric == "cosine"
+    is_cosine = metric == "cosine"
     if is_cosine:  # the square of a huge coordinate would overflow
         largest = points.abs().amax(-1, keepdim=True)
         points = F.normalize(points / largest.clamp_min(torch.finfo(points.dtype).tiny), dim=-1)

@@ -13,6 +13,10 @@ from reliability_balance.labels.targets import RefurbishedTargets
 # which memorized some labels, and 0.16 on digits with 70 % wrong labels.
 SMALLEST_KAPPA = 0.05
 STANDARD_ERRORS = 3.0
+# Phi coefficient of predictions and labels of two classes that are hardly told apart. It was up to
+# 0.15 for classes of equal embeddings, and 0.3 on digits with 45 % of labels those of the next
+# class. Fewer labels of a class do not suffice to measure it.
+SMALLEST_PHI, FEWEST_LABELS = 0.2, 50
 # With a smaller control group, all samples are compared.
 SMALLEST_CONTROL = 30
 
@@ -95,6 +99,33 @@ def _in_blocks(
     for rows in blocks(torch.arange(len(index), device=index.device), targets.num_classes):
         beliefs = targets.beliefs(index[rows])
         yield beliefs, as_probabilities(labels[rows], beliefs)
+
+
+def confused_pairs(targets: RefurbishedTargets, labels: Tensor) -> list[tuple[int, int]]:
+    """Return pairs of classes that out-of-sample predictions hardly tell apart.
+
+    Judged by the phi coefficient of prediction and label, of the samples that have both in the
+    pair, if there are at least 50 labels of each.
+
+    Args:
+        targets: targets after training.
+        labels: all N labels.
+    """
+    num_classes, classes = targets.num_classes, targets.out_of_sample.classes
+    known = (classes >= 0).nonzero().squeeze(-1)
+    counts = torch.zeros(num_classes, num_classes, dtype=torch.float64, device=known.device)
+    used, predicted = labels.to(known.device)[known], classes[known].long()
+    like = counts.new_empty(0, num_classes)
+    for rows in blocks(torch.arange(len(known), device=known.device), num_classes):
+        counts.index_add_(0, predicted[rows], as_probabilities(used[rows], like))
+    # Of each pair, as a table of two by two: right for the one and the other, and both confusions.
+    one, other, confused = counts.diagonal().unsqueeze(1), counts.diagonal(), counts * counts.T
+    labels_of, predictions_of = one + counts.T, one + counts
+    spread = (labels_of * labels_of.T * predictions_of * predictions_of.T).sqrt()
+    phi = (one * other - confused) / spread.clamp_min(1.0)
+    enough = labels_of.minimum(labels_of.T) >= FEWEST_LABELS
+    pairs = ((phi < SMALLEST_PHI) & enough).triu(1)
+    return [(first, second) for first, second in pairs.nonzero().tolist()]
 
 
 def chance_corrected(

@@ -66,7 +66,7 @@ class Memorization(nn.Module):
     def debias(self, residual: Tensor, probs: Tensor) -> Tensor:
         """Remove the memorization of the samples' own targets from predictions (B, C)."""
         scores = _log(RF.widen(probs, residual))
-        return RF._softmax(scores.addcmul_(residual, self.strength, value=-1))
+        return RF.softmax(scores.addcmul_(residual, self.strength, value=-1))
 
     def collect(
         self, residual: Tensor, given: Tensor, debiased: Tensor, shown: Tensor, held: Tensor
@@ -81,7 +81,7 @@ class Memorization(nn.Module):
         slope = expectation(residual, given) - expectation(residual, debiased)
         fit = fit.addcmul_(slope, self.strength)
         rows = torch.cat([torch.ones_like(fit), fit, slope], -1)
-        with RF._without_autocast(rows):
+        with RF.without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
         return (sums / len(self.control)).to(self.sums.dtype)
 

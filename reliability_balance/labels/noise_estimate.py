@@ -11,9 +11,9 @@ from reliability_balance import checks
 from reliability_balance import functional as RF
 from reliability_balance.labels.given_labels import check_label_values, check_labels
 from reliability_balance.labels.interval import Interval
-from reliability_balance.labels.knowledge import caution
+from reliability_balance.labels.knowledge import caution, confused_pairs
 from reliability_balance.labels.noise_rate import noise_rate_bounds
-from reliability_balance.labels.posterior import _annotator_posterior, as_probabilities
+from reliability_balance.labels.posterior import as_probabilities, posterior_of_annotators
 from reliability_balance.labels.rows import Progress, blocks
 from reliability_balance.labels.targets import RefurbishedTargets
 
@@ -40,16 +40,20 @@ def estimate_noise(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> NoiseEstimate:
-    """Estimate label noise from targets after training, in blocks of constant memory.
+    """Estimate label noise from targets after training, in blocks of samples.
 
     The rate and its interval are those of :func:`noise_rate_bounds`, from predictions of the
     held-back labels before these were trained on. The interval is wide where the model predicts
     poorly, as after few epochs, and [0, 1] if no labels were held back. The matrix and its
     bootstrap interval are those of :func:`noise_from_beliefs`; its rate may differ.
 
-    For several annotators, the rate is the share of wrong ones among all single labels. Each label
-    is compared with the posterior given the other labels of its sample; the bootstrap resamples
-    samples, not labels.
+    R resamples take 4 R C^2 bytes: 0.8 GB with 1,000 classes. If labels were held back,
+    :meth:`RobustLoss.noise_rate` estimates the rate without the matrix.
+
+    Of soft labels, the rate is the mean probability that they give to wrong classes, so it counts
+    uncertain and smoothed labels, too. For several annotators, it is the share of wrong ones among
+    all single labels. Each label is compared with the posterior given the other labels of its
+    sample; the bootstrap resamples samples, not labels.
 
     Args:
         targets: targets after training. Samples that were never seen are left out.
@@ -69,7 +73,8 @@ def estimate_noise(
 
     Warns:
         UserWarning: if predictions are not certain to agree with the labels better than class
-            frequencies do; see :func:`labels.rank_labels`.
+            frequencies do (see :func:`labels.rank_labels`), or hardly tell two classes apart: the
+            labels then say little of how their rows differ.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
@@ -83,6 +88,14 @@ def estimate_noise(
     """
     checks.callable_or_none("progress", progress)
     _check_known(targets, labels)
+    confused = confused_pairs(targets, labels)
+    if confused:
+        warnings.warn(
+            "the noise matrix is unreliable for classes that predictions hardly tell apart: "
+            f"{checks.listed(f'{one} and {two}' for one, two in confused)}",
+            UserWarning,
+            stacklevel=2,
+        )
     evidence = _evidence_of(targets, labels)
     estimate = _noise_from(
         evidence, targets.noise_matrix, level, num_resamples, seed, progress=progress
@@ -288,18 +301,18 @@ def _noise_from(
     checks.open_share("level", level)
     count, joint = evidence.count, _fit(evidence, None, RF.widen(start))
     generator = torch.Generator().manual_seed(seed)
-    resampled = []
-    for _ in range(num_resamples):
+    rates = joint.new_empty(num_resamples)
+    matrices = joint.new_empty(num_resamples, *joint.shape)
+    for resample in range(num_resamples):
         drawn = torch.randint(count, (count,), generator=generator, device="cpu").bincount(
             minlength=count
         )
-        resampled.append(_fit(evidence, drawn.to(joint), _matrix(joint)))
+        resampled = _fit(evidence, drawn.to(joint), _matrix(joint))
+        rates[resample], matrices[resample] = _rate(resampled), _matrix(resampled)
         if progress is not None:
             progress(1)
-    joints = torch.stack(resampled)
     return NoiseEstimate(
-        _interval(_rate(joint), _rate(joints), level),
-        _interval(_matrix(joint), _matrix(joints), level),
+        _interval(_rate(joint), rates, level), _interval(_matrix(joint), matrices, level)
     )
 
 
@@ -344,7 +357,7 @@ def _single_labels(
     sample, annotator = (labels >= 0).nonzero(as_tuple=True)
     single = labels[sample, annotator]
     matrices = matrices.double()
-    posterior = _annotator_posterior(beliefs.double(), labels, matrices)
+    posterior = posterior_of_annotators(beliefs.double(), labels, matrices)
     own = matrices[annotator, :, single]  # positive, because of shrinkage
     others = posterior[sample] / own
     others = others / others.sum(-1, keepdim=True)
@@ -391,6 +404,10 @@ def _rate(joint: Tensor) -> Tensor:
 
 
 def _interval(value: Tensor, resampled: Tensor, level: float) -> Interval:
+    """Return percentiles of R resampled values (R, ...), in blocks: they are sorted in a copy."""
     tail = (1.0 - level) / 2.0
-    low, high = torch.quantile(resampled, torch.tensor([tail, 1.0 - tail]).to(resampled), dim=0)
-    return Interval(value, low, high)
+    shares = torch.tensor([tail, 1.0 - tail]).to(resampled)
+    columns = resampled.reshape(len(resampled), -1).T
+    bounds = [part.quantile(shares, dim=1) for part in blocks(columns, len(resampled))]
+    low, high = torch.cat(bounds, dim=1)
+    return Interval(value, low.view_as(value), high.view_as(value))

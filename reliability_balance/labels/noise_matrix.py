@@ -91,7 +91,7 @@ class DenseCounts(nn.Module):
         # label_posterior in the log domain: all entries of T are positive
         likelihood = self.matrix(shares).to(scores.dtype).log().T[labels]
         sharper = torch.add(likelihood, scores, alpha=1.0 / temperature)
-        return RF._softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
+        return RF.softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
@@ -119,7 +119,7 @@ class DenseCounts(nn.Module):
         """
         posterior = RF.widen(posterior)
         given = as_probabilities(given, posterior)
-        with RF._without_autocast(posterior):
+        with RF.without_autocast(posterior):
             if labels.is_floating_point():
                 matrix = self.matrix(shares).to(posterior.dtype)
                 tiny = torch.finfo(posterior.dtype).tiny
@@ -196,8 +196,8 @@ class SparseCounts(nn.Module):
         Posteriors are returned up to a factor for each sample.
         """
         likelihood = self._likelihood(labels, shares)
-        beliefs = RF._softmax(scores)
-        sharper = RF._softmax(scores.div_(temperature)).mul_(likelihood)
+        beliefs = RF.softmax(scores)
+        sharper = RF.softmax(scores.div_(temperature)).mul_(likelihood)
         return beliefs, likelihood.mul_(beliefs), sharper
 
     def rule(self, shares: Tensor) -> PosteriorRule:
@@ -348,7 +348,7 @@ class AnnotatorCounts(nn.Module):
     def collect(self, posterior: Tensor, labels: Tensor, num_samples: int) -> Parts:
         """Return what posteriors (B, C) and labels (B, A) add to J; rows of 0 are ignored."""
         posterior = RF.widen(posterior)
-        with RF._without_autocast(posterior):
+        with RF.without_autocast(posterior):
             votes = as_votes(labels, posterior)
             counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
             new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples

@@ -59,7 +59,7 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
     if not labels.is_floating_point():  # one column of T per label, no matrix product
         return normalised(beliefs * noise_matrix.T[labels].contiguous(), beliefs)
     given = labels.to(beliefs.dtype)
-    with RF._without_autocast(beliefs):
+    with RF.without_autocast(beliefs):
         likelihood = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
         possible = likelihood > tiny
         ratio = torch.where(possible, given / likelihood.where(possible, 1.0), 0.0)
@@ -121,10 +121,10 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
         )
     check_labels(labels, len(beliefs), len(noise_matrices))
     check_values(labels, num_classes)
-    return _annotator_posterior(beliefs, labels, noise_matrices)
+    return posterior_of_annotators(beliefs, labels, noise_matrices)
 
 
-def _annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
+def posterior_of_annotators(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
     """Compute :func:`annotator_posterior` without checks, which synchronize with the device."""
     beliefs = RF.widen(beliefs)
     num_annotators, num_classes, _ = noise_matrices.shape
@@ -145,7 +145,7 @@ def _safe_log(probs: Tensor) -> Tensor:
     return probs.clamp_min(tiny).log().where(probs > 0, -torch.inf)
 
 
-def _one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
+def one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
     """Return each sample's most frequent label (B,); the posterior (B, C) breaks ties.
 
     Index labels (B,) and soft labels (B, C) are returned unchanged.

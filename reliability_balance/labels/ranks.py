@@ -53,15 +53,15 @@ class Ranks:
         fingerprint = zlib.crc32(repr(settings).encode())
         values = [int(is_last), self.calls, int(failure is not None), fingerprint, count]
         mine = torch.tensor(values, device=device)
-        gathered = [torch.empty_like(mine) for _ in range(distributed.get_world_size(self.group))]
+        gathered = mine.new_empty(distributed.get_world_size(self.group), len(values))
         try:
-            distributed.all_gather(gathered, mine, group=self.group)
+            distributed.all_gather(list(gathered.unbind()), mine, group=self.group)
         except RuntimeError as error:
             raise RuntimeError(
                 "`targets` must be called equally often in all processes; another one has ended "
                 f"or failed before call {self.calls}: {error}"
             ) from error
-        lasts, calls, failures, fingerprints, counts = torch.stack(gathered).T.tolist()
+        lasts, calls, failures, fingerprints, counts = gathered.T.tolist()
         if failure is not None:
             raise failure
         if len(set(lasts)) > 1 or len(set(calls)) > 1:
@@ -91,6 +91,9 @@ class Ranks:
             rows: tensors (B, ...) of this process.
             sums: tensors of the same shape in all processes.
         """
+        addends = [each for parts in sums.values() for each in parts]
+        total = torch.cat([each.flatten() for each in addends])
+        is_summed = distributed.all_reduce(total, group=self.group, async_op=True)
         mine = [each for parts in rows.values() for each in parts]
         packed = [_as_bytes(each) for each in mine]
         widths = [each.shape[1] for each in packed]
@@ -99,15 +102,9 @@ class Ranks:
             _as_rows(column, each)
             for column, each in zip(gathered.split(widths, dim=1), mine, strict=True)
         ]
-        addends = [each for parts in sums.values() for each in parts]
-        total = torch.cat([each.flatten() for each in addends])
-        distributed.all_reduce(total, group=self.group)
-        totals = [
-            part.view(each.shape)
-            for part, each in zip(
-                total.split([each.numel() for each in addends]), addends, strict=True
-            )
-        ]
+        is_summed.wait()
+        parts_of_total = total.split([each.numel() for each in addends])
+        totals = [part.view_as(each) for part, each in zip(parts_of_total, addends, strict=True)]
         return _grouped(rows, of_all), _grouped(sums, totals)
 
     def _difference(self, settings: dict[str, object]) -> str:
@@ -183,9 +180,8 @@ def _as_bytes(rows: Tensor) -> Tensor:
 
 def _as_rows(data: Tensor, like: Tensor) -> Tensor:
     """Copy bytes (M, n) to rows of the dtype and shape of those of `like`."""
-    rows = like.new_empty(len(data), *like.shape[1:])
-    _as_bytes(rows).copy_(data)
-    return rows
+    copied = data.clone(memory_format=torch.contiguous_format)  # a view may not be aligned
+    return copied.flatten().view(like.dtype).view(len(data), *like.shape[1:])
 
 
 def _grouped(like: dict[str, Parts], tensors: list[Tensor]) -> dict[str, Parts]:

@@ -1,7 +1,7 @@
 """The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -196,6 +196,11 @@ class RobustLoss(nn.Module):
         return self._kept[0]
 
     @property
+    def labels(self) -> Tensor:
+        """All labels of the training set, as given, on the CPU."""
+        return self._kept[1]
+
+    @property
     def class_prior(self) -> Tensor:
         """Class frequencies (C,) of the labels as given; uniform if the recipe says so."""
         return self._kept[2]
@@ -207,12 +212,12 @@ class RobustLoss(nn.Module):
         If the recipe does not refurbish labels, processes do not communicate. Each then takes the
         batches of the others to be as large as its own.
         """
-        return self._samples_taken / len(self._kept[1])
+        return self._samples_taken / len(self.labels)
 
     @property
     def refurbishes(self) -> bool:
         """Whether labels are refurbished by now."""
-        return self.recipe.refurbishes_labels and self.progress > self.targets._effective_warmup
+        return self.recipe.refurbishes_labels and self.progress > self.targets.effective_warmup
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -310,17 +315,23 @@ class RobustLoss(nn.Module):
         return {**super().__getstate__(), "_equation": RobustLoss._terms}  # type: ignore[no-untyped-call]
 
     def doubtful_labels(
-        self, *, sample_names: Sequence[Any] = (), progress: Progress | None = None
+        self,
+        *,
+        class_names: Iterable[Any] = (),
+        sample_names: Iterable[Any] = (),
+        progress: Progress | None = None,
     ) -> LabelRanking:
         """Rank all labels trained on, the most doubtful first; see :func:`rank_labels`.
 
         Args:
+            class_names: C names to show; empty: class indices.
             sample_names: N names to show, such as :class:`data.SampleIds`; empty: sample indices.
             progress: called with the number of labels ranked since its last call, such as
                 ``tqdm(total=N).update``.
 
         Raises:
-            ValueError: if no sample was seen, or `sample_names` are not N.
+            TypeError: if names are not a sequence.
+            ValueError: if no sample was seen, or on another number of names.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -329,7 +340,11 @@ class RobustLoss(nn.Module):
         if not bool(self.targets.updates.any()):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(
-            self.targets, self._kept[1], sample_names=sample_names, progress=progress
+            self.targets,
+            self.labels,
+            class_names=class_names,
+            sample_names=sample_names,
+            progress=progress,
         )
 
     def noise_rate(self, *, level: float = 0.95) -> Interval:
@@ -470,7 +485,7 @@ class RobustLoss(nn.Module):
 
     def _require_known(self) -> None:
         self._require_doubts()
-        self.targets._check_known("criterion")
+        self.targets.check_known("criterion")
 
     @torch.no_grad()
     def _check_outputs(self, views: list[BalancerOutput]) -> None:
@@ -494,9 +509,12 @@ class RobustLoss(nn.Module):
             )
         if not (self.training and self.validate_args and checks.can_read_values()):
             return
+        if balancer.head is None and self.recipe.refurbishes_labels:
+            for name, view in zip(("output", "second"), views, strict=False):
+                _check_finite_logits(name, view.logits)
         if int(self.progress) == self._epochs_checked:
             return
-        anchors = balancer._anchor_points()
+        anchors = balancer.anchor_points()
         for name, view in zip(("output", "second"), views, strict=False):
             if anchors is None or view.anchors is None:
                 continue
@@ -515,7 +533,7 @@ class RobustLoss(nn.Module):
         if index is not None:
             checks.indices("index", index)
             if self.validate_args:
-                checks.index_values("index", index, len(self._kept[1]))
+                checks.index_values("index", index, len(self.labels))
                 self.targets.check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
         if self.targets.num_annotators and is_of_annotators(labels):
@@ -549,7 +567,7 @@ class RobustLoss(nn.Module):
         if partners is not None:
             soft = as_probabilities(labels, output.log_probs)
             output, labels = mix_with(partners, self.balancer, output, soft)
-        return self.loss._terms(output, labels, self._log_prior)
+        return self.loss.compute(output, labels, self._log_prior)
 
     @torch.no_grad()
     def _refurbish(
@@ -584,11 +602,11 @@ class RobustLoss(nn.Module):
         log_probs = view.log_probs
         if self._log_prior is not None:
             log_probs = log_probs + self._log_prior.to(log_probs)
-        return RF._softmax(log_probs)
+        return RF.softmax(log_probs)
 
     def _advance(self, samples: int) -> None:
         """Count progress; when held-back labels are released, decide on memorization."""
-        end = self.targets.held_for * len(self._kept[1])
+        end = self.targets.held_for * len(self.labels)
         is_end = self._samples_taken < end <= self._samples_taken + samples
         self._samples_taken += samples
         if is_end:
@@ -699,4 +717,15 @@ def _check_balancer_fields(recipe: Recipe, balancer: ReliabilityBalancer) -> Non
         raise ValueError(
             "`recipe` must have the model's values of the fields that configure its balancer; got "
             f"{', '.join(ignored)}: pass the recipe to `wrap` or ReliabilityBalancer instead"
+        )
+
+
+def _check_finite_logits(name: str, logits: Tensor) -> None:
+    """Require logits that leave each class possible, since refurbished targets do."""
+    excluded = int((logits == -torch.inf).sum())
+    if excluded:
+        raise ValueError(
+            f"`{name}.logits` must be finite, since refurbished targets give each class some "
+            f"probability; got minus infinity for {excluded} of {logits.numel()}: mask classes by "
+            "a large negative number, such as -30, in training"
         )

@@ -124,14 +124,14 @@ def posteriors_of(
             scores, state.noise_temperature, labels, state._class_shares
         )
     else:
-        posterior_of = state._posterior_rule()
-        beliefs = RF._softmax(scores)
+        posterior_of = state.posterior_rule()
+        beliefs = RF.softmax(scores)
         refurbished = posterior_of(beliefs, labels)
-        counted = posterior_of(RF._softmax(scores.div_(state.noise_temperature)), labels)
+        counted = posterior_of(RF.softmax(scores.div_(state.noise_temperature)), labels)
     weight = state.classes.posterior_weight(
         labels if labels.ndim == 1 else given, state.prior_count
     )
-    is_due = updates > state._effective_warmup
+    is_due = updates > state.effective_warmup
     return beliefs, towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
 

@@ -191,7 +191,7 @@ def attach(
         model, layer, side=side, channels=channels, output=output, token_mask=token_mask
     )
     if old is not None:
-        old.unwrap()
+        old.source.tap.release()
     is_replaced = side == "input" and not keep_head
     return WrappedClassifier(
         model,
@@ -372,12 +372,16 @@ class WrappedClassifier(Configured):
         self.balancer = balancer
         self.source = source
         self.keep_head = keep_head
+        self._replaces_head = bool(frozen)
+        self._has_trained_model = False
         source.tap.claim(self)
         source.tap.freeze(frozen)
 
     def forward(self, *args: Any, **kwargs: Any) -> BalancerOutput:
         """Call the model with these arguments, then the balancer on its embedding."""
         embedded = self._read(args, kwargs, wants_logits=self.keep_head)
+        if self.training and embedded.embedding.requires_grad:
+            self._has_trained_model = True
         output: BalancerOutput = self.balancer(
             embedded.embedding, embedded.logits, token_mask=embedded.token_mask
         )
@@ -444,7 +448,16 @@ class WrappedClassifier(Configured):
         With ``keep_head=False`` its last layer was frozen and is as before :func:`wrap`, so a
         trained model predicts at chance. Save the wrapped model instead (:func:`checkpoint.save`),
         or wrap with ``keep_head=True``, where the model predicts like the primary branch.
+
+        Warns:
+            UserWarning: if the model was called in training with ``keep_head=False``.
         """
+        if self._replaces_head and self._has_trained_model:
+            warnings.warn(
+                "the model's last layer was not trained, since keep_head=False: after `unwrap` the "
+                "model predicts at chance. Save the wrapped model, or wrap with keep_head=True",
+                stacklevel=2,
+            )
         self.source.tap.release()
         return self.model
 

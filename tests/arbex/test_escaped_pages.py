@@ -59,14 +59,13 @@ def audit_page(folder):
 def gallery(folder):
     index = torch.arange(5)
     label = index % len(CLASSES)
-    ranking = LabelRanking(index, label, label.flip(0), *torch.full((2, 5), 0.5), index % 3)
+    columns = (index, label, label.flip(0), *torch.full((2, 5), 0.5), index % 3)
+    ranking = LabelRanking(*columns, class_names=CLASSES, sample_names=HARMFUL)
     save_gallery(
         ranking,
         folder / "gallery.html",
         lambda _: np.zeros((3, 3), np.uint8),
         title="".join(HARMFUL),
-        class_names=CLASSES,
-        sample_names=HARMFUL,
     )
     return folder / "gallery.html"
 

@@ -14,6 +14,7 @@ from reliability_balance.backbones import poster_v2_base, poster_v2_small, poste
 from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2, PosterV2Config
 from reliability_balance.backbones.poster_v2.published import PUBLISHED_REST
 from reliability_balance.backbones.poster_v2.sizes import TINY
+from reliability_balance.backbones.poster_v2.vision_transformer import SelfAttention
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -226,6 +227,18 @@ class TestOptions:
         assert all(each.is_contiguous(memory_format=torch.channels_last) for each in maps)
         assert maps
 
+    def test_gradients_of_maps_are_channels_last(self, tiny: PosterV2) -> None:
+        gradients: list[Tensor] = []
+        for branch in (tiny.ir_back, tiny.face_landback):
+            for module in branch.modules():
+                if isinstance(module, nn.BatchNorm2d | nn.PReLU):
+                    module.register_forward_hook(
+                        lambda *call: call[-1].register_hook(gradients.append) and None
+                    )
+        tiny(torch.randn(2, 3, 32, 32)).square().sum().backward()
+        assert gradients
+        assert all(each.is_contiguous(memory_format=torch.channels_last) for each in gradients)
+
     @pytest.mark.filterwarnings("ignore:There is a performance drop")
     def test_gradients_of_transforms(self, tiny: PosterV2) -> None:
         tiny.double().eval()
@@ -299,3 +312,26 @@ def test_config_is_the_published_one_by_default() -> None:
     assert config.window_sizes == (28, 14, 7)
     assert config.num_tokens == 147
     assert config.drop_paths == (0.0, 0.125, 0.25)
+
+
+@pytest.mark.parametrize("grad", [True, False], ids=["train", "predict"])
+def test_attention_of_the_first_token_alone(grad: bool) -> None:
+    torch.manual_seed(0)
+    attention = SelfAttention(12, num_heads=3).double()
+    tokens = torch.randn(2, 5, 12, dtype=torch.float64)
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(attention(tokens, 1), attention(tokens)[:, :1])
+
+
+def test_attention_of_the_first_token_calls_a_layer_that_replaces_its_own() -> None:
+    """As LoRA does: such a layer's `weight` is not all that it applies."""
+
+    class Doubled(nn.Linear):
+        def forward(self, features: Tensor) -> Tensor:
+            return 2 * super().forward(features)
+
+    torch.manual_seed(0)
+    attention = SelfAttention(12, num_heads=3)
+    attention.qkv = Doubled(12, 36)
+    tokens = torch.randn(2, 5, 12)
+    torch.testing.assert_close(attention(tokens, 1), attention(tokens)[:, :1])

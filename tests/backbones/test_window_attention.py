@@ -120,10 +120,11 @@ def test_prelu_has_forward_and_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(run, (features, module.weight))
 
 
+@pytest.mark.parametrize("weights", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("size", [(4, 4), (5, 8), (1, 2)])
-def test_halving_convolution_is_torchs(size: tuple[int, int]) -> None:
+def test_halving_convolution_is_torchs(size: tuple[int, int], weights: torch.memory_format) -> None:
     torch.manual_seed(0)
-    module = HalvingConv(3, 5).double()
+    module = HalvingConv(3, 5).double().to(memory_format=weights)
     features = torch.randn(2, 3, *size, dtype=torch.float64, requires_grad=True)
     wanted = [features, module.weight, module.bias]
     expected = torch.nn.Conv2d.forward(module, features)

@@ -6,8 +6,6 @@ import torch
 
 pytest.importorskip("lightning", reason="the ARBEx example needs Lightning")
 
-import typer
-
 from benchmarks.application import how
 from benchmarks.questions import paper_table5
 from benchmarks.questions.paper_figures import BINS, count_confidences, main
@@ -89,8 +87,3 @@ def test_a_branch_without_wrong_predictions_has_no_mean_for_them():
     found = count_confidences(output, output.corrected.argmax(-1))
     assert found["corrected"]["wrong"] == {"counts": [0] * BINS, "mean": None}
     assert found["raised"]["wrong"] is None
-
-
-def test_refuses_another_data_set():
-    with pytest.raises(typer.BadParameter, match=r"aff-wild2.*got affectnet"):
-        main("affectnet")

@@ -7,8 +7,10 @@ import pytest
 
 pytest.importorskip("lightning", reason="the ARBEx example needs Lightning")
 
-import typer
+from typer import Typer
+from typer.testing import CliRunner
 
+from benchmarks.questions import paper_figures
 from benchmarks.questions.paper_table5 import MODELS, PAPER, format_column, main
 
 TINY = [
@@ -32,9 +34,14 @@ def test_trains_on_a_tree_and_prints_the_papers_column(tmp_path, capsys):
     assert "recipe robust, corrected" in (results / "paper_table5_raf-db_robust.md").read_text()
 
 
-def test_refuses_what_the_table_does_not_hold(tmp_path):
-    with pytest.raises(typer.BadParameter, match=r"aff-wild2.*got affectnet"):
-        main("affectnet", tmp_path)
+@pytest.mark.parametrize(("question", "more"), [(main, ["."]), (paper_figures.main, [])])
+def test_refuses_what_the_table_does_not_hold(question, more):
+    app = Typer()
+    app.command()(question)
+    found = CliRunner().invoke(app, ["affectnet", *more], env={"COLUMNS": "200"})
+    assert found.exit_code == 2
+    assert "must be one of aff-wild2" in found.output
+    assert "got affectnet" in found.output
 
 
 def test_every_column_holds_every_model():

@@ -33,12 +33,15 @@ def test_a_small_part_gives_findings_and_a_page(tmp_path, capsys):
     assert page in capsys.readouterr().out
 
 
-def test_a_step_on_ranks_is_timed_and_its_bytes_are_counted():
-    seconds, sent = steps_of_ranks(2, 40, 3)
-    assert len(seconds) == 3
-    assert min(seconds) > 0.0
-    # Handshake, rows of at most 0.4 kB, and sums over the classes.
-    assert 5 * 8 < sent < 5 * 8 + 128 * 400 + 4 * (3 * 40 + 6)
+def test_a_step_on_ranks_is_timed_and_what_it_sends_is_counted():
+    found = steps_of_ranks((1, 2), 40, 3)
+    assert [(size, len(each.seconds)) for size, each in found.items()] == [(1, 3), (2, 3)]
+    assert min(min(each.seconds) for each in found.values()) > 0.0
+    handshake = 5 * 8
+    assert found[1][1:] == (1, handshake)
+    # Rows of at most 0.4 kB, and sums over the classes.
+    assert found[2].collectives == 3
+    assert handshake < found[2].sent < handshake + 128 * 400 + 4 * (3 * 40 + 6)
 
 
 @pytest.mark.filterwarnings("ignore:no verdicts|the noise estimate")
@@ -70,3 +73,16 @@ def test_filled_rows_are_of_distinct_classes_and_can_be_ranked():
     assert all(len(set(row)) == 15 for row in classes.tolist())
     assert classes[:, 0].tolist() == labels.tolist()
     assert fill_and_rank(300, 40) >= 0.0
+
+
+def test_the_bootstrap_holds_one_matrix_for_each_resample(monkeypatch):
+    count, classes, resamples = 80, 40, 60
+    monkeypatch.setattr(rows, "BLOCK", 2**12)
+    monkeypatch.setattr(noise_estimate, "MAX_STEPS", 1)
+    beliefs = torch.randn(count, classes).softmax(-1)
+    labels = torch.arange(count) % classes
+    start = torch.full((classes, classes), 1 / classes)
+    peak = peak_allocated(
+        lambda: noise_estimate.noise_from_beliefs(beliefs, labels, start, num_resamples=resamples)
+    )
+    assert peak < 1.3 * 4 * resamples * classes**2

@@ -104,21 +104,37 @@ def test_a_progress_that_cannot_be_called_is_refused(call):
         inspect_embeddings(torch.randn(len(labels), 4), labels, 5, progress=5)
 
 
-def test_tables_show_the_names_of_samples():
+def test_tables_show_the_names_of_samples_and_classes():
     names = SampleIds(f"face {each}.png" for each in range(60))
     labels = torch.arange(60) % 2
     points = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)) + 6 * labels[:, None]
     labels[8] = 1
     points[11] = points[13]
     targets = inspect_embeddings(points, labels, 2)
-    issues = find_issues(targets, labels, points, metric="euclidean", sample_names=names)
-    assert "face 11.png, face 13.png" in str(issues)
+    classes = np.array(["cat", "dog"])
+    called = {"class_names": classes, "sample_names": names}
+    issues = find_issues(targets, labels, points, metric="euclidean", **called)
+    assert "samples face 11.png, face 13.png: label dog" in str(issues)
     assert issues.to_pandas().index[8] == "face 8.png"
-    ranking = rank_labels(targets, labels, sample_names=names)
-    assert str(ranking).splitlines()[1].startswith("face 8.png")
+    ranking = rank_labels(targets, labels, **called)
+    assert str(ranking).splitlines()[1].split()[:4] == ["face", "8.png", "dog", "cat"]
     for call in (
         lambda few: rank_labels(targets, labels, sample_names=few),
         lambda few: find_issues(targets, labels, points, sample_names=few),
     ):
         with pytest.raises(ValueError, match="`sample_names` must hold 60 names; got 59"):
             call(names[:59])
+    with pytest.raises(ValueError, match="`class_names` must hold 2 names; got 3"):
+        rank_labels(targets, labels, class_names=["cat", "dog", "horse"])
+
+
+def test_a_table_has_a_line_for_each_sample_whatever_its_name():
+    odd = ["a\nb", "\x1b[31m", "\ud800", "\u202e", "plain", "日本"]
+    labels = torch.arange(6) % 2
+    targets = RefurbishedTargets(6, 2, warmup=0)
+    targets(torch.arange(6), labels, torch.full((6, 2), 0.5))
+    text = str(rank_labels(targets, labels, sample_names=SampleIds(odd)))
+    lines = text.encode().decode().splitlines()[1:7]
+    assert sorted(line.split()[0] for line in lines) == sorted(
+        [r"a\nb", r"\x1b[31m", r"\ud800", r"\u202e", "plain", "日本"]
+    )

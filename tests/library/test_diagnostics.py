@@ -1,5 +1,6 @@
 """Each sickness is made, and named; a healthy model gets no complaint."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reliability_balance import (
     ReliabilityBalancer,
     ReliabilityLoss,
     RobustLoss,
+    calibrate,
     fit_head,
     wrap,
 )
@@ -97,7 +99,9 @@ class TestWhole:
         assert diagnosis.findings == ()
         assert str(diagnosis).endswith("no problem found in these measurements")
         assert "600 samples, accuracy" in str(diagnosis)
-        assert "anchors in use: 8 of 8" in str(diagnosis)
+        assert "nearest to a sample of their class: 8 of 8 (at most 2 of 2 in a class)" in str(
+            diagnosis
+        )
 
     def test_nor_does_one_with_branches_switched_off(self):
         for options in ({"num_anchors": 0, "attention": "tokens"}, {"attention": "off"}):
@@ -122,7 +126,7 @@ class TestWhole:
     def test_anchors_that_are_far_from_all_samples_do_no_harm(self, balancer):
         far = -balancer.anchors.detach().mean(1, keepdim=True) + torch.randn(CLASSES, 4, 16)
         diagnosis = diagnose(self.with_anchors(balancer, far), batches(*blobs(seed=1)))
-        assert "anchors in use: 8 of 24\nwithout the others the anchor branch" in str(diagnosis)
+        assert "class: 8 of 24 (at most 2 of 6 in a class)\nno problem" in str(diagnosis)
         assert diagnosis.without_unused.changed == 0
         assert diagnosis.findings == ()
 
@@ -416,6 +420,13 @@ class TestCalling:
         shifted = [(points[:3], labels[:4]), (points[3:8], labels[4:8])]
         with pytest.raises(ValueError, match=r"`labels` of dtype int64 must have shape \(3,\)"):
             diagnose(balancer, shifted)
+
+    def test_of_two_balancers_none_is_guessed(self, balancer):
+        model = copy.deepcopy(balancer)
+        model.other = ReliabilityBalancer(16, CLASSES)
+        for call in (diagnose, calibrate):
+            with pytest.raises(ValueError, match="must hold one ReliabilityBalancer; got 2 in a"):
+                call(model, batches(*blobs(seed=1)))
 
     def test_errors(self, balancer):
         with pytest.raises(ValueError, match="`loader` must give at least 1 batch; got 0"):

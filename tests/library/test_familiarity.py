@@ -23,6 +23,12 @@ def outputs(count, seed=0, shift=0.0, dim=6, **options):
         return balancer(points)
 
 
+def scaled(value):
+    output = outputs(60)
+    embedding = output.embedding.double()
+    return output._replace(embedding=value * (embedding / embedding.abs().max()))
+
+
 def small(**options):
     return Familiarity(6, **{"num_references": 40, **options})
 
@@ -150,6 +156,13 @@ def test_double_precision_is_kept():
     assert small().double().fit(double).distance(double).dtype == torch.float64
 
 
+@pytest.mark.parametrize("value", [1e-300, 1e154, 1e300])
+def test_squares_that_overflow_change_nothing_in_double_precision(value):
+    usual, huge = scaled(1.0), scaled(value)
+    expected = small().double().fit(usual)(usual)
+    torch.testing.assert_close(small().double().fit(huge)(huge), expected, rtol=0.0, atol=0.02)
+
+
 def test_a_checkpoint_brings_it_back(tmp_path):
     pytest.importorskip("safetensors")
     path, asked = tmp_path / "model.safetensors", outputs(20, seed=1)
@@ -197,6 +210,8 @@ def test_a_forged_size_is_refused(tmp_path):
             ValueError,
             "`output.embedding` must vary within the predicted classes",
         ),
+        (lambda: small().fit(scaled(1e154)), ValueError, "must be of a size whose .* double"),
+        (lambda: small().double().fit(scaled(1e308)), ValueError, "must be of a size whose"),
         (lambda: Familiarity(0), ValueError, "`embedding_dim` must be at least 1"),
         (lambda: Familiarity(6, num_references=2), ValueError, "`num_references` must be at"),
         (lambda: Familiarity(6, false_alarm_rate=1.0), ValueError, "`false_alarm_rate` must lie"),

@@ -27,7 +27,7 @@ CLASS_NAMES = ["cat", 'dog, "old"', "<b>&owl</b>"]
 SAMPLE_NAMES = ["a.png", "b.png", "<script>alert(1)</script>", 'd" onerror="x', "ü\n=1"]
 
 
-def make_ranking():
+def make_ranking(**names):
     return LabelRanking(
         sample=torch.tensor([2, 4, 0, 3]),
         given=torch.tensor([0, 2, 1, 1]),
@@ -35,6 +35,7 @@ def make_ranking():
         doubt=torch.tensor([0.99, 0.8, 0.6, 0.1]),
         plausibility=torch.tensor([0.01, 0.1, 0.7, 1.0]),
         verdict=torch.tensor([2, 2, 1, 0]),
+        **names,
     )
 
 
@@ -65,16 +66,16 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
 
-def read_page(tmp_path, **options):
+def read_page(tmp_path, title="Doubtful labels", count=60, **names):
     path = tmp_path / "page.html"
-    save_gallery(make_ranking(), path, picture_of, **options)
+    save_gallery(make_ranking(**names), path, picture_of, title=title, count=count)
     text = path.read_text(encoding="utf-8")
     return Page(text), text
 
 
 def test_csv_comes_back_as_it_was(tmp_path):
     path = tmp_path / "labels.csv"
-    save_csv(make_ranking(), path, class_names=CLASS_NAMES, sample_names=SAMPLE_NAMES)
+    save_csv(make_ranking(class_names=CLASS_NAMES, sample_names=SAMPLE_NAMES), path)
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == COLUMNS
@@ -89,7 +90,8 @@ def test_csv_comes_back_as_it_was(tmp_path):
 
 def test_names_run_no_formula_and_come_back(tmp_path):
     names = ["=1+1", "@x\r\n", "-1", "'b", os.fsdecode(b"caf\xe9")]
-    save_csv(make_ranking(), tmp_path / "labels.csv", class_names=names[:3], sample_names=names)
+    ranking = make_ranking(class_names=names[:3], sample_names=names)
+    save_csv(ranking, tmp_path / "labels.csv")
     with (tmp_path / "labels.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["sample"] for row in rows] == ["'-1", r"caf\udce9", "'=1+1", "''b"]
@@ -112,7 +114,7 @@ def test_a_table_written_in_parts_is_the_same(tmp_path, monkeypatch):
     for part in (gallery.PART, 3, 1):
         monkeypatch.setattr(gallery, "PART", part)
         for save in (save_csv, save_parquet):
-            save(make_ranking(), tmp_path / save.__name__, sample_names=SAMPLE_NAMES)
+            save(make_ranking(sample_names=SAMPLE_NAMES), tmp_path / save.__name__)
         made.append(
             ((tmp_path / "save_csv").read_bytes(), parquet.read_table(tmp_path / "save_parquet"))
         )
@@ -126,7 +128,7 @@ def test_parquet_comes_back_as_it_was(tmp_path, named):
     parquet = pytest.importorskip("pyarrow.parquet")
     names = [*SAMPLE_NAMES[:4], os.fsdecode(b"caf\xe9")]
     options = {"class_names": CLASS_NAMES, "sample_names": names} if named else {}
-    save_parquet(make_ranking(), tmp_path / "labels.parquet", **options)
+    save_parquet(make_ranking(**options), tmp_path / "labels.parquet")
     rows = parquet.read_table(tmp_path / "labels.parquet").to_pylist()
     assert tuple(rows[0]) == COLUMNS
     for row, expected in zip(rows, make_ranking(), strict=True):
@@ -146,14 +148,11 @@ def test_without_pyarrow_the_package_is_named(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_names_of_the_ranking_are_in_its_files(tmp_path):
-    ids = SampleIds(SAMPLE_NAMES)
-    named = dataclasses.replace(make_ranking(), class_names=CLASS_NAMES, sample_names=ids)
-    save_csv(named, tmp_path / "own.csv")
-    options = {"class_names": CLASS_NAMES, "sample_names": SAMPLE_NAMES}
-    save_csv(make_ranking(), tmp_path / "given.csv", **options)
-    assert (tmp_path / "own.csv").read_bytes() == (tmp_path / "given.csv").read_bytes()
-    unnamed = dataclasses.replace(named, class_names=(), sample_names=list("abcde"))
+def test_sample_ids_are_names(tmp_path):
+    save_csv(make_ranking(sample_names=SampleIds(SAMPLE_NAMES)), tmp_path / "ids.csv")
+    save_csv(make_ranking(sample_names=SAMPLE_NAMES), tmp_path / "names.csv")
+    assert (tmp_path / "ids.csv").read_bytes() == (tmp_path / "names.csv").read_bytes()
+    unnamed = make_ranking(sample_names=list("abcde"))
     assert [line.split()[:2] for line in str(unnamed).splitlines()[1:]] == [
         ["c", "0"],
         ["e", "2"],
@@ -236,9 +235,9 @@ def test_wrong_input_is_named(tmp_path):
     with pytest.raises(TypeError, match="`pixels` must be a uint8 array; got float64"):
         save_gallery(make_ranking(), path, lambda _: np.zeros((2, 2)))
     with pytest.raises(ValueError, match="`class_names` must hold at least 3 names; got 2"):
-        save_gallery(make_ranking(), path, picture_of, class_names=CLASS_NAMES[:2])
+        make_ranking(class_names=CLASS_NAMES[:2])
     with pytest.raises(ValueError, match="`sample_names` must hold at least 5 names; got 4"):
-        save_csv(make_ranking(), path, sample_names=SAMPLE_NAMES[:4])
+        make_ranking(sample_names=SAMPLE_NAMES[:4])
     with pytest.raises(ValueError, match="`count` must be at least 1; got 0"):
         save_gallery(make_ranking(), path, picture_of, count=0)
     assert not path.exists()
@@ -247,13 +246,13 @@ def test_wrong_input_is_named(tmp_path):
 def test_an_empty_ranking_has_an_empty_page(tmp_path):
     path = tmp_path / "page.html"
     nothing = make_ranking().first(0)
-    save_gallery(nothing, path, picture_of, class_names=[])
+    save_gallery(nothing, path, picture_of)
     assert Page(path.read_text(encoding="utf-8")).all("img") == []
 
 
 def names_in(tmp_path, **names):
     path = tmp_path / "names.csv"
-    save_csv(make_ranking(), path, **names)
+    save_csv(make_ranking(**names), path)
     with path.open(encoding="utf-8", newline="") as file:
         return [(row["sample"], row["given"]) for row in csv.DictReader(file)]
 
@@ -273,6 +272,8 @@ def test_a_column_in_another_order_is_looked_up_by_position(tmp_path, order):
     column = pandas.Series([f"{i}.png" for i in range(5)], index=order)
     expected = [f"{row.sample}.png" for row in make_ranking()]
     assert [name for name, _ in names_in(tmp_path, sample_names=column)] == expected
+    printed = str(make_ranking(sample_names=column)).splitlines()[1:]
+    assert [line.split()[0] for line in printed] == expected
     page, _ = read_page(tmp_path, sample_names=column)
     shown = [image["alt"].split(":")[0] for image in page.all("img")]
     assert shown == expected
@@ -284,21 +285,20 @@ def test_a_column_in_another_order_is_looked_up_by_position(tmp_path, order):
 @pytest.mark.parametrize(
     "names", [dict(enumerate(SAMPLE_NAMES)), set(SAMPLE_NAMES), "abcde", b"abcde", 5], ids=str
 )
-def test_names_without_positions_are_refused(tmp_path, names):
+def test_names_without_positions_are_refused(names):
     kind = type(names).__name__
     for argument in ("sample_names", "class_names"):
         message = f"`{argument}` must be a sequence of names; got {kind}"
         with pytest.raises(TypeError, match=message):
-            save_csv(make_ranking(), tmp_path / "no.csv", **{argument: names})
-    assert not (tmp_path / "no.csv").exists()
+            make_ranking(**{argument: names})
 
 
-def test_a_table_of_names_is_refused(tmp_path):
+def test_a_table_of_names_is_refused():
     pandas = pytest.importorskip("pandas", reason="names may be a column of it")
     table = pandas.DataFrame({"name": SAMPLE_NAMES, "split": SAMPLE_NAMES})
     for names in (table, np.array([SAMPLE_NAMES])):
         with pytest.raises(TypeError, match="`sample_names` must be a sequence of names; got"):
-            save_csv(make_ranking(), tmp_path / "no.csv", sample_names=names)
+            make_ranking(sample_names=names)
 
 
 def test_a_page_without_verdicts_says_why(tmp_path):

@@ -17,6 +17,7 @@ from reliability_balance.labels import (
     Verdict,
     embedding_beliefs,
     estimate_noise,
+    find_issues,
     inspect_embeddings,
     pred_probs,
     rank_labels,
@@ -568,8 +569,26 @@ def test_a_huge_row_hardly_changes_the_verdicts_on_others(value):
     assert int(changed.sum()) <= 3  # 14 to 34 where the row counted in full
 
 
+@pytest.mark.parametrize("exponent", [-990, -500, 500, 530, 1000])
+def test_squares_that_overflow_or_vanish_change_nothing(exponent):
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(300) % 3
+    embeddings = torch.randn(300, 6, generator=generator).double() + 3 * F.one_hot(classes, 6)
+    labels = classes.clone()
+    labels[:20] = (labels[:20] + 1) % 3
+    scaled = embeddings * 2.0**exponent
+    usual, found = (inspect_embeddings(each, labels, 3) for each in (embeddings, scaled))
+    np.testing.assert_array_equal(pred_probs(found), pred_probs(usual))
+    for metric in ("cosine", "euclidean"):
+        tables = (find_issues(usual, labels, each, metric=metric) for each in (embeddings, scaled))
+        first, second = (table.columns() for table in tables)
+        for name, column in first.items():
+            torch.testing.assert_close(second[name], column, rtol=1e-12, atol=0.0)
+
+
 def test_a_saved_state_gives_no_verdicts_where_there_were_none(tmp_path):
     """The second round agrees with labels of noise; the first, which decides, did not."""
+    pytest.importorskip("safetensors")
     from reliability_balance import ReliabilityBalancer, load, save
 
     generator = torch.Generator().manual_seed(0)

@@ -1,4 +1,4 @@
-"""What torchrun starts: the plain example, RobustTrainer, Lightning and Accelerate."""
+"""What torchrun and Ray Train start: examples, RobustTrainer, Lightning and Accelerate."""
 
 import os
 import shutil
@@ -11,11 +11,13 @@ import torch
 from idx_files import write_mnist
 
 ROOT = Path(__file__).resolve().parents[2]
+NO_RAY = "needs ray[train], which is in no extra"
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc_per_node=2", "--standalone")
 
 
 def run(*arguments, fails=False):
     own = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    own["RAY_worker_niceness"] = "0"  # 15 otherwise: workers that hardly run beside other tests
     done = subprocess.run(
         [sys.executable, "-W", "ignore", *(str(each) for each in arguments)],
         env={**os.environ, **own},
@@ -71,6 +73,29 @@ def test_two_processes_follow_one(tmp_path, engine):
     assert int(alone["targets"]["updates"].min()) == 3
     for path in two:
         assert_equal_states(load(path), alone, tolerance=1e-5)
+
+
+def test_workers_of_ray_train_follow_one_process(tmp_path):
+    pytest.importorskip("ray.train", reason=NO_RAY)
+    script = ROOT / "tests/helpers/ray_state.py"
+    run(script, tmp_path / "one", 0)
+    run(script, tmp_path / "two", 2)
+    alone, *two = (
+        load(tmp_path / f"{name}.pt") for name in ("one/rank0", "two/rank0", "two/rank1")
+    )
+    assert int(alone["targets"]["updates"].min()) == 3
+    assert_equal_states(*two)
+    assert_equal_states(two[0], alone, tolerance=1e-5)
+
+
+def test_the_example_of_ray_train_runs(tmp_path):
+    pytest.importorskip("ray.train", reason=NO_RAY)
+    folder, out = write_mnist(tmp_path / "data", count=64), tmp_path / "checkpoint.pt"
+    options = ("--data", folder, "--batch-size", 16, "--epochs", 2, "--out", out)
+    output = run("-m", "examples.ray_training", *options)
+    assert "test accuracy" in output
+    learned = load(out)["criterion"]["_extra_state"]["targets"]
+    assert torch.equal(learned["updates"], torch.full((64,), 2, dtype=torch.int32))
 
 
 def test_the_trainer_mixes_and_resumes_in_two_processes(tmp_path):

@@ -196,7 +196,10 @@ def test_no_group_is_weak_by_chance():
         truth = torch.randint(4, (1000,), generator=generator)
         agrees = torch.rand(1000, generator=generator) < 0.7
         predicted = torch.where(agrees, truth, (truth + 1) % 4)
-        points, ranking = draw(1000, 3, seed=seed), SimpleNamespace(given=truth, caution="")
+        points, ranking = (
+            draw(1000, 3, seed=seed),
+            SimpleNamespace(given=truth, caution="", class_name=str),
+        )
         samples = CheckInput(points, False, truth[:, None], truth[:, None], ranking, predicted, 0)
         alarms += bool(WeakGroups(margin=0.0)(samples).is_issue.any())
     assert alarms <= 1
@@ -204,7 +207,7 @@ def test_no_group_is_weak_by_chance():
 
 def test_the_limits_are_wilsons():
     inside = torch.tensor([1.0] * 7 + [0.0] * 3)
-    group = issue_checks._group("class", 0, inside, torch.ones(5), 1.96)
+    group = issue_checks._group("class", 0, "cat", inside, torch.ones(5), 1.96)
     # Wilson's 95 % interval of 7 in 10.
     assert group.low == pytest.approx(0.3968, abs=1e-4)
     assert group.high == pytest.approx(0.8922, abs=1e-4)
@@ -215,7 +218,7 @@ def test_the_limits_are_wilsons():
 
 def test_one_sample_against_another_is_no_weak_group():
     given = torch.tensor([0, 1])
-    ranking = SimpleNamespace(given=given, caution="")
+    ranking = SimpleNamespace(given=given, caution="", class_name=str)
     predicted = torch.tensor([0, 0])
     points = draw(2, 3)
     samples = CheckInput(points, False, given[:, None], given[:, None], ranking, predicted, seed=0)

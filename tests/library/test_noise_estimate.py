@@ -1,10 +1,17 @@
 """The noise estimate against plain loops, and how often its intervals hold the truth."""
 
+import numpy as np
 import pytest
 import torch
 
 from reliability_balance.data import pair_noise
-from reliability_balance.labels import Interval, noise_from_beliefs
+from reliability_balance.labels import (
+    Interval,
+    estimate_noise,
+    inspect_embeddings,
+    noise_from_beliefs,
+)
+from reliability_balance.labels.knowledge import SMALLEST_PHI, confused_pairs
 
 MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
 START = 0.5 * torch.eye(3) + 0.5 / 3
@@ -107,3 +114,44 @@ def test_wrong_input_is_named(change, message):
     }
     with pytest.raises(ValueError, match=message):
         noise_from_beliefs(**{**arguments, **change})
+
+
+def lookalikes(count, shift):
+    """Four classes with 20 % of the labels those of the next class; the last two are near."""
+    generator = torch.Generator().manual_seed(0)
+    classes = torch.arange(count) % 4
+    embeddings = torch.randn(count, 8, generator=generator)
+    embeddings[torch.arange(count), classes.clamp_max(2)] += 5.0
+    embeddings[classes == 3, 5] += shift
+    is_wrong = torch.rand(count, generator=generator) < 0.2
+    labels = torch.where(is_wrong, (classes + 1) % 4, classes)
+    return inspect_embeddings(embeddings, labels, 4), labels
+
+
+def test_classes_that_look_alike_come_with_a_warning():
+    message = "noise matrix is unreliable for classes .* hardly tell apart: 2 and 3$"
+    with pytest.warns(UserWarning, match=message) as caught:
+        estimate_noise(*lookalikes(1000, 0.0), num_resamples=2)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize(("count", "shift"), [(1000, 2.0), (100, 0.0)])
+def test_others_and_too_few_labels_come_without(count, shift, recwarn):
+    estimate_noise(*lookalikes(count, shift), num_resamples=2)
+    assert not [each for each in recwarn if "tell apart" in str(each.message)]
+
+
+def test_phi_is_that_of_a_two_by_two_table():
+    targets, labels = lookalikes(1000, 0.0)
+    predicted = targets.out_of_sample.classes.tolist()
+    expected = []
+    for one in range(4):
+        for two in range(one + 1, 4):
+            rows = [(p, y) for p, y in zip(predicted, labels.tolist(), strict=True)]
+            rows = [(p, y) for p, y in rows if p in (one, two) and y in (one, two)]
+            table = np.array(rows) == one
+            if np.corrcoef(table.T)[0, 1] < SMALLEST_PHI:
+                expected.append((one, two))
+    assert confused_pairs(targets, labels) == expected == [(2, 3)]
+    soft = torch.nn.functional.one_hot(labels, 4).float()
+    assert confused_pairs(targets, soft) == expected

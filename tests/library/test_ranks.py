@@ -185,7 +185,7 @@ def test_of_a_sample_on_several_ranks_the_first_ones_mean_is_stored(ranks):
 def test_a_step_sends_what_is_stored_and_not_the_batch(ranks):
     """A handshake, the rows, and sums over classes: not 4,000 bytes for a sample."""
     for rank in ranks:
-        handshake, rows, sums = rank["traffic"].tolist()
+        handshake, sums, rows = rank["traffic"].tolist()
         assert handshake == 5 * 8
         assert rows <= 10 * 320
         assert sums == 4 * (3 * 1000 + 2 * 3)

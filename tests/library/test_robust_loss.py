@@ -92,7 +92,7 @@ def by_hand(model):
     def loss_of(output, labels, index):
         nonlocal seen
         log_probs = output.log_probs.detach() + log_frequencies(prior)
-        soft = targets(index, labels, RF._softmax(log_probs))
+        soft = targets(index, labels, RF.softmax(log_probs))
         seen += len(index)
         if seen >= 0.7 * warmup * NUM_SAMPLES:
             output, soft = mix(model.balancer, output, soft, concentration=0.3)
@@ -332,6 +332,23 @@ class TestRefusals:
         with pytest.raises(error, match=message):
             criterion(**call)
         assert same(criterion.state_dict(), before)
+
+    def test_classes_that_a_kept_head_rules_out_are_refused_in_training(self):
+        """A refurbished target gives them a probability, so the loss would be huge or infinite."""
+        balancer = ReliabilityBalancer(4, num_classes=3, head=None)
+        labels = torch.arange(12) % 2
+        criterion = RobustLoss(balancer, labels, epochs=EPOCHS)
+        logits = torch.zeros(12, 3).index_fill(1, torch.tensor(2), -torch.inf)
+        output = balancer(torch.randn(12, 4), logits)
+        with pytest.raises(ValueError, match=r"`output\.logits` must be finite.*12 of 36.*-30"):
+            criterion(output, labels, torch.arange(12))
+        assert criterion.eval()(output, labels) < 100.0
+        assert (
+            criterion.train()(
+                balancer(output.embedding, logits.clamp_min(-30)), labels, torch.arange(12)
+            )
+            < 100.0
+        )
 
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
@@ -782,7 +799,7 @@ class TestMixedUp:
         terms = LossTerms(*[torch.zeros(())] * 5)
         monkeypatch.setattr(
             ReliabilityLoss,
-            "_terms",
+            "compute",
             lambda _, output, labels, log_prior: wanted.append(labels) or terms,
         )
         criterion(model(INPUTS[held]), LABELS[held], held)

@@ -65,12 +65,29 @@ def test_a_new_head_freezes_the_old_one_and_unwrap_thaws_it():
     assert not classifier[4].weight.requires_grad
     ReliabilityLoss()(model(IMAGES), torch.tensor([0, 1, 2, 0])).total.backward()
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
-    assert model.unwrap() is classifier
+    with pytest.warns(UserWarning, match="last layer was not trained"):
+        assert model.unwrap() is classifier
     assert classifier[4].weight.requires_grad
     assert not classifier[4]._forward_hooks
     with pytest.raises(RuntimeError, match="the model was unwrapped"):
         model(IMAGES)
-    assert model.unwrap() is classifier
+
+
+def test_unwrap_warns_of_a_last_layer_that_was_not_trained(recwarn):
+    for options, mode in (({}, False), ({"keep_head": True}, True)):
+        model = wrap(mlp(), **options).train(mode)
+        model(IMAGES)
+        model.unwrap()
+    frozen = wrap(mlp().requires_grad_(False))  # the balancer alone is trained
+    frozen(IMAGES)
+    frozen.unwrap()
+    assert not recwarn
+    model = wrap(mlp())
+    model(IMAGES)
+    model = copy.deepcopy(model)
+    with pytest.warns(UserWarning, match="last layer was not trained") as caught:
+        model.unwrap()
+    assert caught[0].filename == __file__
 
 
 def test_unwrap_gives_the_model_back_unchanged():

@@ -130,7 +130,7 @@ def judge_selection(post_hoc: PostHoc, output: BalancerOutput, labels: Tensor) -
     )
 
 
-def rank_doubtful(criterion: RobustLoss) -> LabelRanking:
+def rank_doubtful(criterion: RobustLoss, train: FaceTable) -> LabelRanking:
     """Rank all training labels; the ranking itself says why it has no verdicts.
 
     Raises:
@@ -138,7 +138,7 @@ def rank_doubtful(criterion: RobustLoss) -> LabelRanking:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return criterion.doubtful_labels()
+        return criterion.doubtful_labels(class_names=train.class_names, sample_names=train.names)
 
 
 def judge_doubts(ranking: LabelRanking, criterion: RobustLoss, train: FaceTable) -> DoubtfulLabels:

@@ -74,9 +74,8 @@ def list_doubtful(criterion: RobustLoss, train: FaceTable, folder: Path) -> Doub
     Raises:
         ValueError: if the criterion does not doubt labels.
     """
-    ranking = rank_doubtful(criterion)
-    path = folder / "doubtful_labels.csv"
-    save_csv(ranking, path, class_names=train.class_names, sample_names=train.names)
+    ranking = rank_doubtful(criterion, train)
+    save_csv(ranking, folder / "doubtful_labels.csv")
     return judge_doubts(ranking, criterion, train)
 
 
