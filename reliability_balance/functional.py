@@ -7,7 +7,6 @@ All functions accept any floating dtype. Half precision is computed and returned
 under autocast; float32 and float64 are kept.
 """
 
-import contextlib
 import math
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import checks
+from reliability_balance.numerics import widen, without_autocast
 
 __all__ = [
     "anchor_correction",
@@ -31,30 +31,36 @@ __all__ = [
     "nearest_anchor_loss",
     "normalized_entropy",
     "unit_length",
-    "widen",
 ]
 
 Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
-# Rows of more classes are vectorized by torch.
-FEW_CLASSES = 32
 ANCHOR_BLOCK = 1024
 SHORTEST = 1e-6  # lower bound of the norm that vectors are divided by
 
 
-def widen(tensor: Tensor, *others: Tensor) -> Tensor:
-    """Cast `tensor` to the common dtype of all arguments, at least float32."""
-    dtype = torch.float32
-    for each in (tensor, *others):
-        if each.dtype != dtype:
-            dtype = torch.promote_types(dtype, each.dtype)
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
 def unit_length(vectors: Tensor) -> Tensor:
-    """Normalise (..., D) vectors to unit L2 norm; norms are clamped to 1e-6, with gradient 0."""
+    """Normalise vectors to unit length.
+
+    Args:
+        vectors: any; a norm below 1e-6 is clamped to it, with gradient 0.
+
+    Shape:
+        - vectors: (..., D) floating; returns (..., D).
+
+    Raises:
+        TypeError: if `vectors` is not floating.
+
+    Differs from paper: not in it; the cosine metric of Eq. 12 needs it.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    checks.floating("vectors", vectors)
     vectors = widen(vectors)
     if torch.is_grad_enabled():
         # Below the clamp the gradient would be 1e6, which overflows float16.
@@ -62,31 +68,6 @@ def unit_length(vectors: Tensor) -> Tensor:
         vectors = torch.where(short, vectors.detach(), vectors)
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / length.clamp_min(SHORTEST)
-
-
-def log_softmax(scores: Tensor) -> Tensor:
-    """Return the log-softmax of (..., C).
-
-    Few classes are computed with classes first in memory: torch does not vectorize such rows.
-    """
-    if scores.shape[-1] > FEW_CLASSES:
-        return scores.log_softmax(-1)
-    return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
-
-
-def softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of (..., C), laid out like :func:`log_softmax`."""
-    if scores.shape[-1] > FEW_CLASSES:
-        return scores.softmax(-1)
-    return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
-
-
-def without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Disable autocast for a matmul; a null context where autocast is off."""
-    device = tensor.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:

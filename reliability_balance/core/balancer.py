@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core import clustering
 from reliability_balance.core.attention import AttentiveCorrection, pool_tokens
@@ -198,10 +198,11 @@ class ReliabilityBalancer(Configured):
             distances = RF.anchor_distances(points, anchors, validate_args=False)
             anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
         if self.attention is not None:
-            attentive_log_probs = RF.log_softmax(RF.widen(self.attention(embedding, token_mask)))
+            attended = self.attention(embedding, token_mask)
+            attentive_log_probs = numerics.log_softmax(numerics.widen(attended))
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        log_probs = RF.log_softmax(RF.widen(logits))
+        log_probs = numerics.log_softmax(numerics.widen(logits))
         if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
                 log_probs, correction_log_probs, second_weight=self.correction_weight
@@ -251,7 +252,7 @@ class ReliabilityBalancer(Configured):
         checks.indices("labels", labels)
         checks.labels(labels, embedding.shape[:1], self.num_classes)
         checks.label_values(labels, self.num_classes)
-        points = RF.widen(pool_tokens(embedding, token_mask))
+        points = numerics.widen(pool_tokens(embedding, token_mask))
         if self.metric == "cosine":
             points = RF.unit_length(points)
         for index in range(self.num_classes):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
@@ -281,7 +281,7 @@ class ReliabilityLoss(Configured):
         """Compute Eq. 20 for each of R logits or log-probabilities, which softmax leaves as is."""
         # Stacked to (R, C, B): fewer small operations, and torch does not vectorize rows of few
         # classes.
-        stacked = torch.stack([RF.widen(each).T for each in scores])
+        stacked = torch.stack([numerics.widen(each).T for each in scores])
         if log_prior is not None:
             stacked = stacked + log_prior.to(stacked).unsqueeze(-1)
         # Finite, so that a soft label of 0 contributes 0 at a class with logit minus infinity.

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 
 
 class ClassShares(nn.Module):
@@ -43,9 +43,9 @@ class ClassShares(nn.Module):
 
         Only of samples where `known` (B, 1) is true. `beliefs` may be overwritten.
         """
-        average, weight = RF.widen(average), known.to(beliefs.dtype).T
-        with RF.without_autocast(beliefs):
-            if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
+        average, weight = numerics.widen(average), known.to(beliefs.dtype).T
+        with numerics.without_autocast(beliefs):
+            if beliefs.shape[-1] <= numerics.FEW_CLASSES:  # one product is faster
                 stacked = weight @ torch.cat([average, beliefs, beliefs.square()], -1)
             else:
                 stacked = torch.cat(

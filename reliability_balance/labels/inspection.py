@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.labels.embedding_beliefs import (
     ROUNDS,
     SETTINGS,
@@ -259,7 +258,7 @@ def rank_quietly(
     used = labels.to(seen.device)[seen]
     posterior_of = targets.posterior_rule()
     given, suggested = torch.empty_like(seen), torch.empty_like(seen)
-    doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
+    doubt = numerics.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
     parts = blocks(torch.arange(len(seen), device=seen.device), targets.num_classes)
     for rows in followed(parts, progress):
@@ -298,7 +297,7 @@ def _judged(
         trust = posterior.minimum(judged.to(posterior.dtype)).sum(-1)
     else:
         trust = posterior.gather(-1, place).squeeze(-1).clamp_max(1.0)
-    average = RF.widen(targets.averages_of(index))
+    average = numerics.widen(targets.averages_of(index))
     own = average.gather(-1, place).squeeze(-1)
     other = average.scatter_(-1, place, 0.0).amax(-1)
     plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)

@@ -7,8 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.labels.given_labels import check_label_values, check_labels
 from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.knowledge import caution, confused_pairs
@@ -137,7 +136,7 @@ def estimate_rate(targets: RefurbishedTargets, labels: Tensor, *, level: float =
     rate = _rate_out_of_sample(targets, labels, level)
     if rate is not None:
         return rate
-    joint = _fit(_evidence_of(targets, labels), None, RF.widen(targets.noise_matrix))
+    joint = _fit(_evidence_of(targets, labels), None, numerics.widen(targets.noise_matrix))
     return _unlimited(_rate(joint))
 
 
@@ -163,7 +162,7 @@ class _Evidence:
 def _prepared(block: _Block) -> _Block:
     """Encode the labels as probabilities, of few classes: matrix products are faster there."""
     beliefs, labels, sample = block
-    if labels.is_floating_point() or beliefs.shape[-1] <= RF.FEW_CLASSES:
+    if labels.is_floating_point() or beliefs.shape[-1] <= numerics.FEW_CLASSES:
         labels = as_probabilities(labels, beliefs)
     return beliefs, labels, sample
 
@@ -186,7 +185,7 @@ def _evidence_of(targets: RefurbishedTargets, labels: Tensor) -> _Evidence:
     def parts() -> Iterator[_Block]:
         rows = torch.arange(len(seen), device=seen.device)
         for part in blocks(rows, targets.num_classes * per_sample):
-            beliefs = RF.widen(targets.beliefs(seen[part]))
+            beliefs = numerics.widen(targets.beliefs(seen[part]))
             if matrices is None:
                 yield beliefs, used[part], part
             else:
@@ -204,7 +203,7 @@ def _rate_out_of_sample(
     known = (classes >= 0).nonzero().squeeze(-1)
     if len(known) == 0:
         return None
-    dtype = RF.widen(targets.averages.values[:0], targets.classes.shares).dtype
+    dtype = numerics.widen(targets.averages.values[:0], targets.classes.shares).dtype
     like = torch.empty(0, targets.num_classes, dtype=dtype, device=known.device)
     used, predicted = labels.to(known.device)[known], classes[known].long().unsqueeze(-1)
     agreement = torch.cat(
@@ -277,7 +276,7 @@ def noise_from_beliefs(
         raise ValueError(
             f"`start` must have shape {(num_classes, num_classes)}; got {tuple(start.shape)}"
         )
-    wide = RF.widen(beliefs)
+    wide = numerics.widen(beliefs)
 
     def parts() -> Iterator[_Block]:
         for rows in blocks(torch.arange(count, device=beliefs.device), num_classes):
@@ -299,7 +298,7 @@ def _noise_from(
     """Estimate the noise of these labels, with a bootstrap over their samples."""
     checks.at_least("num_resamples", num_resamples, 2)
     checks.open_share("level", level)
-    count, joint = evidence.count, _fit(evidence, None, RF.widen(start))
+    count, joint = evidence.count, _fit(evidence, None, numerics.widen(start))
     generator = torch.Generator().manual_seed(seed)
     rates = joint.new_empty(num_resamples)
     matrices = joint.new_empty(num_resamples, *joint.shape)

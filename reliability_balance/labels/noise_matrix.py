@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.labels import merging
 from reliability_balance.labels.annotators import as_votes
 from reliability_balance.labels.posterior import (
@@ -91,7 +91,7 @@ class DenseCounts(nn.Module):
         # label_posterior in the log domain: all entries of T are positive
         likelihood = self.matrix(shares).to(scores.dtype).log().T[labels]
         sharper = torch.add(likelihood, scores, alpha=1.0 / temperature)
-        return RF.softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
+        return numerics.softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
@@ -117,9 +117,9 @@ class DenseCounts(nn.Module):
             shares: class shares (C,), as in :meth:`SparseCounts.whole`.
             classes: likeliest classes (B, k) of the samples, to compress the rows.
         """
-        posterior = RF.widen(posterior)
+        posterior = numerics.widen(posterior)
         given = as_probabilities(given, posterior)
-        with RF.without_autocast(posterior):
+        with numerics.without_autocast(posterior):
             if labels.is_floating_point():
                 matrix = self.matrix(shares).to(posterior.dtype)
                 tiny = torch.finfo(posterior.dtype).tiny
@@ -196,15 +196,15 @@ class SparseCounts(nn.Module):
         Posteriors are returned up to a factor for each sample.
         """
         likelihood = self._likelihood(labels, shares)
-        beliefs = RF.softmax(scores)
-        sharper = RF.softmax(scores.div_(temperature)).mul_(likelihood)
+        beliefs = numerics.softmax(scores)
+        sharper = numerics.softmax(scores.div_(temperature)).mul_(likelihood)
         return beliefs, likelihood.mul_(beliefs), sharper
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
 
         def posterior_of(beliefs: Tensor, labels: Tensor) -> Tensor:
-            return normalised(RF.widen(beliefs) * self._likelihood(labels, shares), beliefs)
+            return normalised(numerics.widen(beliefs) * self._likelihood(labels, shares), beliefs)
 
         return posterior_of
 
@@ -347,8 +347,8 @@ class AnnotatorCounts(nn.Module):
 
     def collect(self, posterior: Tensor, labels: Tensor, num_samples: int) -> Parts:
         """Return what posteriors (B, C) and labels (B, A) add to J; rows of 0 are ignored."""
-        posterior = RF.widen(posterior)
-        with RF.without_autocast(posterior):
+        posterior = numerics.widen(posterior)
+        with numerics.without_autocast(posterior):
             votes = as_votes(labels, posterior)
             counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
             new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
@@ -602,7 +602,7 @@ class RobustLoss(nn.Module):
         log_probs = view.log_probs
         if self._log_prior is not None:
             log_probs = log_probs + self._log_prior.to(log_probs)
-        return RF.softmax(log_probs)
+        return numerics.softmax(log_probs)
 
     def _advance(self, samples: int) -> None:
         """Count progress; when held-back labels are released, decide on memorization."""

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, distributed
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.recipes import get_recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.class_shares import ClassShares
@@ -258,7 +257,7 @@ class TargetState(Configured):
         return self._sharpened(self.averages_of(index))
 
     def _sharpened(self, average: Tensor) -> Tensor:
-        return sharpened_scores(RF.widen(average), self.temperature, self.classes.class_bias)
+        return sharpened_scores(numerics.widen(average), self.temperature, self.classes.class_bias)
 
     @torch.no_grad()
     def judge_memory(self) -> bool:

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.labels.given_labels import label_codes
 from reliability_balance.labels.noise_matrix import SparseCounts
 from reliability_balance.labels.posterior import as_probabilities, towards_
@@ -108,7 +108,7 @@ def _given(state: TargetState, labels: Tensor, probs: Tensor) -> Tensor:
     """Return labels as probabilities (B, C), or index labels (B,) where C is large."""
     if labels.ndim == 1 and isinstance(state.counts, SparseCounts):
         return labels
-    return as_probabilities(labels, RF.widen(probs))
+    return as_probabilities(labels, numerics.widen(probs))
 
 
 def posteriors_of(
@@ -125,9 +125,9 @@ def posteriors_of(
         )
     else:
         posterior_of = state.posterior_rule()
-        beliefs = RF.softmax(scores)
+        beliefs = numerics.softmax(scores)
         refurbished = posterior_of(beliefs, labels)
-        counted = posterior_of(RF.softmax(scores.div_(state.noise_temperature)), labels)
+        counted = posterior_of(numerics.softmax(scores.div_(state.noise_temperature)), labels)
     weight = state.classes.posterior_weight(
         labels if labels.ndim == 1 else given, state.prior_count
     )
@@ -137,13 +137,13 @@ def posteriors_of(
 
 def _updated_average(state: TargetState, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
     """Return the averages (B, C) with these predictions."""
-    old = RF.widen(state.averages_of(index), probs)
+    old = numerics.widen(state.averages_of(index), probs)
     share = (
         updates.reciprocal().to(old.dtype)
         if state.momentum is None
         else 1.0 - state.momentum * (updates > 1).to(old.dtype)
     )
-    return old.lerp_(RF.widen(probs, old), share)
+    return old.lerp_(numerics.widen(probs, old), share)
 
 
 def _with_held(targets: Tensor, held: Tensor | None, probs: Tensor) -> Tensor:

@@ -121,12 +121,7 @@ def test_references_in_docstrings_resolve(name):
         assert target in own or any(home + target in PUBLIC for home in homes), target
 
 
-NUMERICS = ("log_softmax", "softmax", "unit_length", "widen", "without_autocast")
-EQUATIONS = [
-    thing
-    for name, thing in vars(functional).items()
-    if inspect.isfunction(thing) and name not in NUMERICS and name[0] != "_"
-]
+EQUATIONS = [getattr(functional, name) for name in functional.__all__]
 
 
 @pytest.mark.parametrize("thing", EQUATIONS, ids=lambda thing: thing.__name__)

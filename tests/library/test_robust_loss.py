@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
-from reliability_balance import functional as RF
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, numerics, wrap
 from reliability_balance.core import (
     LossTerms,
     Recipe,
@@ -92,7 +91,7 @@ def by_hand(model):
     def loss_of(output, labels, index):
         nonlocal seen
         log_probs = output.log_probs.detach() + log_frequencies(prior)
-        soft = targets(index, labels, RF.softmax(log_probs))
+        soft = targets(index, labels, numerics.softmax(log_probs))
         seen += len(index)
         if seen >= 0.7 * warmup * NUM_SAMPLES:
             output, soft = mix(model.balancer, output, soft, concentration=0.3)
