@@ -7,7 +7,6 @@ All functions accept any floating dtype. Half precision is computed and returned
 under autocast; float32 and float64 are kept.
 """
 
-import contextlib
 import math
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import checks
+from reliability_balance.numerics import widen, without_autocast
 
 __all__ = [
     "anchor_correction",
@@ -31,30 +31,36 @@ __all__ = [
     "nearest_anchor_loss",
     "normalized_entropy",
     "unit_length",
-    "widen",
 ]
 
 Metric = Literal["euclidean", "cosine"]
 Reduction = Literal["mean", "sum", "none"]
 
 METRICS: tuple[Metric, ...] = ("euclidean", "cosine")
-# Rows of more classes are vectorized by torch.
-FEW_CLASSES = 32
 ANCHOR_BLOCK = 1024
 SHORTEST = 1e-6  # lower bound of the norm that vectors are divided by
 
 
-def widen(tensor: Tensor, *others: Tensor) -> Tensor:
-    """Cast `tensor` to the common dtype of all arguments, at least float32."""
-    dtype = torch.float32
-    for each in (tensor, *others):
-        if each.dtype != dtype:
-            dtype = torch.promote_types(dtype, each.dtype)
-    return tensor if tensor.dtype == dtype else tensor.to(dtype)
-
-
 def unit_length(vectors: Tensor) -> Tensor:
-    """Normalise (..., D) vectors to unit L2 norm; norms are clamped to 1e-6, with gradient 0."""
+    """Normalise vectors to unit length.
+
+    Args:
+        vectors: any; a norm below 1e-6 is clamped to it, with gradient 0.
+
+    Shape:
+        - vectors: (..., D) floating; returns (..., D).
+
+    Raises:
+        TypeError: if `vectors` is not floating.
+
+    Differs from paper: not in it; the cosine metric of Eq. 12 needs it.
+
+    Example:
+        >>> unit_length(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([[0.6000, 0.8000],
+                [0.0000, 0.0000]])
+    """
+    checks.floating("vectors", vectors)
     vectors = widen(vectors)
     if torch.is_grad_enabled():
         # Below the clamp the gradient would be 1e6, which overflows float16.
@@ -62,31 +68,6 @@ def unit_length(vectors: Tensor) -> Tensor:
         vectors = torch.where(short, vectors.detach(), vectors)
     length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
     return vectors / length.clamp_min(SHORTEST)
-
-
-def _log_softmax(scores: Tensor) -> Tensor:
-    """Return the log-softmax of (..., C).
-
-    Few classes are computed with classes first in memory: torch does not vectorize such rows.
-    """
-    if scores.shape[-1] > FEW_CLASSES:
-        return scores.log_softmax(-1)
-    return scores.movedim(-1, 0).log_softmax(0).movedim(0, -1)
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Return the softmax of (..., C), laid out like :func:`_log_softmax`."""
-    if scores.shape[-1] > FEW_CLASSES:
-        return scores.softmax(-1)
-    return scores.movedim(-1, 0).softmax(0).movedim(0, -1)
-
-
-def _without_autocast(tensor: Tensor) -> contextlib.AbstractContextManager[object]:
-    """Disable autocast for a matmul; a null context where autocast is off."""
-    device = tensor.device.type
-    if device != "meta" and torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return contextlib.nullcontext()
 
 
 def normalized_entropy(probs: Tensor) -> Tensor:
@@ -208,12 +189,12 @@ def _classes_first(distances: Tensor) -> Tensor:
 def _distances(anchors: Tensor, points: Tensor) -> Tensor:
     """Return the distances (M, B) of (M, D) to (B, D), by |x|^2 + |y|^2 - 2 x.y."""
     norms = torch.linalg.vector_norm(anchors, dim=-1, keepdim=True).square()
-    with _without_autocast(points):
+    with without_autocast(points):
         squared = torch.addmm(norms, anchors, points.T, alpha=-2)
-    # In place: the (M, B) matrix is by far the largest tensor. The floor keeps the gradient of the
-    # square root finite; below it the gradient is 0.
+    # The floor keeps the gradient of the square root finite; below it the gradient is 0. Elsewhere
+    # in place: the (M, B) matrix is by far the largest tensor.
     floor = torch.finfo(squared.dtype).tiny ** 0.5
-    return squared.add_(points.square().sum(-1)).clamp_min_(floor).sqrt_()
+    return squared.add_(points.square().sum(-1)).clamp_min(floor).sqrt_()
 
 
 def _blocks(rows: Tensor, size: int) -> tuple[Tensor, ...]:
@@ -504,21 +485,21 @@ def anchor_loss(
 def _sum_of_squared_distances(anchors: Tensor, same_class: bool) -> Tensor:
     """Sum over all unordered pairs of (C, K, D), or only over those of different classes.
 
-    For M points this is M times the sum of their squares minus the square of their sum.
+    For M points this is M times the sum of their squared distances to the mean.
     """
     num_classes, num_anchors, _ = anchors.shape
-    blocks = _blocks(anchors, max(1, ANCHOR_BLOCK // num_anchors))
-    center = blocks[0].detach().mean((0, 1))  # less cancellation
-    squares, sums = [], []
-    for block in blocks:
-        centered = block - center
-        squares.append(centered.square().sum((1, 2)))
-        sums.append(centered.sum(1))
-    sum_of_squares, class_sums = _joined(squares).sum(), _joined(sums)
-    total = sum_of_squares * (num_classes * num_anchors) - class_sums.sum(0).square().sum()
+    total = _spread(anchors, anchors.mean((0, 1))) * (num_classes * num_anchors)
     if same_class:
         return total
-    return total - (sum_of_squares * num_anchors - class_sums.square().sum())
+    return total - _spread(anchors, anchors.mean(1, keepdim=True)) * num_anchors
+
+
+def _spread(anchors: Tensor, centers: Tensor) -> Tensor:
+    """Sum the squared distances of (C, K, D) to centers, by blocks that fit in the CPU cache."""
+    size = max(1, ANCHOR_BLOCK // anchors.shape[1])
+    pairs = zip(_blocks(anchors, size), _blocks(centers.expand_as(anchors), size), strict=True)
+    parts = [(block - center).square().sum() for block, center in pairs]
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum()
 
 
 def center_loss(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.calibration.branches import BranchTemperatures, check_fusion
 from reliability_balance.calibration.collecting import collect_outputs, scores_of
 from reliability_balance.calibration.fitting import (
@@ -384,7 +383,7 @@ def _noise_matrix(noise: Noise, scores: Tensor, labels: Tensor) -> Tensor:
     checks.probability_values("rows of `noise`", matrix)
     matrix = matrix.detach().cpu().double()
     if is_learned:
-        confidence, classes = RF.widen(scores).softmax(-1).max(-1)
+        confidence, classes = numerics.widen(scores).softmax(-1).max(-1)
         rate = noise_rate_bounds(confidence.clamp_max(1.0), (classes == labels).float()).value
         matrix = with_rate(matrix, float(rate), true_frequencies(labels, matrix))
     correct = matrix.diagonal()

@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 
 
 def lac_scores(log_probs: Tensor) -> Tensor:
@@ -20,7 +20,7 @@ def lac_scores(log_probs: Tensor) -> Tensor:
 
     Reference: https://arxiv.org/abs/1609.00451.
     """
-    return -RF.widen(log_probs)
+    return -numerics.widen(log_probs)
 
 
 def aps_scores(log_probs: Tensor, uniform: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ def aps_scores(log_probs: Tensor, uniform: Tensor) -> Tensor:
 
     Reference: https://arxiv.org/abs/2006.02544.
     """
-    probs, order = RF.widen(log_probs).exp().sort(dim=-1, descending=True, stable=True)
+    probs, order = numerics.widen(log_probs).exp().sort(dim=-1, descending=True, stable=True)
     not_above = probs.flip(-1).cumsum(-1).flip(-1)
     scores = uniform.to(probs).unsqueeze(-1) * probs - not_above
     return torch.empty_like(scores).scatter(-1, order, scores)
@@ -63,7 +63,7 @@ def raps_scores(log_probs: Tensor, uniform: Tensor, *, penalty: float, free_rank
     Reference: https://arxiv.org/abs/2009.14193.
     """
     scores = aps_scores(log_probs, uniform)
-    order = RF.widen(log_probs).argsort(dim=-1, descending=True, stable=True)
+    order = numerics.widen(log_probs).argsort(dim=-1, descending=True, stable=True)
     ranks = torch.arange(1, scores.shape[-1] + 1, device=scores.device, dtype=scores.dtype)
     beyond = (ranks - free_ranks).clamp_min(0).expand_as(scores)
     return scores + penalty * torch.empty_like(scores).scatter(-1, order, beyond)

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.settings import Configured
 
@@ -201,8 +200,8 @@ class Familiarity(Configured):
     def _points(self, output: BalancerOutput) -> Tensor:
         """The whitened roots of the embeddings."""
         roots = signed_root(output.embedding)
-        with RF._without_autocast(roots):
-            return RF.widen(roots, self.whitening) @ RF.widen(self.whitening, roots)
+        with numerics.without_autocast(roots):
+            return numerics.widen(roots, self.whitening) @ numerics.widen(self.whitening, roots)
 
     def _check(self, name: str, output: BalancerOutput) -> None:
         check_output(name, output)
@@ -228,7 +227,7 @@ def signed_root(values: Tensor) -> Tensor:
         tensor([-2.,  0.,  3.])
     """
     checks.floating("values", values)
-    wide = RF.widen(values)
+    wide = numerics.widen(values)
     return wide.sign() * wide.abs().sqrt()
 
 
@@ -260,7 +259,7 @@ def reference_distance(points: Tensor, references: Tensor) -> Tensor:
         raise ValueError(
             f"`references` must have at least {NEIGHBOURS} rows; got {len(references)}"
         )
-    wide, known = RF.widen(points, references), RF.widen(references, points)
+    wide, known = numerics.widen(points, references), numerics.widen(references, points)
     center = known.mean(0)  # distances do not change when both move; small coordinates cancel less
     # One mode for all sizes of batches, so that it exports.
     distances = torch.cdist(wide - center, known - center, compute_mode="use_mm_for_euclid_dist")

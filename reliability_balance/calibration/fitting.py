@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.labels.posterior import as_probabilities
 
 LBFGS_STEPS = 200
@@ -26,7 +25,7 @@ SIGNIFICANT = 3.84  # 95 % quantile of chi-square with one degree of freedom
 
 def tempered(scores: Tensor, temperature: Tensor) -> Tensor:
     """Return the log-probabilities of (..., C) scores at a temperature ()."""
-    wide = RF.widen(scores)
+    wide = numerics.widen(scores)
     return (wide / temperature.to(wide.dtype)).log_softmax(-1)
 
 

@@ -5,8 +5,7 @@ import warnings
 import torch
 from torch import Tensor
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.class_prior import log_frequencies
 
 MAX_STEPS = 10_000
@@ -68,7 +67,7 @@ def estimate_class_prior(log_probs: Tensor, *, source_prior: Tensor | None = Non
     count, num_classes = log_probs.shape
     if count == 0:
         raise ValueError("`log_probs` must hold at least 1 sample; got 0")
-    checks.probability_values("`log_probs` exponentiated", RF.widen(log_probs).exp())
+    checks.probability_values("`log_probs` exponentiated", numerics.widen(log_probs).exp())
     prior = log_probs.new_full((num_classes,), 1 / num_classes, dtype=torch.float64)
     if source_prior is not None:
         checks.class_prior(source_prior, num_classes, "source_prior")
@@ -91,4 +90,4 @@ def estimate_class_prior(log_probs: Tensor, *, source_prior: Tensor | None = Non
             stacklevel=3,
         )
     prior = prior.clamp_min(SMALLEST / count)
-    return (prior / prior.sum()).to(RF.widen(log_probs).dtype)
+    return (prior / prior.sum()).to(numerics.widen(log_probs).dtype)

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.calibration.fitting import (
     FEWEST,
     common_temperature,
@@ -170,7 +169,7 @@ class VectorScaling(Configured):
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
         checks.distributions("log_probs", log_probs)
-        wide = RF.widen(log_probs)
+        wide = numerics.widen(log_probs)
         return (wide * self.weight.to(wide.dtype) + self.bias.to(wide.dtype)).log_softmax(-1)
 
     @torch.no_grad()

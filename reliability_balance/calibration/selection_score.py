@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core.output import BalancerOutput, check_output
 from reliability_balance.core.settings import Configured
@@ -98,10 +98,10 @@ class SelectionScore(Configured):
         if is_checked and not bool(self.beliefs[0].any()):
             raise RuntimeError("`fit` must be called before the score is used; got no fit")
         log_prob, predicted = output.log_probs.max(-1)
-        points, beliefs = self._points(output), RF.widen(self.beliefs)
-        references = RF.widen(self.references, points)
-        with RF._without_autocast(points):
-            nearness = RF.widen(points, references) @ references.T
+        points, beliefs = self._points(output), numerics.widen(self.beliefs)
+        references = numerics.widen(self.references, points)
+        with numerics.without_autocast(points):
+            nearness = numerics.widen(points, references) @ references.T
         nearest = nearness.topk(NEIGHBOURS, dim=-1).indices
         around = beliefs[nearest, predicted.unsqueeze(-1)].mean(-1)
         return (log_prob.exp() + around.to(log_prob.dtype)) / 2
@@ -143,7 +143,7 @@ class SelectionScore(Configured):
         return self
 
     def _points(self, output: BalancerOutput) -> Tensor:
-        return RF.unit_length(RF.widen(output.embedding))
+        return RF.unit_length(numerics.widen(output.embedding))
 
     def _check(self, output: BalancerOutput) -> None:
         check_output("output", output)

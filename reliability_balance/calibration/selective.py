@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.binomial import error_rate_bound
 from reliability_balance.calibration.conformal import round_up
 from reliability_balance.core.settings import Configured
@@ -80,7 +79,7 @@ class Abstention(Configured):
     def forward(self, confidence: Tensor) -> Tensor:
         """Return which predictions to accept."""
         checks.fitted("the threshold is", self.threshold)
-        wide = RF.widen(confidence)
+        wide = numerics.widen(confidence)
         return wide >= self.threshold.to(wide.dtype)
 
     @torch.no_grad()
@@ -103,7 +102,7 @@ class Abstention(Configured):
         """
         checks.confidences(confidence, right)
         self.threshold.fill_(torch.inf)
-        scores = RF.widen(confidence)
+        scores = numerics.widen(confidence)
         thresholds = round_up(scores.sort().values[_grid(len(scores))])
         for threshold in thresholds:
             accepted = scores >= threshold

@@ -7,8 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.calibration.fitting import (
     held_out,
     prior_weight,
@@ -68,7 +67,7 @@ class TopLabelScaling(Configured):
     def forward(self, log_probs: Tensor) -> Tensor:
         """Return the calibrated log-probabilities."""
         checks.distributions("log_probs", log_probs)
-        normalised, top, log_top, log_rest = _split(RF.widen(log_probs))
+        normalised, top, log_top, log_rest = _split(numerics.widen(log_probs))
         score = _score(log_top, log_rest, self.coefficients.to(normalised.dtype))
         others = normalised - log_rest + F.logsigmoid(-score)
         return others.scatter(-1, top, F.logsigmoid(score))

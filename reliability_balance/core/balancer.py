@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core import clustering
 from reliability_balance.core.attention import AttentiveCorrection, pool_tokens
@@ -191,17 +191,18 @@ class ReliabilityBalancer(Configured):
         pooled = pool_tokens(embedding, token_mask)
         logits = self._logits(pooled) if primary_logits is None else primary_logits
 
-        anchors = self._anchor_points()
+        anchors = self.anchor_points()
         distances = anchor_log_probs = attentive_log_probs = None
         if anchors is not None:
             points = RF.unit_length(pooled) if self.metric == "cosine" else pooled
             distances = RF.anchor_distances(points, anchors, validate_args=False)
             anchor_log_probs = RF.anchor_log_correction(distances, self.delta)
         if self.attention is not None:
-            attentive_log_probs = RF._log_softmax(RF.widen(self.attention(embedding, token_mask)))
+            attended = self.attention(embedding, token_mask)
+            attentive_log_probs = numerics.log_softmax(numerics.widen(attended))
         correction_log_probs = _combine(anchor_log_probs, attentive_log_probs)
 
-        log_probs = RF._log_softmax(RF.widen(logits))
+        log_probs = numerics.log_softmax(numerics.widen(logits))
         if correction_log_probs is not None and self.correction_weight > 0:
             log_probs = RF.log_fuse(
                 log_probs, correction_log_probs, second_weight=self.correction_weight
@@ -251,7 +252,7 @@ class ReliabilityBalancer(Configured):
         checks.indices("labels", labels)
         checks.labels(labels, embedding.shape[:1], self.num_classes)
         checks.label_values(labels, self.num_classes)
-        points = RF.widen(pool_tokens(embedding, token_mask))
+        points = numerics.widen(pool_tokens(embedding, token_mask))
         if self.metric == "cosine":
             points = RF.unit_length(points)
         for index in range(self.num_classes):
@@ -351,7 +352,7 @@ class ReliabilityBalancer(Configured):
         # The text of a module shows all of its sizes.
         return "mlp" if repr(self.head) == repr(usual) else OWN_HEAD
 
-    def _anchor_points(self) -> Tensor | None:
+    def anchor_points(self) -> Tensor | None:
         """Return the anchors as used in Eq. 12: of unit length for the cosine metric."""
         if self.anchors is None or self.metric == "euclidean":
             return self.anchors
@@ -396,8 +397,18 @@ class ReliabilityBalancer(Configured):
 
 
 def find_balancer(model: nn.Module) -> ReliabilityBalancer | None:
-    """Return the first balancer in a model, or None."""
-    return next((each for each in model.modules() if isinstance(each, ReliabilityBalancer)), None)
+    """Return the balancer in a model, or None if it has none.
+
+    Raises:
+        ValueError: if there are several.
+    """
+    found = [each for each in model.modules() if isinstance(each, ReliabilityBalancer)]
+    if len(found) > 1:
+        raise ValueError(
+            f"`model` must hold one ReliabilityBalancer; got {len(found)} in a "
+            f"{type(model).__name__}"
+        )
+    return found[0] if found else None
 
 
 def _check_optimizer(optimizer: torch.optim.Optimizer, grown: list[nn.Parameter]) -> None:

@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.output import BalancerOutput
 
 
@@ -44,7 +43,7 @@ def with_class_prior(
     checks.class_prior(class_prior, output.log_probs.shape[-1])
     if validate_args:
         checks.class_prior_values(class_prior)
-    log_prior = log_frequencies(class_prior).to(RF.widen(output.logits))
+    log_prior = log_frequencies(class_prior).to(numerics.widen(output.logits))
 
     def weigh(log_probs: Tensor) -> Tensor:
         return (log_probs + log_prior).log_softmax(-1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core.class_prior import log_frequencies
 from reliability_balance.core.output import BalancerOutput, check_output
@@ -246,9 +246,11 @@ class ReliabilityLoss(Configured):
         """Return the total loss of this batch and its terms."""
         self._check(output, labels, class_prior)
         log_prior = None if class_prior is None else log_frequencies(class_prior)
-        return self._terms(output, labels, log_prior)
+        return self.compute(output, labels, log_prior)
 
-    def _terms(self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None) -> LossTerms:
+    def compute(
+        self, output: BalancerOutput, labels: Tensor, log_prior: Tensor | None
+    ) -> LossTerms:
         """Compute Eq. 23 for a checked batch, given the logarithm of the class prior."""
         scores = [output.log_probs]
         if self.branch_weight > 0:
@@ -279,7 +281,7 @@ class ReliabilityLoss(Configured):
         """Compute Eq. 20 for each of R logits or log-probabilities, which softmax leaves as is."""
         # Stacked to (R, C, B): fewer small operations, and torch does not vectorize rows of few
         # classes.
-        stacked = torch.stack([RF.widen(each).T for each in scores])
+        stacked = torch.stack([numerics.widen(each).T for each in scores])
         if log_prior is not None:
             stacked = stacked + log_prior.to(stacked).unsqueeze(-1)
         # Finite, so that a soft label of 0 contributes 0 at a class with logit minus infinity.

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reliability_balance import functional as RF
+from reliability_balance import numerics
 
 
 class BalancerOutput(NamedTuple):
@@ -59,7 +60,7 @@ class BalancerOutput(NamedTuple):
     @property
     def primary_log_probs(self) -> Tensor:
         """Logarithm of the primary distribution."""
-        return RF.widen(self.logits).log_softmax(-1)
+        return numerics.widen(self.logits).log_softmax(-1)
 
     @property
     def anchor(self) -> Tensor | None:

@@ -196,7 +196,7 @@ class RobustTrainer(Trainer):  # type: ignore[misc]
 
     def _recreate(self, epochs: float) -> None:
         """Replace the criterion that the trainer created by a new one."""
-        self.criterion = RobustLoss(self.model, self.criterion._kept[1], epochs=epochs)
+        self.criterion = RobustLoss(self.model, self.criterion.labels, epochs=epochs)
         self._made = self.criterion
 
     def _epochs_of(self, max_steps: int, loader: Any, num_samples: int) -> float | None:

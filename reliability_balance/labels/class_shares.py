@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 
 
 class ClassShares(nn.Module):
@@ -41,16 +41,17 @@ class ClassShares(nn.Module):
     def collect(self, average: Tensor, beliefs: Tensor, known: Tensor) -> Tensor:
         """Return sums (3, C) of averages, beliefs and their squares (B, C) over N.
 
-        Only of samples where `known` (B, 1) is true.
+        Only of samples where `known` (B, 1) is true. `beliefs` may be overwritten.
         """
-        average = RF.widen(average)
-        with RF._without_autocast(beliefs):
-            parts = [average, beliefs, beliefs.square()]
-            if beliefs.shape[-1] <= RF.FEW_CLASSES:  # one product is faster
-                parts = [torch.cat(parts, -1)]
-            weight = known.to(beliefs.dtype).T
-            sums = [weight @ part for part in parts]
-            stacked = (sums[0] if len(sums) == 1 else torch.cat(sums)).reshape(3, -1)
+        average, weight = numerics.widen(average), known.to(beliefs.dtype).T
+        with numerics.without_autocast(beliefs):
+            if beliefs.shape[-1] <= numerics.FEW_CLASSES:  # one product is faster
+                stacked = weight @ torch.cat([average, beliefs, beliefs.square()], -1)
+            else:
+                stacked = torch.cat(
+                    [weight @ average, weight @ beliefs, weight @ beliefs.square_()]
+                )
+            stacked = stacked.reshape(3, -1)
         return stacked.to(self.shares.dtype) / self.num_samples
 
     def add(self, sums: Tensor) -> None:
@@ -68,21 +69,26 @@ class ClassShares(nn.Module):
         It is m / (m + prior count), averaged over the classes of the label; labels are indices
         (B,) or probabilities (B, C).
         """
+        spread, others = self._spread()
         # Above zero, so that the weight is 1 without a prior count.
-        counts = self.learned_counts() + torch.finfo(self.moments.dtype).tiny
-        weight = counts / (counts + prior_count)
+        spread = spread.clamp_min(torch.finfo(spread.dtype).tiny)
+        weight = spread / spread.add(others, alpha=prior_count / self.num_samples)
         if not given.is_floating_point():
             return weight[given].unsqueeze(-1)
         return (given * weight.to(given.dtype)).sum(-1, keepdim=True)
 
     def learned_counts(self) -> Tensor:
         """Return m (C,): how many samples of each class the model has learned to distinguish."""
+        spread, others = self._spread()
+        return self.num_samples * spread / others
+
+    def _spread(self) -> tuple[Tensor, Tensor]:
+        """Return the numerator of m / N, and its denominator, (C,)."""
         beliefs, squares = self.moments
         share = beliefs / beliefs.sum().clamp_min(torch.finfo(beliefs.dtype).tiny)
         spread = squares.addcmul(beliefs, share, value=-1).clamp_min(0.0)
         others = (1.0 - share).clamp_min(1.0 / self.num_samples)  # less is a rounding error
-        counts: Tensor = spread.div_(others).mul_(self.num_samples)
-        return counts
+        return spread, others
 
     def add_samples(self, count: int) -> None:
         """Raise N; the learned counts stay."""

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.attention import pool_tokens
 from reliability_balance.labels.noise_matrix import as_noise_matrix
 from reliability_balance.labels.posterior import as_probabilities, label_posterior
@@ -138,7 +137,7 @@ def points_of(embeddings: Tensor) -> Tensor:
     """
     checks.floating("embeddings", embeddings)
     checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
-    points = RF.widen(pool_tokens(embeddings))
+    points = numerics.widen(pool_tokens(embeddings))
     if points.numel():
         sizes = torch.maximum(points.amax(-1), -points.amin(-1))
         exponent = int(sizes.median().frexp().exponent)  # one huge row changes no median
@@ -387,7 +386,7 @@ def refurbished(targets: RefurbishedTargets, labels: Tensor, dtype: torch.dtype)
         targets.kept,
         targets.averages.values.dtype if sparse else dtype,
     ).to(labels.device)
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     for rows in blocks(torch.arange(len(labels), device=labels.device), targets.num_classes):
         posterior = posterior_of(targets.beliefs(rows), labels[rows])
         stored.write(rows, posterior, stored.largest(posterior, posterior.argmax(-1)))

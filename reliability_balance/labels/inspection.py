@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.labels.embedding_beliefs import (
     ROUNDS,
     SETTINGS,
@@ -31,7 +30,7 @@ from reliability_balance.labels.knowledge import agreement, caution
 from reliability_balance.labels.noise_estimate import seen_samples
 from reliability_balance.labels.posterior import (
     PosteriorRule,
-    _one_label_each,
+    one_label_each,
 )
 from reliability_balance.labels.rows import Progress, blocks, followed
 from reliability_balance.labels.tables import aligned, as_sequence, by_position
@@ -257,9 +256,9 @@ def rank_quietly(
     """Rank labels, without a warning."""
     seen = seen_samples(targets, labels)
     used = labels.to(seen.device)[seen]
-    posterior_of = targets._posterior_rule()
+    posterior_of = targets.posterior_rule()
     given, suggested = torch.empty_like(seen), torch.empty_like(seen)
-    doubt = RF.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
+    doubt = numerics.widen(targets.averages.values[:0], targets.classes.shares).new_empty(len(seen))
     plausibility = torch.empty_like(doubt)
     parts = blocks(torch.arange(len(seen), device=seen.device), targets.num_classes)
     for rows in followed(parts, progress):
@@ -291,14 +290,14 @@ def _judged(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Return judged label, likeliest class, doubt and plausibility, (B,)."""
     posterior = posterior_of(targets.beliefs(index), labels)
-    judged = _one_label_each(labels, posterior)
+    judged = one_label_each(labels, posterior)
     given = judged.argmax(-1) if judged.is_floating_point() else judged
     place = given.unsqueeze(-1)
     if judged.is_floating_point():
         trust = posterior.minimum(judged.to(posterior.dtype)).sum(-1)
     else:
         trust = posterior.gather(-1, place).squeeze(-1).clamp_max(1.0)
-    average = RF.widen(targets.averages_of(index))
+    average = numerics.widen(targets.averages_of(index))
     own = average.gather(-1, place).squeeze(-1)
     other = average.scatter_(-1, place, 0.0).amax(-1)
     plausibility = own / (own + other).clamp_min(torch.finfo(own.dtype).tiny)

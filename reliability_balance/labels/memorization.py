@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.labels.posterior import expectation
 from reliability_balance.labels.rows import Parts, make_rows
 
@@ -65,8 +65,8 @@ class Memorization(nn.Module):
 
     def debias(self, residual: Tensor, probs: Tensor) -> Tensor:
         """Remove the memorization of the samples' own targets from predictions (B, C)."""
-        scores = _log(RF.widen(probs, residual))
-        return RF._softmax(scores.addcmul_(residual, self.strength, value=-1))
+        scores = _log(numerics.widen(probs, residual))
+        return numerics.softmax(scores.addcmul_(residual, self.strength, value=-1))
 
     def collect(
         self, residual: Tensor, given: Tensor, debiased: Tensor, shown: Tensor, held: Tensor
@@ -76,12 +76,12 @@ class Memorization(nn.Module):
         Labels are indices (B,) or probabilities (B, C). `shown` and `held` are masks (B, 1);
         samples in neither are ignored.
         """
-        residual = RF.widen(residual, debiased)
+        residual = numerics.widen(residual, debiased)
         fit = expectation(_log(debiased), given)
         slope = expectation(residual, given) - expectation(residual, debiased)
         fit = fit.addcmul_(slope, self.strength)
         rows = torch.cat([torch.ones_like(fit), fit, slope], -1)
-        with RF._without_autocast(rows):
+        with numerics.without_autocast(rows):
             sums = torch.cat([shown, held], -1).to(rows.dtype).T @ rows
         return (sums / len(self.control)).to(self.sums.dtype)
 
@@ -109,7 +109,7 @@ class Memorization(nn.Module):
 
         Return them as `Rows.compress` does.
         """
-        entries = RF.widen(self.residuals.entries(residual, classes), excess).add_(excess)
+        entries = numerics.widen(self.residuals.entries(residual, classes), excess).add_(excess)
         return self.residuals.compress_entries(entries, 0.0)
 
     def add_samples(self, count: int) -> None:

@@ -16,15 +16,17 @@ def compress(stored: SparseRows, index: Tensor, rows: Tensor, classes: Tensor) -
     Args:
         stored: what they are added to, the same on all ranks.
         index: (M,), which stored row each is added to.
-        rows: (M, C).
+        rows: (M, C), not negative; may be overwritten.
         classes: likeliest classes (M, n), distinct in each row; the first SENT count.
 
     Returns:
         `index` in int32; values (M, k) of the classes that are stored; values (M, SENT) of
-        `classes`; sums (M,) of the rows.
+        `classes`, -1 of those that are stored; sums (M,) of the rows.
     """
-    inside = rows.gather(1, stored.classes[index].long())
-    return index.int(), inside, rows.gather(1, classes[:, :SENT]), rows.sum(-1)
+    kept, totals = stored.classes[index].long(), rows.sum(-1)
+    inside = rows.gather(1, kept)
+    others = rows.scatter_(1, kept, -1.0).gather(1, classes[:, :SENT])
+    return index.int(), inside, others, totals
 
 
 def merge(stored: SparseRows, parts: Parts, classes: Tensor, shares: Tensor) -> None:
@@ -44,8 +46,8 @@ def merge(stored: SparseRows, parts: Parts, classes: Tensor, shares: Tensor) -> 
     index, classes, size = index.long(), classes[:, : others.shape[1]].long(), inside.shape[1]
     ordered, position = index.sort(stable=True)
     place = torch.searchsorted(ordered, index)
-    kept, new = stored.classes[index].long(), classes[position[place]]
-    is_new = (new.unsqueeze(-1) != kept.unsqueeze(1)).all(-1)
+    first = position[place]
+    kept, new, is_new = stored.classes[index].long(), classes[first], others[first] >= 0
     is_same = classes.unsqueeze(-1) == new.unsqueeze(1)
     at_new = others.unsqueeze(-1).where(is_same, 0.0).sum(1).where(is_new, 0.0)
 

@@ -107,7 +107,7 @@ def mix_with(
             each.reshape(-1, *[1] * (rows.ndim - 1)) for each in (larger.to(rows.dtype), partner)
         )
         # Not rows[partner]: torch 2.11's inductor fails at indexing by randperm on a GPU.
-        return rows.take_along_dim(other, 0).lerp(rows, weight)
+        return rows.gather(0, other.expand_as(rows)).lerp(rows, weight)
 
     token_mask = output.token_mask
     if token_mask is not None:

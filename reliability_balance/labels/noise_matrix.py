@@ -5,7 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.labels import merging
 from reliability_balance.labels.annotators import as_votes
 from reliability_balance.labels.posterior import (
@@ -91,7 +91,7 @@ class DenseCounts(nn.Module):
         # label_posterior in the log domain: all entries of T are positive
         likelihood = self.matrix(shares).to(scores.dtype).log().T[labels]
         sharper = torch.add(likelihood, scores, alpha=1.0 / temperature)
-        return RF._softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
+        return numerics.softmax(torch.stack([scores, scores + likelihood, sharper])).unbind()
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
@@ -117,21 +117,22 @@ class DenseCounts(nn.Module):
             shares: class shares (C,), as in :meth:`SparseCounts.whole`.
             classes: likeliest classes (B, k) of the samples, to compress the rows.
         """
-        posterior = RF.widen(posterior)
+        posterior = numerics.widen(posterior)
         given = as_probabilities(given, posterior)
-        with RF._without_autocast(posterior):
+        with numerics.without_autocast(posterior):
             if labels.is_floating_point():
                 matrix = self.matrix(shares).to(posterior.dtype)
                 tiny = torch.finfo(posterior.dtype).tiny
                 counts = (posterior / (given @ matrix.T).clamp_min(tiny)).T @ given * matrix
             else:
                 counts = posterior.T @ given
-            return (), ((counts / self.num_samples).to(self.joint.dtype),)
+            return (), (counts.to(self.joint.dtype),)
 
     def add(self, rows: Parts, sums: Parts, shares: Tensor, classes: Tensor) -> None:
         """Update J with what :meth:`collect` returned, with the same `classes`."""
         (new,) = sums
-        self.joint.mul_((1.0 - new.sum()).clamp_min(0.0)).add_(new)
+        decay = (1.0 - new.sum() / self.num_samples).clamp_min(0.0)
+        self.joint.mul_(decay).add_(new, alpha=1.0 / self.num_samples)
 
     def add_samples(self, count: int) -> None:
         """Raise N, so that each sample changes J less."""
@@ -195,15 +196,15 @@ class SparseCounts(nn.Module):
         Posteriors are returned up to a factor for each sample.
         """
         likelihood = self._likelihood(labels, shares)
-        beliefs = RF._softmax(scores)
-        sharper = RF._softmax(scores.div_(temperature)).mul_(likelihood)
+        beliefs = numerics.softmax(scores)
+        sharper = numerics.softmax(scores.div_(temperature)).mul_(likelihood)
         return beliefs, likelihood.mul_(beliefs), sharper
 
     def rule(self, shares: Tensor) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C)."""
 
         def posterior_of(beliefs: Tensor, labels: Tensor) -> Tensor:
-            return normalised(RF.widen(beliefs) * self._likelihood(labels, shares), beliefs)
+            return normalised(numerics.widen(beliefs) * self._likelihood(labels, shares), beliefs)
 
         return posterior_of
 
@@ -228,7 +229,7 @@ class SparseCounts(nn.Module):
             labels, labels_each = labelled.flatten(), labelled.shape[1]
             rows = (rows.unsqueeze(1) * weights.unsqueeze(-1)).flatten(0, 1)
             rows = rows * self._likelihood(labels, shares)
-        classes = classes.repeat_interleave(labels_each, 0)
+        classes = _repeated(classes, labels_each)
         parts = merging.compress(self.columns, labels, rows, classes)
         return tuple(each.unflatten(0, (len(posterior), labels_each)) for each in parts), ()
 
@@ -239,7 +240,7 @@ class SparseCounts(nn.Module):
         self.columns.values.mul_(decay)
         self.columns.rest.mul_(decay)
         scaled = (each.flatten(0, 1) / self.num_samples for each in values)
-        classes = classes.repeat_interleave(labels.shape[1], 0)
+        classes = _repeated(classes, labels.shape[1])
         merging.merge(self.columns, (labels.flatten(), *scaled), classes, shares)
 
     def add_samples(self, count: int) -> None:
@@ -307,6 +308,11 @@ class SparseCounts(nn.Module):
 Counts = DenseCounts | SparseCounts
 
 
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """Repeat each row; a view of (B, n) if once."""
+    return rows.unsqueeze(1).expand(-1, times, -1).flatten(0, 1)
+
+
 def _likeliest(labels: Tensor) -> tuple[Tensor, Tensor]:
     """Return the largest shares of soft labels (B, C), scaled to sum 1, and their classes."""
     weights, classes = labels.topk(min(SOFT_CLASSES, labels.shape[-1]))
@@ -341,8 +347,8 @@ class AnnotatorCounts(nn.Module):
 
     def collect(self, posterior: Tensor, labels: Tensor, num_samples: int) -> Parts:
         """Return what posteriors (B, C) and labels (B, A) add to J; rows of 0 are ignored."""
-        posterior = RF.widen(posterior)
-        with RF._without_autocast(posterior):
+        posterior = numerics.widen(posterior)
+        with numerics.without_autocast(posterior):
             votes = as_votes(labels, posterior)
             counts = (posterior.T @ votes.flatten(1)).unflatten(1, votes.shape[1:])
             new = counts.transpose(0, 1).to(self.joint.dtype) / num_samples

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.labels.annotators import as_votes, check_labels, check_values
 from reliability_balance.labels.rows import blocks
 
@@ -53,13 +52,13 @@ def label_posterior(beliefs: Tensor, labels: Tensor, noise_matrix: Tensor) -> Te
             f"`noise_matrix` must have shape {(beliefs.shape[-1],) * 2}; "
             f"got {tuple(noise_matrix.shape)}"
         )
-    beliefs = RF.widen(beliefs)
+    beliefs = numerics.widen(beliefs)
     noise_matrix = noise_matrix.to(beliefs.dtype)
     tiny = torch.finfo(beliefs.dtype).tiny
     if not labels.is_floating_point():  # one column of T per label, no matrix product
         return normalised(beliefs * noise_matrix.T[labels].contiguous(), beliefs)
     given = labels.to(beliefs.dtype)
-    with RF._without_autocast(beliefs):
+    with numerics.without_autocast(beliefs):
         likelihood = (given * (beliefs @ noise_matrix)).sum(-1, keepdim=True)
         possible = likelihood > tiny
         ratio = torch.where(possible, given / likelihood.where(possible, 1.0), 0.0)
@@ -121,12 +120,12 @@ def annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor)
         )
     check_labels(labels, len(beliefs), len(noise_matrices))
     check_values(labels, num_classes)
-    return _annotator_posterior(beliefs, labels, noise_matrices)
+    return posterior_of_annotators(beliefs, labels, noise_matrices)
 
 
-def _annotator_posterior(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
+def posterior_of_annotators(beliefs: Tensor, labels: Tensor, noise_matrices: Tensor) -> Tensor:
     """Compute :func:`annotator_posterior` without checks, which synchronize with the device."""
-    beliefs = RF.widen(beliefs)
+    beliefs = numerics.widen(beliefs)
     num_annotators, num_classes, _ = noise_matrices.shape
     # A row for each label of each annotator, and a last row of zeros for "no label".
     rows = _safe_log(noise_matrices.to(beliefs.dtype)).transpose(1, 2).flatten(0, 1)
@@ -145,7 +144,7 @@ def _safe_log(probs: Tensor) -> Tensor:
     return probs.clamp_min(tiny).log().where(probs > 0, -torch.inf)
 
 
-def _one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
+def one_label_each(labels: Tensor, posterior: Tensor) -> Tensor:
     """Return each sample's most frequent label (B,); the posterior (B, C) breaks ties.
 
     Index labels (B,) and soft labels (B, C) are returned unchanged.
@@ -184,7 +183,7 @@ def towards_(posterior: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     a factor.
     """
     if labels.ndim > 1:
-        posterior = RF.widen(posterior, labels)
+        posterior = numerics.widen(posterior, labels)
         return labels.to(posterior.dtype).lerp(posterior, weight.to(posterior.dtype))
     weight = weight.to(posterior.dtype)
     totals = posterior.sum(-1, keepdim=True).clamp_min(torch.finfo(posterior.dtype).tiny)
@@ -211,4 +210,4 @@ def class_frequencies(labels: Tensor, num_classes: int, *, added: float = 0.0) -
 def sharpened_scores(probs: Tensor, temperature: float, bias: Tensor) -> Tensor:
     """Return log-probabilities divided by a temperature, plus a bias; finite where `probs` is 0."""
     tiny = torch.finfo(probs.dtype).tiny
-    return torch.add(bias, probs.clamp_min(tiny).log_(), alpha=1.0 / temperature)
+    return probs.clamp_min(tiny).log_().div_(temperature).add_(bias)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reliability_balance import checks
+from reliability_balance import checks, numerics
 from reliability_balance import functional as RF
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import log_frequencies
@@ -196,6 +196,11 @@ class RobustLoss(nn.Module):
         return self._kept[0]
 
     @property
+    def labels(self) -> Tensor:
+        """All labels of the training set, as given, on the CPU."""
+        return self._kept[1]
+
+    @property
     def class_prior(self) -> Tensor:
         """Class frequencies (C,) of the labels as given; uniform if the recipe says so."""
         return self._kept[2]
@@ -207,12 +212,12 @@ class RobustLoss(nn.Module):
         If the recipe does not refurbish labels, processes do not communicate. Each then takes the
         batches of the others to be as large as its own.
         """
-        return self._samples_taken / len(self._kept[1])
+        return self._samples_taken / len(self.labels)
 
     @property
     def refurbishes(self) -> bool:
         """Whether labels are refurbished by now."""
-        return self.recipe.refurbishes_labels and self.progress > self.targets._effective_warmup
+        return self.recipe.refurbishes_labels and self.progress > self.targets.effective_warmup
 
     @property
     def noise_matrix(self) -> Tensor:
@@ -336,7 +341,7 @@ class RobustLoss(nn.Module):
             raise ValueError("`criterion` must have seen samples; got none so far: train first")
         return rank_labels(
             self.targets,
-            self._kept[1],
+            self.labels,
             class_names=class_names,
             sample_names=sample_names,
             progress=progress,
@@ -480,7 +485,7 @@ class RobustLoss(nn.Module):
 
     def _require_known(self) -> None:
         self._require_doubts()
-        self.targets._check_known("criterion")
+        self.targets.check_known("criterion")
 
     @torch.no_grad()
     def _check_outputs(self, views: list[BalancerOutput]) -> None:
@@ -509,7 +514,7 @@ class RobustLoss(nn.Module):
                 _check_finite_logits(name, view.logits)
         if int(self.progress) == self._epochs_checked:
             return
-        anchors = balancer._anchor_points()
+        anchors = balancer.anchor_points()
         for name, view in zip(("output", "second"), views, strict=False):
             if anchors is None or view.anchors is None:
                 continue
@@ -528,7 +533,7 @@ class RobustLoss(nn.Module):
         if index is not None:
             checks.indices("index", index)
             if self.validate_args:
-                checks.index_values("index", index, len(self._kept[1]))
+                checks.index_values("index", index, len(self.labels))
                 self.targets.check_given(index, labels)
         batch_size, num_classes = output.log_probs.shape
         if self.targets.num_annotators and is_of_annotators(labels):
@@ -562,7 +567,7 @@ class RobustLoss(nn.Module):
         if partners is not None:
             soft = as_probabilities(labels, output.log_probs)
             output, labels = mix_with(partners, self.balancer, output, soft)
-        return self.loss._terms(output, labels, self._log_prior)
+        return self.loss.compute(output, labels, self._log_prior)
 
     @torch.no_grad()
     def _refurbish(
@@ -597,11 +602,11 @@ class RobustLoss(nn.Module):
         log_probs = view.log_probs
         if self._log_prior is not None:
             log_probs = log_probs + self._log_prior.to(log_probs)
-        return RF._softmax(log_probs)
+        return numerics.softmax(log_probs)
 
     def _advance(self, samples: int) -> None:
         """Count progress; when held-back labels are released, decide on memorization."""
-        end = self.targets.held_for * len(self._kept[1])
+        end = self.targets.held_for * len(self.labels)
         is_end = self._samples_taken < end <= self._samples_taken + samples
         self._samples_taken += samples
         if is_end:

@@ -61,7 +61,7 @@ class DenseRows(nn.Module):
 
     def largest(self, rows: Tensor, first: Tensor) -> Tensor:
         """Return which classes to store, as :meth:`SparseRows.largest`: (B, 0), as all are."""
-        return first.new_empty(len(first), 0)
+        return first.new_empty(len(first), 0, dtype=torch.int32)
 
     def entries(self, rows: Tensor, classes: Tensor) -> Tensor:
         """Return the entries of rows (B, C) that are stored: all."""

@@ -6,8 +6,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, distributed
 
-from reliability_balance import checks
-from reliability_balance import functional as RF
+from reliability_balance import checks, numerics
 from reliability_balance.core.recipes import get_recipe
 from reliability_balance.core.settings import Configured
 from reliability_balance.labels.class_shares import ClassShares
@@ -22,9 +21,9 @@ from reliability_balance.labels.noise_matrix import (
 from reliability_balance.labels.out_of_sample import OutOfSample, fill_in_old
 from reliability_balance.labels.posterior import (
     PosteriorRule,
-    _annotator_posterior,
-    _one_label_each,
     as_probabilities,
+    one_label_each,
+    posterior_of_annotators,
     sharpened_scores,
 )
 from reliability_balance.labels.ranks import Ranks
@@ -237,8 +236,8 @@ class TargetState(Configured):
         check_labels(labels, len(index), self.num_classes, self.num_annotators)
         if self.validate_args:
             check_label_values(labels, self.num_classes)
-        posterior = self._posterior_rule()(self.beliefs(index), labels)
-        judged = as_probabilities(_one_label_each(labels, posterior), posterior)
+        posterior = self.posterior_rule()(self.beliefs(index), labels)
+        judged = as_probabilities(one_label_each(labels, posterior), posterior)
         return posterior.minimum(judged).sum(-1)
 
     def beliefs(self, index: Tensor) -> Tensor:
@@ -258,7 +257,7 @@ class TargetState(Configured):
         return self._sharpened(self.averages_of(index))
 
     def _sharpened(self, average: Tensor) -> Tensor:
-        return sharpened_scores(RF.widen(average), self.temperature, self.classes.class_bias)
+        return sharpened_scores(numerics.widen(average), self.temperature, self.classes.class_bias)
 
     @torch.no_grad()
     def judge_memory(self) -> bool:
@@ -275,7 +274,7 @@ class TargetState(Configured):
         return bool(self._remembers)
 
     @property
-    def _effective_warmup(self) -> int:
+    def effective_warmup(self) -> int:
         """Number of updates of a sample after which its label is refurbished."""
         return self.held_for if self._remembers else self.warmup
 
@@ -296,8 +295,11 @@ class TargetState(Configured):
         self._read_memory()
         self._is_compared = False
 
-    def check_known(self) -> None:
+    def check_known(self, owner: str = "targets") -> None:
         """Require that a sample was seen often enough to estimate the noise matrix.
+
+        Args:
+            owner: what the user calls the holder of these targets, for the error.
 
         Raises:
             ValueError: if none was.
@@ -309,10 +311,6 @@ class TargetState(Configured):
             ...
             ValueError: `targets` must have seen samples more than 10 times; got at most 0: ...
         """
-        self._check_known("targets")
-
-    def _check_known(self, owner: str) -> None:
-        """As :meth:`check_known`; `owner` is what the user calls the holder of these targets."""
         most = int(self.updates.max())
         if most <= self.held_for:
             remedy = "train for longer, or plan for fewer epochs" if most else "train first"
@@ -408,9 +406,9 @@ class TargetState(Configured):
         held = early & self.memorization.control[index].unsqueeze(-1)
         return early ^ held, held
 
-    def _posterior_rule(self) -> PosteriorRule:
+    def posterior_rule(self) -> PosteriorRule:
         """Return the function from beliefs and labels to posteriors (B, C), without checks."""
         matrices = self.annotator_matrices
         if matrices is None:
             return self.counts.rule(self._class_shares)
-        return partial(_annotator_posterior, noise_matrices=matrices)
+        return partial(posterior_of_annotators, noise_matrices=matrices)

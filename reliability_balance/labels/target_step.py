@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.labels.given_labels import label_codes
 from reliability_balance.labels.noise_matrix import SparseCounts
 from reliability_balance.labels.posterior import as_probabilities, towards_
@@ -32,7 +32,9 @@ def follow(
         residual = memorization.residuals.read(index, state._class_shares)
         debiased = memorization.debias(residual, probs)
     updates = state.updates[index] + 1
-    rows["samples"] = index, label_codes(labels, state.num_classes), updates
+    rows["samples"] = index, updates
+    if state.validate_args or not state._expects:
+        rows["label codes"] = (label_codes(labels, state.num_classes),)
     updates = updates.unsqueeze(-1)
     average = _updated_average(state, index, updates, mean_of_repeated(place, debiased))
     # The residual is stored of the same classes, to find the largest only once.
@@ -83,7 +85,7 @@ def store(
 
     Of a sample in the batches of several processes, the row at its place in `first` (B,) is stored.
     """
-    index, _, updates = rows["samples"]
+    index, updates = rows["samples"]
     (classes,) = rows["classes"]
     state.counts.add(rows["counts"], sums["counts"], state._class_shares, classes)
     if state.annotators is not None:
@@ -106,7 +108,7 @@ def _given(state: TargetState, labels: Tensor, probs: Tensor) -> Tensor:
     """Return labels as probabilities (B, C), or index labels (B,) where C is large."""
     if labels.ndim == 1 and isinstance(state.counts, SparseCounts):
         return labels
-    return as_probabilities(labels, RF.widen(probs))
+    return as_probabilities(labels, numerics.widen(probs))
 
 
 def posteriors_of(
@@ -122,26 +124,26 @@ def posteriors_of(
             scores, state.noise_temperature, labels, state._class_shares
         )
     else:
-        posterior_of = state._posterior_rule()
-        beliefs = RF._softmax(scores)
+        posterior_of = state.posterior_rule()
+        beliefs = numerics.softmax(scores)
         refurbished = posterior_of(beliefs, labels)
-        counted = posterior_of(RF._softmax(scores.div_(state.noise_temperature)), labels)
+        counted = posterior_of(numerics.softmax(scores.div_(state.noise_temperature)), labels)
     weight = state.classes.posterior_weight(
         labels if labels.ndim == 1 else given, state.prior_count
     )
-    is_due = updates > state._effective_warmup
+    is_due = updates > state.effective_warmup
     return beliefs, towards_(refurbished, given, weight * is_due), towards_(counted, given, weight)
 
 
 def _updated_average(state: TargetState, index: Tensor, updates: Tensor, probs: Tensor) -> Tensor:
     """Return the averages (B, C) with these predictions."""
-    old = RF.widen(state.averages_of(index), probs)
+    old = numerics.widen(state.averages_of(index), probs)
     share = (
         updates.reciprocal().to(old.dtype)
         if state.momentum is None
         else 1.0 - state.momentum * (updates > 1).to(old.dtype)
     )
-    return old.lerp_(RF.widen(probs, old), share)
+    return old.lerp_(numerics.widen(probs, old), share)
 
 
 def _with_held(targets: Tensor, held: Tensor | None, probs: Tensor) -> Tensor:

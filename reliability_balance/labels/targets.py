@@ -193,8 +193,8 @@ class RefurbishedTargets(TargetState):
         if not is_alone:
             rows, sums = self._ranks.exchange(counts, rows, sums)
             order = sort_samples(rows["samples"][0])
-        samples, codes, _ = rows["samples"]
-        self._record_labels(samples, order, codes)
+        if "label codes" in rows:
+            self._record_labels(rows["samples"][0], order, *rows["label codes"])
         store_rows(self, rows, sums, None if is_alone else order.first)
         return targets
 
@@ -309,6 +309,7 @@ class RefurbishedTargets(TargetState):
             "dtype": self.averages.values.dtype,
             "validate_args": self.validate_args,
             "judge_memory": self._remembers,
+            "labels known in advance": self._expects,
         }
         return self.settings() | of_runs | self.plan
 

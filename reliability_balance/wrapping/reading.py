@@ -6,7 +6,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.core.attention import pool_tokens
 
 Pooling = Literal["vector", "token", "mean"]
@@ -48,7 +48,7 @@ def find_readings(
     if not fits(value, scores, prediction):
         return []
     for activation, function in ACTIVATIONS.items():
-        given = function(RF.widen(scores))
+        given = function(numerics.widen(scores))
         readings = [
             Reading(pooling, activation)
             for pooling in _poolings(scores)
@@ -109,7 +109,7 @@ def _chosen_token(scores: Tensor, prediction: Tensor, mask: Tensor | None) -> Te
     In low precision two tokens can have the same scores. Then the last one that is not padding is
     taken, as models do.
     """
-    gap = (RF.widen(scores) - RF.widen(prediction).unsqueeze(1)).abs().sum(-1)
+    gap = (numerics.widen(scores) - numerics.widen(prediction).unsqueeze(1)).abs().sum(-1)
     order = torch.arange(1, gap.shape[1] + 1, device=gap.device)
     if mask is not None:
         order = order + gap.shape[1] * mask
@@ -127,7 +127,7 @@ def _same(one: Tensor, other: Tensor, *, is_exact: bool) -> bool:
     coarser = max((one.dtype, other.dtype), key=lambda dtype: torch.finfo(dtype).eps)
     if is_exact:
         return torch.equal(one.to(coarser), other.to(coarser))
-    wide, wanted = RF.widen(one, other), RF.widen(other, one)
+    wide, wanted = numerics.widen(one, other), numerics.widen(other, one)
     relative = max(4 * torch.finfo(coarser).eps, 1e-5)
     # Relative to the median, since one class may be masked by a huge number.
     usual = wanted.abs().median() if wanted.numel() else 0.0

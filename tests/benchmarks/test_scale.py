@@ -73,3 +73,16 @@ def test_filled_rows_are_of_distinct_classes_and_can_be_ranked():
     assert all(len(set(row)) == 15 for row in classes.tolist())
     assert classes[:, 0].tolist() == labels.tolist()
     assert fill_and_rank(300, 40) >= 0.0
+
+
+def test_the_bootstrap_holds_one_matrix_for_each_resample(monkeypatch):
+    count, classes, resamples = 80, 40, 60
+    monkeypatch.setattr(rows, "BLOCK", 2**12)
+    monkeypatch.setattr(noise_estimate, "MAX_STEPS", 1)
+    beliefs = torch.randn(count, classes).softmax(-1)
+    labels = torch.arange(count) % classes
+    start = torch.full((classes, classes), 1 / classes)
+    peak = peak_allocated(
+        lambda: noise_estimate.noise_from_beliefs(beliefs, labels, start, num_resamples=resamples)
+    )
+    assert peak < 1.3 * 4 * resamples * classes**2

@@ -108,7 +108,7 @@ def test_minus_infinity_rules_a_class_out():
 
 
 def test_training_stops_before_a_bad_loss_reaches_the_weights(tmp_path, monkeypatch):
-    loss_of = ReliabilityLoss._terms
+    loss_of = ReliabilityLoss.compute
 
     def spoil(self, output, labels, log_prior):
         terms = loss_of(self, output, labels, log_prior)
@@ -116,7 +116,7 @@ def test_training_stops_before_a_bad_loss_reaches_the_weights(tmp_path, monkeypa
 
     folder = train_tiny(tmp_path, tiny_recipe(epochs=1))
     before = folder.checkpoint.read_bytes(), folder.model.read_bytes()
-    monkeypatch.setattr(ReliabilityLoss, "_terms", spoil)
+    monkeypatch.setattr(ReliabilityLoss, "compute", spoil)
     with pytest.raises(ValueError, match="must be finite; got nan in epoch 2, batch 1"):
         train_tiny(tmp_path, tiny_recipe(epochs=2))
     assert (folder.checkpoint.read_bytes(), folder.model.read_bytes()) == before

@@ -144,7 +144,7 @@ def test_noisy_labels_with_what_training_learned(rate, kind):
 
     noise = criterion
     if kind == "estimate":
-        noise = estimate_noise(criterion.targets, criterion._kept[1], num_resamples=2)
+        noise = estimate_noise(criterion.targets, criterion.labels, num_resamples=2)
     noisy = calibrate(model, [(points, labels)], noise=noise)
     assert ece(noisy) < ece(calibrate(model, [(points, truth)])) + 0.03
     assert isinstance(noisy.calibrator.scaling, TemperatureScaling)

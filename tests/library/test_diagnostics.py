@@ -1,5 +1,6 @@
 """Each sickness is made, and named; a healthy model gets no complaint."""
 
+import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from reliability_balance import (
     ReliabilityBalancer,
     ReliabilityLoss,
     RobustLoss,
+    calibrate,
     fit_head,
     wrap,
 )
@@ -418,6 +420,13 @@ class TestCalling:
         shifted = [(points[:3], labels[:4]), (points[3:8], labels[4:8])]
         with pytest.raises(ValueError, match=r"`labels` of dtype int64 must have shape \(3,\)"):
             diagnose(balancer, shifted)
+
+    def test_of_two_balancers_none_is_guessed(self, balancer):
+        model = copy.deepcopy(balancer)
+        model.other = ReliabilityBalancer(16, CLASSES)
+        for call in (diagnose, calibrate):
+            with pytest.raises(ValueError, match="must hold one ReliabilityBalancer; got 2 in a"):
+                call(model, batches(*blobs(seed=1)))
 
     def test_errors(self, balancer):
         with pytest.raises(ValueError, match="`loader` must give at least 1 batch; got 0"):

@@ -121,11 +121,7 @@ def test_references_in_docstrings_resolve(name):
         assert target in own or any(home + target in PUBLIC for home in homes), target
 
 
-EQUATIONS = [
-    thing
-    for name, thing in vars(functional).items()
-    if inspect.isfunction(thing) and name not in ("widen", "unit_length") and name[0] != "_"
-]
+EQUATIONS = [getattr(functional, name) for name in functional.__all__]
 
 
 @pytest.mark.parametrize("thing", EQUATIONS, ids=lambda thing: thing.__name__)

@@ -10,6 +10,7 @@ from public_api import public_objects
 from torch import nn
 
 from reliability_balance import functional as RF
+from reliability_balance import numerics
 from reliability_balance.data import pair_noise, symmetric_noise
 from reliability_balance.labels import label_posterior
 
@@ -32,7 +33,7 @@ ANCHORS = torch.randn(NUM_CLASSES, NUM_ANCHORS, WIDTH)
 
 # The function, its batched arguments, those that all samples share, and its settings.
 FUNCTIONS = {
-    "widen": (RF.widen, lambda: (probs(),), (), {}),
+    "widen": (numerics.widen, lambda: (probs(),), (), {}),
     "unit_length": (RF.unit_length, lambda: (torch.randn(SIZE, WIDTH),), (), {}),
     "normalized_entropy": (RF.normalized_entropy, lambda: (probs(),), (), {}),
     "confidence": (RF.confidence, lambda: (probs(),), (), {}),

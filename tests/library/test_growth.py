@@ -122,7 +122,7 @@ def test_added_samples_have_their_own_warm_up_and_held_back_labels():
         others = targets(old, labels[old], probs[old])
         assert not torch.equal(others, F.one_hot(labels[old], 4).float())
     assert bool((targets.out_of_sample.classes[new][held] >= 0).all())
-    for _ in range(targets._effective_warmup - 2):
+    for _ in range(targets.effective_warmup - 2):
         assert torch.equal(targets(new, labels[new], probs[new]), given)
     assert not torch.equal(targets(new, labels[new], probs[new]), given)
 

@@ -9,8 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, wrap
-from reliability_balance import functional as RF
+from reliability_balance import ReliabilityBalancer, ReliabilityLoss, RobustLoss, numerics, wrap
 from reliability_balance.core import (
     LossTerms,
     Recipe,
@@ -92,7 +91,7 @@ def by_hand(model):
     def loss_of(output, labels, index):
         nonlocal seen
         log_probs = output.log_probs.detach() + log_frequencies(prior)
-        soft = targets(index, labels, RF._softmax(log_probs))
+        soft = targets(index, labels, numerics.softmax(log_probs))
         seen += len(index)
         if seen >= 0.7 * warmup * NUM_SAMPLES:
             output, soft = mix(model.balancer, output, soft, concentration=0.3)
@@ -799,7 +798,7 @@ class TestMixedUp:
         terms = LossTerms(*[torch.zeros(())] * 5)
         monkeypatch.setattr(
             ReliabilityLoss,
-            "_terms",
+            "compute",
             lambda _, output, labels, log_prior: wanted.append(labels) or terms,
         )
         criterion(model(INPUTS[held]), LABELS[held], held)

@@ -112,7 +112,7 @@ def test_the_largest_beliefs_suffice(noise, rate):
         assert float((trust[wrong] < 0.5).float().mean()) > 0.97
         assert float((trust[~wrong] > 0.5).float().mean()) > 0.97
     assert float((trusts[0] - trusts[1]).abs().mean()) < 0.01
-    likely = [each._posterior_rule()(each.beliefs(index), labels) for each in (whole, sparse)]
+    likely = [each.posterior_rule()(each.beliefs(index), labels) for each in (whole, sparse)]
     right = [float((each.argmax(-1) == true).float().mean()) for each in likely]
     assert right[1] > right[0] - 0.005
     diagonals = [float(each.noise_matrix.diagonal().mean()) for each in (whole, sparse)]
