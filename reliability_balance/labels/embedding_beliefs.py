@@ -132,8 +132,8 @@ def points_of(embeddings: Tensor) -> Tensor:
 
     Example:
         >>> points_of(torch.tensor([[3e30, -8e30], [0.0, 8e30]]))
-        tensor([[ 0.2367, -0.6311],
-                [ 0.0000,  0.6311]])
+        tensor([[ 0.2958, -0.7889],
+                [ 0.0000,  0.7889]])
     """
     checks.floating("embeddings", embeddings)
     checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
