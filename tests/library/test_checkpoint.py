@@ -701,7 +701,7 @@ class TestFormats:
         assert_same_state(load(path).extras["targets"], targets)
         tensors["targets.classes.class_bias"] = tensors["targets.classes.tilt"].clone()
         tensor_file.write(path, tensors, {**config, "format_version": 7})
-        with pytest.raises(ValueError, match="classes.tilt, which is not here"):
+        with pytest.raises(ValueError, match=r"classes\.tilt, which is not here"):
             load(path)
 
     def test_fields_of_recipes_once_had_other_names(self, path):
