@@ -258,6 +258,8 @@ class TestWhole:
         named = diagnose(copying(), data, class_names=["a", "b", "fear", "d"])
         shares = "shares of classes fear (0.0 % predicted, 25.0 % labelled)"
         assert any(shares in found.what for found in named.findings)
+        odd = diagnose(copying(), data, class_names=["a", "b", "fe\nar", "d"])
+        assert str(odd) == str(named).replace("fear", "fe\\nar")
         with pytest.raises(ValueError, match="`class_names` must hold 4 names; got 3"):
             diagnose(copying(), data, class_names=["a", "b", "c"])
 

@@ -12,6 +12,7 @@ from reliability_balance.labels import (
     noise_from_beliefs,
 )
 from reliability_balance.labels.knowledge import SMALLEST_PHI, confused_pairs
+from reliability_balance.labels.noise_estimate import estimate_rate
 
 MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
 START = 0.5 * torch.eye(3) + 0.5 / 3
@@ -139,6 +140,11 @@ def test_classes_that_look_alike_come_with_a_warning():
 def test_others_and_too_few_labels_come_without(count, shift, recwarn):
     estimate_noise(*lookalikes(count, shift), num_resamples=2)
     assert not [each for each in recwarn if "tell apart" in str(each.message)]
+
+
+def test_the_rate_alone_comes_without_the_warning_of_the_matrix(recwarn):
+    estimate_rate(*lookalikes(1000, 0.0))
+    assert not recwarn.list
 
 
 def test_phi_is_that_of_a_two_by_two_table():
