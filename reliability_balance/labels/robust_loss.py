@@ -633,7 +633,7 @@ class RobustLoss(nn.Module):
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
             "released": self.targets._released,
-            "first": self.targets._first,
+            "cohorts": tuple(self.targets._cohorts),
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -679,7 +679,7 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
-        self.targets._first = state.get("first", self.targets._first)
+        self.targets._cohorts = list(state.get("cohorts", self.targets._cohorts))
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]

@@ -274,6 +274,7 @@ class TestWhole:
                 model.class_prior.copy_(torch.tensor(prior))
             (found,) = [each for each in diagnose(model, data).findings if "shares" in each.what]
             assert ("DataRefinementSampler" in found.advice) == (prior is None)
+            assert found.advice.startswith("if the training did not") == (prior is None)
             assert ("alike already" in found.advice) == (prior is not None)
 
     def test_advice_on_a_weight_holds_from_any_weight(self):
