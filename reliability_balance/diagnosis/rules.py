@@ -232,6 +232,6 @@ def unbalanced_predictions(
             "the classes are weighted alike already: train longer, or on more of their samples"
         )
     return Finding(
-        f"predictions and labels differ in their shares of classes {listed}",
+        f"class frequencies of predictions and labels differ: {listed}",
         f"{balance}; check whether the classes are in the order that the model was trained on",
     )
