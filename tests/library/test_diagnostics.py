@@ -245,7 +245,9 @@ class TestWhole:
     def test_a_class_that_is_never_predicted(self):
         labels = torch.arange(400) % CLASSES
         points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
-        messages = [what for what in whats(copying(), batches(points, labels)) if "class frequencies of" in what]
+        messages = [
+            what for what in whats(copying(), batches(points, labels)) if "frequencies of" in what
+        ]
         assert messages == [
             "class frequencies of predictions and labels differ: "
             "2 (0.0 % predicted, 25.0 % labelled)"
@@ -270,7 +272,9 @@ class TestWhole:
             model.recipe = "paper"
             if prior is not None:
                 model.class_prior.copy_(torch.tensor(prior))
-            (found,) = [each for each in diagnose(model, data).findings if "class frequencies of" in each.what]
+            (found,) = [
+                each for each in diagnose(model, data).findings if "frequencies of" in each.what
+            ]
             assert ("DataRefinementSampler" in found.advice) == (prior is None)
             assert ("alike already" in found.advice) == (prior is not None)
 
