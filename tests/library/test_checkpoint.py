@@ -516,7 +516,7 @@ class TestBadArguments:
             (
                 {"extras": {"a": nn.Linear(2, 2)}},
                 ValueError,
-                "of this package .* got a: Linear",
+                "`extras` must be of ReliabilityBalancer, .* got a: Linear$",
             ),
             (
                 {"extras": {"a": ReliabilityBalancer(4, 2, head=nn.Linear(4, 2, bias=False))}},
@@ -546,6 +546,12 @@ class TestBadArguments:
         criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
         with pytest.raises(TypeError, match=r"by torch\.save\(criterion\.state_dict\(\), path\)"):
             save(path, criterion)
+
+    def test_of_a_criterion_the_targets_can_be_an_extra(self, path):
+        criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
+        with pytest.raises(ValueError, match=r"got a: RobustLoss: save `criterion\.targets`"):
+            save(path, small(), extras={"a": criterion})
+        save(path, small(), extras={"a": criterion.targets})
 
     def test_a_calibrated_model_is_referred_to_its_parts(self, path):
         calibrated = CalibratedModel(small(), Calibrator(2, 1.0))
