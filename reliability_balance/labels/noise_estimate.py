@@ -216,9 +216,11 @@ def _rate_out_of_sample(
     known = [(rate.value, count) for rate, count in zip(rates, counts, strict=True) if rate]
     if not known:
         return None
-    of_unknown = sum(value * count for value, count in known) / sum(count for _, count in known)
+    values = torch.stack([value for value, _ in known])
+    sizes = values.new_tensor([count for _, count in known])
+    of_unknown = values @ sizes / sizes.sum()
     of_all = [_unlimited(of_unknown) if rate is None else rate for rate in rates]
-    shares = of_unknown.new_tensor(counts) / sum(counts)
+    shares = values.new_tensor(counts) / sum(counts)
     return Interval(*(torch.stack(limits) @ shares for limits in zip(*of_all, strict=True)))
 
 
