@@ -19,11 +19,11 @@ def require(module: str, extra: str) -> Any:
         True
         >>> require("no_such_module", extra="timm")
         Traceback (most recent call last):
-        ImportError: no_such_module is needed here: pip install 'reliability-balance[timm]'
+        ImportError: no_such_module is needed here: pip install '.[timm]' in the clone
     """
     try:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            f"{module} is needed here: pip install 'reliability-balance[{extra}]'"
+            f"{module} is needed here: pip install '.[{extra}]' in the clone"
         ) from error

@@ -184,7 +184,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(
-            f"reading {path.name} needs safetensors: pip install 'reliability-balance[timm]'"
+            f"reading {path.name} needs safetensors: pip install '.[timm]' in the clone"
         ) from error
     try:
         return load_file(path)

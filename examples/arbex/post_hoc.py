@@ -115,8 +115,8 @@ class PostHoc:
         if float(self.abstention.threshold) < float("inf"):
             return ""
         return (
-            "every face is “not sure”: the validation faces show no threshold that keeps errors "
-            f"below {100 * self.abstention.max_risk:.0f} % with certainty"
+            "every face is “not sure”: on the validation faces, no threshold is certain to keep "
+            f"the error rate below {100 * self.abstention.max_risk:.0f} %"
         )
 
     @torch.inference_mode()

@@ -143,7 +143,7 @@ class Familiarity(Configured):
         self._check("output", output)
         is_checked = self.validate_args and checks.can_read_values()
         if is_checked and not bool(self.whitening[0, 0] > 0):  # a fitted one's diagonal is
-            raise RuntimeError("`fit` must be called before the score is used; got no fit")
+            raise RuntimeError("`fit` must be called before the score is used")
         return reference_distance(self._points(output), self.references)
 
     @torch.no_grad()

@@ -96,7 +96,7 @@ class SelectionScore(Configured):
         self._check(output)
         is_checked = self.validate_args and checks.can_read_values()
         if is_checked and not bool(self.beliefs[0].any()):
-            raise RuntimeError("`fit` must be called before the score is used; got no fit")
+            raise RuntimeError("`fit` must be called before the score is used")
         log_prob, predicted = output.log_probs.max(-1)
         points, beliefs = self._points(output), numerics.widen(self.beliefs)
         references = numerics.widen(self.references, points)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from reliability_balance.calibration.calibrated_model import CalibratedModel
 from reliability_balance.checkpoint import rebuilding, schema, tensor_file
 from reliability_balance.checkpoint.formats import FORMAT_VERSION, migrate
+from reliability_balance.labels.robust_loss import RobustLoss
 from reliability_balance.version import __version__
 
 MODEL = "model"
@@ -232,9 +233,11 @@ def _check_extras(extras: Mapping[str, nn.Module]) -> Mapping[str, nn.Module]:
             )
         built = rebuilding.build(rebuilding.parts_of(module))
         if built is None or not rebuilding.fits(built, _state(role, module)):
+            # A criterion's labels and progress are not part of a model.
+            hint = ": save `criterion.targets`" if isinstance(module, RobustLoss) else ""
             raise ValueError(
-                "`extras` must be modules of this package without layers of your own; "
-                f"got {role}: {type(module).__name__}"
+                f"`extras` must be of {', '.join(rebuilding.BUILDABLE)}, without layers of your "
+                f"own; got {role}: {type(module).__name__}{hint}"
             )
     return extras
 

@@ -100,7 +100,7 @@ def _safetensors(module: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise ImportError(
-            "a checkpoint needs safetensors: pip install 'reliability-balance[checkpoint]'"
+            "a checkpoint needs safetensors: pip install '.[checkpoint]' in the clone"
         ) from error
 
 

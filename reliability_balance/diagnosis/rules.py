@@ -234,6 +234,6 @@ def unbalanced_predictions(
         f"RobustLoss with `logit_adjustment`; otherwise {balance}"
     )
     return Finding(
-        f"predictions and labels differ in their shares of classes {listed}",
+        f"class frequencies of predictions and labels differ: {listed}",
         f"{balance}; check whether the classes are in the order that the model was trained on",
     )

@@ -31,7 +31,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        "reliability_balance.integrations.sklearn needs: pip install 'reliability-balance[sklearn]'"
+        "reliability_balance.integrations.sklearn needs: pip install '.[sklearn]' in the clone"
     ) from error
 
 __all__ = ["RobustClassifier"]

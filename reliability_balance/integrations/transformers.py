@@ -24,7 +24,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "reliability_balance.integrations.transformers needs: "
-        "pip install 'reliability-balance[huggingface]'"
+        "pip install '.[huggingface]' in the clone"
     ) from error
 
 __all__ = ["RobustTrainer"]

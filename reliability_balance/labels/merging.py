@@ -32,9 +32,9 @@ def compress(stored: SparseRows, index: Tensor, rows: Tensor, classes: Tensor) -
 def merge(stored: SparseRows, parts: Parts, classes: Tensor, shares: Tensor) -> None:
     """Add compressed rows, of which several may belong to one stored row.
 
-    Each stored row is extended by the SENT likeliest classes of the first row that is added to it.
-    A row is its rest, divided by the class shares, and what its entries exceed that by. Both can be
-    summed. Of the sum the first class stays, and the largest of the others are stored.
+    Each stored row is extended by the SENT classes that have the largest sums over the rows added
+    to it, with their shares of its rest. Of the sum the first class stays, and the largest of the
+    others are stored; all else is the new rest.
 
     Args:
         stored: what to add to.
@@ -42,32 +42,50 @@ def merge(stored: SparseRows, parts: Parts, classes: Tensor, shares: Tensor) -> 
         classes: (M, n) as of :func:`compress`.
         shares: class shares (C,).
     """
-    index, inside, others, totals = parts
-    index, classes, size = index.long(), classes[:, : others.shape[1]].long(), inside.shape[1]
-    ordered, position = index.sort(stable=True)
-    place = torch.searchsorted(ordered, index)
-    first = position[place]
-    kept, new, is_new = stored.classes[index].long(), classes[first], others[first] >= 0
-    is_same = classes.unsqueeze(-1) == new.unsqueeze(1)
-    at_new = others.unsqueeze(-1).where(is_same, 0.0).sum(1).where(is_new, 0.0)
+    index, inside, others, sums = parts
+    index, size = index.long(), inside.shape[1]
+    place = torch.searchsorted(index.sort().values, index)  # the same for rows added to one row
+    classes = classes[:, : others.shape[1]].long()
+    new, at_new = _largest_sums(place, classes, others, stored.num_classes)
+    added = sums_by_place(place, torch.cat([inside, sums.unsqueeze(-1)], 1))[place]
 
-    shares = shares.to(inside.dtype)
-    share_of_kept, share_of_new = take(shares, kept), take(shares, new).where(is_new, 0.0)
-    share = torch.cat([share_of_kept, share_of_new], 1)
-    values = torch.cat([inside, at_new], 1)
-    rest = stored.per_share(totals - values.sum(-1), share).unsqueeze(-1)
-    added = torch.cat([values - rest * share, rest, totals.unsqueeze(-1)], 1)
-    added = sums_by_place(place, added)[place]
-
-    values, rest = stored.values[index], stored.rest[index]
+    kept, values, rest = stored.classes[index].long(), stored.values[index], stored.rest[index]
+    shares = shares.to(values.dtype)
+    per_share = stored.per_share(rest, take(shares, kept)).unsqueeze(-1)
     totals = values.sum(-1) + rest + added[:, -1]
-    rest = stored.per_share(rest, share_of_kept).unsqueeze(-1)
-    values = torch.cat([values, rest * share_of_new], 1)
-    values = values + added[:, :-2] + added[:, -2:-1] * share
-    values[:, size:].masked_fill_(~is_new, -torch.inf)
-    score = values.clone()
+    extended = torch.cat([values + added[:, :-1], at_new + per_share * take(shares, new)], 1)
+    score = extended.clone()
     score[:, 0] = torch.inf
     chosen = score.topk(size).indices
-    values = values.gather(1, chosen)
-    classes = torch.cat([kept, new], 1).gather(1, chosen)
-    stored.store(index, (values, totals - values.sum(-1)), classes.int())
+    values = extended.gather(1, chosen)
+    chosen = torch.cat([kept, new], 1).gather(1, chosen)
+    stored.store(index, (values, totals - values.sum(-1)), chosen.int())
+
+
+def _largest_sums(
+    place: Tensor, classes: Tensor, values: Tensor, num_classes: int
+) -> tuple[Tensor, Tensor]:
+    """Return the classes with the largest sums over all rows of a place, and these sums.
+
+    Args:
+        place: (M,), of each row how many rows have a lower place.
+        classes: (M, S), distinct in each row.
+        values: (M, S), negative of classes that do not count.
+        num_classes: C.
+
+    Returns:
+        Both (M, S), equal in rows of one place; sums of minus infinity fill up.
+    """
+    width = classes.shape[1]
+    places = place.unsqueeze(1).expand_as(classes).flatten()
+    pairs, order = (places * num_classes + classes.flatten()).sort(stable=True)
+    first = torch.searchsorted(pairs, pairs)  # of the same place and class
+    values = values.flatten()[order]
+    sums = sums_by_place(first, values)
+    counts = (values >= 0) & (first == torch.arange(len(pairs), device=pairs.device))
+    sums, by_sum = sums.where(counts, -torch.inf).sort(descending=True, stable=True)
+    order = order[by_sum]
+    by_place = places[order].sort(stable=True).indices
+    # The pairs of a place start at that of its first row.
+    chosen = by_place[place.unsqueeze(1) * width + torch.arange(width, device=place.device)]
+    return classes.flatten()[order[chosen]], sums[chosen]

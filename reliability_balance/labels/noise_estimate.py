@@ -73,7 +73,8 @@ def estimate_noise(
     Warns:
         UserWarning: if predictions are not certain to agree with the labels better than class
             frequencies do (see :func:`labels.rank_labels`), or hardly tell two classes apart: the
-            labels then say little of how their rows differ.
+            labels then say little of how their rows differ. Classes are compared if at least 50
+            labels of each were predicted before they were trained on.
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)
@@ -118,7 +119,8 @@ def estimate_rate(targets: RefurbishedTargets, labels: Tensor, *, level: float =
         ValueError: as :func:`estimate_noise`.
 
     Warns:
-        UserWarning: as :func:`estimate_noise`.
+        UserWarning: if predictions are not certain to agree with the labels better than class
+            frequencies do (see :func:`labels.rank_labels`).
 
     Example:
         >>> targets = RefurbishedTargets(num_samples=20, num_classes=2, warmup=0)

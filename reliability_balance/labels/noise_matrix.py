@@ -153,9 +153,9 @@ class SparseCounts(nn.Module):
 
     .. math:: J_{ck} = S_{ck} + u_c r_k
 
-    with S sparse. A step costs O(B C), and J takes O(C) memory. In a step, the eight likeliest
-    classes of a label's first sample compete with those stored; small counts of others join the
-    rest.
+    with S sparse. A step costs O(B C), and J takes O(C) memory. In a step, the
+    eight classes with the largest counts for a label compete with those stored; the others join
+    the rest.
 
     Args:
         num_samples: N.

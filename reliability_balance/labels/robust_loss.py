@@ -329,8 +329,9 @@ class RobustLoss(nn.Module):
                 ``tqdm(total=N).update``.
 
         Raises:
-            TypeError: if names are not a sequence.
-            ValueError: if no sample was seen, or on another number of names.
+            TypeError: if names are not a sequence, or a class has no name.
+            ValueError: if no sample was seen, on another number of names, or on two classes of the
+                same name.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -354,6 +355,9 @@ class RobustLoss(nn.Module):
 
         Raises:
             ValueError: if no sample was seen often enough.
+
+        Warns:
+            UserWarning: if the model has learned too little for an estimate.
         """
         self._require_known()
         targets, labels, _ = self._kept

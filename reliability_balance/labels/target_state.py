@@ -47,9 +47,9 @@ RENAMED = {
 
 
 def rename_old(state: dict[str, Tensor], prefix: str) -> None:
-    """Give saved tensors the names that they have now."""
+    """Give saved tensors the names that they have now; one with both names keeps both."""
     for old, new in RENAMED.items():
-        if prefix + old in state:
+        if prefix + old in state and prefix + new not in state:
             state[prefix + new] = state.pop(prefix + old)
 
 

@@ -18,11 +18,11 @@ from reliability_balance.wrapping.example import (
     LAYOUTS,
     ExampleInput,
     Layout,
-    answering_layer,
     call_arguments,
     channel_axis,
+    ends_in_linear,
     evaluating,
-    num_answers,
+    logits_of,
     prove_classifier,
     without_gradient,
 )
@@ -71,7 +71,8 @@ def wrap(
     Args:
         model: any classifier: timm, torchvision, Hugging Face, or your own. Wrap it before it is
             compiled, made parallel or offloaded.
-        num_classes: C. None: the number of the model's logits.
+        num_classes: C. None: the number of the model's logits. For a named layer, an example must
+            show them.
         embedding: name of the layer whose output is the embedding, as in ``model.named_modules()``.
             The empty name is the model itself, for a feature extractor. Feature maps and sequences
             become tokens. None: the input of the model's last linear layer.
@@ -84,7 +85,8 @@ def wrap(
             a ``~`` before it if it is 1 for padding. A call may leave it out. None: no padding.
         keep_head: True makes the model's own logits the primary branch; where the model ends in a
             softmax, the input of that softmax. False gives the balancer a new head and freezes the
-            parameters that only the old last layer uses.
+            parameters that only the old last layer uses; with a named layer and an example, all
+            that the logits depend on and the embedding does not.
         example_input: one batch for the model (a tensor, a tuple of arguments, or a mapping of
             keyword arguments), run in eval mode. With it, all linear layers are tried and the
             embedding is verified now; it is needed for a named layer that is not linear.
@@ -104,7 +106,7 @@ def wrap(
     Example:
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> model = wrap(classifier, num_classes=3, example_input=torch.randn(2, 4, 4))
-        >>> output = model(torch.randn(2, 4, 4))
+        >>> output = model.eval()(torch.randn(2, 4, 4))
         >>> output.corrected.shape, output.embedding.shape
         (torch.Size([2, 3]), torch.Size([2, 8]))
         >>> model.source
@@ -137,17 +139,7 @@ def wrap(
         found = _examine(model, embedding, layout, output, token_mask, keep_head, example_input)
     source = found.source
     try:
-        if num_classes is None:
-            num_classes = found.num_outputs
-        if num_classes is None:
-            raise ValueError(
-                "`num_classes` must be given, since the model's layers do not show it; got None"
-            )
-        if keep_head and found.num_outputs not in (None, num_classes):
-            raise ValueError(
-                f"`num_classes` must be {found.num_outputs}, the width of the head that "
-                f"keep_head=True keeps; got {num_classes}"
-            )
+        num_classes = _num_classes(found, num_classes, keep_head=keep_head)
         balancer = _balancer_for(found, num_classes, balancer_options)
         balancer = _to_device_of(model, source.layer, balancer)
     except BaseException:
@@ -257,15 +249,20 @@ def _examine(
         )
         try:
             value = source.read(model, args, kwargs).embedding
-            last = answering_layer(model, args, kwargs, output=output, token_mask=token_mask)
+            logits = logits_of(model, args, kwargs, output)
             # A feature extractor's last layer is not a head: the embedding depends on it.
-            own = [] if last is None else _unused_of(model, last, value)
-            is_classifier = name != "" and (last is not None or keep_head)
-            num_logits = num_answers(model, args, kwargs, output) if is_classifier else None
+            head = [] if logits is None else _head_between(model, value, logits)
+            is_classifier = name != "" and (
+                bool(head)
+                or keep_head
+                or ends_in_linear(model, args, kwargs, output=output, token_mask=token_mask)
+            )
         except BaseException:
             source.tap.release()
             raise
-        return _Found(source, value.shape[-1], num_logits, own, value)
+        shows_classes = is_classifier and logits is not None and logits.ndim == 2
+        num_logits = logits.shape[-1] if shows_classes else None
+        return _Found(source, value.shape[-1], num_logits, head, value)
 
 
 def _unused_of(
@@ -275,6 +272,20 @@ def _unused_of(
     unused = {id(model.get_parameter(name)) for name in without_gradient(model, embedding)}
     own = own_parameters(model, layer)
     return [(module, name) for module, name in own if id(module._parameters[name]) in unused]
+
+
+def _head_between(
+    model: nn.Module, embedding: Tensor, logits: Tensor
+) -> list[tuple[nn.Module, str]]:
+    """Return the trainable parameters that the logits depend on and the embedding does not."""
+    after = set(without_gradient(model, embedding)) - set(without_gradient(model, logits))
+    head = {id(model.get_parameter(name)) for name in after}
+    return [
+        (module, name)
+        for module in model.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if id(parameter) in head
+    ]
 
 
 def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
@@ -300,6 +311,27 @@ def _place(model: nn.Module, embedding: str | None) -> tuple[str, Side]:
             "compiled: wrap the original, then compile the wrapped model"
         )
     return name, side
+
+
+def _num_classes(found: _Found, num_classes: int | None, *, keep_head: bool) -> int:
+    """Return the number of classes, given or found; it must fit a kept head."""
+    if num_classes is None:
+        num_classes = found.num_outputs
+    if num_classes is None:
+        raise ValueError(
+            "`num_classes` must be given, since the model's layers do not show it; got None"
+        )
+    if num_classes == found.num_outputs == 1:
+        raise ValueError(
+            "`model` must have an output for each class; got one with a single output: give it "
+            "two, or pass num_classes=2 for a new head (labels 0 and 1, no sigmoid)"
+        )
+    if keep_head and found.num_outputs not in (None, num_classes):
+        raise ValueError(
+            f"`num_classes` must be {found.num_outputs}, the width of the head that "
+            f"keep_head=True keeps; got {num_classes}"
+        )
+    return num_classes
 
 
 def _balancer_for(found: _Found, num_classes: int, options: BalancerOptions) -> ReliabilityBalancer:
@@ -330,9 +362,9 @@ def _warn_of_unused(model: nn.Module, embedding: Tensor) -> None:
     names = without_gradient(model, embedding)
     if names:
         warnings.warn(
-            f"{checks.listed(names)} had no part in the embedding of `example_input` and "
-            "stay trainable. Parts that run in training only, or for other inputs, are fine; "
-            "freeze what comes after the embedding by requires_grad_(False)",
+            "trainable parameters that the embedding of `example_input` does not depend on: "
+            f"{checks.listed(names)}. Freeze them by requires_grad_(False), unless they act in "
+            "training or on other inputs; DistributedDataParallel fails if one gets no gradient",
             stacklevel=3,
         )
 
@@ -450,7 +482,9 @@ class WrappedClassifier(Configured):
         or wrap with ``keep_head=True``, where the model predicts like the primary branch.
 
         Warns:
-            UserWarning: if the model was called in training with ``keep_head=False``.
+            UserWarning: if the model was called in training mode with ``keep_head=False`` and
+                trainable weights before its last layer. Training in eval mode, and trained weights
+                loaded from a file, are not noticed: the model predicts at chance then, too.
         """
         if self._replaces_head and self._has_trained_model:
             warnings.warn(

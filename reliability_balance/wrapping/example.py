@@ -80,7 +80,7 @@ def prove_classifier(
     for name in names:
         source = EmbeddingSource(model, name, side="input", output=output, token_mask=token_mask)
         try:
-            proven.append((source, source.read(model, args, kwargs).embedding))
+            proven.append((source, source.read(model, args, kwargs, is_example=True).embedding))
         except Exception as problem:  # another layer may fit
             source.tap.release()
             problems.append(problem)
@@ -101,33 +101,31 @@ def prove_classifier(
     raise ValueError("`embedding` must name a layer, since the model has no linear layer; got None")
 
 
-def answering_layer(
+def ends_in_linear(
     model: nn.Module,
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     *,
     output: str | int | None,
     token_mask: str | None,
-) -> nn.Module | None:
-    """Return the linear layer that gives the model's logits, or None."""
+) -> bool:
+    """Return whether one linear layer gives the model's logits."""
     try:
         source, _ = prove_classifier(model, args, kwargs, output=output, token_mask=token_mask)
     except Exception:
-        return None
+        return False
     source.tap.release()
-    return source.layer
+    return True
 
 
-def num_answers(
+def logits_of(
     model: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: str | int | None
-) -> int | None:
-    """Return the width C of a model's logits (B, C), or None if it gives none."""
+) -> Tensor | None:
+    """Return a model's logits, or None if it gives none."""
     try:
-        with torch.no_grad():
-            prediction = find_answer(model(*args, **kwargs), output)
+        return find_answer(model(*args, **kwargs), output)
     except TypeError:
         return None
-    return prediction.shape[-1] if prediction.ndim == 2 else None
 
 
 def channel_axis(

@@ -81,6 +81,7 @@ class EmbeddingSource:
         wants_logits: bool = False,
         is_training: bool = False,
         validate: bool = True,
+        is_example: bool = False,
     ) -> Embedded:
         """Call the model; return the embedding and, if wanted, the model's logits.
 
@@ -91,6 +92,7 @@ class EmbeddingSource:
             wants_logits: whether to return the model's logits.
             is_training: whether gradients should reach the model.
             validate: whether to verify the layer at each call, not only at the first.
+            is_example: whether all linear layers are tried, so that an error need not advise it.
         """
         passages, given = self.tap.run(model, args, kwargs)
         passage = self._only(model, passages, is_training)
@@ -100,7 +102,7 @@ class EmbeddingSource:
         prediction = find_answer(given, self.output)
         value = passage.value
         mask = self._mask(value, args, kwargs, is_needed=False) if value.ndim > 2 else None
-        reading = self._reading_of(model, passage, prediction, mask, validate)
+        reading = self._reading_of(model, passage, prediction, mask, validate, is_example)
         scores = reading.activate(passage.result)
         logits = None
         if wants_logits:
@@ -157,13 +159,23 @@ class EmbeddingSource:
         prediction: Tensor,
         mask: Tensor | None,
         validate: bool,
+        is_example: bool,
     ) -> Reading:
         """Return how the model's logits follow from the layer's output, verified if possible."""
+
+        def mismatch(is_sound: bool) -> str:
+            return _mismatch(
+                model,
+                self.layer_name,
+                passage,
+                prediction,
+                is_sound=is_sound,
+                is_example=is_example,
+            )
+
         is_sound = isinstance(passage.result, Tensor) and passage.is_unchanged(validate=validate)
         if not is_sound or not fits(passage.value, passage.result, prediction):
-            raise ValueError(
-                _mismatch(model, self.layer_name, passage, prediction, is_sound=is_sound)
-            )
+            raise ValueError(mismatch(is_sound))
         if passage.result is prediction:
             self.reading = self.reading or Reading("vector", "none")
             return Reading("vector", "none")
@@ -172,9 +184,7 @@ class EmbeddingSource:
                 raise ValueError("`model` must give logits without NaN; got NaN")
             readings = find_readings(passage.value, passage.result, prediction, mask)
             if not readings:
-                raise ValueError(
-                    _mismatch(model, self.layer_name, passage, prediction, is_sound=True)
-                )
+                raise ValueError(mismatch(True))
             # With a single token, picking and averaging look alike: a later call decides.
             if len(readings) == 1:
                 self.reading = readings[0]
@@ -446,7 +456,13 @@ def _refuse_probabilities(prediction: Tensor) -> None:
 
 
 def _mismatch(
-    model: nn.Module, name: str, passage: Passage, prediction: Tensor, *, is_sound: bool
+    model: nn.Module,
+    name: str,
+    passage: Passage,
+    prediction: Tensor,
+    *,
+    is_sound: bool,
+    is_example: bool,
 ) -> str:
     """Return how a model's output differs from what its last layer gives."""
     gave = passage.result
@@ -460,8 +476,10 @@ def _mismatch(
     else:
         output = tuple(prediction.shape)
         what = f"the last linear layer, {name!r}, gives {shape}, the model {output}"
+    other = (
+        "" if is_example else ", or pass `example_input`, with which all linear layers are tried"
+    )
     return (
         f"`embedding` must name a layer, since {what}; got None. Name the layer whose output is "
-        "the embedding ('' for a feature extractor), or pass `example_input`, with which all "
-        f"linear layers are tried. Layers: {layer_names(model)}"
+        f"the embedding ('' for a feature extractor){other}. Layers: {layer_names(model)}"
     )

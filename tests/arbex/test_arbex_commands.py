@@ -126,7 +126,10 @@ def train_on(faces, *options):
 def test_train_tells_what_was_left_out(run, folders, tmp_path):
     face_trees.write_image(folders / "train/calm/more/1.png")
     output = run(*train_on(folders), "--out", tmp_path / "run")
-    assert "faces: 80 faces; left out, or of a class in one split alone: 1 of 81 (1.2 %)" in output
+    assert (
+        "faces: 80 faces; left out, or of a class that only one split has: 1 of 81 (1.2 %)"
+        in output
+    )
     assert f"image in another place: 1\n    {folders}/train/calm/more: 1.png" in output
 
 

@@ -62,7 +62,7 @@ def test_the_text_names_every_finding(raf):
         "train in all: 13, published 12271",
         "sets of equal images: 1; across splits: 1",
         "across splits, with different labels",
-        "left out, or of a class in one split alone: 2 of 21 faces",
+        "faces left out, or of a class that only one split has: 2 of 21",
         "corrupt image: 1",
         "train_00005_aligned.jpg must be an image",
     ):

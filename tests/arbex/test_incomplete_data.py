@@ -223,12 +223,12 @@ def test_a_class_in_one_split_alone_is_counted(tmp_path):
     tree_of(tmp_path, names=("anger",), parts=("test",))
     tree_of(tmp_path, names=("angry",), parts=("train", "val"))
     table = with_lone_classes(read_faces("folders", tmp_path))
-    assert kinds(table) == {"class in one split alone": 36}
+    assert kinds(table) == {"class that only one split has": 36}
     assert {problem.where: problem.detail for problem in table.problems} == {
         "anger": "it has images, but none to train on",
         "angry": "it has images, but none to test on",
     }
-    with pytest.raises(ValueError, match=r"36 of 108 are: class in one split alone: 36, "):
+    with pytest.raises(ValueError, match=r"36 of 108 are: class that only one split has: 36, "):
         expect_complete(table, 0.1)
 
 
@@ -245,7 +245,9 @@ def test_rare_faces_missing_are_told_and_are_no_error():
     with pytest.raises(ValueError, match="4 of 100"):
         expect_complete(table, 0.039)
     text = describe_completeness(table)
-    assert text.startswith("synthetic: 96 faces; left out, or of a class in one split alone: 4 of")
+    assert text.startswith(
+        "synthetic: 96 faces; left out, or of a class that only one split has: 4 of"
+    )
     assert "missing image: 4\n    list:3: expected a.png" in text
 
 
@@ -361,7 +363,7 @@ def test_thirty_thousand_labels_are_read_in_linear_time_and_refused(tmp_path):
     for number in range(8_000):
         (tmp_path / f"{number}.png").touch()
     path = face_trees.write_text(tmp_path / "faces.csv", "image,label\n" + "\n".join(lines))
-    with pytest.raises(ValueError, match="8000 of 8000 are: class in one split alone: 8000"):
+    with pytest.raises(ValueError, match="8000 of 8000 are: class that only one split has: 8000"):
         load_faces(Data(dataset="csv", root=path, corrupt="unchecked"))
     assert time.perf_counter() - start < 60  # by 8,000 look-ups in a list of as many it is minutes
 
@@ -402,7 +404,7 @@ def test_a_class_whose_images_are_all_damaged_in_the_test_stands_alone(tmp_path)
     for path in (tree_of(tmp_path) / "test/sad").iterdir():
         path.write_bytes(b"no image")
     data = Data(dataset="folders", root=tmp_path, corrupt="skip", max_missing=1.0)
-    assert kinds(load_faces(data)) == {"corrupt image": 12, "class in one split alone": 12}
+    assert kinds(load_faces(data)) == {"corrupt image": 12, "class that only one split has": 12}
 
 
 def test_checking_rows_of_a_table_in_memory_changes_nothing():

@@ -126,5 +126,5 @@ def test_import_needs_torch_alone() -> None:
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
-    assert "pip install 'reliability-balance[timm]'" in result.stdout
-    assert "pip install 'reliability-balance[torchvision]'" in result.stdout
+    assert "pip install '.[timm]'" in result.stdout
+    assert "pip install '.[torchvision]'" in result.stdout

@@ -516,7 +516,7 @@ class TestBadArguments:
             (
                 {"extras": {"a": nn.Linear(2, 2)}},
                 ValueError,
-                "of this package .* got a: Linear",
+                "`extras` must be of ReliabilityBalancer, .* got a: Linear$",
             ),
             (
                 {"extras": {"a": ReliabilityBalancer(4, 2, head=nn.Linear(4, 2, bias=False))}},
@@ -546,6 +546,12 @@ class TestBadArguments:
         criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
         with pytest.raises(TypeError, match=r"by torch\.save\(criterion\.state_dict\(\), path\)"):
             save(path, criterion)
+
+    def test_of_a_criterion_the_targets_can_be_an_extra(self, path):
+        criterion = RobustLoss(small(), torch.arange(9) % 2, epochs=3)
+        with pytest.raises(ValueError, match=r"got a: RobustLoss: save `criterion\.targets`"):
+            save(path, small(), extras={"a": criterion})
+        save(path, small(), extras={"a": criterion.targets})
 
     def test_a_calibrated_model_is_referred_to_its_parts(self, path):
         calibrated = CalibratedModel(small(), Calibrator(2, 1.0))
@@ -699,6 +705,10 @@ class TestFormats:
         tensors["targets.classes.tilt"] = tensors.pop("targets.classes.class_bias")
         tensor_file.write(path, tensors, {**config, "format_version": 7})
         assert_same_state(load(path).extras["targets"], targets)
+        tensors["targets.classes.class_bias"] = tensors["targets.classes.tilt"].clone()
+        tensor_file.write(path, tensors, {**config, "format_version": 7})
+        with pytest.raises(ValueError, match=r"classes\.tilt, which is not here"):
+            load(path)
 
     def test_fields_of_recipes_once_had_other_names(self, path):
         recipe = replace(get_recipe("robust"), refurbishes_labels=False, logit_adjustment=False)
@@ -712,6 +722,10 @@ class TestFormats:
             fields[old] = fields.pop(new)
         tensor_file.write(path, tensors, config)
         assert load(path).model.recipe == recipe
+        fields["logit_adjustment"] = True
+        tensor_file.write(path, tensors, config)
+        with pytest.raises(ValueError, match=r"`logit_adjustment` must .* got `even_classes`"):
+            load(path)
 
     @pytest.mark.parametrize("version", [9, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):

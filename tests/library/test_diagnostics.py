@@ -245,9 +245,11 @@ class TestWhole:
     def test_a_class_that_is_never_predicted(self):
         labels = torch.arange(400) % CLASSES
         points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
-        messages = [what for what in whats(copying(), batches(points, labels)) if "shares" in what]
+        messages = [
+            what for what in whats(copying(), batches(points, labels)) if "frequencies of" in what
+        ]
         assert messages == [
-            "predictions and labels differ in their shares of classes "
+            "class frequencies of predictions and labels differ: "
             "2 (0.0 % predicted, 25.0 % labelled)"
         ]
 
@@ -256,8 +258,10 @@ class TestWhole:
         points = 8.0 * F.one_hot(labels.where(labels != 2, 1), CLASSES)
         data = batches(points, labels)
         named = diagnose(copying(), data, class_names=["a", "b", "fear", "d"])
-        shares = "shares of classes fear (0.0 % predicted, 25.0 % labelled)"
+        shares = "labels differ: fear (0.0 % predicted, 25.0 % labelled)"
         assert any(shares in found.what for found in named.findings)
+        odd = diagnose(copying(), data, class_names=["a", "b", "fe\nar", "d"])
+        assert str(odd) == str(named).replace("fear", "fe\\nar")
         with pytest.raises(ValueError, match="`class_names` must hold 4 names; got 3"):
             diagnose(copying(), data, class_names=["a", "b", "c"])
 
@@ -270,7 +274,9 @@ class TestWhole:
             model.recipe = "paper"
             if prior is not None:
                 model.class_prior.copy_(torch.tensor(prior))
-            (found,) = [each for each in diagnose(model, data).findings if "shares" in each.what]
+            (found,) = [
+                each for each in diagnose(model, data).findings if "frequencies of" in each.what
+            ]
             assert ("DataRefinementSampler" in found.advice) == (prior is None)
             assert found.advice.startswith("if the training did not") == (prior is None)
             assert ("alike already" in found.advice) == (prior is not None)

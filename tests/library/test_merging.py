@@ -42,10 +42,17 @@ def test_merged_rows_are_those_of_loops(seed, number):
     kept = [set(row) for row in stored.classes.tolist()]
 
     order = [*range(number // 2, number), *range(number // 2)]  # as of two ranks
-    expected, named = before.tolist(), {}
+    expected, sums = before.tolist(), {}
+    for place in order:
+        of_row = sums.setdefault(int(index[place]), {})
+        for c in set(classes[place].tolist()) - kept[int(index[place])]:
+            of_row[c] = of_row.get(c, 0.0) + float(new[place, c])
+    named = {
+        to: kept[to] | set(sorted(of_row, key=lambda c: -of_row[c])[:SENT])
+        for to, of_row in sums.items()
+    }
     for place in order:
         to = int(index[place])
-        named.setdefault(to, kept[to] | set(classes[place].tolist()))
         sent = kept[to] | set(classes[place].tolist())
         for c, value in enumerate(spread(new[place], named[to] & sent, named[to], shares)):
             expected[to][c] += value

@@ -143,6 +143,11 @@ def test_others_and_too_few_labels_come_without(count, shift, recwarn):
     assert not [each for each in recwarn if "tell apart" in str(each.message)]
 
 
+def test_the_rate_alone_comes_without_the_warning_of_the_matrix(recwarn):
+    estimate_rate(*lookalikes(1000, 0.0))
+    assert not recwarn.list
+
+
 def test_phi_is_that_of_a_two_by_two_table():
     targets, labels = lookalikes(1000, 0.0)
     predicted = targets.out_of_sample.classes.tolist()

@@ -86,7 +86,7 @@ def test_first_counts_and_a_replacement_are_those_stored_whole():
     torch.testing.assert_close(sparse.matrix(shares).sum(-1), torch.ones(40))
 
 
-def simulate(num_classes, noise, rate, **options):
+def simulate(num_classes, noise, rate, batch_size=250, **options):
     """Train on simulated predictions, of which some are undecided between similar classes."""
     generator = torch.Generator().manual_seed(0)
     true = torch.arange(30 * num_classes) % num_classes
@@ -95,7 +95,7 @@ def simulate(num_classes, noise, rate, **options):
     own = 6.0 * torch.nn.functional.one_hot(true, num_classes)
     own = own + 4.0 * torch.nn.functional.one_hot((true + 3) % num_classes, num_classes)
     for _ in range(12):
-        for index in torch.randperm(len(true), generator=generator).split(250):
+        for index in torch.randperm(len(true), generator=generator).split(batch_size):
             blur = 1.5 * torch.randn(len(index), num_classes, generator=generator)
             targets(index, labels[index], (own[index] + blur).softmax(-1))
     return targets, true, labels
@@ -119,6 +119,16 @@ def test_the_largest_beliefs_suffice(noise, rate):
     assert diagonals[0] == pytest.approx(diagonals[1], abs=0.02)
     strengths = [float(each.memorization.strength) for each in (whole, sparse)]
     assert strengths[0] == pytest.approx(strengths[1], abs=0.02)
+
+
+@pytest.mark.parametrize("batch_size", [250, 3000])
+def test_the_noise_matrix_is_that_of_whole_rows_whatever_the_batch(batch_size):
+    """A class that few samples of a batch are taken for counts in all of them."""
+    whole, sparse = (
+        simulate(100, symmetric_noise, 0.4, batch_size, kept=kept)[0].noise_matrix
+        for kept in (100, None)
+    )
+    assert float((whole - sparse).abs().sum(-1).mean()) < 0.02
 
 
 class LargestTensor(TorchDispatchMode):

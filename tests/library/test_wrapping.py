@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -100,10 +101,12 @@ def test_unwrap_gives_the_model_back_unchanged():
 
 
 def test_a_named_feature_map_becomes_tokens():
-    with pytest.warns(UserWarning, match=r"gate.weight, gate.bias had no part in the embedding"):
-        model = wrap(ConvNet(), 3, embedding="features", example_input=IMAGES).eval()
+    network = ConvNet()
+    model = wrap(network, 3, embedding="features", example_input=IMAGES).eval()
     assert model.embed(IMAGES).shape == (4, 4, 8)
     assert model.balancer.embedding_dim == 8
+    trained = {name for name, p in network.named_parameters() if p.requires_grad}
+    assert trained == {"features.0.weight", "features.0.bias"}
 
 
 def test_a_feature_extractor_is_its_own_embedding():
@@ -305,6 +308,53 @@ def test_the_number_of_classes_may_come_from_the_example():
     model = wrap(extractor, embedding="0", example_input=IMAGES, keep_head=True).eval()
     assert model.balancer.num_classes == 5
     assert torch.equal(model(IMAGES).logits, extractor(IMAGES))
+
+
+class Scaled(nn.Module):
+    def __init__(self, head, scale=2.0):
+        super().__init__()
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.ReLU())
+        self.head, self.scale = head, scale
+
+    def forward(self, images):
+        return self.head(self.features(images)) / self.scale
+
+
+class Cosine(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(5, 12))
+
+    def forward(self, features):
+        return nn.functional.normalize(features) @ nn.functional.normalize(self.weight).T
+
+
+@pytest.mark.parametrize("head", [nn.Linear(12, 5), Cosine(), nn.Sequential(Cosine(), nn.ReLU())])
+def test_a_head_without_a_last_linear_layer_is_replaced(head):
+    network = Scaled(head)
+    with pytest.raises(ValueError, match="`embedding` must name a layer") as caught:
+        wrap(network, example_input=IMAGES)
+    assert "example_input" not in str(caught.value)  # it was passed
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = wrap(network, embedding="features", example_input=IMAGES)
+    assert model.balancer.num_classes == 5
+    assert not any(p.requires_grad for p in head.parameters())
+    ReliabilityLoss()(model(IMAGES), torch.arange(4)).total.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_a_frozen_extractor_does_not_show_the_number_of_classes():
+    network = Scaled(nn.Identity())
+    with pytest.raises(ValueError, match="`num_classes` must be given"):
+        wrap(network, embedding="features", example_input=IMAGES)
+
+
+def test_a_sigmoid_head_is_referred_to_two_outputs():
+    with pytest.raises(ValueError, match=r"`model` must have an output for each class; got one"):
+        wrap(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 1)))
+    two = wrap(nn.Sequential(nn.Flatten(), nn.Linear(16, 12), nn.Linear(12, 1)), 2)
+    assert two(IMAGES).corrected.shape == (4, 2)
 
 
 def test_a_failed_wrap_leaves_no_hook_behind():

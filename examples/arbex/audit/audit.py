@@ -223,7 +223,7 @@ def format_text(report: AuditReport, *, num_examples: int = 5) -> str:
             note += ", with different labels" if each.labels_differ else ""
             lines.append(f"  {' = '.join(each.names[:4])} ({note})")
     missing, count = report.missing
-    lines.append(f"left out, or of a class in one split alone: {missing} of {count} faces")
+    lines.append(f"faces left out, or of a class that only one split has: {missing} of {count}")
     lines.append(f"problems: {sum(report.problem_counts().values()) or 'none'}")
     lines += describe_problems(report.problems, num_examples=num_examples)
     return "\n".join(lines)

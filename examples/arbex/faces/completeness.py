@@ -7,7 +7,7 @@ from dataclasses import replace
 from examples.arbex.faces.face_table import TEST, TRAIN, FaceTable, Problem
 from examples.arbex.plain_text import printable
 
-ONE_SPLIT = "class in one split alone"
+ONE_SPLIT = "class that only one split has"
 USES = ((TRAIN, "train"), (TEST, "test"))
 
 
@@ -60,7 +60,7 @@ def expect_complete(table: FaceTable, most: float) -> None:
         found = "; ".join(f"{kind}: {number}, such as {same[0]}" for kind, number, same in kinds)
         raise ValueError(
             f"`data.max_missing` must be at least the share of faces that were left out, or whose "
-            f"class is in one split alone; got {most}, and {missing} of {count} are: {found}"
+            f"class only one split has; got {most}, and {missing} of {count} are: {found}"
         )
 
 
@@ -86,7 +86,7 @@ def describe_completeness(table: FaceTable) -> str:
     """Describe the number of faces and the problems of the rest."""
     missing, count = missing_share(table)
     lines = [
-        f"{table.name}: {len(table)} faces; left out, or of a class in one split alone: "
+        f"{table.name}: {len(table)} faces; left out, or of a class that only one split has: "
         f"{missing or 'none'}" + (f" of {count} ({100 * missing / count:.1f} %)" if missing else "")
     ]
     return "\n".join([*lines, *describe_problems(table.problems, num_examples=1)])

@@ -101,8 +101,8 @@ def describe_selection(selective: SelectiveResult) -> str:
     """Say for which share of the faces the model is sure, and how often it is wrong there."""
     if selective.threshold is None or selective.risk is None:
         return (
-            f"Not sure of any face: no threshold keeps errors below {selective.max_risk:.0f} % "
-            "with certainty"
+            f"Not sure of any face: no threshold is certain to keep the error rate below "
+            f"{selective.max_risk:.0f} %"
         )
     return (
         f"Sure of {selective.coverage:.0f} % of the faces (target: at most "

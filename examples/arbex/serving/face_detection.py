@@ -45,7 +45,7 @@ def yunet_detector(weights: Path, least_confidence: float = 0.8) -> Detector:
         import cv2
     except ImportError as error:
         raise ImportError(
-            "finding faces needs OpenCV: pip install 'reliability-balance[faces]', "
+            "finding faces needs OpenCV: pip install '.[faces]' in the clone, "
             "or leave --detect-faces out for pictures that are cropped to one face"
         ) from error
     if not weights.is_file():
