@@ -177,7 +177,7 @@ def find_issues(
         raise ValueError(f"`checks` must have different names; got {', '.join(names)}")
     ranking = rank_quietly(targets, labels)
     if ranking.caution:
-        checks.warn(f"no verdicts on labels: {ranking.caution}")
+        arguments.warn(f"no verdicts on labels: {ranking.caution}")
     ranking = replace(
         ranking.rows(ranking.sample.argsort()), class_names=class_names, sample_names=sample_names
     )

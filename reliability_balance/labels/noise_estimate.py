@@ -213,9 +213,11 @@ def _rate_out_of_sample(
     known = [(rate.value, count) for rate, count in zip(rates, counts, strict=True) if rate]
     if not known:
         return None
-    of_unknown = sum(value * count for value, count in known) / sum(count for _, count in known)
-    of_all = [_unlimited(of_unknown) if rate is None else rate for rate in rates]
-    shares = of_unknown.new_tensor(counts) / sum(counts)
+    values = torch.stack([value for value, _ in known])
+    weights = values.new_tensor([count for _, count in known])
+    of_unknown = _unlimited(values @ weights / weights.sum())
+    of_all = [of_unknown if rate is None else rate for rate in rates]
+    shares = values.new_tensor(counts) / sum(counts)
     return Interval(*(torch.stack(limits) @ shares for limits in zip(*of_all, strict=True)))
 
 
