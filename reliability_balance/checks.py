@@ -6,10 +6,15 @@ captured or under ``torch.func`` transforms.
 """
 
 import math
+import sys
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
+
+# Packages between the user's line and a warning.
+INTERNAL = ("reliability_balance", "torch", "sklearn")
 
 
 def can_read_values() -> bool:
@@ -332,3 +337,15 @@ def one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     """Require one of the allowed names."""
     if value not in allowed:
         raise ValueError(f"`{name}` must be one of {', '.join(map(repr, allowed))}; got {value!r}")
+
+
+def warn(message: str) -> None:
+    """Warn at the line of the user's code: the first outside this package, torch and scikit-learn.
+
+    Args:
+        message: the warning.
+    """
+    frame, level = sys._getframe(1), 2
+    while frame.f_back and frame.f_globals.get("__name__", "").split(".")[0] in INTERNAL:
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, UserWarning, stacklevel=level)

@@ -1,6 +1,5 @@
 """Calibrate a trained model in one call."""
 
-import warnings
 from collections.abc import Iterable
 from typing import Any, ClassVar, NamedTuple, cast
 
@@ -179,11 +178,10 @@ class Calibrator(Configured):
         temperatures[-1] = found
         fitted = f"one temperature, {float(found):.2f}, was fitted"
         kept = "the probabilities are unchanged, since no temperature is significantly better"
-        warnings.warn(
+        checks.warn(
             f"calibration needs at least {FEWEST_FOR_CURVE} held-out samples; got "
             f"{effective_count(targets):.0f} (effective sample size): "
-            f"{kept if float(found) == 1.0 else fitted}",
-            stacklevel=3,
+            f"{kept if float(found) == 1.0 else fitted}"
         )
 
 
@@ -338,11 +336,10 @@ def assumes_even_classes(balancer: ReliabilityBalancer, scores: Tensor, labels: 
     is_certain = gain.mean().abs() > STANDARD_ERRORS * gain.std(correction=0) / len(gain) ** 0.5
     if not is_certain and _is_uneven(counts):
         taken = "evenly frequent classes" if is_even else "the class frequencies of the labels"
-        warnings.warn(
+        checks.warn(
             "it is not certain whether the model predicts for evenly frequent classes; predictions "
             f"are taken to be for {taken}. If it was trained with `ReliabilityLoss`, give its "
-            "balancer a recipe with logit_adjustment=False",
-            stacklevel=4,  # above torch.no_grad of `calibrate`
+            "balancer a recipe with logit_adjustment=False"
         )
     return is_even
 

@@ -1,7 +1,6 @@
 """Held-out targets, the prior and the optimizers that all calibrations are fitted with."""
 
 import math
-import warnings
 from collections.abc import Callable
 
 import torch
@@ -156,10 +155,9 @@ def warn_of_one_class(targets: Tensor) -> None:
     """Warn the caller of `fit` if the held-out data hold a single class."""
     present = (targets.sum(0) > 0).nonzero().flatten().tolist()
     if len(present) == 1:
-        warnings.warn(
+        checks.warn(
             f"`labels` must hold several classes to calibrate all of them; got class {present[0]} "
-            "alone: the confidence in other classes may be far off",
-            stacklevel=4,
+            "alone: the confidence in other classes may be far off"
         )
 
 
@@ -169,10 +167,9 @@ def warn_of_scarce_classes(counts: Tensor) -> None:
     if not scarce:
         return
     listed = checks.listed(f"{float(counts[each]):.3g} of class {each}" for each in scarce)
-    warnings.warn(
+    checks.warn(
         f"`labels` must hold at least {FEWEST} samples of a class to fit its weight and bias; got "
-        f"{listed}: these classes keep the common temperature and a bias of 0",
-        stacklevel=4,
+        f"{listed}: these classes keep the common temperature and a bias of 0"
     )
 
 

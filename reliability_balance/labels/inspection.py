@@ -4,7 +4,6 @@ The input is :class:`labels.RefurbishedTargets` after training of a wrapped mode
 :func:`inspect_embeddings` computes from stored embeddings.
 """
 
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -253,7 +252,7 @@ def rank_labels(
     checks.callable_or_none("progress", progress)
     ranking = rank_quietly(targets, labels, progress)
     if ranking.caution:
-        warnings.warn(f"no verdicts: {ranking.caution}", UserWarning, stacklevel=3)
+        checks.warn(f"no verdicts: {ranking.caution}")
     return replace(ranking, class_names=class_names, sample_names=sample_names)
 
 

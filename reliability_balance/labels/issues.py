@@ -1,6 +1,5 @@
 """One table of a training set's issues: wrong labels, outliers, near-duplicates and weak groups."""
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -178,7 +177,7 @@ def find_issues(
         raise ValueError(f"`checks` must have different names; got {', '.join(names)}")
     ranking = rank_quietly(targets, labels)
     if ranking.caution:
-        warnings.warn(f"no verdicts on labels: {ranking.caution}", UserWarning, stacklevel=3)
+        arguments.warn(f"no verdicts on labels: {ranking.caution}")
     ranking = replace(
         ranking.rows(ranking.sample.argsort()), class_names=class_names, sample_names=sample_names
     )

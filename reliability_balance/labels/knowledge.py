@@ -33,7 +33,7 @@ def caution(targets: RefurbishedTargets, seen: Tensor, labels: Tensor) -> str:
     if most <= targets.held_for:
         return (
             f"samples were seen at most {most} times, and noise is estimated from the "
-            f"{targets.held_for + 1}th time on: train for longer, or plan for fewer epochs"
+            f"{targets.held_for + 1}th time on: continue training; shorter runs need fewer"
         )
     return ignorance(targets, seen, labels)
 

@@ -1,6 +1,5 @@
 """Estimate the noise rate and the noise matrix, with confidence intervals."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -91,11 +90,9 @@ def estimate_noise(
     _check_known(targets, labels)
     confused = confused_pairs(targets, labels)
     if confused:
-        warnings.warn(
+        checks.warn(
             "the noise matrix is unreliable for classes that predictions hardly tell apart: "
-            f"{checks.listed(f'{one} and {two}' for one, two in confused)}",
-            UserWarning,
-            stacklevel=2,
+            f"{checks.listed(f'{one} and {two}' for one, two in confused)}"
         )
     evidence = _evidence_of(targets, labels)
     estimate = _noise_from(
@@ -176,7 +173,7 @@ def _check_known(targets: RefurbishedTargets, labels: Tensor) -> None:
     targets.check_known()
     reason = caution(targets, seen, labels.to(seen.device)[seen])
     if reason:
-        warnings.warn(f"the noise estimate is unreliable: {reason}", UserWarning, stacklevel=3)
+        checks.warn(f"the noise estimate is unreliable: {reason}")
 
 
 def _evidence_of(targets: RefurbishedTargets, labels: Tensor) -> _Evidence:
@@ -217,9 +214,9 @@ def _rate_out_of_sample(
     if not known:
         return None
     values = torch.stack([value for value, _ in known])
-    sizes = values.new_tensor([count for _, count in known])
-    of_unknown = values @ sizes / sizes.sum()
-    of_all = [_unlimited(of_unknown) if rate is None else rate for rate in rates]
+    weights = values.new_tensor([count for _, count in known])
+    of_unknown = _unlimited(values @ weights / weights.sum())
+    of_all = [of_unknown if rate is None else rate for rate in rates]
     shares = values.new_tensor(counts) / sum(counts)
     return Interval(*(torch.stack(limits) @ shares for limits in zip(*of_all, strict=True)))
 

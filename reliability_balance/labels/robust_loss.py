@@ -1,6 +1,5 @@
 """The robust recipe as one loss: label refurbishment, mixup, logit adjustment and schedule."""
 
-import warnings
 from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
@@ -623,7 +622,7 @@ class RobustLoss(nn.Module):
         reason = ignorance(targets, seen, given, standard_errors=STANDARD_ERRORS)
         if reason and not self._has_warned:
             self._has_warned = True
-            warnings.warn(f"labels are trained on as given: {reason}", UserWarning, stacklevel=7)
+            checks.warn(f"labels are trained on as given: {reason}")
         self.caution = reason
 
     def get_extra_state(self) -> dict[str, Any]:

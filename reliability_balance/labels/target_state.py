@@ -313,7 +313,7 @@ class TargetState(Configured):
         """
         most = int(self.updates.max())
         if most <= self.held_for:
-            remedy = "train for longer, or plan for fewer epochs" if most else "train first"
+            remedy = "continue training; shorter runs need fewer" if most else "train first"
             raise ValueError(
                 f"`{owner}` must have seen samples more than {self.held_for} times; got at most "
                 f"{most}: {remedy}"

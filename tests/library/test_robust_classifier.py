@@ -104,6 +104,15 @@ def test_a_recipe_holds_back_more_labels_of_small_data():
     assert classifier.doubtful_labels().caution == ""
 
 
+def test_warnings_point_to_the_line_of_the_user(recwarn):
+    features = np.random.default_rng(0).normal(size=(60, 4))
+    classifier = RobustClassifier(epochs=20, random_state=0).fit(features, np.arange(60) % 2)
+    classifier.doubtful_labels()
+    classifier.noise_rate()
+    assert len(recwarn) == 3
+    assert {each.filename for each in recwarn} == {__file__}
+
+
 def test_wrong_settings_are_refused():
     def fit(**options):
         RobustClassifier(**options).fit(FEATURES, NOISY)
