@@ -260,8 +260,9 @@ def _examine(
         except BaseException:
             source.tap.release()
             raise
-        shows_classes = is_classifier and logits is not None and logits.ndim == 2
-        num_logits = logits.shape[-1] if shows_classes else None
+        num_logits = None
+        if is_classifier and logits is not None and logits.ndim == 2:
+            num_logits = logits.shape[-1]
         return _Found(source, value.shape[-1], num_logits, head, value)
 
 
