@@ -20,6 +20,33 @@ def mlp(width: int, hidden_width: int) -> nn.Sequential:
     )
 
 
+def is_plain_linear(layer: nn.Module) -> bool:
+    """Return whether a call of the layer is x W^T + b and nothing else, so W and b may be read.
+
+    False for a subclass, such as a LoRA layer; for a quantized weight; and for a layer with hooks
+    or another `forward`, as of pruning or offloading.
+
+    Example:
+        >>> layer = nn.Linear(2, 3)
+        >>> is_plain_linear(layer)
+        True
+        >>> _ = layer.register_forward_hook(print)
+        >>> is_plain_linear(layer)
+        False
+    """
+    if type(layer) is not nn.Linear or type(layer.weight) not in (nn.Parameter, Tensor):
+        return False
+    # torch's own names: it has no public function that tells whether a module has hooks.
+    is_hooked = (
+        layer._forward_pre_hooks
+        or layer._forward_hooks
+        or layer._backward_pre_hooks
+        or layer._backward_hooks
+        or torch.nn.modules.module._has_any_global_hook()
+    )
+    return not is_hooked and "forward" not in layer.__dict__ and layer.bias is not None
+
+
 class PReLU(nn.PReLU):
     """``nn.PReLU`` with a faster backward pass on a processor; see :class:`_PReLUFunction`.
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from reliability_balance.backbones.poster_v2.layers import mlp
+from reliability_balance.backbones.poster_v2.layers import is_plain_linear, mlp
 from reliability_balance.backbones.poster_v2.recompute import run_segment
 
 
@@ -31,7 +31,7 @@ class SelfAttention(nn.Module):
 
     def forward(self, tokens: Tensor, num_results: int | None = None) -> Tensor:
         """Return what the first tokens attend to. None: all of them."""
-        if num_results == 1 and type(self.qkv) is nn.Linear:  # not a LoRA or quantized layer
+        if num_results == 1 and is_plain_linear(self.qkv):
             return self._attend_from_first(tokens)
         query, key, value = self.qkv(tokens).unflatten(-1, (3, self.num_heads, -1)).unbind(-3)
         heads = F.scaled_dot_product_attention(

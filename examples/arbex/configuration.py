@@ -45,7 +45,7 @@ from examples.arbex.recipes.strict_yaml import read_yaml, write_yaml
 from examples.arbex.rendering.rendered_faces import PRESETS, Difficulty, RenderedFacesSettings
 from reliability_balance import ReliabilityBalancer
 from reliability_balance.core import RECIPES, Recipe, RecipeName, get_recipe
-from reliability_balance.core.recipes import renamed
+from reliability_balance.core.recipes import RENAMED, renamed
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
 MUST = {  # replacements for pydantic's messages
@@ -295,7 +295,7 @@ def load_config(name: str, overrides: Sequence[str] = ()) -> RunConfig:
     content = content or {}
     config = parse_config(content, where=str(path))
     # The recipe as written, so that its base can still be changed.
-    written = {**as_plain(config), "recipe": dict(content.get("recipe", {}))}
+    written = {**as_plain(config), "recipe": renamed(content.get("recipe", {}))}
     return _overridden(written, overrides) if overrides else config
 
 
@@ -389,10 +389,18 @@ def _split(overrides: Sequence[str]) -> list[tuple[list[str], str]]:
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set must be section.key=value; got {override!r}")
         for other in values:
-            if f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}."):
+            one, two = f"{_current(key)}.", f"{_current(other)}."
+            if one.startswith(two) or two.startswith(one):
                 raise ValueError(f"--set must give each key once; got {other} and {key}")
         values[key] = value
-    return sorted(((key.split("."), each) for key, each in values.items()), key=lambda e: len(e[0]))
+    split = ((_current(key).split("."), each) for key, each in values.items())
+    return sorted(split, key=lambda change: len(change[0]))
+
+
+def _current(key: str) -> str:
+    """Return a key by the name that it has now."""
+    section, _, name = key.rpartition(".")
+    return f"recipe.{RENAMED.get(name, name)}" if section == "recipe" else key
 
 
 def _override(content: dict[str, Any], keys: list[str], value: str) -> None:

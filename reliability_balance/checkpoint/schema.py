@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reliability_balance.checkpoint.rebuilding import KINDS, arguments_of, as_recipe
 from reliability_balance.core.balancer import OWN_HEAD
+from reliability_balance.labels.tables import check_class_names
 
 KEYS = {"format_version", "modules", "class_names", "preprocessing", "versions"}
 # Settings that must match a tensor's shape, so that no size is trusted without data of that size.
@@ -82,8 +83,7 @@ def check_names(names: list[str], parts: Mapping[str, Mapping[str, Any]]) -> Non
     Raises:
         ValueError: on any others.
     """
-    if len(set(names)) != len(names):
-        raise ValueError(f"`class_names` must differ from each other; got {names!r:.200}")
+    check_class_names(names)
     for part in parts.values():
         if part.get("num_classes", len(names)) != len(names):
             raise ValueError(

@@ -197,7 +197,14 @@ RECIPES: dict[RecipeName, Recipe] = {
 
 
 def renamed(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return saved values of fields by the names that the fields have now."""
+    """Return saved values of fields by the names that the fields have now.
+
+    Raises:
+        ValueError: if a field is given by its former name and by the one that it has now.
+    """
+    for old, new in RENAMED.items():
+        if old in values and new in values:
+            raise ValueError(f"`{new}` must be given once; got `{old}`, its former name, too")
     return {RENAMED.get(name, name): value for name, value in values.items()}
 
 

@@ -32,6 +32,7 @@ from reliability_balance.diagnosis.symptoms import (
 from reliability_balance.labels import Interval, RobustLoss, noise_rate_bounds
 from reliability_balance.labels.knowledge import beats_chance, chance_corrected
 from reliability_balance.labels.posterior import as_probabilities
+from reliability_balance.labels.tables import class_names_of, printable
 
 COVERAGE = 0.9
 
@@ -146,9 +147,11 @@ def diagnose(
         class_names: C names, for the findings; empty: class indices.
 
     Raises:
-        TypeError: on any other batch or output of the model, or labels that are not indices.
+        TypeError: on any other batch or output of the model, labels that are not indices, names
+            that are not a sequence, or a class without a name.
         ValueError: if there is no batch, on wrong shapes or labels, on another number of names
-            than of classes, or if the criterion has seen no sample often enough.
+            than of classes, on two classes of the same name, or if the criterion has seen no sample
+            often enough.
 
     Warns:
         UserWarning: if it is not certain whether predictions are for evenly frequent classes.
@@ -173,9 +176,8 @@ def diagnose(
     balancer = find_balancer(model)
     branches = branches_of(output)
     num_classes = output.corrected.shape[-1]
-    names = tuple(class_names) or tuple(map(str, range(num_classes)))
-    if len(names) != num_classes:
-        raise ValueError(f"`class_names` must hold {num_classes} names; got {len(names)}")
+    known = class_names_of(class_names, num_classes) or range(num_classes)
+    names = tuple(map(printable, known))
     if output.distances is not None and output.anchors is not None:
         use = anchor_use(output.distances, labels)
         if balancer is not None:

@@ -226,11 +226,13 @@ def unbalanced_predictions(
         f"{100 * float(given[index]):.1f} % labelled)"
         for index in classes
     )
-    balance = "balance the classes: `DataRefinementSampler`, or RobustLoss, which weights all alike"
-    if balanced:
-        balance = (
-            "the classes are weighted alike already: train longer, or on more of their samples"
-        )
+    balance = "train longer, or on more samples of these classes"
+    balance = (
+        f"the classes are weighted alike already: {balance}"
+        if balanced
+        else "if the training did not weight the classes alike, use `DataRefinementSampler`, or "
+        f"RobustLoss with `logit_adjustment`; otherwise {balance}"
+    )
     return Finding(
         f"class frequencies of predictions and labels differ: {listed}",
         f"{balance}; check whether the classes are in the order that the model was trained on",

@@ -4,6 +4,7 @@ Import this module by name; the package does not import it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,8 +18,10 @@ from reliability_balance import checks
 from reliability_balance.core.balancer import ReliabilityBalancer
 from reliability_balance.core.class_prior import with_class_prior
 from reliability_balance.core.output import BalancerOutput
+from reliability_balance.core.recipes import Recipe, RecipeName, get_recipe
 from reliability_balance.labels.fitting import descend
 from reliability_balance.labels.inspection import LabelRanking
+from reliability_balance.labels.interval import Interval
 from reliability_balance.labels.robust_loss import RobustLoss
 
 try:
@@ -52,6 +55,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             refurbished.
         batch_size: samples in a step, >= 2.
         learning_rate: of AdamW, > 0, with cosine decay to 0.
+        recipe: "robust", or a :class:`core.Recipe`. For a few hundred rows use
+            ``replace(get_recipe("robust"), held_back=0.3)``: a tenth of them is too few held-back
+            labels for verdicts. `num_anchors` replaces that of the recipe.
         even_classes: True: predictions are for evenly frequent classes. False: for the class
             frequencies of the labels.
         random_state: a seed or a generator. None: each fit is different.
@@ -85,6 +91,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         epochs: int = 50,
         batch_size: int = 64,
         learning_rate: float = 0.01,
+        recipe: RecipeName | Recipe = "robust",
         even_classes: bool = False,
         random_state: Any = None,
         device: str = "cpu",
@@ -94,6 +101,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
+        self.recipe = recipe
         self.even_classes = even_classes
         self.random_state = random_state
         self.device = device
@@ -110,6 +118,9 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size = _integer("batch_size", self.batch_size, 2)
         checks.positive("learning_rate", self.learning_rate)
         hidden_dims = _widths(self.hidden_dims)
+        recipe = replace(get_recipe(self.recipe), num_anchors=num_anchors)
+        if not recipe.refurbishes_labels:
+            raise ValueError("`recipe` must have refurbishes_labels=True; got False")
         rows, given = validate_data(self, X, y, dtype=DTYPES)
         check_classification_targets(given)
         self.classes_, codes = np.unique(given, return_inverse=True)
@@ -121,7 +132,7 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         labels = torch.as_tensor(codes, dtype=torch.int64, device=device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(seed)
-            self.model_ = _Network(features, hidden_dims, len(self.classes_), num_anchors)
+            self.model_ = _Network(features, hidden_dims, len(self.classes_), recipe)
             self.criterion_ = RobustLoss(self.model_, labels, epochs=epochs)
             self._train(features, labels, epochs, batch_size)
         self.noise_matrix_ = self.criterion_.noise_matrix.cpu().numpy()
@@ -189,6 +200,18 @@ class RobustClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self)
         return self.criterion_.doubtful_labels(class_names=self.classes_)
 
+    def noise_rate(self, *, level: float = 0.95) -> Interval:
+        """Estimate the share of wrong labels; see :meth:`RobustLoss.noise_rate`.
+
+        Args:
+            level: confidence level of the interval, in (0, 1).
+
+        Warns:
+            UserWarning: if the model is not reliable enough for the estimate.
+        """
+        check_is_fitted(self)
+        return self.criterion_.noise_rate(level=level)
+
 
 class _Network(nn.Module):
     """Standardisation, hidden layers and balancer, on the device and in the dtype of features.
@@ -197,14 +220,14 @@ class _Network(nn.Module):
         features: (N, D), which set the standardisation.
         hidden_dims: widths.
         num_classes: C.
-        num_anchors: anchors of each class.
+        recipe: of the balancer.
     """
 
     mean: Tensor
     scale: Tensor
 
     def __init__(
-        self, features: Tensor, hidden_dims: Sequence[int], num_classes: int, num_anchors: int
+        self, features: Tensor, hidden_dims: Sequence[int], num_classes: int, recipe: Recipe
     ) -> None:
         super().__init__()
         # Squares of large values would overflow: scale columns to at most 1 first.
@@ -226,7 +249,7 @@ class _Network(nn.Module):
         for inputs, outputs in pairwise(widths):
             layers += [nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.GELU()]
         self.layers = nn.Sequential(*layers)
-        self.balancer = ReliabilityBalancer(widths[-1], num_classes, num_anchors=num_anchors)
+        self.balancer = ReliabilityBalancer(widths[-1], num_classes, recipe=recipe)
         self.to(features.device, features.dtype)
 
     def standardised(self, features: Tensor) -> Tensor:

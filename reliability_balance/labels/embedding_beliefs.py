@@ -128,22 +128,34 @@ def points_of(embeddings: Tensor) -> Tensor:
 
     Raises:
         TypeError: on a wrong dtype.
-        ValueError: on a wrong shape, or embeddings that are not finite.
+        ValueError: on a wrong shape, embeddings that are not finite, or sizes too far apart.
 
     Example:
         >>> points_of(torch.tensor([[3e30, -8e30], [0.0, 8e30]]))
-        tensor([[ 0.2367, -0.6311],
-                [ 0.0000,  0.6311]])
+        tensor([[ 0.2958, -0.7889],
+                [ 0.0000,  0.7889]])
     """
     checks.floating("embeddings", embeddings)
     checks.rank("embeddings", embeddings, "(N, D) or (N, T, D)", 2, 3)
+    if embeddings.shape[-1] == 0:
+        raise ValueError(
+            f"`embeddings` must have at least one coordinate; got {tuple(embeddings.shape)}"
+        )
     points = numerics.widen(pool_tokens(embeddings))
-    if points.numel():
-        sizes = torch.maximum(points.amax(-1), -points.amin(-1))
-        exponent = int(sizes.median().frexp().exponent)  # one huge row changes no median
-        half = exponent // 2  # in two steps, as 2 to the exponent itself may overflow
-        points = points * 2.0**-half * 2.0 ** (half - exponent)
     checks.finite("embeddings", points)
+    if len(points) == 0:
+        return points
+    sizes = torch.maximum(points.amax(-1), -points.amin(-1))
+    usual = sizes.median()  # one huge row changes no median
+    exponent = int(usual.frexp().exponent)
+    half = exponent // 2  # in two steps, as 2 to the exponent itself may overflow
+    points = points * 2.0**-half * 2.0 ** (half - exponent)
+    if not bool(points.isfinite().all()):
+        raise ValueError(
+            "`embeddings` must have rows of similar size; got a largest coordinate of "
+            f"{float(usual):.0e} in the median row and {float(sizes.amax()):.0e} in another, too "
+            f"far apart for {points.dtype}"
+        )
     return points
 
 

@@ -33,7 +33,13 @@ from reliability_balance.labels.posterior import (
     one_label_each,
 )
 from reliability_balance.labels.rows import Progress, blocks, followed
-from reliability_balance.labels.tables import aligned, as_sequence, by_position
+from reliability_balance.labels.tables import (
+    aligned,
+    as_sequence,
+    by_position,
+    check_class_names,
+    class_names_of,
+)
 from reliability_balance.labels.targets import RefurbishedTargets
 
 
@@ -90,8 +96,8 @@ class LabelRanking:
           int64; on the CPU.
 
     Raises:
-        TypeError: if names are not a sequence, for example a dict.
-        ValueError: if there are too few names.
+        TypeError: if names are not a sequence, for example a dict, or a class has no name.
+        ValueError: if there are too few names, or two classes have the same.
 
     Example:
         >>> ranking = LabelRanking(
@@ -124,6 +130,7 @@ class LabelRanking:
             if 0 < len(names) < needed:
                 raise ValueError(f"`{name}` must hold at least {needed} names; got {len(names)}")
             object.__setattr__(self, name, names)
+        check_class_names(self.class_names)
 
     def __len__(self) -> int:
         return len(self.sample)
@@ -222,9 +229,9 @@ def rank_labels(
           broken by the posterior.
 
     Raises:
-        TypeError: on a wrong dtype, or if names are not a sequence.
-        ValueError: on wrong shapes or values, on another number of names, on other labels than
-            those trained on, or if no sample was seen.
+        TypeError: on a wrong dtype, if names are not a sequence, or a class has no name.
+        ValueError: on wrong shapes or values, on another number of names, on two classes of the
+            same name, on other labels than those trained on, or if no sample was seen.
 
     Warns:
         UserWarning: if the model has learned too little for verdicts.
@@ -241,7 +248,7 @@ def rank_labels(
         >>> worst.sample, worst.given, worst.suggested, worst.verdict.name
         (2, 1, 0, 'MISLABELLED')
     """
-    class_names = by_position("class_names", class_names, targets.num_classes)
+    class_names = class_names_of(class_names, targets.num_classes)
     sample_names = by_position("sample_names", sample_names, targets.num_samples)
     checks.callable_or_none("progress", progress)
     ranking = rank_quietly(targets, labels, progress)

@@ -18,6 +18,7 @@ from reliability_balance.core.clustering import k_means
 from reliability_balance.labels.embedding_beliefs import nearest_voters
 from reliability_balance.labels.inspection import LabelRanking, Verdict
 from reliability_balance.labels.rows import blocks
+from reliability_balance.labels.tables import printable
 
 # Nearest neighbours of each sample.
 NEIGHBOURS = 10
@@ -282,8 +283,8 @@ class GroupAgreement:
         shares = (self.agreement, self.low, self.high, self.others)
         agreement, low, high, others = (f"{100 * each:.0f}" for each in shares)
         return (
-            f"{self.kind} {self.name}: {agreement} % [{low}, {high}] of {self.count} labels "
-            f"predicted, {others} % elsewhere"
+            f"{self.kind} {printable(self.name)}: {agreement} % [{low}, {high}] of {self.count} "
+            f"labels predicted, {others} % elsewhere"
         )
 
 
@@ -355,7 +356,7 @@ def _sets(sets: Tensor, is_issue: Tensor, ranking: LabelRanking) -> Iterator[Dup
             f"samples {', '.join(map(ranking.sample_name, samples))}: "
             f"label{'s' * (len(shown) > 1)} {', '.join(map(ranking.class_name, shown))}"
         )
-        yield DuplicateSet(samples, labels, text)
+        yield DuplicateSet(samples, labels, printable(text))
 
 
 def _clusters(samples: CheckInput) -> Tensor:

@@ -20,7 +20,7 @@ from reliability_balance.labels.issue_checks import (
     nearest_samples,
 )
 from reliability_balance.labels.rows import blocks
-from reliability_balance.labels.tables import aligned, by_position
+from reliability_balance.labels.tables import aligned, by_position, class_names_of
 from reliability_balance.labels.targets import RefurbishedTargets
 
 if TYPE_CHECKING:
@@ -137,10 +137,11 @@ def find_issues(
           (N, D) or (N, T, D) floating.
 
     Raises:
-        TypeError: on wrong dtypes, if `checks` are not :class:`labels.Check` objects, or names not
-            a sequence.
+        TypeError: on wrong dtypes, if `checks` are not :class:`labels.Check` objects, names not a
+            sequence, or a class has no name.
         ValueError: on wrong shapes or values, on another number of names, on other labels than
-            those trained on, if a sample was never seen, or if two checks have the same name.
+            those trained on, if a sample was never seen, or if two classes or checks have the same
+            name.
 
     Warns:
         UserWarning: if the model has learned too little for verdicts on labels.
@@ -170,7 +171,7 @@ def find_issues(
     for check in checks:
         if not isinstance(check, Check):
             raise TypeError(f"`checks` must be Check objects, such as Outliers(); got {check!r}")
-    class_names = by_position("class_names", class_names, targets.num_classes)
+    class_names = class_names_of(class_names, targets.num_classes)
     sample_names = by_position("sample_names", sample_names, count)
     names = [check.name for check in checks]
     if len(set(names)) < len(names):

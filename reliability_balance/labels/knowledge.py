@@ -105,7 +105,7 @@ def confused_pairs(targets: RefurbishedTargets, labels: Tensor) -> list[tuple[in
     """Return pairs of classes that out-of-sample predictions hardly tell apart.
 
     Judged by the phi coefficient of prediction and label, of the samples that have both in the
-    pair, if there are at least 50 labels of each.
+    pair. Pairs with fewer than 50 such labels of one of the classes are not judged.
 
     Args:
         targets: targets after training.

@@ -330,8 +330,9 @@ class RobustLoss(nn.Module):
                 ``tqdm(total=N).update``.
 
         Raises:
-            TypeError: if names are not a sequence.
-            ValueError: if no sample was seen, or on another number of names.
+            TypeError: if names are not a sequence, or a class has no name.
+            ValueError: if no sample was seen, on another number of names, or on two classes of the
+                same name.
 
         Warns:
             UserWarning: if the model has learned too little for verdicts.
@@ -355,6 +356,9 @@ class RobustLoss(nn.Module):
 
         Raises:
             ValueError: if no sample was seen often enough.
+
+        Warns:
+            UserWarning: if the model has learned too little for an estimate.
         """
         self._require_known()
         targets, labels, _ = self._kept
@@ -629,7 +633,7 @@ class RobustLoss(nn.Module):
             "plan": self._plan(),
             "schedule": (self.targets.held_for, self._mix_from),
             "released": self.targets._released,
-            "first": self.targets._first,
+            "cohorts": tuple(self.targets._cohorts),
             "samples_taken": self._samples_taken,
             "epochs_judged": self._epochs_judged,
             "caution": self.caution,
@@ -675,7 +679,7 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
-        self.targets._first = state.get("first", self.targets._first)
+        self.targets._cohorts = list(state.get("cohorts", self.targets._cohorts))
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]

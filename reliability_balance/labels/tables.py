@@ -1,7 +1,10 @@
-"""Tables for people: aligned text, and names looked up by position."""
+"""Tables for people: aligned and printable text, and names of classes and samples."""
 
 from collections.abc import Iterable, Mapping, Sequence, Set
+from numbers import Real
 from typing import Any
+
+from torch import Tensor
 
 
 def by_position(argument: str, names: Iterable[Any], count: int) -> Sequence[Any]:
@@ -28,6 +31,42 @@ def by_position(argument: str, names: Iterable[Any], count: int) -> Sequence[Any
     return found
 
 
+def class_names_of(names: Iterable[Any], count: int) -> Sequence[Any]:
+    """Return the names of `count` classes as a sequence; empty: there are none.
+
+    Raises:
+        TypeError: if the names have no order, or as :func:`check_class_names`.
+        ValueError: on another number of names, or if two are the same text.
+
+    Example:
+        >>> class_names_of(("cat", "cat"), 2)
+        Traceback (most recent call last):
+        ValueError: `class_names` must differ from each other; got 'cat' twice
+    """
+    found = by_position("class_names", names, count)
+    check_class_names(found)
+    return found
+
+
+def check_class_names(names: Sequence[Any]) -> None:
+    """Require names that tell classes apart: none missing, and no two that are the same text.
+
+    Raises:
+        TypeError: on a tensor, None or NaN.
+        ValueError: if two names are the same text.
+    """
+    seen = set()
+    for name in names:
+        is_missing = name is None or (isinstance(name, Real) and name != name)
+        if is_missing or isinstance(name, Tensor):
+            raise TypeError(f"`class_names` must hold text or numbers; got {name!r:.100}")
+        if str(name) in seen:
+            raise ValueError(
+                f"`class_names` must differ from each other; got {str(name)!r:.100} twice"
+            )
+        seen.add(str(name))
+
+
 def as_sequence(argument: str, names: Iterable[Any]) -> Sequence[Any]:
     """Return names as a sequence that is indexed by position.
 
@@ -42,7 +81,7 @@ def as_sequence(argument: str, names: Iterable[Any]) -> Sequence[Any]:
 
 def aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]:
     """Return the lines of a table, with text aligned left and numbers aligned right."""
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
         "  ".join(
@@ -53,8 +92,13 @@ def aligned(rows: Sequence[Sequence[str]], is_text: Sequence[bool]) -> list[str]
     ]
 
 
-def _printable(text: str) -> str:
-    """Escape line ends, control characters and lone surrogates, which names of files may hold."""
+def printable(text: object) -> str:
+    r"""Escape line ends, control characters and lone surrogates, which names may hold.
+
+    Example:
+        >>> print(printable("a\x1b[2Jb.png"))
+        a\x1b[2Jb.png
+    """
     return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in str(text)
     )

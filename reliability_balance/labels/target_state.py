@@ -47,9 +47,9 @@ RENAMED = {
 
 
 def rename_old(state: dict[str, Tensor], prefix: str) -> None:
-    """Give saved tensors the names that they have now."""
+    """Give saved tensors the names that they have now; one with both names keeps both."""
     for old, new in RENAMED.items():
-        if prefix + old in state:
+        if prefix + old in state and prefix + new not in state:
             state[prefix + new] = state.pop(prefix + old)
 
 
@@ -146,7 +146,7 @@ class TargetState(Configured):
         self.register_buffer("given", torch.full((num_samples,), -1, dtype=torch.int32))
         self.register_buffer("agreement", torch.tensor([0.0, -1.0]))
         self._remembers: bool | None = None  # host copy of `remembers`
-        self._first = num_samples  # number of samples known from the start
+        self._cohorts = [num_samples]  # numbers of samples that were added at one time
         self._released = 0  # samples before this one are no longer held back
         self._expects = False  # whether all labels are known in advance
         self._calls = RepeatedCalls()
@@ -282,7 +282,7 @@ class TargetState(Configured):
         """Copy `remembers` to the host, because each step reads it."""
         found = int(self.remembers)
         self._remembers = None if found < 0 else found > 0
-        self._released = 0 if found < 0 else self._first
+        self._released = 0 if found < 0 else self._cohorts[0]
 
     def _load_from_state_dict(
         self, state_dict: Any, prefix: Any, *args: Any, **options: Any
@@ -343,8 +343,9 @@ class TargetState(Configured):
             (120, torch.Size([1, 2]))
         """
         checks.at_least("count", count, 1)
-        if not bool(self.updates.any()):
-            self._first += count
+        if bool(self.updates[-self._cohorts[-1] :].any()):
+            self._cohorts.append(0)
+        self._cohorts[-1] += count
         self.averages.add_samples(count)
         self.counts.add_samples(count)
         self.classes.add_samples(count)
@@ -357,6 +358,11 @@ class TargetState(Configured):
         self.given = with_rows(self.given, count, -1)
         self.num_samples += count
         self._expects = False
+
+    @property
+    def cohorts(self) -> list[Tensor]:
+        """Indices of the samples known from the start, and of those added at each later time."""
+        return list(torch.arange(self.num_samples, device=self.updates.device).split(self._cohorts))
 
     def add_classes(self, count: int) -> None:
         """Append classes; what was learned of the others stays.

@@ -106,7 +106,7 @@ def wrap(
     Example:
         >>> classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3))
         >>> model = wrap(classifier, num_classes=3, example_input=torch.randn(2, 4, 4))
-        >>> output = model(torch.randn(2, 4, 4))
+        >>> output = model.eval()(torch.randn(2, 4, 4))
         >>> output.corrected.shape, output.embedding.shape
         (torch.Size([2, 3]), torch.Size([2, 8]))
         >>> model.source
@@ -483,7 +483,9 @@ class WrappedClassifier(Configured):
         or wrap with ``keep_head=True``, where the model predicts like the primary branch.
 
         Warns:
-            UserWarning: if the model was called in training with ``keep_head=False``.
+            UserWarning: if the model was called in training mode with ``keep_head=False`` and
+                trainable weights before its last layer. Training in eval mode, and trained weights
+                loaded from a file, are not noticed: the model predicts at chance then, too.
         """
         if self._replaces_head and self._has_trained_model:
             warnings.warn(

@@ -96,6 +96,10 @@ def test_paths_may_begin_at_home():
         ("data: {root: 2024}", r"`data\.root` must be a path, in quotes.*got 2024"),
         ("{1: 2}", "`1` must be strings"),
         ("data: &a {rendered: *a}", r"own\.yaml: "),
+        (
+            "recipe: {doubts_labels: false, refurbishes_labels: true}",
+            r"`recipe\.refurbishes_labels` must be given once; got `doubts_labels`",
+        ),
         ("- 1", r"own\.yaml: must hold sections with keys; got list"),
     ],
 )
@@ -232,11 +236,22 @@ def test_null_alone_is_none():
         ["seed=1", "optimization.epochs=2", "seed=1"],
         ["data={dataset: csv}", "data.root=x"],
         ["encoder.options.width=4", "encoder={name: small_cnn}"],
+        ["recipe.doubts_labels=false", "recipe.refurbishes_labels=true"],
     ],
 )
 def test_no_key_is_given_twice(overrides):
     with pytest.raises(ValueError, match=r"--set must give each key once; got \w+"):
         load_config("quick", overrides)
+
+
+def test_former_names_of_fields_are_those_fields(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text("recipe: {doubts_labels: false}")
+    assert load_config(str(file)).recipe.refurbishes_labels is False
+    assert load_config(str(file), ["recipe.refurbishes_labels=true"]).recipe.refurbishes_labels
+    assert load_config(str(file), ["recipe.doubts_labels=true"]).recipe.refurbishes_labels
+    whole = override_config(load_config("robust"), ["recipe.even_classes=false"])
+    assert whole.recipe.logit_adjustment is False
 
 
 def test_overrides_may_come_in_any_order():

@@ -25,6 +25,7 @@ from examples.arbex.training.run_folder import RunFolder
 from examples.arbex.training.run_identity import run_identity
 from examples.arbex.training.run_keeping import TrainingInterrupted
 from examples.arbex.training.run_lock import LOCK_NAME, only_run_in
+from reliability_balance.core.recipes import RENAMED
 
 # One run at a time
 
@@ -242,6 +243,26 @@ def test_a_run_goes_on_only_with_what_it_began_with(trained):
             go_on(override_config(recipe, [override]), folder)
     assert {file: file.read_bytes() for file in before} == before
     go_on(recipe, folder)  # for longer, as nothing else has changed
+    assert len(folder.history.read_text().splitlines()) == 3
+
+
+def with_former_names(content):
+    """Rename the recipe's fields in all mappings as before."""
+    former = {new: old for old, new in RENAMED.items()}
+    if isinstance(content, dict):
+        return {former.get(key, key): with_former_names(each) for key, each in content.items()}
+    return content
+
+
+def test_a_run_from_before_the_recipes_fields_were_renamed_goes_on(trained):
+    recipe, _, folder = trained
+    content = torch.load(folder.checkpoint, weights_only=True)
+    old = with_former_names(content)
+    assert RENAMED.keys() <= old["identity"]["recipe"]["recipe"].keys()
+    torch.save(old, folder.checkpoint)
+    with pytest.raises(ValueError, match=r"recipe\.refurbishes_labels = False, which was True"):
+        go_on(override_config(recipe, ["recipe.refurbishes_labels=false"]), folder)
+    go_on(recipe, folder)
     assert len(folder.history.read_text().splitlines()) == 3
 
 

@@ -413,6 +413,22 @@ def test_the_keys_of_the_page(review, address):
         assert read_corrections(review.file)[1].verdict == "kept"
 
 
+def test_a_suggestion_that_is_the_label_is_hidden(review, address):
+    expect = pytest.importorskip("playwright.sync_api").expect
+    review.faces[1] = review.faces[1]._replace(suggested=review.faces[1].given)
+    with open_browser() as browser:
+        tab = browser.new_page()
+        tab.goto(address)
+        expect(tab.locator("#accept")).to_be_visible()
+        tab.keyboard.press("ArrowRight")
+        expect(tab.locator("#place")).to_have_text("2 of 3")
+        expect(tab.locator("#suggestion")).to_be_hidden()
+        expect(tab.locator("#accept")).to_be_hidden()
+        tab.keyboard.press("Enter")
+        expect(tab.locator("#place")).to_have_text("3 of 3")
+        assert [each.verdict for each in read_corrections(review.file)] == ["kept"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_the_whole_page(address, scheme):
     with open_browser() as browser:

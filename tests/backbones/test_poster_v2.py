@@ -9,9 +9,12 @@ import torch
 from seeded_weights import seed_weights, uniform
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules import module as global_hooks
+from torch.nn.utils import prune
 
 from reliability_balance.backbones import poster_v2_base, poster_v2_small, poster_v2_tiny
 from reliability_balance.backbones.poster_v2 import MobileFaceNet, PosterV2, PosterV2Config
+from reliability_balance.backbones.poster_v2.layers import is_plain_linear
 from reliability_balance.backbones.poster_v2.published import PUBLISHED_REST
 from reliability_balance.backbones.poster_v2.sizes import TINY
 from reliability_balance.backbones.poster_v2.vision_transformer import SelfAttention
@@ -323,15 +326,111 @@ def test_attention_of_the_first_token_alone(grad: bool) -> None:
         torch.testing.assert_close(attention(tokens, 1), attention(tokens)[:, :1])
 
 
-def test_attention_of_the_first_token_calls_a_layer_that_replaces_its_own() -> None:
+class Doubled(nn.Linear):
     """As LoRA does: such a layer's `weight` is not all that it applies."""
 
-    class Doubled(nn.Linear):
-        def forward(self, features: Tensor) -> Tensor:
-            return 2 * super().forward(features)
+    def forward(self, features: Tensor) -> Tensor:
+        return 2 * super().forward(features)
 
+
+class Quantized(Tensor):
+    """As torchao does: the layer's class stays, and its weight is of a class of its own."""
+
+
+def replace_layer(attention: SelfAttention) -> None:
+    attention.qkv = Doubled(12, 36)
+
+
+def replace_forward(attention: SelfAttention) -> None:
+    forward = attention.qkv.forward
+    attention.qkv.forward = lambda features: 3 * forward(features)
+
+
+def remove_bias(attention: SelfAttention) -> None:
+    attention.qkv.bias = None
+
+
+def normalise_weight(attention: SelfAttention) -> None:
+    nn.utils.weight_norm(attention.qkv)
+    with torch.no_grad():
+        attention.qkv.weight_g.mul_(5)
+
+
+def prune_weight(attention: SelfAttention) -> None:
+    prune.random_unstructured(attention.qkv, "weight", 0.5)
+    with torch.no_grad():
+        attention.qkv.weight_orig.mul_(2)
+
+
+def parametrize_weight(attention: SelfAttention) -> None:
+    nn.utils.parametrizations.weight_norm(attention.qkv)
+
+
+def quantize_weight(attention: SelfAttention) -> None:
+    weight = attention.qkv.weight.detach().as_subclass(Quantized)
+    attention.qkv.weight = nn.Parameter(weight)
+
+
+def hook_output(attention: SelfAttention) -> None:
+    attention.qkv.register_forward_hook(lambda layer, inputs, output: output * 3)
+
+
+def hook_input(attention: SelfAttention) -> None:
+    attention.qkv.register_forward_pre_hook(lambda layer, inputs: inputs[0] * 3)
+
+
+def hook_gradient(attention: SelfAttention) -> None:
+    attention.qkv.register_full_backward_hook(lambda layer, of_inputs, of_output: (of_inputs[0],))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+@pytest.mark.parametrize(
+    "change",
+    [
+        replace_layer,
+        replace_forward,
+        remove_bias,
+        normalise_weight,
+        prune_weight,
+        parametrize_weight,
+        quantize_weight,
+        hook_output,
+        hook_input,
+        hook_gradient,
+    ],
+)
+def test_attention_of_the_first_token_calls_a_layer_that_was_changed(change: Any) -> None:
     torch.manual_seed(0)
     attention = SelfAttention(12, num_heads=3)
-    attention.qkv = Doubled(12, 36)
-    tokens = torch.randn(2, 5, 12)
-    torch.testing.assert_close(attention(tokens, 1), attention(tokens)[:, :1])
+    change(attention)
+    attention.double()
+    assert not is_plain_linear(attention.qkv)
+    tokens = torch.randn(2, 5, 12, dtype=torch.float64, requires_grad=True)
+    weights = [tokens, *attention.parameters()]
+
+    def run(num_results: int | None) -> tuple[Tensor, ...]:
+        output = attention(tokens, num_results)[:, :1]
+        return output, *torch.autograd.grad(output.square().sum(), weights)
+
+    torch.testing.assert_close(run(1), run(None))
+
+
+@pytest.mark.parametrize(
+    "register",
+    [
+        global_hooks.register_module_forward_hook,
+        global_hooks.register_module_forward_pre_hook,
+        global_hooks.register_module_full_backward_hook,
+        global_hooks.register_module_full_backward_pre_hook,
+    ],
+)
+def test_hooks_on_all_modules_see_each_layer(tiny: PosterV2, register: Any) -> None:
+    """Profilers, offloading and activation statistics rely on it."""
+    seen: set[nn.Module] = set()
+    handle = register(lambda module, *rest: seen.add(module))
+    try:
+        tiny(torch.randn(2, 3, 32, 32)).sum().backward()
+    finally:
+        handle.remove()
+    linear = {name for name, part in tiny.VIT.named_modules() if isinstance(part, nn.Linear)}
+    assert linear - {name for name, part in tiny.VIT.named_modules() if part in seen} == set()

@@ -1,10 +1,12 @@
 """What is learned of labels is computed in blocks: the same for any size, with its progress."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from reliability_balance import inspect_embeddings
+from reliability_balance import ReliabilityBalancer, diagnose, inspect_embeddings
 from reliability_balance.data import SampleIds
 from reliability_balance.labels import (
     RefurbishedTargets,
@@ -126,6 +128,31 @@ def test_tables_show_the_names_of_samples_and_classes():
             call(names[:59])
     with pytest.raises(ValueError, match="`class_names` must hold 2 names; got 3"):
         rank_labels(targets, labels, class_names=["cat", "dog", "horse"])
+
+
+@pytest.mark.parametrize(
+    ("names", "error", "message"),
+    [
+        (["a", "a"], ValueError, "`class_names` must differ from each other; got 'a' twice"),
+        (["", ""], ValueError, "`class_names` must differ from each other; got '' twice"),
+        ([1, "1"], ValueError, "`class_names` must differ from each other; got '1' twice"),
+        ([float("nan"), "b"], TypeError, "`class_names` must hold text or numbers; got nan"),
+        (["a", None], TypeError, "`class_names` must hold text or numbers; got None"),
+        (torch.tensor([1, 2]), TypeError, "`class_names` must hold text or numbers; got tensor"),
+    ],
+    ids=str,
+)
+def test_names_that_do_not_tell_classes_apart_are_refused(names, error, message):
+    labels, points = torch.arange(60) % 2, torch.randn(60, 4)
+    targets = inspect_embeddings(points, labels, 2)
+    for call in (
+        lambda: rank_labels(targets, labels, class_names=names),
+        lambda: replace(rank_labels(targets, labels), class_names=names),
+        lambda: find_issues(targets, labels, points, class_names=names),
+        lambda: diagnose(ReliabilityBalancer(4, 2), [(points, labels)], class_names=names),
+    ):
+        with pytest.raises(error, match=message):
+            call()
 
 
 def test_a_table_has_a_line_for_each_sample_whatever_its_name():

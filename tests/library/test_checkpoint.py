@@ -705,6 +705,10 @@ class TestFormats:
         tensors["targets.classes.tilt"] = tensors.pop("targets.classes.class_bias")
         tensor_file.write(path, tensors, {**config, "format_version": 7})
         assert_same_state(load(path).extras["targets"], targets)
+        tensors["targets.classes.class_bias"] = tensors["targets.classes.tilt"].clone()
+        tensor_file.write(path, tensors, {**config, "format_version": 7})
+        with pytest.raises(ValueError, match=r"classes\.tilt, which is not here"):
+            load(path)
 
     def test_fields_of_recipes_once_had_other_names(self, path):
         recipe = replace(get_recipe("robust"), refurbishes_labels=False, logit_adjustment=False)
@@ -718,6 +722,10 @@ class TestFormats:
             fields[old] = fields.pop(new)
         tensor_file.write(path, tensors, config)
         assert load(path).model.recipe == recipe
+        fields["logit_adjustment"] = True
+        tensor_file.write(path, tensors, config)
+        with pytest.raises(ValueError, match=r"`logit_adjustment` must .* got `even_classes`"):
+            load(path)
 
     @pytest.mark.parametrize("version", [9, 0, "2", None])
     def test_unknown_versions(self, path, version, monkeypatch):

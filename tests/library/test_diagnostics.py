@@ -260,6 +260,8 @@ class TestWhole:
         named = diagnose(copying(), data, class_names=["a", "b", "fear", "d"])
         shares = "labels differ: fear (0.0 % predicted, 25.0 % labelled)"
         assert any(shares in found.what for found in named.findings)
+        odd = diagnose(copying(), data, class_names=["a", "b", "fe\nar", "d"])
+        assert str(odd) == str(named).replace("fear", "fe\\nar")
         with pytest.raises(ValueError, match="`class_names` must hold 4 names; got 3"):
             diagnose(copying(), data, class_names=["a", "b", "c"])
 
@@ -276,6 +278,7 @@ class TestWhole:
                 each for each in diagnose(model, data).findings if "frequencies of" in each.what
             ]
             assert ("DataRefinementSampler" in found.advice) == (prior is None)
+            assert found.advice.startswith("if the training did not") == (prior is None)
             assert ("alike already" in found.advice) == (prior is not None)
 
     def test_advice_on_a_weight_holds_from_any_weight(self):

@@ -271,6 +271,17 @@ def test_embeddings_need_two_samples_and_the_right_shapes():
         inspect_embeddings(embeddings[:20], labels, NUM_CLASSES)
 
 
+def test_embeddings_without_coordinates_or_of_sizes_too_far_apart_are_refused():
+    embeddings, _, labels = planted(30)
+    with pytest.raises(ValueError, match=r"`embeddings` must have at least one coordinate; got "):
+        inspect_embeddings(embeddings[:, :0], labels, NUM_CLASSES)
+    small = torch.full((len(labels), 2), 2e-25)
+    small[: len(labels) // 3] = 3e25
+    expected = r"of similar size; got .* 2e-25 in the median row and 3e\+25 .* for torch.float32"
+    with pytest.raises(ValueError, match=expected):
+        inspect_embeddings(small, labels, NUM_CLASSES)
+
+
 def clusters(num_classes, count, dim=32, spread=2.0, seed=0):
     """Well-separated clusters, one a class: embeddings and classes."""
     generator = torch.Generator().manual_seed(seed)

@@ -299,6 +299,17 @@ def test_the_table_and_its_report(issues, planted):
     assert "class 0: " in report
 
 
+def test_the_report_has_a_line_for_each_group_whatever_its_names(issues, planted):
+    names = {"class_names": ["c\nat", "d\x1b[31m", "\u202e"]}
+    names["sample_names"] = [f"{each}\n" for each in range(COUNT)]
+    odd = find_issues(*planted, metric="euclidean", **names)
+    report = str(odd).splitlines()
+    assert len(report) == len(str(issues).splitlines())
+    assert all(line.isprintable() for line in report)
+    assert r"  samples 30\n, 31\n: labels c\nat, d\x1b[31m" in report
+    assert any(line.startswith(r"  class c\nat: ") for line in report)
+
+
 def test_a_check_of_ones_own(planted):
     class Bright(Check):
         name = "bright"

@@ -7,11 +7,13 @@ import torch
 from reliability_balance.data import pair_noise
 from reliability_balance.labels import (
     Interval,
+    RefurbishedTargets,
     estimate_noise,
     inspect_embeddings,
     noise_from_beliefs,
 )
 from reliability_balance.labels.knowledge import SMALLEST_PHI, confused_pairs
+from reliability_balance.labels.noise_estimate import estimate_rate
 
 MATRIX = torch.tensor([[0.8, 0.1, 0.1], [0.05, 0.9, 0.05], [0.1, 0.2, 0.7]])
 START = 0.5 * torch.eye(3) + 0.5 / 3
@@ -141,6 +143,11 @@ def test_others_and_too_few_labels_come_without(count, shift, recwarn):
     assert not [each for each in recwarn if "tell apart" in str(each.message)]
 
 
+def test_the_rate_alone_comes_without_the_warning_of_the_matrix(recwarn):
+    estimate_rate(*lookalikes(1000, 0.0))
+    assert not recwarn.list
+
+
 def test_phi_is_that_of_a_two_by_two_table():
     targets, labels = lookalikes(1000, 0.0)
     predicted = targets.out_of_sample.classes.tolist()
@@ -155,3 +162,42 @@ def test_phi_is_that_of_a_two_by_two_table():
     assert confused_pairs(targets, labels) == expected == [(2, 3)]
     soft = torch.nn.functional.one_hot(labels, 4).float()
     assert confused_pairs(targets, soft) == expected
+
+
+def grown_targets(size, wrong, added_wrong):
+    """Targets of two cohorts, the later one predicted with more confidence; and their labels."""
+    targets = RefurbishedTargets(size, 2, warmup=2)
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.randint(2, (2 * size,), generator=generator)
+    flipped = torch.rand(2 * size, generator=generator) < torch.tensor(
+        [wrong, added_wrong]
+    ).repeat_interleave(size)
+    labels = torch.where(flipped, 1 - truth, truth)
+    probs = torch.nn.functional.one_hot(truth, 2) * 0.9 + 0.05
+    for count, known in enumerate((size, 2 * size)):
+        if count:
+            targets.add_samples(size)
+        for _ in range(3):
+            targets(torch.arange(known), labels[:known], probs[:known])
+    confidence = torch.rand(2 * size, generator=generator) * 0.4 + 0.55
+    confidence[size:] = 0.995 + confidence[size:] / 200
+    targets.out_of_sample.classes.copy_(truth)
+    targets.out_of_sample.confidence.copy_(confidence)
+    return targets, labels, float(flipped.float().mean())
+
+
+@pytest.mark.parametrize(("wrong", "added_wrong"), [(0.3, 0.0), (0.0, 0.3), (0.3, 0.3)])
+def test_rate_holds_after_samples_with_other_noise_were_added(wrong, added_wrong):
+    targets, labels, rate = grown_targets(400, wrong, added_wrong)
+    found = estimate_rate(targets, labels)
+    assert found.low < rate < found.high
+    assert abs(found.value - rate) < 0.05
+
+
+def test_rate_of_added_samples_that_were_not_predicted_is_unlimited():
+    targets, labels, _ = grown_targets(400, 0.3, 0.0)
+    whole = estimate_rate(targets, labels)
+    targets.out_of_sample.classes[400:] = -1
+    found = estimate_rate(targets, labels)
+    assert found.high > 0.5 + 0.5 * 0.25  # half of the samples may all be wrong
+    assert found.low <= whole.low

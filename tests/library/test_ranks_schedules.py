@@ -118,15 +118,15 @@ def resumed(targets, make, added):
     saved = [None]
     if distributed.get_rank() == 0:
         buffer = io.BytesIO()
-        torch.save((targets.state_dict(), targets._first, targets._released), buffer)
+        torch.save((targets.state_dict(), targets._cohorts, targets._released), buffer)
         saved = [buffer.getvalue()]
     distributed.broadcast_object_list(saved, 0)
-    state, first, released = torch.load(io.BytesIO(saved[0]), weights_only=True)
+    state, cohorts, released = torch.load(io.BytesIO(saved[0]), weights_only=True)
     targets = make()
     for name, amount in added:
         getattr(targets, name)(amount)
     targets.load_state_dict(state)
-    targets._first, targets._released = first, released
+    targets._cohorts, targets._released = cohorts, released
     return targets
 
 

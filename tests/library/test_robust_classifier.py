@@ -1,5 +1,7 @@
 """RobustClassifier by scikit-learn's own checks, and what it learns of the labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_wine
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from reliability_balance.core import get_recipe
 from reliability_balance.data import symmetric_noise
 from reliability_balance.integrations.sklearn import RobustClassifier
 
@@ -89,6 +92,18 @@ def test_predictions_for_even_classes():
     assert (probs[True][:, 0] > probs[False][:, 0]).all()
 
 
+def test_a_recipe_holds_back_more_labels_of_small_data():
+    recipe = replace(get_recipe("robust"), held_back=0.4)
+    classifier = RobustClassifier(num_anchors=2, recipe=recipe, random_state=0)
+    classifier.fit(FEATURES, NOISY)
+    assert classifier.model_.balancer.num_anchors == 2
+    assert classifier.criterion_.recipe == replace(recipe, num_anchors=2)
+    assert int((classifier.criterion_.targets.out_of_sample.classes >= 0).sum()) > 50
+    rate = classifier.noise_rate()
+    assert rate.low < WRONG.mean() < rate.high
+    assert classifier.doubtful_labels().caution == ""
+
+
 def test_wrong_settings_are_refused():
     def fit(**options):
         RobustClassifier(**options).fit(FEATURES, NOISY)
@@ -97,6 +112,8 @@ def test_wrong_settings_are_refused():
         fit(epochs=0)
     with pytest.raises(ValueError, match="`num_anchors` must be at least 1; got 0"):
         fit(num_anchors=0)
+    with pytest.raises(ValueError, match="`recipe` must have refurbishes_labels=True; got False"):
+        fit(recipe="paper")
     with pytest.raises(ValueError, match="`batch_size` must be at least 2"):
         fit(batch_size=1)
     with pytest.raises(ValueError, match="`learning_rate` must be greater than 0"):

@@ -6,6 +6,7 @@ from typing import Any
 from examples.arbex.configuration import RunConfig, as_plain
 from examples.arbex.faces.face_table import FaceTable
 from examples.arbex.faces.identity import changed_columns, table_digests
+from reliability_balance.core.recipes import renamed
 
 IDENTITY = "identity"  # key in a resume point
 # Settings that may change: location and loading of data, length of training, resume points. The
@@ -31,7 +32,8 @@ def expect_same_run(before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     Raises:
         ValueError: if it does not; the message names the changes.
     """
-    old, new = flat(before["recipe"]), flat(now["recipe"])
+    saved = before["recipe"]
+    old, new = flat({**saved, "recipe": renamed(saved["recipe"])}), flat(now["recipe"])
     changed = [
         f"{key} = {new.get(key)}, which was {old.get(key)}"
         for key in {**old, **new}

@@ -18,6 +18,9 @@ function show(number) {
   find("given").textContent = face.given;
   find("suggested").textContent = face.suggested;
   find("doubt").textContent = `${Math.round(100 * face.doubt)} %`;
+  const differs = face.suggested !== face.given;
+  find("suggestion").hidden = find("accept").hidden = !differs;
+  find("keep").classList.toggle("primary", !differs);
   find("accept").firstElementChild.textContent = `Accept ${face.suggested}`;
   find("keep").firstElementChild.textContent = `Keep ${face.given}`;
   find("decision").textContent = face.verdict === null ? "" : face.corrected === face.given ? `kept ${face.given}` : `corrected to ${face.corrected}`;
