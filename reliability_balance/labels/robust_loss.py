@@ -678,7 +678,9 @@ class RobustLoss(nn.Module):
         self.targets.held_for, self._mix_from = state["schedule"]
         self.targets.load_state_dict(state["targets"])
         self.targets._released = state.get("released", self.targets._released)
-        self.targets._cohorts = list(state.get("cohorts", self.targets._cohorts))
+        first = state.get("first", len(here))  # what earlier checkpoints hold of the cohorts
+        cohorts = state.get("cohorts", (first, len(here) - first))
+        self.targets._cohorts = [count for count in cohorts if count]
         self._samples_taken = state["samples_taken"]
         self._epochs_judged = state["epochs_judged"]
         self.caution = state["caution"]

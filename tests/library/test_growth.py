@@ -217,6 +217,12 @@ def test_a_training_with_added_samples_finds_their_wrong_labels_and_resumes_exac
     assert float(wrong[found].float().mean()) > 0.9
     with pytest.raises(ValueError, match="got 300 for 400: repeat `add_samples` and `add_classes`"):
         RobustLoss(network(), labels[:300], epochs=8).load_state_dict(criterion.state_dict())
+    earlier = copy.deepcopy(criterion.state_dict())
+    del earlier["_extra_state"]["cohorts"]
+    earlier["_extra_state"]["first"] = 300  # what it held instead
+    resumed = RobustLoss(network(), labels, epochs=8)
+    resumed.load_state_dict(earlier)
+    assert [len(each) for each in resumed.targets.cohorts] == [300, 100]
 
 
 @pytest.mark.parametrize("taken", [0, 199, 499, 500, 501, 1999, 2000, 2600])
