@@ -791,7 +791,7 @@ class TestDamage:
 def test_without_safetensors_the_extra_is_named(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match=r"pip install 'reliability-balance\[checkpoint\]'"):
+    with pytest.raises(ImportError, match=r"pip install '\.\[checkpoint\]' in the clone"):
         save(path, small())
 
 
