@@ -1,6 +1,6 @@
 """Versions of the checkpoint format, and migrations from each to the next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -112,48 +112,45 @@ def _from_4_to_5(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     """Migrate from version 4: predictions of labels not trained on were not kept."""
     room = sum(tensor.numel() for tensor in tensors.values())
     tensors = dict(tensors)
-    modules = config["modules"].items() if _is_complete(config) else ()
-    for role, module in modules:
-        for part, settings in module["parts"].items():
-            size = settings.get("num_samples")
-            is_targets = settings.get("class") == "RefurbishedTargets"
-            if is_targets and type(size) is int and 0 < size <= room:
-                fill_in_old(tensors, f"{_name(role, part)}.", size)
+    for prefix, settings in _targets_in(config):
+        size = settings.get("num_samples")
+        if type(size) is int and 0 < size <= room:
+            fill_in_old(tensors, prefix, size)
     return tensors, {**config, "format_version": 5}
 
 
 def _from_5_to_6(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     """Migrate from version 5: targets stored all classes, under other names."""
     tensors = dict(tensors)
-    modules = config["modules"].items() if _is_complete(config) else ()
-    for role, module in modules:
-        for part, settings in module["parts"].items():
-            if settings.get("class") == "RefurbishedTargets":
-                rename_old(tensors, f"{_name(role, part)}.")
-                module["parts"][part] = {**settings, "kept": settings.get("num_classes")}
+    for prefix, settings in _targets_in(config):
+        rename_old(tensors, prefix)
+        settings["kept"] = settings.get("num_classes")
     return tensors, {**config, "format_version": 6}
 
 
 def _from_6_to_7(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     """Migrate from version 6: the agreement that `inspect_embeddings` measures was not kept."""
     tensors = dict(tensors)
-    modules = config["modules"].items() if _is_complete(config) else ()
-    for role, module in modules:
-        for part, settings in module["parts"].items():
-            if settings.get("class") == "RefurbishedTargets":
-                tensors[_name(role, part, "agreement")] = torch.tensor([0.0, -1.0])
+    for prefix, _ in _targets_in(config):
+        tensors[f"{prefix}agreement"] = torch.tensor([0.0, -1.0])
     return tensors, {**config, "format_version": 7}
 
 
 def _from_7_to_8(tensors: dict[str, Tensor], config: dict[str, Any]) -> Content:
     """Migrate from version 7: the class bias of targets had another name."""
     tensors = dict(tensors)
+    for prefix, _ in _targets_in(config):
+        rename_old(tensors, prefix)
+    return tensors, {**config, "format_version": 8}
+
+
+def _targets_in(config: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the prefix of the tensors and the settings of all targets in a file."""
     modules = config["modules"].items() if _is_complete(config) else ()
     for role, module in modules:
         for part, settings in module["parts"].items():
             if settings.get("class") == "RefurbishedTargets":
-                rename_old(tensors, f"{_name(role, part)}.")
-    return tensors, {**config, "format_version": 8}
+                yield f"{_name(role, part)}.", settings
 
 
 def _name(*parts: str) -> str:
