@@ -1,7 +1,5 @@
 """Estimate class frequencies from predictions on unlabelled data."""
 
-import warnings
-
 import torch
 from torch import Tensor
 
@@ -84,10 +82,9 @@ def estimate_class_prior(log_probs: Tensor, *, source_prior: Tensor | None = Non
             break
         prior = prior * factors
     else:
-        warnings.warn(
+        checks.warn(
             f"EM did not converge in {MAX_STEPS} steps: the log-likelihood of `log_probs` may be "
-            f"{gap:.2g} nats below its maximum",
-            stacklevel=3,
+            f"{gap:.2g} nats below its maximum"
         )
     prior = prior.clamp_min(SMALLEST / count)
     return (prior / prior.sum()).to(numerics.widen(log_probs).dtype)

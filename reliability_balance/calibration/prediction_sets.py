@@ -1,6 +1,5 @@
 """Prediction sets: sets of classes that contain the true one with a given probability."""
 
-import warnings
 from itertools import count
 from typing import Any, ClassVar, Literal
 
@@ -92,10 +91,9 @@ class _ConformalSets(Configured):
         scarce = [each for each, n in enumerate(counts) if quantile_rank(n, self.coverage) > n]
         if scarce:
             listed = checks.listed(f"{counts[each]} of {kind} {each}" for each in scarce)
-            warnings.warn(
+            checks.warn(
                 f"coverage={self.coverage} needs more held-out samples of each {kind}; got "
-                f"{listed}: their thresholds are infinite",
-                stacklevel=4,
+                f"{listed}: their thresholds are infinite"
             )
 
 
@@ -195,11 +193,9 @@ class PredictionSets(_ConformalSets):
         self.threshold.copy_(conformal_quantile(scores, self.coverage))
         if quantile_rank(len(scores), self.coverage) > len(scores):
             needed = next(n for n in count(1) if quantile_rank(n, self.coverage) <= n)
-            warnings.warn(
+            checks.warn(
                 f"`coverage` = {self.coverage} needs at least {needed} held-out samples; got "
-                f"{len(scores)}: every set contains every class",
-                UserWarning,
-                stacklevel=3,  # above torch.no_grad
+                f"{len(scores)}: every set contains every class"
             )
         return self
 

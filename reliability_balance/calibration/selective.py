@@ -1,7 +1,6 @@
 """Abstention: predict only above a confidence that keeps the error rate below a bound."""
 
 import math
-import warnings
 from typing import ClassVar
 
 import torch
@@ -112,12 +111,10 @@ class Abstention(Configured):
             if error_rate_bound(errors, count, self.delta / len(thresholds)) <= self.max_risk:
                 self.threshold.copy_(threshold)
                 return self
-        warnings.warn(
+        checks.warn(
             f"`max_risk` = {self.max_risk} is not certain at any threshold, so every prediction is "
             f"rejected; got {int((~right).sum())} errors in {len(right)} samples, and even without "
-            f"errors {_fewest(self.max_risk, self.delta)} samples are needed",
-            UserWarning,
-            stacklevel=3,  # above torch.no_grad
+            f"errors {_fewest(self.max_risk, self.delta)} samples are needed"
         )
         return self
 

@@ -1,6 +1,5 @@
 """Add a balancer to any classifier without changing it: find and verify its embedding."""
 
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -362,11 +361,10 @@ def _warn_of_unused(model: nn.Module, embedding: Tensor) -> None:
     """Warn of trainable parameters that an example's embedding does not depend on."""
     names = without_gradient(model, embedding)
     if names:
-        warnings.warn(
+        checks.warn(
             "trainable parameters that the embedding of `example_input` does not depend on: "
             f"{checks.listed(names)}. Freeze them by requires_grad_(False), unless they act in "
-            "training or on other inputs; DistributedDataParallel fails if one gets no gradient",
-            stacklevel=3,
+            "training or on other inputs; DistributedDataParallel fails if one gets no gradient"
         )
 
 
@@ -488,10 +486,9 @@ class WrappedClassifier(Configured):
                 loaded from a file, are not noticed: the model predicts at chance then, too.
         """
         if self._replaces_head and self._has_trained_model:
-            warnings.warn(
+            checks.warn(
                 "the model's last layer was not trained, since keep_head=False: after `unwrap` the "
-                "model predicts at chance. Save the wrapped model, or wrap with keep_head=True",
-                stacklevel=2,
+                "model predicts at chance. Save the wrapped model, or wrap with keep_head=True"
             )
         self.source.tap.release()
         return self.model
